@@ -1,0 +1,1 @@
+"""Attestation: evidence in, verdict out (spec/attestation.md)."""

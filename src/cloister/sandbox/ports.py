@@ -1,0 +1,105 @@
+"""What a worker asks of a sandbox, and what agent code may ask of the worker (spec/sandbox.md).
+
+Nothing inside the sandbox is trusted: keys, metering, logs and receipts stay on the worker's side of this port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+Headers = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Hard limits of one agent process. memory_mb: budget beyond V8's base; wall_s: per request; sizes in bytes."""
+
+    memory_mb: int = 192
+    heap_mb: int = 64
+    wall_s: float = 30.0
+    start_s: float = 10.0
+    request_bytes: int = 8 << 20
+    response_bytes: int = 16 << 20
+    log_bytes: int = 64 << 10
+    concurrency: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """One agent to run. ``bundle``: the ES module bytes that were hashed. ``env`` holds settings and secrets that the
+    manifest marks as environment: set inside the isolate from the socket, never in a process environment.
+    ``egress``: host patterns ("api.openai.com", "*.example.org") with port 443 unless "host:port".
+    ``map_host``: host -> (ip, port) for devnets; ``extra_ca``: PEM trusted inside this sandbox only."""
+
+    agent: bytes
+    code_hash: bytes
+    bundle: bytes
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    egress: Sequence[str] = ()
+    limits: Limits = field(default_factory=Limits)
+    map_host: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    extra_ca: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRequest:
+    """One request as the agent sees it. ``caller`` is None for anonymous. ``deadline_ms``: Unix milliseconds."""
+
+    request_id: str
+    method: str
+    path: str
+    headers: Headers
+    body: bytes
+    caller: Mapping[str, Any] | None
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentResponseHead:
+    """Status and headers; body chunks follow."""
+
+    status: int
+    headers: Headers
+
+
+class HostCalls(Protocol):
+    """Calls from agent code into the worker, per request. ``call`` gets a name such as "state.get" and JSON-ready
+    arguments (bytes as base64 text) and returns a JSON-ready value; it raises CloisterError to refuse."""
+
+    async def call(self, request_id: str, name: str, args: Mapping[str, Any]) -> Any:
+        """Serve one host call."""
+
+    def log(self, request_id: str | None, level: str, text: str) -> None:
+        """A line that the agent logged (already capped)."""
+
+
+class AgentProcess(Protocol):
+    """A running sandbox of one agent."""
+
+    async def fetch(self, request: AgentRequest) -> tuple[AgentResponseHead, AsyncIterator[bytes]]:
+        """Run one request; raises SandboxError by name (deadline, memory, crashed, too large)."""
+
+    async def close(self) -> None:
+        """Kill and clean up: process, namespace, sockets, folders."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+
+    def usage(self) -> Mapping[str, int]:
+        """cpu_us, rss_bytes, egress_bytes so far, measured by the worker."""
+
+
+class Sandbox(Protocol):
+    """Starts agents."""
+
+    async def start(self, spec: AgentSpec, host: HostCalls) -> AgentProcess:
+        """Start one agent. Raises SandboxError (sandbox.start, sandbox.bundle, ...)."""
+
+    @classmethod
+    def check_machine(cls, work: Path) -> list[dict[str, Any]]:
+        """What ``cloister doctor`` prints: name, ok, found, hint."""
