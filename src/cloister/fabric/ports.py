@@ -127,11 +127,13 @@ class State(Protocol):
     async def get(self, agent: str, key: str) -> Entry | None:
         """The newest entry or None."""
 
-    async def list(self, agent: str, prefix: str, limit: int = 1000) -> list[tuple[str, Entry]]:
+    async def scan(self, agent: str, prefix: str, limit: int = 1000) -> list[tuple[str, Entry]]:
         """Entries whose key starts with ``prefix``, in key order."""
 
     async def commit(self, agent: str, tx: Tx) -> dict[str, Rev]:
-        """Apply atomically. Raises CONFLICT, FENCED, TOO_LARGE or UNKNOWN_OUTCOME; a repeat of tx.id returns the first result."""
+        """Apply atomically; a repeat of tx.id returns the first result.
+
+        Raises CONFLICT, FENCED, TOO_LARGE or UNKNOWN_OUTCOME."""
 
     async def history(self, agent: str, key: str, limit: int = 16) -> list[Entry]:
         """Newest first, at most 16."""
