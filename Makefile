@@ -1,0 +1,44 @@
+# Every verb of this house, thin. `make demo` and `make test` need nothing before them.
+SHELL := /bin/bash
+PY := .venv/bin/python
+.DEFAULT_GOAL := help
+
+.PHONY: help setup demo up test check long contracts tcb bench-baseline docs fmt clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: ## install everything into .venv and .build
+	@tools/setup.sh
+
+demo: setup ## a whole network on this machine: deploy, call, prove, attack, kill, pause
+	@$(PY) -m cloister.devnet.demo
+
+up: setup ## the same network in the foreground, with a live table; Ctrl-C ends it
+	@.venv/bin/cloister up
+
+test: setup ## unit, property and scenario tests on real parts
+	@$(PY) -m pytest -q -m "not long" tests
+
+check: setup ## types, lint, formats
+	@.venv/bin/ruff check src tests bench
+	@.venv/bin/ruff format --check -q src tests bench
+	@.venv/bin/mypy
+
+long: setup ## exhaustive runs: every bit, every crash point, soak
+	@$(PY) -m pytest -q tests
+
+contracts: setup ## recompile with pinned solc and compare with the shipped artifacts; forge tests
+	@$(PY) contracts/build.py --check --test
+
+tcb: setup ## lines and packages inside a TEE image
+	@$(PY) tools/tcb.py
+
+bench-baseline: setup ## the speed table of DESIGN section 15, as ratios
+	@$(PY) -m bench.baseline
+
+fmt: ## format
+	@.venv/bin/ruff format -q src tests bench; .venv/bin/ruff check --fix -q src tests bench
+
+clean: ## remove what setup and tests made
+	@rm -rf .venv .build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Everything that a fresh Debian 12 needs before the first command: virtual environment from the lock, Deno (PyPI),
+# anvil (npm, fetched by Deno), bubblewrap. Safe to run again; does nothing when nothing is missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say()  { printf '  %s\n' "$*"; }
+fail() { printf 'error: %s\nhint: %s\n' "$1" "$2" >&2; exit 1; }
+apt()  {
+  [ "$(id -u)" = 0 ] || fail "$1 is missing" "as root: apt-get install -y $1"
+  say "installing $1"
+  apt-get install -y -qq "$1" >/dev/null 2>&1 || { apt-get update -qq >/dev/null 2>&1; apt-get install -y -qq "$1" >/dev/null; }
+}
+
+python=$(command -v python3.11 || true)
+[ -n "$python" ] || fail "python3.11 is missing" "on Debian 12: apt-get install -y python3 python3-venv"
+stamp=.venv/.cloister-setup
+want=$(cat locks/*.lock pyproject.toml tools/setup.sh | sha256sum | cut -d' ' -f1)
+command -v bwrap >/dev/null || apt bubblewrap
+if [ "$(cat $stamp 2>/dev/null)" != "$want" ]; then
+  if [ ! -x .venv/bin/python ]; then
+    "$python" -c 'import ensurepip' 2>/dev/null || apt python3-venv
+    say "creating .venv"
+    "$python" -m venv .venv
+  fi
+  say "installing the locked packages"
+  .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r locks/bootstrap.lock 2>/dev/null \
+    || .venv/bin/python -m pip install --require-hashes -r locks/bootstrap.lock
+  .venv/bin/uv pip install -q --python .venv/bin/python --require-hashes -r locks/requirements.lock
+  .venv/bin/uv pip install -q --python .venv/bin/python --no-deps --require-hashes -r locks/model.lock
+  .venv/bin/uv pip install -q --python .venv/bin/python --no-deps --no-build-isolation -e .
+fi
+say "fetching anvil and the bundler through Deno"
+.venv/bin/python -m cloister.devnet.tools >/dev/null
+echo "$want" > "$stamp"
