@@ -1,0 +1,180 @@
+"""HPKE (RFC 9180), one suite: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM; modes base and psk.
+
+Contexts only: a caller numbers its messages itself (``seal_at``, ``open_at``) and must never seal twice under one
+number. ``Recipient`` keeps what does not change between set-ups (public key, info hash), so that opening a session
+costs one X25519 exchange and eight HMACs. The library's own HPKE has neither contexts nor exports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hmac import digest as _hmac
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from cloister.core.encoding.hexes import need_bytes, need_uint
+from cloister.core.errors import SealError, define
+
+Rng = Callable[[int], bytes]
+
+ENC_SIZE: Final = 32
+KEY_SIZE: Final = 32
+TAG_SIZE: Final = 16
+MAX_EXPORT: Final = 255 * 32
+MIN_PSK: Final = 32
+
+_KEM = b"HPKE-v1KEM\x00\x20"
+_SUITE = b"HPKE-v1HPKE\x00\x20\x00\x01\x00\x02"
+_BASE, _PSK = b"\0", b"\1"
+_ONE = b"\1"
+
+BAD_KEY = define(
+    "seal.hpke_key",
+    SealError,
+    check="an HPKE public key is 32 bytes and not of low order",
+    remedy="fetch the peer's key again; this one was damaged or made to be weak",
+)
+BAD_PSK = define(
+    "seal.hpke_psk",
+    SealError,
+    check="a pre-shared key has at least 32 bytes and a name, or neither is given",
+    remedy="give both psk and psk_id (RFC 9180 section 5.1.2), or none",
+)
+BAD_OPEN = define(
+    "seal.hpke_open",
+    SealError,
+    check="the ciphertext opens under this key, number and associated data",
+    remedy="seal again to the current key; the message was altered, misdirected or sealed to another key",
+)
+
+
+def _extract(salt: bytes, label: bytes, ikm: bytes, suite: bytes = _SUITE) -> bytes:
+    """LabeledExtract, RFC 9180 section 4."""
+    return _hmac(salt, suite + label + ikm, "sha256")
+
+
+def _expand(prk: bytes, label: bytes, info: bytes, size: int, suite: bytes = _SUITE) -> bytes:
+    """LabeledExpand, RFC 9180 section 4."""
+    labeled = size.to_bytes(2, "big") + suite + label + info
+    block = out = _hmac(prk, labeled + _ONE, "sha256")
+    counter = 1
+    while len(out) < size:
+        counter += 1
+        block = _hmac(prk, block + labeled + bytes([counter]), "sha256")
+        out += block
+    return out[:size]
+
+
+_NO_PSK_ID = _extract(b"", b"psk_id_hash", b"")
+
+
+class Context:
+    """The two ends of one set-up share it: key, base nonce, exporter secret. Numbers are the caller's business."""
+
+    __slots__ = ("_aead", "_base_nonce", "_exporter")
+
+    def __init__(self, key: bytes, base_nonce: bytes, exporter: bytes) -> None:
+        self._aead = AESGCM(key)
+        self._base_nonce = int.from_bytes(base_nonce, "big")
+        self._exporter = exporter
+
+    def __repr__(self) -> str:
+        return "Context(secret)"
+
+    def seal_at(self, seq: int, aad: bytes, plaintext: bytes) -> bytes:
+        """Ciphertext and tag of message number ``seq`` (u64). Sealing twice at one number breaks the cipher."""
+        return self._aead.encrypt(self._nonce(seq), plaintext, aad)
+
+    def open_at(self, seq: int, aad: bytes, ciphertext: bytes) -> bytes:
+        """The plaintext of message number ``seq``. Raises SealError (seal.hpke_open)."""
+        try:
+            return self._aead.decrypt(self._nonce(seq), ciphertext, aad)
+        except (InvalidTag, ValueError):
+            raise BAD_OPEN(expected="an authentic message", found=f"{len(ciphertext)} bytes that are not") from None
+
+    def export(self, exporter_context: bytes, length: int) -> bytes:
+        """``length`` secret bytes for this context text (RFC 9180 section 5.3)."""
+        if not 0 < length <= MAX_EXPORT:
+            raise ValueError(f"export length {length} is not in 1..{MAX_EXPORT}")
+        return _expand(self._exporter, b"sec", exporter_context, length)
+
+    def _nonce(self, seq: int) -> bytes:
+        if seq < 0 or seq >> 64:
+            need_uint("message number", seq, 64)
+        return (self._base_nonce ^ seq).to_bytes(12, "big")
+
+
+class Recipient:
+    """A private key under one info: set up contexts from it as senders arrive."""
+
+    __slots__ = ("_info_hash", "_key", "_public")
+
+    def __init__(self, key: X25519PrivateKey | bytes, info: bytes) -> None:
+        self._key = key if isinstance(key, X25519PrivateKey) else private_key(key)
+        self._public = self._key.public_key().public_bytes_raw()
+        self._info_hash = _extract(b"", b"info_hash", info)
+
+    def __repr__(self) -> str:
+        return f"Recipient(0x{self._public.hex()})"
+
+    @property
+    def public(self) -> bytes:
+        """The public key, 32 bytes."""
+        return self._public
+
+    def context(self, enc: bytes, *, psk: bytes | None = None, psk_id: bytes = b"") -> Context:
+        """The context that the sender of ``enc`` holds too, if it has the same psk. Raises SealError for a bad enc."""
+        shared = _shared(self._key, need_bytes("enc", enc, ENC_SIZE), enc + self._public)
+        return _schedule(shared, self._info_hash, psk, psk_id)
+
+
+def private_key(raw: bytes) -> X25519PrivateKey:
+    """An X25519 key of 32 random bytes."""
+    return X25519PrivateKey.from_private_bytes(need_bytes("private key", raw, KEY_SIZE))
+
+
+def setup_sender(
+    public: bytes, info: bytes, *, psk: bytes | None = None, psk_id: bytes = b"", rng: Rng
+) -> tuple[bytes, Context]:
+    """Set up towards ``public`` (32 bytes): (enc 32 bytes, context). ``rng(32)`` gives the ephemeral key.
+
+    Raises SealError for a weak key or a psk without name."""
+    ephemeral = private_key(rng(KEY_SIZE))
+    enc = ephemeral.public_key().public_bytes_raw()
+    shared = _shared(ephemeral, need_bytes("public key", public, KEY_SIZE), enc + public)
+    return enc, _schedule(shared, _extract(b"", b"info_hash", info), psk, psk_id)
+
+
+def setup_recipient(
+    enc: bytes, key: X25519PrivateKey | bytes, info: bytes, *, psk: bytes | None = None, psk_id: bytes = b""
+) -> Context:
+    """The recipient's end of ``setup_sender``. Raises SealError for a weak enc or a psk without name."""
+    return Recipient(key, info).context(enc, psk=psk, psk_id=psk_id)
+
+
+def _shared(key: X25519PrivateKey, peer: bytes, kem_context: bytes) -> bytes:
+    """Decap and Encap, RFC 9180 section 4.1: the KEM's shared secret."""
+    try:
+        dh = key.exchange(X25519PublicKey.from_public_bytes(peer))
+    except ValueError:
+        raise BAD_KEY(expected="a point of full order", found="a point of low order") from None
+    prk = _extract(b"", b"eae_prk", dh, _KEM)
+    return _expand(prk, b"shared_secret", kem_context, 32, _KEM)
+
+
+def _schedule(shared: bytes, info_hash: bytes, psk: bytes | None, psk_id: bytes) -> Context:
+    """KeySchedule, RFC 9180 section 5.1."""
+    if psk is None and not psk_id:
+        mode, psk, psk_id_hash = _BASE, b"", _NO_PSK_ID
+    elif psk is not None and len(psk) >= MIN_PSK and psk_id:
+        mode, psk_id_hash = _PSK, _extract(b"", b"psk_id_hash", psk_id)
+    else:
+        raise BAD_PSK(expected="psk and psk_id, or none", found="one of them missing or too short")
+    context = mode + psk_id_hash + info_hash
+    secret = _extract(shared, b"secret", psk)
+    key = _expand(secret, b"key", context, KEY_SIZE)
+    nonce = _expand(secret, b"base_nonce", context, 12)
+    return Context(key, nonce, _expand(secret, b"exp", context, 32))
