@@ -20,6 +20,7 @@ class Context(Enum):
     CONFIG = "cloister/v1/config"
     MEASUREMENT = "cloister/v1/measurement"
     POLICY = "cloister/v1/policy"
+    DKG_CEREMONY = "cloister/v1/dkg/ceremony"
     DKG_DEALING = "cloister/v1/dkg/dealing"
     DKG_TRANSCRIPT = "cloister/v1/dkg/transcript"
     DKG_PROOF = "cloister/v1/dkg/proof-of-possession"
@@ -30,6 +31,8 @@ class Context(Enum):
     RECEIPT_RESPONSE = "cloister/v1/receipt/response"
     KEY_CERTIFICATE = "cloister/v1/key-certificate"
     FRESHNESS = "cloister/v1/freshness"
+    EVIDENCE = "cloister/v1/evidence"
+    AUDIT_LOG = "cloister/v1/audit-log"
     IBE_CIPHERTEXT = "cloister/v1/ibe/ciphertext"
     # hash-to-curve and key derivation
     KEY_POINT = "cloister/v1/key-point"

@@ -1,0 +1,430 @@
+"""Asking the gatekeepers: all in parallel, done as soon as enough members say the same (spec/gatekeeper-api.md).
+
+Who answered is known by the signature in the answer, never by the endpoint. Dead and lying members cost nothing as
+long as t others agree; when too few do, the error names the commonest refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import aiohttp
+
+from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.identity import KeyIdentity, Purpose
+from cloister.core.encoding.signatures import BAD_SIGNATURE, Signed, SignerSet, recover
+from cloister.core.encoding.statements import Checkpoint, HeartBeat, Lease, Statement, WorkerAdmission
+from cloister.core.errors import CloisterError, StateError, TransportError, define, from_wire
+from cloister.core.policy.release import identities_of
+from cloister.wire.ask import ask, new_session
+from cloister.wire.messages import (
+    BAD_MESSAGE,
+    SIGNATURE,
+    AdmissionRequest,
+    EndorsedHead,
+    HeadAnswer,
+    HeadMove,
+    HeadsRequest,
+    HeartbeatRequest,
+    KeyPartial,
+    KeysAnswer,
+    KeysRequest,
+    SignedBy,
+    fresh_digest,
+)
+
+T = TypeVar("T")
+
+TOO_FEW = define(
+    "gatekeeper.too_few",
+    TransportError,
+    check="enough gatekeepers answered, and with the same statement",
+    remedy="see which gatekeepers run with `cloister network status`; fewer than t alive stop the network on purpose",
+    status=503,
+)
+WRONG_ANSWER = define(
+    "gatekeeper.wrong_answer",
+    TransportError,
+    check="a gatekeeper answers the question that was asked",
+    remedy="the member or the path to it is broken; the others are enough if t of them agree",
+    status=502,
+)
+FORKED_HEADS = define(
+    "state.heads_forked",
+    StateError,
+    check="members endorsed one head per height of an agent",
+    remedy="do not load this agent: more members are faulty than the committee tolerates",
+    status=409,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """t members' agreement: the lease, and their partials by (purpose, period), in no particular order."""
+
+    lease: Signed
+    partials: Mapping[tuple[Purpose, int], tuple[KeyPartial, ...]]
+    identities: Mapping[tuple[Purpose, int], KeyIdentity]
+
+    @property
+    def terms(self) -> Lease:
+        """The lease statement."""
+        assert isinstance(self.lease.statement, Lease)  # noqa: S101 - built so below
+        return self.lease.statement
+
+
+class Committee:
+    """The gatekeepers of one term.
+
+    ``endpoints``: base URLs. ``signers``: who they must be. ``network``: 32-byte id under which they sign.
+    ``timeout_s`` bounds each question. ``faults``: members f that may lie about heads at once.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        signers: SignerSet,
+        network: bytes,
+        *,
+        timeout_s: float = 2.0,
+        faults: int = 1,
+        session: aiohttp.ClientSession | None = None,
+    ) -> None:
+        self.signers, self.network = signers, network
+        self.endpoints = tuple(url.rstrip("/") for url in endpoints)
+        self._timeout, self._session, self._owned = timeout_s, session, session is None
+        n = len(signers.members)
+        self.endorse_quorum = min(n, (n + faults) // 2 + 1)
+        self.load_quorum = min(n, n + faults + 1 - self.endorse_quorum)
+
+    async def close(self) -> None:
+        """Close the connections that this object opened."""
+        if self._owned and self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def checkpoint(self) -> Signed:
+        """The newest checkpoint that t members signed. Raises gatekeeper.too_few or the members' refusal.
+
+        Members may be a block apart: whoever is ahead is asked for the height that the t-th best has reached.
+        """
+        poll = _CheckpointPoll(self)
+        return await poll.run()
+
+    async def keys(self, request: KeysRequest, *, verify: Callable[[KeysAnswer], None] | None = None) -> Granted:
+        """A lease and t partials per key.
+
+        ``verify`` may raise a CloisterError to drop one member's answer, for example after a pairing check
+        following a failed recovery. Raises gatekeeper.too_few, or the refusal that t members share.
+        """
+        agreed: dict[Lease, dict[bytes, KeysAnswer]] = {}
+
+        def take(value: Any) -> Granted | None:
+            answer = KeysAnswer.from_json(value)
+            member = self._member(answer.lease, answer.lease_signature)
+            self._fits(request, answer, member)
+            if verify is not None:
+                verify(answer)
+            group = agreed.setdefault(answer.lease, {})
+            group[member] = answer
+            return self._granted(answer.lease, list(group.values())) if self._enough(group) else None
+
+        return await self._need("POST", "/v1/keys", request.to_json(), take)
+
+    async def admission(self, request: AdmissionRequest) -> Signed:
+        """A WorkerAdmission with t signatures. Raises as ``keys``."""
+        binding = request.shown.binding
+        votes: dict[Statement, dict[bytes, bytes]] = {}
+
+        def take(value: Any) -> Signed | None:
+            answer = SignedBy.from_json(WorkerAdmission, value)
+            said, member = answer.statement, self._member(answer.statement, answer.signature)
+            asked = {"worker": binding.node, "operator": request.operator, "boot": binding.boot}
+            if any(getattr(said, name) != value for name, value in asked.items()):
+                raise WRONG_ANSWER(expected="an admission of this worker, operator and boot", found="another")
+            group = votes.setdefault(said, {})
+            group[member] = answer.signature
+            return Signed(said, tuple(group.values())) if self._enough(group) else None
+
+        return await self._need("POST", "/v1/admission", request.to_json(), take)
+
+    async def heartbeat(self, nonce: bytes) -> tuple[HeartBeat, ...]:
+        """Answers of t distinct members to a 32-byte nonce, highest block first. Raises as ``keys``."""
+        beats: dict[bytes, HeartBeat] = {}
+
+        def take(value: Any) -> tuple[HeartBeat, ...] | None:
+            answer = SignedBy.from_json(HeartBeat, value)
+            member, beat = self._member(answer.statement, answer.signature), answer.statement
+            if not isinstance(beat, HeartBeat) or beat.nonce != nonce:
+                raise WRONG_ANSWER(expected="our nonce", found="another")
+            beats[member] = beat
+            return tuple(sorted(beats.values(), key=lambda b: -b.number)) if self._enough(beats) else None
+
+        return await self._need("POST", "/v1/heartbeat", HeartbeatRequest(nonce).to_json(), take)
+
+    async def endorse_heads(self, request: HeadsRequest) -> tuple[Signed | CloisterError, ...]:
+        """For each head: the StateHead with signatures of q members (2q - n > f), or why it was refused.
+
+        Waits until every head has its quorum, or everyone has answered.
+        """
+        quorum, count = self.endorse_quorum, len(request.heads)
+        got: list[dict[bytes, bytes]] = [{} for _ in range(count)]
+        why: list[list[CloisterError]] = [[] for _ in range(count)]
+        refused: list[CloisterError] = []
+
+        def take(value: Any) -> bool | None:
+            items = value.get("signatures") if isinstance(value, dict) else None
+            if not isinstance(items, list) or len(items) != count:
+                raise WRONG_ANSWER(expected=f"{count} signatures", found="another shape")
+            for move, item, mine, errors in zip(request.heads, items, got, why, strict=True):
+                self._endorsement(move, item, mine, errors)
+            return True if all(len(mine) >= quorum for mine in got) else None
+
+        await self._collect("POST", "/v1/heads", request.to_json(), take, refused, quorum)
+        return tuple(
+            Signed(move.statement(self.signers.term), tuple(mine.values()))
+            if len(mine) >= quorum
+            else self._too_few(quorum, errors + refused)
+            for move, mine, errors in zip(request.heads, got, why, strict=True)
+        )
+
+    async def heads(self, agent: bytes, agent_epoch: int, nonce: bytes) -> EndorsedHead | None:
+        """The newest head that any of r members endorsed (r + q - n > f), or None when r members know none.
+
+        ``nonce``: 32 fresh random bytes, so that nobody can replay an older answer. A faulty member can make this
+        refuse or name a head that is not stored; it cannot make an older head pass. Raises gatekeeper.too_few
+        below r answers and state.heads_forked if two heads of the newest height appear.
+        """
+        path = f"/v1/heads/{to_hex(agent)}/{agent_epoch}?nonce={to_hex(nonce)}"
+        answers: dict[bytes, EndorsedHead | None] = {}
+
+        def take(value: Any) -> list[EndorsedHead] | None:
+            member, head = self._known_head(agent, agent_epoch, nonce, HeadAnswer.from_json(value))
+            answers[member] = head
+            known = [h for h in answers.values() if h is not None]
+            return known if len(answers) >= self.load_quorum else None
+
+        return _newest(await self._need("GET", path, None, take, need=self.load_quorum))
+
+    # Below: one question to everyone.
+
+    async def _need(
+        self, method: str, path: str, body: Any, take: Callable[[Any], T | None], *, need: int | None = None
+    ) -> T:
+        refused: list[CloisterError] = []
+        quorum = self.signers.threshold if need is None else need
+        found = await self._collect(method, path, body, take, refused, quorum)
+        if found is None:
+            raise self._too_few(quorum, refused)
+        return found
+
+    async def _collect(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        take: Callable[[Any], T | None],
+        refused: list[CloisterError],
+        need: int,
+    ) -> T | None:
+        """Give answers to ``take`` as they come until it returns something, or success became impossible."""
+        tasks = {asyncio.create_task(self._caught(url, method, path, body)) for url in self.endpoints}
+        try:
+            while tasks:
+                done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    found = _taken(take, task.result(), refused)
+                    if found is not None:
+                        return found
+                if len(self.endpoints) - len(refused) < need and _commonest(refused)[1] >= need:
+                    return None
+            return None
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _caught(self, url: str, method: str, path: str, body: Any) -> Any:
+        try:
+            return await self.ask(url, method, path, body)
+        except CloisterError as error:
+            return error
+
+    def _enough(self, group: Mapping[bytes, Any]) -> bool:
+        return len(group) >= self.signers.threshold
+
+    async def ask(self, url: str, method: str, path: str, body: Any = None) -> Any:
+        """One question to one endpoint, within the timeout. Raises CloisterError."""
+        if self._session is None:
+            self._session = new_session()
+        return await ask(self._session, method, url + path, body, timeout_s=self._timeout)
+
+    def _member(self, statement: Statement, signature: bytes) -> bytes:
+        """Which member of this term signed. Raises CloisterError for strangers and other terms."""
+        if getattr(statement, "term", None) != self.signers.term:
+            raise WRONG_ANSWER(expected=f"term {self.signers.term}", found="another term")
+        return self._ours(recover(statement.digest(self.network), signature))
+
+    def _ours(self, signer: bytes) -> bytes:
+        if signer not in self.signers.members:
+            raise BAD_SIGNATURE(expected="a member", found=f"0x{signer.hex()}")
+        return signer
+
+    def _fits(self, request: KeysRequest, answer: KeysAnswer, member: bytes) -> None:
+        lease, binding = answer.lease, request.shown.binding
+        number = getattr(request.checkpoint.statement, "number", None)
+        if (lease.agent, lease.worker, lease.boot, lease.checkpoint) != (
+            request.agent,
+            binding.node,
+            binding.boot,
+            number,
+        ):
+            raise WRONG_ANSWER(expected="a lease for this agent, worker, boot and checkpoint", found="another lease")
+        index = self.signers.members.index(member) + 1
+        keys = [(p.purpose, p.period) for p in answer.partials]
+        if set(keys) != set(identities_of(lease, self.network)) or len(set(keys)) != len(keys):
+            raise WRONG_ANSWER(expected="one partial per key of the lease", found=f"{len(keys)} others")
+        if any(p.index != index for p in answer.partials):
+            raise WRONG_ANSWER(expected=f"partials of share {index}", found="of another share")
+
+    def _granted(self, lease: Lease, chosen: Sequence[KeysAnswer]) -> Granted:
+        partials: dict[tuple[Purpose, int], tuple[KeyPartial, ...]] = {}
+        for answer in chosen:
+            for p in answer.partials:
+                partials[p.purpose, p.period] = (*partials.get((p.purpose, p.period), ()), p)
+        signed = Signed(lease, tuple(a.lease_signature for a in chosen))
+        return Granted(signed, partials, identities_of(lease, self.network))
+
+    def _endorsement(self, move: HeadMove, item: object, mine: dict[bytes, bytes], errors: list[CloisterError]) -> None:
+        if isinstance(item, dict):
+            errors.append(from_wire(item.get("error", item)))
+            return
+        try:
+            if not isinstance(item, str) or len(item) != 2 + 2 * SIGNATURE:
+                raise BAD_MESSAGE(expected="a signature or an error", found=type(item).__name__)
+            signature = bytes.fromhex(item.removeprefix("0x"))
+            mine[self._member(move.statement(self.signers.term), signature)] = signature
+        except CloisterError as error:
+            errors.append(error)
+        except ValueError:
+            errors.append(BAD_MESSAGE(expected="hex", found="another text"))
+
+    def _known_head(
+        self, agent: bytes, agent_epoch: int, nonce: bytes, answer: HeadAnswer
+    ) -> tuple[bytes, EndorsedHead | None]:
+        what = fresh_digest(self.network, self.signers.term, nonce, agent, agent_epoch, answer.head)
+        member = self._ours(recover(what, answer.fresh))
+        if answer.head is None:
+            return member, None
+        move = answer.head.move
+        if (move.agent, move.agent_epoch) != (agent, agent_epoch):
+            raise WRONG_ANSWER(expected="a head of this agent and epoch", found="of another")
+        if self._member(move.statement(self.signers.term), answer.head.signature) != member:
+            raise WRONG_ANSWER(expected="one member's head and freshness", found="two signers")
+        return member, answer.head
+
+    def _too_few(self, need: int, refused: Sequence[CloisterError]) -> CloisterError:
+        code, count = _commonest(refused)
+        if count >= self.signers.threshold and not code.startswith("wire."):
+            return next(e for e in refused if e.code == code)
+        why = f"; {count} said {code}" if count else ""
+        return TOO_FEW(
+            expected=f"{need} agreeing of {len(self.signers.members)}",
+            found=f"{len(self.endpoints) - len(refused)} usable answers{why}",
+        )
+
+
+class _CheckpointPoll:
+    """Newest first; then, height by height, whatever t members can agree on."""
+
+    def __init__(self, committee: Committee) -> None:
+        self._committee = committee
+        self._votes: dict[Checkpoint, dict[bytes, bytes]] = {}
+        self._heights: dict[str, int] = {}
+        self._asked: set[tuple[str, int]] = set()
+        self._refused: list[CloisterError] = []
+        self._tasks: set[asyncio.Task[tuple[str, Any]]] = set()
+
+    async def run(self) -> Signed:
+        """Ask until t agree or nobody is left to ask."""
+        for url in self._committee.endpoints:
+            self._start(url, "/v1/checkpoint")
+        try:
+            while self._tasks:
+                done, self._tasks = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    self._take(*task.result())
+                found = self._best()
+                if found is not None:
+                    return found
+                self._fill()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+        raise self._committee._too_few(self._committee.signers.threshold, self._refused)
+
+    def _start(self, url: str, path: str) -> None:
+        self._tasks.add(asyncio.create_task(self._one(url, path)))
+
+    async def _one(self, url: str, path: str) -> tuple[str, Any]:
+        return url, await self._committee._caught(url, "GET", path, None)
+
+    def _take(self, url: str, value: Any) -> None:
+        try:
+            if isinstance(value, CloisterError):
+                raise value
+            signed = SignedBy.from_json(Checkpoint, value)
+            member = self._committee._member(signed.statement, signed.signature)
+        except CloisterError as error:
+            self._refused.append(error)
+            return
+        checkpoint = signed.statement
+        assert isinstance(checkpoint, Checkpoint)  # noqa: S101 - from_json(Checkpoint) made it
+        self._votes.setdefault(checkpoint, {})[member] = signed.signature
+        self._heights[url] = max(checkpoint.number, self._heights.get(url, 0))
+
+    def _best(self) -> Signed | None:
+        need = self._committee.signers.threshold
+        full = [c for c, votes in self._votes.items() if len(votes) >= need]
+        if not full:
+            return None
+        newest = max(full, key=lambda c: c.number)
+        return Signed(newest, tuple(self._votes[newest].values())[:need])
+
+    def _fill(self) -> None:
+        need = self._committee.signers.threshold
+        if len(self._heights) < need:
+            return
+        common = sorted(self._heights.values(), reverse=True)[need - 1]
+        for url, height in self._heights.items():
+            if height > common and (url, common) not in self._asked:
+                self._asked.add((url, common))
+                self._start(url, f"/v1/checkpoint/{common}")
+
+
+def _taken(take: Callable[[Any], T | None], value: Any, refused: list[CloisterError]) -> T | None:
+    try:
+        if isinstance(value, CloisterError):
+            raise value
+        return take(value)
+    except CloisterError as error:
+        refused.append(error)
+    return None
+
+
+def _commonest(refused: Sequence[CloisterError]) -> tuple[str, int]:
+    common = Counter(e.code for e in refused).most_common(1)
+    return common[0] if common else ("", 0)
+
+
+def _newest(heads: Sequence[EndorsedHead]) -> EndorsedHead | None:
+    if not heads:
+        return None
+    top = max(heads, key=lambda h: h.move.height)
+    rivals = {h.move.head for h in heads if h.move.height == top.move.height}
+    if len(rivals) > 1:
+        raise FORKED_HEADS(expected="one head", found=f"{len(rivals)} at height {top.move.height}")
+    return top

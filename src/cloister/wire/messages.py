@@ -1,0 +1,439 @@
+"""The shapes of the gatekeeper API (spec/gatekeeper-api.md), shared by gatekeepers, workers and clients.
+
+Each class is one JSON object: ``to_json`` gives JSON-ready fields, ``from_json`` parses them and refuses whatever is
+not exactly that shape (EncodingError). Bytes are 0x-hex. Lists have caps, checked before their items are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cloister.core.attestation.model import Binding, Evidence
+from cloister.core.encoding import jcs
+from cloister.core.encoding.contexts import Context, digest
+from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
+from cloister.core.encoding.identity import Purpose
+from cloister.core.encoding.signatures import MAX_MEMBERS, Signed
+from cloister.core.encoding.statements import Checkpoint, HeartBeat, Lease, StateHead, Statement, WorkerAdmission
+from cloister.core.errors import EncodingError, TransportError, define
+
+MAX_BODY = 1 << 20
+MAX_HEADS = 256
+MAX_PARTIALS = 16
+SIGNATURE = 65
+
+S = TypeVar("S", bound=Statement)
+T = TypeVar("T")
+
+BAD_MESSAGE = define(
+    "wire.message",
+    EncodingError,
+    check="a message is one JSON object of the documented shape, without duplicate keys",
+    remedy="compare the message with spec/gatekeeper-api.md",
+)
+TOO_LARGE = define(
+    "wire.too_large",
+    TransportError,
+    check="a body is at most 1 MiB",
+    remedy="send less in one request",
+    status=413,
+)
+
+
+def parse_json(data: bytes, *, max_size: int = MAX_BODY) -> Any:
+    """JSON of a body. Raises EncodingError for other bytes or duplicate keys, TransportError above ``max_size``."""
+    if len(data) > max_size:
+        raise TOO_LARGE(expected=f"at most {max_size} bytes", found=f"{len(data)} bytes")
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise BAD_MESSAGE(expected="JSON", found=type(error).__name__) from None
+
+
+def dump_json(value: Any) -> bytes:
+    """JSON bytes of an answer."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def signed_to_json(signed: Signed) -> dict[str, Any]:
+    """{"statement": fields, "signatures": [hex]}."""
+    return {"statement": signed.statement.to_json(), "signatures": [to_hex(s) for s in signed.signatures]}
+
+
+def signed_from_json(kind: type[Statement], value: object) -> Signed:
+    """Parse ``signed_to_json``. Raises EncodingError. The signatures are *not* verified here."""
+    data = need_fields("signed statement", value, {"statement", "signatures"})
+    signatures = _list("signatures", data["signatures"], MAX_MEMBERS)
+    return Signed(
+        kind.from_json(data["statement"]), tuple(from_hex(s, SIGNATURE, name="signature") for s in signatures)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """GET /v1/info. ``index`` 0: no seat. ``network`` is None until the master key is confirmed."""
+
+    member: bytes
+    index: int
+    term: int
+    network: bytes | None
+    genesis: bytes
+    vendor: str
+    ready: bool
+    head: int
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        network = None if self.network is None else to_hex(self.network)
+        return {
+            "member": to_hex(self.member),
+            "index": self.index,
+            "term": self.term,
+            "network": network,
+            "genesis": to_hex(self.genesis),
+            "vendor": self.vendor,
+            "ready": self.ready,
+            "head": self.head,
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> Info:
+        """Parse ``to_json`` output."""
+        names = {"member", "index", "term", "network", "genesis", "vendor", "ready", "head"}
+        data = need_fields("info", value, names)
+        network = None if data["network"] is None else from_hex(data["network"], 32, name="network")
+        return cls(
+            member=from_hex(data["member"], 20, name="member"),
+            index=need_uint("index", data["index"], 16),
+            term=need_uint("term", data["term"], 64),
+            network=network,
+            genesis=from_hex(data["genesis"], 32, name="genesis"),
+            vendor=_text("vendor", data["vendor"]),
+            ready=_flag("ready", data["ready"]),
+            head=need_uint("head", data["head"], 64),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Evidence and the binding that its report data commits to."""
+
+    evidence: Evidence
+    binding: Binding
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"evidence": self.evidence.to_json(), "binding": self.binding.to_json()}
+
+    @classmethod
+    def from_json(cls, value: object) -> Shown:
+        """Parse ``to_json`` output."""
+        data = need_fields("shown evidence", value, {"evidence", "binding"})
+        return cls(Evidence.from_json(data["evidence"]), Binding.from_json(data["binding"]))
+
+    def digest(self) -> bytes:
+        """The 32-byte ``evidenceHash`` that a candidate writes on chain."""
+        return digest(Context.EVIDENCE, jcs.encode(self.to_json()))
+
+
+@dataclass(frozen=True, slots=True)
+class SignedBy:
+    """One statement with one member's signature, under the statement's own name: {checkpoint|…, signature}."""
+
+    statement: Statement
+    signature: bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {_WIRE_NAME[type(self.statement)]: self.statement.to_json(), "signature": to_hex(self.signature)}
+
+    @classmethod
+    def from_json(cls, kind: type[Statement], value: object) -> SignedBy:
+        """Parse ``to_json`` output of a statement of ``kind``."""
+        name = _WIRE_NAME[kind]
+        data = need_fields(name, value, {name, "signature"})
+        return cls(kind.from_json(data[name]), from_hex(data["signature"], SIGNATURE, name="signature"))
+
+
+_WIRE_NAME: dict[type[Statement], str] = {
+    Checkpoint: "checkpoint",
+    WorkerAdmission: "admission",
+    HeartBeat: "heartbeat",
+    Lease: "lease",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRequest:
+    """POST /v1/admission: a worker shows evidence and names its operator (20-byte address)."""
+
+    shown: Shown
+    operator: bytes
+    checkpoint: Signed
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        extra = {"operator": to_hex(self.operator), "checkpoint": signed_to_json(self.checkpoint)}
+        return {**self.shown.to_json(), **extra}
+
+    @classmethod
+    def from_json(cls, value: object) -> AdmissionRequest:
+        """Parse ``to_json`` output."""
+        data = need_fields("admission request", value, {"evidence", "binding", "operator", "checkpoint"})
+        return cls(
+            Shown.from_json({n: data[n] for n in ("evidence", "binding")}),
+            from_hex(data["operator"], 20, name="operator"),
+            signed_from_json(Checkpoint, data["checkpoint"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeysRequest:
+    """POST /v1/keys: a worker shows evidence and names the agent (32-byte id) whose keys it wants."""
+
+    shown: Shown
+    agent: bytes
+    checkpoint: Signed
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        extra = {"agent": to_hex(self.agent), "checkpoint": signed_to_json(self.checkpoint)}
+        return {**self.shown.to_json(), **extra}
+
+    @classmethod
+    def from_json(cls, value: object) -> KeysRequest:
+        """Parse ``to_json`` output."""
+        data = need_fields("keys request", value, {"evidence", "binding", "agent", "checkpoint"})
+        return cls(
+            Shown.from_json({n: data[n] for n in ("evidence", "binding")}),
+            from_hex(data["agent"], 32, name="agent"),
+            signed_from_json(Checkpoint, data["checkpoint"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPartial:
+    """One member's encrypted partial of one key: member index, and E1 (48), E2 (96), E3 (48) compressed points."""
+
+    purpose: Purpose
+    period: int
+    index: int
+    e1: bytes
+    e2: bytes
+    e3: bytes
+
+    def __post_init__(self) -> None:
+        need_uint("period", self.period, 64)
+        need_uint("index", self.index, 16)
+        for name, size in (("e1", 48), ("e2", 96), ("e3", 48)):
+            need_bytes(name, getattr(self, name), size)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        points = {n: to_hex(getattr(self, n)) for n in ("e1", "e2", "e3")}
+        return {"purpose": int(self.purpose), "period": self.period, "index": self.index, **points}
+
+    @classmethod
+    def from_json(cls, value: object) -> KeyPartial:
+        """Parse ``to_json`` output."""
+        data = need_fields("partial", value, {"purpose", "period", "index", "e1", "e2", "e3"})
+        number = need_uint("purpose", data["purpose"], 8)
+        if number not in (p.value for p in Purpose):
+            raise BAD_MESSAGE(expected="a purpose of core/encoding/identity.py", found=str(number))
+        points = {n: from_hex(data[n], name=n, max_size=96) for n in ("e1", "e2", "e3")}
+        return cls(Purpose(number), data["period"], data["index"], **points)
+
+
+@dataclass(frozen=True, slots=True)
+class KeysAnswer:
+    """One member's answer to a keys request."""
+
+    lease: Lease
+    lease_signature: bytes
+    partials: tuple[KeyPartial, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "lease": self.lease.to_json(),
+            "lease_signature": to_hex(self.lease_signature),
+            "partials": [p.to_json() for p in self.partials],
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> KeysAnswer:
+        """Parse ``to_json`` output."""
+        data = need_fields("keys answer", value, {"lease", "lease_signature", "partials"})
+        return cls(
+            Lease.from_json(data["lease"]),
+            from_hex(data["lease_signature"], SIGNATURE, name="lease signature"),
+            tuple(KeyPartial.from_json(p) for p in _list("partials", data["partials"], MAX_PARTIALS)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HeadMove:
+    """One state move to endorse: ``parent`` -> ``head`` at ``height`` of (agent, agent epoch)."""
+
+    agent: bytes
+    agent_epoch: int
+    height: int
+    parent: bytes
+    head: bytes
+
+    def __post_init__(self) -> None:
+        for name in ("agent", "parent", "head"):
+            need_bytes(name, getattr(self, name), 32)
+        need_uint("agent epoch", self.agent_epoch, 64)
+        need_uint("height", self.height, 64)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        hashes = {n: to_hex(getattr(self, n)) for n in ("agent", "parent", "head")}
+        return {**hashes, "agent_epoch": self.agent_epoch, "height": self.height}
+
+    @classmethod
+    def from_json(cls, value: object) -> HeadMove:
+        """Parse ``to_json`` output."""
+        data = need_fields("head", value, {"agent", "agent_epoch", "height", "parent", "head"})
+        hashes = {n: from_hex(data[n], 32, name=n) for n in ("agent", "parent", "head")}
+        return cls(agent_epoch=data["agent_epoch"], height=data["height"], **hashes)
+
+    def statement(self, term: int) -> StateHead:
+        """What a member of ``term`` signs for this move."""
+        return StateHead(term, self.agent, self.agent_epoch, self.height, self.parent, self.head)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadsRequest:
+    """POST /v1/heads, signed by the worker's node key. Empty ``signature``: not signed yet."""
+
+    heads: tuple[HeadMove, ...]
+    worker: bytes
+    boot: bytes
+    signature: bytes = b""
+
+    def signing_digest(self) -> bytes:
+        """The 32 bytes that the worker signs."""
+        return digest(Context.STATE_HEAD, jcs.encode(self._body()))
+
+    def _body(self) -> dict[str, Any]:
+        return {"heads": [h.to_json() for h in self.heads], "worker": to_hex(self.worker), "boot": to_hex(self.boot)}
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**self._body(), "signature": to_hex(self.signature)}
+
+    @classmethod
+    def from_json(cls, value: object) -> HeadsRequest:
+        """Parse ``to_json`` output. At most 256 heads."""
+        data = need_fields("heads request", value, {"heads", "worker", "boot", "signature"})
+        return cls(
+            tuple(HeadMove.from_json(h) for h in _list("heads", data["heads"], MAX_HEADS)),
+            from_hex(data["worker"], 20, name="worker"),
+            from_hex(data["boot"], 32, name="boot"),
+            from_hex(data["signature"], SIGNATURE, name="signature"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EndorsedHead:
+    """The newest head of an agent that one member endorsed, with its signature over the StateHead statement."""
+
+    move: HeadMove
+    signature: bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"move": self.move.to_json(), "signature": to_hex(self.signature)}
+
+    @classmethod
+    def from_json(cls, value: object) -> EndorsedHead:
+        """Parse ``to_json`` output."""
+        data = need_fields("endorsed head", value, {"move", "signature"})
+        return cls(HeadMove.from_json(data["move"]), from_hex(data["signature"], SIGNATURE, name="signature"))
+
+
+@dataclass(frozen=True, slots=True)
+class HeadAnswer:
+    """GET /v1/heads/{agent}/{agent_epoch}?nonce=…: a head or None, and a member's signature that the answer is fresh.
+
+    Without the nonce whoever carries the answer could replay an old head, or say that there is none."""
+
+    head: EndorsedHead | None
+    fresh: bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"head": None if self.head is None else self.head.to_json(), "fresh": to_hex(self.fresh)}
+
+    @classmethod
+    def from_json(cls, value: object) -> HeadAnswer:
+        """Parse ``to_json`` output."""
+        data = need_fields("head answer", value, {"head", "fresh"})
+        head = None if data["head"] is None else EndorsedHead.from_json(data["head"])
+        return cls(head, from_hex(data["fresh"], SIGNATURE, name="fresh"))
+
+
+def fresh_digest(
+    network: bytes, term: int, nonce: bytes, agent: bytes, agent_epoch: int, head: EndorsedHead | None
+) -> bytes:
+    """The 32 bytes that ``HeadAnswer.fresh`` signs."""
+    numbers = need_uint("term", term, 64).to_bytes(8, "big") + need_uint("epoch", agent_epoch, 64).to_bytes(8, "big")
+    body = jcs.encode(None if head is None else head.to_json())
+    return digest(Context.FRESHNESS, network, nonce, agent, numbers, body)
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatRequest:
+    """POST /v1/heartbeat: the worker's 32-byte nonce."""
+
+    nonce: bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"nonce": to_hex(self.nonce)}
+
+    @classmethod
+    def from_json(cls, value: object) -> HeartbeatRequest:
+        """Parse ``to_json`` output."""
+        data = need_fields("heartbeat request", value, {"nonce"})
+        return cls(from_hex(data["nonce"], 32, name="nonce"))
+
+
+def parse(kind: Callable[[object], T], body: bytes) -> T:
+    """``kind`` (a ``from_json``) of a body, whatever the body is. Raises CloisterError."""
+    return kind(parse_json(body))
+
+
+def _list(name: str, value: object, cap: int) -> list[Any]:
+    if not isinstance(value, list) or len(value) > cap:
+        found = f"{len(value)} items" if isinstance(value, list) else type(value).__name__
+        raise BAD_MESSAGE(expected=f"{name} as a list of at most {cap}", found=found)
+    return value
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or len(value) > 64:
+        raise BAD_MESSAGE(expected=f"{name} as a short text", found=type(value).__name__)
+    return value
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise BAD_MESSAGE(expected=f"{name} as true or false", found=type(value).__name__)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise BAD_MESSAGE(expected="each key once", found="a duplicate key")
+    return data
+
+
+def _refuse(text: str) -> Any:
+    raise BAD_MESSAGE(expected="JSON numbers", found=text)
