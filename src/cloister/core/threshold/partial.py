@@ -1,0 +1,229 @@
+"""Partial evaluations: each member answers for itself, anyone may carry, only the asker opens (spec/sharing.md 4).
+
+A partial of member i for identity id and transport key T = g1^x is (g1^r, g2^r, h(id)^{s_i} * T^r): an ElGamal
+encryption of h(id)^{s_i} under T that everybody can check against i's share key. t of them combine to h(id)^s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from py_arkworks_bls12381 import G1Point, Scalar
+
+from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
+from cloister.core.errors import CloisterError, ThresholdError, define
+from cloister.core.threshold.groups import (
+    G1,
+    G1_SIZE,
+    G2,
+    G2_SIZE,
+    MAX_MEMBERS,
+    Rng,
+    g1_combine,
+    g1_from_bytes,
+    g2_from_bytes,
+    hash_identity,
+    lagrange_at_zero,
+    pairings_equal,
+    public_key,
+    random_scalar,
+    scalar_bytes,
+    scalar_from_bytes,
+    to_bytes,
+)
+from cloister.core.threshold.ibe import DerivedKey
+from cloister.core.threshold.shares import KeyShare, PublicShares
+
+MAX_PARTIALS: Final = 4 * MAX_MEMBERS
+
+BAD_PARTIAL = define(
+    "threshold.bad_partial",
+    ThresholdError,
+    check="a partial fits the member's share key, the identity and the transport key",
+    remedy="do not use this member's answer; report it with the request",
+    status=502,
+)
+TOO_FEW_PARTIALS = define(
+    "threshold.too_few_partials",
+    ThresholdError,
+    check="t members gave partials that verify",
+    remedy="ask more gatekeepers; with fewer than t honest ones alive the network refuses on purpose",
+    status=503,
+)
+TOO_MANY_PARTIALS = define(
+    "threshold.too_many_partials",
+    ThresholdError,
+    check=f"a set of partials has at most {MAX_PARTIALS}",
+    remedy="send one partial per member",
+)
+NOT_THE_KEY = define(
+    "threshold.not_the_key",
+    ThresholdError,
+    check="the combined key satisfies e(k, g2) = e(h(id), MPK)",
+    remedy="every partial verified alone, so the threshold or the public shares are not this network's",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TransportKey:
+    """The asker's one-time key: ``public`` = g1^x (48 bytes), ``private`` = x (32 bytes, hidden from repr)."""
+
+    public: bytes
+    private: bytes = field(repr=False)
+
+    @classmethod
+    def generate(cls, rng: Rng) -> TransportKey:
+        """A fresh key from 48 random bytes."""
+        x = random_scalar(rng)
+        return cls(to_bytes(G1 * x), scalar_bytes(x))
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """Member ``index``'s encrypted answer: e1 = g1^r (48), e2 = g2^r (96), e3 = h^{s_i} * T^r (48 bytes).
+
+    Sizes are checked here (EncodingError), points by those who use it.
+    """
+
+    index: int
+    e1: bytes
+    e2: bytes
+    e3: bytes
+
+    def __post_init__(self) -> None:
+        need_uint("partial index", self.index, 16)
+        for name, size in (("e1", G1_SIZE), ("e2", G2_SIZE), ("e3", G1_SIZE)):
+            need_bytes(name, getattr(self, name), size)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return {"index": self.index, "e1": to_hex(self.e1), "e2": to_hex(self.e2), "e3": to_hex(self.e3)}
+
+    @classmethod
+    def from_json(cls, value: object) -> Partial:
+        """Parse ``to_json`` output. Raises EncodingError."""
+        data = need_fields("partial", value, {"index", "e1", "e2", "e3"})
+        return cls(
+            need_uint("partial index", data["index"], 16),
+            from_hex(data["e1"], G1_SIZE, name="e1"),
+            from_hex(data["e2"], G2_SIZE, name="e2"),
+            from_hex(data["e3"], G1_SIZE, name="e3"),
+        )
+
+
+def evaluate(share: KeyShare, identity: bytes, transport_public: bytes, rng: Rng) -> Partial:
+    """This member's partial for an identity that the caller built from verified state. Raises ThresholdError.
+
+    ``transport_public``: 48 bytes, bound by the asker's evidence. A fresh r for every call.
+    """
+    transport = g1_from_bytes(transport_public, "transport key")
+    h, r = hash_identity(identity), random_scalar(rng)
+    e3 = h * scalar_from_bytes(share.secret, "share") + transport * r
+    return Partial(share.index, to_bytes(G1 * r), to_bytes(G2 * r), to_bytes(e3))
+
+
+def verify_partial(partial: Partial, identity: bytes, public: PublicShares, transport_public: bytes) -> None:
+    """Raise ThresholdError, naming the member, unless the partial is right. Needs no secret.
+
+    1. the member exists and the points are good; 2. e(E1, g2) = e(g1, E2); 3. e(E3, g2) = e(h, pk_i) * e(T, E2).
+    """
+    h, transport = hash_identity(identity), g1_from_bytes(transport_public, "transport key")
+    try:
+        share_key = public_key(public.share_key(partial.index))  # 1
+        e1, e3 = g1_from_bytes(partial.e1, "e1"), g1_from_bytes(partial.e3, "e3")
+        e2 = g2_from_bytes(partial.e2, "e2")
+    except CloisterError as error:
+        raise BAD_PARTIAL(expected=f"a partial of member {partial.index}", found=f"none: {error.found}") from None
+    if not pairings_equal((e1, G2), (G1, e2)):  # 2
+        raise BAD_PARTIAL(expected=f"e1 and e2 of member {partial.index} with one r", found="two")
+    if not pairings_equal((e3, G2), (h, share_key), (transport, e2)):  # 3
+        raise BAD_PARTIAL(expected=f"member {partial.index}'s answer to this question", found="something else")
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A derived key that fits MPK, and the indexes of members whose partials were found wrong on the way."""
+
+    key: DerivedKey
+    culprits: tuple[int, ...]
+
+
+def recover(
+    partials: Sequence[Partial], threshold: int, public: PublicShares, identity: bytes, transport: TransportKey
+) -> DerivedKey:
+    """The derived key of an identity from t or more partials. Raises ThresholdError, naming wrong members.
+
+    See ``recover_and_blame``; this drops the list of culprits when t good partials remained.
+    """
+    return recover_and_blame(partials, threshold, public, identity, transport).key
+
+
+def recover_and_blame(
+    partials: Sequence[Partial], threshold: int, public: PublicShares, identity: bytes, transport: TransportKey
+) -> Recovered:
+    """``recover``, with the members to report. Raises ThresholdError.
+
+    1. 1 <= t <= n and at least t distinct members; 2. combine the first t, open, check one equation against MPK;
+    3. if it fails, check each partial alone and keep the good ones; 4. t good ones combine and check again.
+    """
+    h = hash_identity(identity)
+    distinct = _distinct(partials)
+    if not 1 <= threshold <= len(public.share_keys) or len(distinct) < threshold:  # 1
+        raise TOO_FEW_PARTIALS(expected=f"partials of {threshold} members", found=str(len(distinct)))
+    key = _try_open(distinct[:threshold], public, h, transport)  # 2
+    if key is not None:
+        return Recovered(key, ())
+    good, culprits = _sort_out(partials, public, identity, transport.public)  # 3
+    if len(good) < threshold:
+        found = f"{len(good)} good ones; wrong: members {list(culprits)}"
+        raise TOO_FEW_PARTIALS(expected=f"good partials of {threshold} members", found=found)
+    key = _try_open(good[:threshold], public, h, transport)  # 4
+    if key is None:
+        raise NOT_THE_KEY(expected="a key that fits MPK", found=f"another, from members {[p.index for p in good]}")
+    return Recovered(key, culprits)
+
+
+def _distinct(partials: Sequence[Partial]) -> list[Partial]:
+    if len(partials) > MAX_PARTIALS:
+        raise TOO_MANY_PARTIALS(expected=f"at most {MAX_PARTIALS}", found=str(len(partials)))
+    first: dict[int, Partial] = {}
+    for partial in partials:
+        first.setdefault(partial.index, partial)
+    return list(first.values())
+
+
+def _sort_out(
+    partials: Sequence[Partial], public: PublicShares, identity: bytes, transport_public: bytes
+) -> tuple[list[Partial], tuple[int, ...]]:
+    """The first good partial of each member, and the members that gave none. A forged second one hides no good one."""
+    good: dict[int, Partial] = {}
+    for partial in partials:
+        if partial.index not in good:
+            try:
+                verify_partial(partial, identity, public, transport_public)
+            except CloisterError:
+                continue
+            good[partial.index] = partial
+    return list(good.values()), tuple(sorted({p.index for p in partials} - set(good)))
+
+
+def _try_open(
+    partials: Sequence[Partial], public: PublicShares, h: G1Point, transport: TransportKey
+) -> DerivedKey | None:
+    """Combine and open: k = sum l_i * (E3_i - x * E1_i). None if a point is bad or k does not fit MPK."""
+    x = scalar_from_bytes(transport.private, "transport private key")
+    mpk = public_key(public.mpk)
+    try:
+        weights = lagrange_at_zero([p.index for p in partials])
+        e1 = _combined([p.e1 for p in partials], weights)
+        point = _combined([p.e3 for p in partials], weights) - e1 * x
+        encoded = to_bytes(point)
+    except CloisterError:
+        return None
+    return DerivedKey(encoded) if pairings_equal((point, G2), (h, mpk)) else None
+
+
+def _combined(encoded: Sequence[bytes], weights: Sequence[Scalar]) -> G1Point:
+    return g1_combine([g1_from_bytes(item) for item in encoded], weights)
