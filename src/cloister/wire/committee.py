@@ -18,23 +18,20 @@ from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.identity import KeyIdentity, Purpose
 from cloister.core.encoding.signatures import BAD_SIGNATURE, Signed, SignerSet, recover
 from cloister.core.encoding.statements import Checkpoint, HeartBeat, Lease, Statement, WorkerAdmission
-from cloister.core.errors import CloisterError, StateError, TransportError, define, from_wire
+from cloister.core.errors import CloisterError, TransportError, define, from_wire
 from cloister.core.policy.release import identities_of
+from cloister.core.state.endorse import Answer
 from cloister.wire.ask import ask, new_session
+from cloister.wire.heads import HeadAnswer, HeadMove, HeadsRequest, fresh_digest
 from cloister.wire.messages import (
     BAD_MESSAGE,
     SIGNATURE,
     AdmissionRequest,
-    EndorsedHead,
-    HeadAnswer,
-    HeadMove,
-    HeadsRequest,
     HeartbeatRequest,
     KeyPartial,
     KeysAnswer,
     KeysRequest,
     SignedBy,
-    fresh_digest,
 )
 
 T = TypeVar("T")
@@ -52,13 +49,6 @@ WRONG_ANSWER = define(
     check="a gatekeeper answers the question that was asked",
     remedy="the member or the path to it is broken; the others are enough if t of them agree",
     status=502,
-)
-FORKED_HEADS = define(
-    "state.heads_forked",
-    StateError,
-    check="members endorsed one head per height of an agent",
-    remedy="do not load this agent: more members are faulty than the committee tolerates",
-    status=409,
 )
 
 
@@ -192,23 +182,21 @@ class Committee:
             for move, mine, errors in zip(request.heads, got, why, strict=True)
         )
 
-    async def heads(self, agent: bytes, agent_epoch: int, nonce: bytes) -> EndorsedHead | None:
-        """The newest head that any of r members endorsed (r + q - n > f), or None when r members know none.
+    async def heads(self, agent: bytes, agent_epoch: int, nonce: bytes) -> tuple[Answer, ...]:
+        """What r distinct members (r + q - n > f) remember of an agent: give it to ``core.state.require_fresh``.
 
-        ``nonce``: 32 fresh random bytes, so that nobody can replay an older answer. A faulty member can make this
-        refuse or name a head that is not stored; it cannot make an older head pass. Raises gatekeeper.too_few
-        below r answers and state.heads_forked if two heads of the newest height appear.
+        ``nonce``: 32 fresh random bytes, so that nobody can replay an older answer. Height 0: the member knows none.
+        Raises gatekeeper.too_few below r answers.
         """
         path = f"/v1/heads/{to_hex(agent)}/{agent_epoch}?nonce={to_hex(nonce)}"
-        answers: dict[bytes, EndorsedHead | None] = {}
+        answers: dict[bytes, Answer] = {}
 
-        def take(value: Any) -> list[EndorsedHead] | None:
-            member, head = self._known_head(agent, agent_epoch, nonce, HeadAnswer.from_json(value))
-            answers[member] = head
-            known = [h for h in answers.values() if h is not None]
-            return known if len(answers) >= self.load_quorum else None
+        def take(value: Any) -> tuple[Answer, ...] | None:
+            answer = self._known_head(agent, agent_epoch, nonce, HeadAnswer.from_json(value))
+            answers[answer.member] = answer
+            return tuple(answers.values()) if len(answers) >= self.load_quorum else None
 
-        return _newest(await self._need("GET", path, None, take, need=self.load_quorum))
+        return await self._need("GET", path, None, take, need=self.load_quorum)
 
     # Below: one question to everyone.
 
@@ -312,19 +300,17 @@ class Committee:
         except ValueError:
             errors.append(BAD_MESSAGE(expected="hex", found="another text"))
 
-    def _known_head(
-        self, agent: bytes, agent_epoch: int, nonce: bytes, answer: HeadAnswer
-    ) -> tuple[bytes, EndorsedHead | None]:
+    def _known_head(self, agent: bytes, agent_epoch: int, nonce: bytes, answer: HeadAnswer) -> Answer:
         what = fresh_digest(self.network, self.signers.term, nonce, agent, agent_epoch, answer.head)
         member = self._ours(recover(what, answer.fresh))
         if answer.head is None:
-            return member, None
+            return Answer(member, 0, bytes(32))
         move = answer.head.move
         if (move.agent, move.agent_epoch) != (agent, agent_epoch):
             raise WRONG_ANSWER(expected="a head of this agent and epoch", found="of another")
         if self._member(move.statement(self.signers.term), answer.head.signature) != member:
             raise WRONG_ANSWER(expected="one member's head and freshness", found="two signers")
-        return member, answer.head
+        return Answer(member, move.height, move.head)
 
     def _too_few(self, need: int, refused: Sequence[CloisterError]) -> CloisterError:
         code, count = _commonest(refused)
@@ -418,13 +404,3 @@ def _taken(take: Callable[[Any], T | None], value: Any, refused: list[CloisterEr
 def _commonest(refused: Sequence[CloisterError]) -> tuple[str, int]:
     common = Counter(e.code for e in refused).most_common(1)
     return common[0] if common else ("", 0)
-
-
-def _newest(heads: Sequence[EndorsedHead]) -> EndorsedHead | None:
-    if not heads:
-        return None
-    top = max(heads, key=lambda h: h.move.height)
-    rivals = {h.move.head for h in heads if h.move.height == top.move.height}
-    if len(rivals) > 1:
-        raise FORKED_HEADS(expected="one head", found=f"{len(rivals)} at height {top.move.height}")
-    return top

@@ -17,11 +17,10 @@ from cloister.core.encoding.contexts import Context, digest
 from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
 from cloister.core.encoding.identity import Purpose
 from cloister.core.encoding.signatures import MAX_MEMBERS, Signed
-from cloister.core.encoding.statements import Checkpoint, HeartBeat, Lease, StateHead, Statement, WorkerAdmission
+from cloister.core.encoding.statements import Checkpoint, HeartBeat, Lease, Statement, WorkerAdmission
 from cloister.core.errors import EncodingError, TransportError, define
 
 MAX_BODY = 1 << 20
-MAX_HEADS = 256
 MAX_PARTIALS = 16
 SIGNATURE = 65
 
@@ -66,7 +65,7 @@ def signed_to_json(signed: Signed) -> dict[str, Any]:
 def signed_from_json(kind: type[Statement], value: object) -> Signed:
     """Parse ``signed_to_json``. Raises EncodingError. The signatures are *not* verified here."""
     data = need_fields("signed statement", value, {"statement", "signatures"})
-    signatures = _list("signatures", data["signatures"], MAX_MEMBERS)
+    signatures = need_list("signatures", data["signatures"], MAX_MEMBERS)
     return Signed(
         kind.from_json(data["statement"]), tuple(from_hex(s, SIGNATURE, name="signature") for s in signatures)
     )
@@ -270,121 +269,8 @@ class KeysAnswer:
         return cls(
             Lease.from_json(data["lease"]),
             from_hex(data["lease_signature"], SIGNATURE, name="lease signature"),
-            tuple(KeyPartial.from_json(p) for p in _list("partials", data["partials"], MAX_PARTIALS)),
+            tuple(KeyPartial.from_json(p) for p in need_list("partials", data["partials"], MAX_PARTIALS)),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class HeadMove:
-    """One state move to endorse: ``parent`` -> ``head`` at ``height`` of (agent, agent epoch)."""
-
-    agent: bytes
-    agent_epoch: int
-    height: int
-    parent: bytes
-    head: bytes
-
-    def __post_init__(self) -> None:
-        for name in ("agent", "parent", "head"):
-            need_bytes(name, getattr(self, name), 32)
-        need_uint("agent epoch", self.agent_epoch, 64)
-        need_uint("height", self.height, 64)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-ready."""
-        hashes = {n: to_hex(getattr(self, n)) for n in ("agent", "parent", "head")}
-        return {**hashes, "agent_epoch": self.agent_epoch, "height": self.height}
-
-    @classmethod
-    def from_json(cls, value: object) -> HeadMove:
-        """Parse ``to_json`` output."""
-        data = need_fields("head", value, {"agent", "agent_epoch", "height", "parent", "head"})
-        hashes = {n: from_hex(data[n], 32, name=n) for n in ("agent", "parent", "head")}
-        return cls(agent_epoch=data["agent_epoch"], height=data["height"], **hashes)
-
-    def statement(self, term: int) -> StateHead:
-        """What a member of ``term`` signs for this move."""
-        return StateHead(term, self.agent, self.agent_epoch, self.height, self.parent, self.head)
-
-
-@dataclass(frozen=True, slots=True)
-class HeadsRequest:
-    """POST /v1/heads, signed by the worker's node key. Empty ``signature``: not signed yet."""
-
-    heads: tuple[HeadMove, ...]
-    worker: bytes
-    boot: bytes
-    signature: bytes = b""
-
-    def signing_digest(self) -> bytes:
-        """The 32 bytes that the worker signs."""
-        return digest(Context.STATE_HEAD, jcs.encode(self._body()))
-
-    def _body(self) -> dict[str, Any]:
-        return {"heads": [h.to_json() for h in self.heads], "worker": to_hex(self.worker), "boot": to_hex(self.boot)}
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {**self._body(), "signature": to_hex(self.signature)}
-
-    @classmethod
-    def from_json(cls, value: object) -> HeadsRequest:
-        """Parse ``to_json`` output. At most 256 heads."""
-        data = need_fields("heads request", value, {"heads", "worker", "boot", "signature"})
-        return cls(
-            tuple(HeadMove.from_json(h) for h in _list("heads", data["heads"], MAX_HEADS)),
-            from_hex(data["worker"], 20, name="worker"),
-            from_hex(data["boot"], 32, name="boot"),
-            from_hex(data["signature"], SIGNATURE, name="signature"),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class EndorsedHead:
-    """The newest head of an agent that one member endorsed, with its signature over the StateHead statement."""
-
-    move: HeadMove
-    signature: bytes
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"move": self.move.to_json(), "signature": to_hex(self.signature)}
-
-    @classmethod
-    def from_json(cls, value: object) -> EndorsedHead:
-        """Parse ``to_json`` output."""
-        data = need_fields("endorsed head", value, {"move", "signature"})
-        return cls(HeadMove.from_json(data["move"]), from_hex(data["signature"], SIGNATURE, name="signature"))
-
-
-@dataclass(frozen=True, slots=True)
-class HeadAnswer:
-    """GET /v1/heads/{agent}/{agent_epoch}?nonce=…: a head or None, and a member's signature that the answer is fresh.
-
-    Without the nonce whoever carries the answer could replay an old head, or say that there is none."""
-
-    head: EndorsedHead | None
-    fresh: bytes
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"head": None if self.head is None else self.head.to_json(), "fresh": to_hex(self.fresh)}
-
-    @classmethod
-    def from_json(cls, value: object) -> HeadAnswer:
-        """Parse ``to_json`` output."""
-        data = need_fields("head answer", value, {"head", "fresh"})
-        head = None if data["head"] is None else EndorsedHead.from_json(data["head"])
-        return cls(head, from_hex(data["fresh"], SIGNATURE, name="fresh"))
-
-
-def fresh_digest(
-    network: bytes, term: int, nonce: bytes, agent: bytes, agent_epoch: int, head: EndorsedHead | None
-) -> bytes:
-    """The 32 bytes that ``HeadAnswer.fresh`` signs."""
-    numbers = need_uint("term", term, 64).to_bytes(8, "big") + need_uint("epoch", agent_epoch, 64).to_bytes(8, "big")
-    body = jcs.encode(None if head is None else head.to_json())
-    return digest(Context.FRESHNESS, network, nonce, agent, numbers, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,7 +295,8 @@ def parse(kind: Callable[[object], T], body: bytes) -> T:
     return kind(parse_json(body))
 
 
-def _list(name: str, value: object, cap: int) -> list[Any]:
+def need_list(name: str, value: object, cap: int) -> list[Any]:
+    """The value, if it is a list of at most ``cap`` items. Raises EncodingError."""
     if not isinstance(value, list) or len(value) > cap:
         found = f"{len(value)} items" if isinstance(value, list) else type(value).__name__
         raise BAD_MESSAGE(expected=f"{name} as a list of at most {cap}", found=found)
