@@ -49,6 +49,7 @@ __all__ = [
     "check_digest",
     "deal",
     "finish",
+    "own_key",
     "replay",
     "verify_dealing",
 ]
@@ -236,7 +237,7 @@ def finish(
     1. our private key (X25519, 32 bytes) is the half of our registered key; 2-4. as ``replay``; 5. every share sent to
     us opens; 6. the sum fits our share key; if not, the dealers whose shares do not fit are named.
     """
-    private = _own_key(ceremony, my_index, dkg_private)  # 1
+    private = own_key(ceremony, my_index, dkg_private)  # 1
     public = replay(ceremony, dealings, committed)  # 2-4
     received = {dealer: _open_share(ceremony, dealings[dealer], my_index, private) for dealer in sorted(dealings)}  # 5
     total = Scalar(0)
@@ -264,6 +265,14 @@ def replay(ceremony: Ceremony, dealings: Mapping[int, Dealing], committed: Mappi
     except CloisterError:
         raise DEGENERATE(expected="keys other than the identity", found="the identity") from None
     return PublicShares(mpk, share_keys, _transcript(ceremony, committed))
+
+
+def own_key(ceremony: Ceremony, my_index: int, dkg_private: bytes) -> X25519PrivateKey:
+    """The X25519 key of 32 private bytes. Raises ThresholdError unless it is the half of member ``my_index``'s key."""
+    private = X25519PrivateKey.from_private_bytes(need_bytes("transport private key", dkg_private, 32))
+    if private.public_key().public_bytes_raw() != ceremony.member(my_index).dkg_key:
+        raise BAD_TRANSPORT_KEY(expected=f"the private half of member {my_index}'s key", found="another key")
+    return private
 
 
 def check_digest(ceremony: Ceremony, index: int, dealing: Dealing, committed: bytes) -> None:
@@ -348,13 +357,6 @@ def _seal_share(ceremony: Ceremony, dealer: int, to: Member, commitments: Sequen
         return _SUITE.encrypt(scalar_bytes(value), X25519PublicKey.from_public_bytes(to.dkg_key), info)
     except ValueError:
         raise BAD_TRANSPORT_KEY(expected=f"a usable key of member {to.index}", found="a weak point") from None
-
-
-def _own_key(ceremony: Ceremony, my_index: int, dkg_private: bytes) -> X25519PrivateKey:
-    private = X25519PrivateKey.from_private_bytes(need_bytes("transport private key", dkg_private, 32))
-    if private.public_key().public_bytes_raw() != ceremony.member(my_index).dkg_key:
-        raise BAD_TRANSPORT_KEY(expected=f"the private half of member {my_index}'s key", found="another key")
-    return private
 
 
 def _open_share(ceremony: Ceremony, dealing: Dealing, me: int, private: X25519PrivateKey) -> Scalar:
