@@ -68,7 +68,7 @@ class Evidence:
     """What a node shows. ``blob``: quote, report or document. ``aux``: certificates and collateral, by name.
 
     Kinds: "tdx", "snp", "nitro" (part B adds the others). aux of tdx: the nine QuoteCollateralV3 fields as one
-    JSON text under "collateral"; of snp: "vek", "intermediate" (DER); of nitro: none.
+    JSON text under "collateral"; of snp: "vek", "intermediate", "ark" (DER); of nitro: none.
     """
 
     kind: str

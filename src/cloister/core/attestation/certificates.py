@@ -1,0 +1,121 @@
+"""X.509 chains as the vendors use them, root first (RFC 5280 6.1, cut down to what these chains need).
+
+No name constraints, no policies: a chain here is short, starts at a pinned root, and each step is checked for
+issuer name and signature, dates, certificate rights and path length.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.utils import CryptographyDeprecationWarning
+
+from cloister.core.attestation.refusals import BAD_CERTIFICATE, MALFORMED, OUT_OF_DATE
+
+MAX_CERTIFICATE: Final = 8192
+MAX_CHAIN: Final = 8
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+def load(der: bytes, name: str) -> x509.Certificate:
+    """One DER certificate of at most 8 KiB. Raises AttestationError (attestation.malformed)."""
+    if not isinstance(der, bytes) or not 0 < len(der) <= MAX_CERTIFICATE:
+        raise MALFORMED(expected=f"{name} certificate of 1 to {MAX_CERTIFICATE} bytes", found="another size")
+    try:
+        with warnings.catch_warnings():  # AMD numbers every VCEK 0
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            return x509.load_der_x509_certificate(der)
+    except Exception as error:
+        raise MALFORMED(expected=f"{name} certificate in DER", found=type(error).__name__) from None
+
+
+def load_pem_chain(text: bytes, name: str) -> list[x509.Certificate]:
+    """The certificates of a PEM text, in order. Raises AttestationError if there are none or more than 8."""
+    blocks = _PEM.findall(text)
+    if not 0 < len(blocks) <= MAX_CHAIN:
+        raise MALFORMED(expected=f"1 to {MAX_CHAIN} certificates in {name}", found=str(len(blocks)))
+    try:
+        return [x509.load_pem_x509_certificate(block) for block in blocks]
+    except Exception as error:
+        raise MALFORMED(expected=f"{name} in PEM", found=type(error).__name__) from None
+
+
+def need_valid_at(certificate: x509.Certificate, now: int) -> int:
+    """Check notBefore <= now <= notAfter (Unix seconds); returns notAfter. Raises attestation.expired."""
+    start = int(certificate.not_valid_before_utc.timestamp())
+    end = int(certificate.not_valid_after_utc.timestamp())
+    if not start <= now <= end:
+        raise OUT_OF_DATE(expected=f"{_name(certificate)} valid from {start} to {end}", found=str(now))
+    return end
+
+
+def need_ca(certificate: x509.Certificate, below: int) -> None:
+    """Check that it may issue with ``below`` further CA certificates under it. Raises attestation.certificate."""
+    try:
+        basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound as error:
+        raise BAD_CERTIFICATE(expected=f"{_name(certificate)} marked as an authority", found=str(error)) from None
+    room = basic.path_length is None or basic.path_length >= below
+    if not (basic.ca and usage.key_cert_sign and room):
+        raise BAD_CERTIFICATE(expected=f"{_name(certificate)} may issue {below} levels", found="it may not")
+
+
+def need_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    """Check issuer name and signature with SHA-384. Raises attestation.certificate."""
+    if not isinstance(certificate.signature_hash_algorithm, hashes.SHA384):
+        raise BAD_CERTIFICATE(expected=f"{_name(certificate)} signed over SHA-384", found="another hash")
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError) as error:
+        expected = f"{_name(certificate)} issued by {_name(issuer)}"
+        raise BAD_CERTIFICATE(expected=expected, found=type(error).__name__) from None
+
+
+def walk(chain: Sequence[x509.Certificate], now: int) -> int:
+    """Verify a chain, root first, leaf last; returns the earliest notAfter (Unix seconds).
+
+    The root must be self-signed; whether it is trusted is the caller's check (``Roots.require``).
+    Raises AttestationError (attestation.certificate, attestation.expired).
+    """
+    if not 2 <= len(chain) <= MAX_CHAIN:
+        raise BAD_CERTIFICATE(expected=f"a chain of 2 to {MAX_CHAIN}", found=str(len(chain)))
+    issuers, leaf = chain[:-1], chain[-1]
+    end = min(need_valid_at(certificate, now) for certificate in chain)
+    for place, issuer in enumerate(issuers):
+        need_ca(issuer, below=len(issuers) - place - 1)
+    _need_leaf(leaf)
+    for certificate, issuer in zip(chain, (chain[0], *issuers), strict=True):
+        need_issued(certificate, issuer)
+    return end
+
+
+def need_p384(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+    """The certificate's P-384 key. Raises attestation.certificate for any other key."""
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise BAD_CERTIFICATE(expected=f"{_name(certificate)} holds a P-384 key", found=type(key).__name__)
+    return key
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """The subject's only common name, or "" if there is not exactly one."""
+    names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    return str(names[0].value) if len(names) == 1 else ""
+
+
+def _need_leaf(leaf: x509.Certificate) -> None:
+    basic = [e.value for e in leaf.extensions if isinstance(e.value, x509.BasicConstraints)]
+    if any(b.ca for b in basic):
+        raise BAD_CERTIFICATE(expected=f"{_name(leaf)} is no authority", found="it is one")
+
+
+def _name(certificate: x509.Certificate) -> str:
+    return common_name(certificate)[:64] or "a certificate"

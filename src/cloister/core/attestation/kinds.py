@@ -1,0 +1,57 @@
+"""The registry of evidence kinds. A new kind is one file with three functions and one line here.
+
+Each file has ``verify(evidence, roots, now) -> Claims``, ``launch_measurement(claims) -> bytes`` and
+``check_platform(claims, rules) -> None``; each raises AttestationError and nothing else on hostile input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from cloister.core.attestation import nitro, snp, tdx
+from cloister.core.attestation.model import Claims, Evidence
+from cloister.core.attestation.roots import Roots
+from cloister.core.errors import AttestationError, define
+
+UNKNOWN_KIND = define(
+    "attestation.unknown_kind",
+    AttestationError,
+    check="the evidence is of a kind that this build and the policy know",
+    remedy="use hardware of a kind in the policy, or update this program",
+)
+
+
+class Verifier(Protocol):
+    """Authentic claims, or AttestationError."""
+
+    def __call__(self, evidence: Evidence, roots: Roots, now: int) -> Claims: ...
+
+
+LaunchMeasurement = Callable[[Claims], bytes]
+PlatformRule = Callable[[Claims, Mapping[str, Any]], None]
+
+KINDS: Final[dict[str, Verifier]] = {"tdx": tdx.verify, "snp": snp.verify, "nitro": nitro.verify}
+LAUNCH: Final[dict[str, LaunchMeasurement]] = {
+    "tdx": tdx.launch_measurement,
+    "snp": snp.launch_measurement,
+    "nitro": nitro.launch_measurement,
+}
+PLATFORM_RULES: Final[dict[str, PlatformRule]] = {
+    "tdx": tdx.check_platform,
+    "snp": snp.check_platform,
+    "nitro": nitro.check_platform,
+}
+
+
+def verify(evidence: Evidence, roots: Roots, now: int) -> Claims:
+    """Authentic claims of any known kind. Raises AttestationError (attestation.unknown_kind and the kind's own)."""
+    verifier = KINDS.get(evidence.kind)
+    if verifier is None:
+        raise UNKNOWN_KIND(expected=", ".join(sorted(KINDS)), found=evidence.kind[:32] or "none")
+    return verifier(evidence, roots, now)
+
+
+def launch_measurement(claims: Claims) -> bytes:
+    """The 48 bytes under which policy lists the launched software: of TDX, SNP or Nitro."""
+    return LAUNCH[claims.kind](claims)
