@@ -1,0 +1,140 @@
+"""Ciphertext state in SQLite: newest rows win, sixteen kept, compare-and-set over all keys of a transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import apsw
+
+from cloister.fabric.embedded.limits import (
+    MAX_HISTORY,
+    MAX_SCAN,
+    MAX_SCAN_BYTES,
+    UNAVAILABLE,
+    check_name,
+    check_prefix,
+    check_range,
+    check_tx,
+)
+from cloister.fabric.embedded.writer import Writer
+from cloister.fabric.ports import CONFLICT, FENCED, TOO_LARGE, UNKNOWN_OUTCOME, Entry, Expect, Put, Rev, Tx
+
+_NEWEST = "SELECT id, value FROM entries WHERE agent = ? AND key = ? ORDER BY id DESC LIMIT 1"
+_NEWEST_ID = (
+    "SELECT CASE WHEN value IS NULL THEN NULL ELSE id END FROM entries"
+    " WHERE agent = ? AND key = ? ORDER BY id DESC LIMIT 1"
+)
+_SCAN = (
+    "SELECT key, max(id), value FROM entries WHERE agent = ? AND key >= ? AND key < ?"
+    " GROUP BY key HAVING value IS NOT NULL ORDER BY key LIMIT ?"
+)
+_HISTORY = (
+    "SELECT id, value FROM (SELECT id, value FROM entries WHERE agent = ? AND key = ? ORDER BY id DESC LIMIT ?)"
+    " WHERE value IS NOT NULL ORDER BY id DESC LIMIT ?"
+)
+_TRIM = (
+    "DELETE FROM entries WHERE agent = ?1 AND key = ?2 AND id <="
+    f" (SELECT id FROM entries WHERE agent = ?1 AND key = ?2 ORDER BY id DESC LIMIT 1 OFFSET {MAX_HISTORY})"
+)
+
+
+class EmbeddedState:
+    """``fabric.ports.State`` over one SQLite file. Reads run in the loop's thread on their own connection (~12 us)."""
+
+    def __init__(self, reader: apsw.Connection, writer: Writer, clock: Callable[[], float]) -> None:
+        self._reader, self._writer, self._clock = reader, writer, clock
+
+    async def get(self, agent: str, key: str) -> Entry | None:
+        """The newest entry or None. Raises FabricError."""
+        bindings = (check_name("an agent", agent), check_name("a key", key))
+        rows = self._read(_NEWEST, bindings)
+        return Entry(rows[0][1], _rev(rows[0][0])) if rows and rows[0][1] is not None else None
+
+    async def scan(self, agent: str, prefix: str, limit: int = 1000) -> list[tuple[str, Entry]]:
+        """Entries by key order. Raises FabricError; more than 64 MiB at once is fabric.too_large."""
+        check_range("limit", limit, 1, MAX_SCAN)
+        low = check_prefix(prefix)
+        rows = self._read(_SCAN, (check_name("an agent", agent), low, low + "\x7f", limit), MAX_SCAN_BYTES)
+        return [(key, Entry(value, _rev(number))) for key, number, value in rows]
+
+    async def history(self, agent: str, key: str, limit: int = MAX_HISTORY) -> list[Entry]:
+        """Values newest first, among the newest 16 writes; deletions are left out. Raises FabricError."""
+        check_range("limit", limit, 1, MAX_HISTORY)
+        bindings = (check_name("an agent", agent), check_name("a key", key), MAX_HISTORY, limit)
+        return [Entry(value, _rev(number)) for number, value in self._read(_HISTORY, bindings)]
+
+    async def commit(self, agent: str, tx: Tx) -> dict[str, Rev]:
+        """Apply atomically (``fabric.ports.State.commit``). The result holds the keys that have a value now.
+
+        A fence is checked against the lease named like the agent and against every fence that wrote before."""
+        check_name("an agent", agent)
+        size = check_tx(tx)
+        return await self._writer.submit(
+            lambda db: _apply(db, agent, tx, self._clock()), size=size, lost=UNKNOWN_OUTCOME
+        )
+
+    def _read(
+        self, statement: str, bindings: tuple[object, ...], budget: int | None = None
+    ) -> list[tuple[object, ...]]:
+        rows, left = [], budget
+        try:
+            for row in self._reader.execute(statement, bindings):
+                rows.append(row)
+                if left is not None:
+                    left -= len(row[-1])
+                    if left < 0:
+                        raise TOO_LARGE(expected=f"at most {budget} bytes in one answer", found="more")
+        except apsw.Error as error:
+            raise UNAVAILABLE(expected="a store that can be read", found=type(error).__name__) from None
+        return rows
+
+
+def _apply(db: apsw.Connection, agent: str, tx: Tx, now: float) -> dict[str, Rev]:
+    """1. a repeat returns the first result; 2. the fence is the newest; 3. every expectation holds; 4. write."""
+    first = db.execute("SELECT result FROM done WHERE agent = ? AND id = ?", (agent, tx.id)).fetchone()  # 1
+    if first is not None:
+        return {key: _rev(number) for key, number in json.loads(first[0]).items()}
+    if tx.fence is not None:  # 2
+        _check_fence(db, agent, tx.fence)
+    for key, put in tx.puts.items():  # 3
+        _check_expected(db, agent, key, put)
+    result: dict[str, int] = {}
+    for key, put in tx.puts.items():  # 4
+        db.execute("INSERT INTO entries (agent, key, value, at) VALUES (?, ?, ?, ?)", (agent, key, put.value, now))
+        if put.value is not None:
+            result[key] = db.last_insert_rowid()
+        db.execute(_TRIM, (agent, key))
+    for job in tx.jobs:
+        db.execute("INSERT INTO jobs (queue, body, due) VALUES (?, ?, ?)", (job.queue, job.body, job.not_before))
+    if tx.fence is not None:
+        db.execute("INSERT OR REPLACE INTO fences VALUES (?, ?)", (agent, tx.fence))
+    db.execute("INSERT INTO done VALUES (?, ?, ?, ?)", (agent, tx.id, json.dumps(result), now))
+    return {key: _rev(number) for key, number in result.items()}
+
+
+def _check_fence(db: apsw.Connection, agent: str, fence: int) -> None:
+    known = db.execute(
+        "SELECT max(token) FROM (SELECT token FROM fences WHERE agent = ?1"
+        " UNION ALL SELECT token FROM leases WHERE name = ?1)",
+        (agent,),
+    ).fetchone()[0]
+    if known is not None and fence < known:
+        raise FENCED(expected=f"fencing token {known}", found=str(fence))
+
+
+def _check_expected(db: apsw.Connection, agent: str, key: str, put: Put) -> None:
+    if put.expect is Expect.ANY:
+        return
+    row = db.execute(_NEWEST_ID, (agent, key)).fetchone()
+    now = None if row is None or row[0] is None else _rev(row[0])
+    wanted = None if put.expect is Expect.ABSENT else put.expect
+    if now != wanted:
+        raise CONFLICT(
+            expected=f"{key} {'as read' if wanted else 'absent'}", found="another revision" if now else "none"
+        )
+
+
+def _rev(number: object) -> Rev:
+    return Rev(str(number))
