@@ -1,0 +1,354 @@
+"""Receipts: what ran, where, on what, and how an outsider checks it (spec/receipts.md).
+
+A receipt proves that hardware attested as X signed these words. It does not prove that the answer is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from hmac import compare_digest
+from itertools import pairwise
+from typing import Any, Final, Literal
+
+from cloister.core.encoding import jcs
+from cloister.core.encoding.contexts import Context, digest
+from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
+from cloister.core.encoding.signatures import verify_signer
+from cloister.core.encoding.statements import Lease
+from cloister.core.envelope.certificate import KeyCertificate
+from cloister.core.errors import CloisterError, ReceiptError, define
+
+MAX_RECEIPT: Final = 4096
+ZERO: Final = bytes(32)
+StateKind = Literal["local", "endorsed", "none"]
+_KINDS: Final = ("local", "endorsed", "none")
+
+MALFORMED = define(
+    "receipt.malformed",
+    ReceiptError,
+    check="the receipt is canonical JSON with exactly the fields of spec/receipts.md",
+    remedy="ask the worker for the receipt again; a damaged one proves nothing",
+)
+WRONG_CERTIFICATE = define(
+    "receipt.wrong_certificate",
+    ReceiptError,
+    check="the receipt names the agent, code, epochs, worker and boot that the request was sealed to",
+    remedy="do not trust the answer: another worker, code or epoch made it",
+    status=403,
+)
+BAD_SIGNATURE = define(
+    "receipt.signature",
+    ReceiptError,
+    check="the worker's attested key signed the receipt",
+    remedy="do not trust the answer",
+    status=403,
+)
+NOT_ADMITTED = define(
+    "receipt.not_admitted",
+    ReceiptError,
+    check="proven chain state admits this worker with this boot at the receipt's height",
+    remedy="do not trust the answer: the worker was removed, restarted or never admitted",
+    status=403,
+)
+WRONG_EXCHANGE = define(
+    "receipt.wrong_exchange",
+    ReceiptError,
+    check="the receipt commits to this request and this answer",
+    remedy="do not trust the answer: the receipt belongs to another exchange",
+    status=403,
+)
+BROKEN_CHAIN = define(
+    "receipt.chain",
+    ReceiptError,
+    check="receipts of one boot are consecutive and each names the one before it",
+    remedy="ask for the missing receipts; a worker that cannot show them hides or forked its log",
+    status=403,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """State head before and after (32 bytes each, zero when ``kind`` is "none")."""
+
+    before: bytes = ZERO
+    after: bytes = ZERO
+    kind: StateKind = "none"
+
+    def __post_init__(self) -> None:
+        need_bytes("state head before", self.before, 32)
+        need_bytes("state head after", self.after, 32)
+        if self.kind not in _KINDS:
+            raise MALFORMED(expected=f"a state kind of {', '.join(_KINDS)}", found=repr(self.kind)[:40])
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the worker measured: CPU microseconds and bytes."""
+
+    cpu_us: int = 0
+    egress_bytes: int = 0
+    request_bytes: int = 0
+    response_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            need_uint(field.name, getattr(self, field.name), 53)
+
+
+_SIZES: Final = {
+    "network": 32,
+    "agent": 32,
+    "code_hash": 32,
+    "manifest_hash": 32,
+    "worker": 20,
+    "boot": 32,
+    "prev": 32,
+    "request_id": 16,
+    "request": 32,
+    "response": 32,
+}
+_NUMBERS: Final = ("seq", "status", "checkpoint", "host_time_ms")
+_EPOCHS: Final = ("master", "cluster", "agent")
+_NAMES: Final = frozenset({"v", "epochs", "state", "usage", *_SIZES, *_NUMBERS})
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One call's receipt. Ids and commitments are 32 bytes, ``worker`` 20, ``request_id`` 16.
+
+    ``checkpoint`` is a block height; ``host_time_ms`` is the host's clock and proves nothing.
+    """
+
+    network: bytes
+    agent: bytes
+    code_hash: bytes
+    manifest_hash: bytes
+    master_epoch: int
+    cluster_epoch: int
+    agent_epoch: int
+    worker: bytes
+    boot: bytes
+    seq: int
+    prev: bytes
+    request_id: bytes
+    request: bytes
+    response: bytes
+    status: int
+    checkpoint: int
+    host_time_ms: int
+    state: StateChange = StateChange()
+    usage: Usage = Usage()
+
+    def __post_init__(self) -> None:
+        for name, size in _SIZES.items():
+            need_bytes(name, getattr(self, name), size)
+        for name in (*_NUMBERS, "master_epoch", "cluster_epoch", "agent_epoch"):
+            need_uint(name, getattr(self, name), 53)
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """The canonical bytes. Written directly, keys in JCS order: a test holds it equal to ``jcs.encode``."""
+        state, usage = self.state, self.usage
+        return (
+            f'{{"agent":"0x{self.agent.hex()}","boot":"0x{self.boot.hex()}","checkpoint":{self.checkpoint},'
+            f'"code_hash":"0x{self.code_hash.hex()}","epochs":{{"agent":{self.agent_epoch},'
+            f'"cluster":{self.cluster_epoch},"master":{self.master_epoch}}},"host_time_ms":{self.host_time_ms},'
+            f'"manifest_hash":"0x{self.manifest_hash.hex()}","network":"0x{self.network.hex()}",'
+            f'"prev":"0x{self.prev.hex()}","request":"0x{self.request.hex()}",'
+            f'"request_id":"0x{self.request_id.hex()}","response":"0x{self.response.hex()}","seq":{self.seq},'
+            f'"state":{{"after":"0x{state.after.hex()}","before":"0x{state.before.hex()}","kind":"{state.kind}"}},'
+            f'"status":{self.status},"usage":{{"cpu_us":{usage.cpu_us},"egress_bytes":{usage.egress_bytes},'
+            f'"request_bytes":{usage.request_bytes},"response_bytes":{usage.response_bytes}}},"v":1,'
+            f'"worker":"0x{self.worker.hex()}"}}'
+        ).encode()
+
+    @cached_property
+    def id(self) -> bytes:
+        """digest(RECEIPT, bytes): what the worker signs. 32 bytes."""
+        return digest(Context.RECEIPT, self.encoded)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready fields, bytes as hex."""
+        return {
+            "v": 1,
+            **{name: to_hex(getattr(self, name)) for name in _SIZES},
+            **{name: getattr(self, name) for name in _NUMBERS},
+            "epochs": {name: getattr(self, f"{name}_epoch") for name in _EPOCHS},
+            "state": {
+                "before": to_hex(self.state.before),
+                "after": to_hex(self.state.after),
+                "kind": self.state.kind,
+            },
+            "usage": {f.name: getattr(self.usage, f.name) for f in fields(Usage)},
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> Receipt:
+        """Parse ``to_json`` output. Raises EncodingError or ReceiptError; unknown fields are refused."""
+        data = need_fields("receipt", value, _NAMES)
+        if data["v"] != 1 or isinstance(data["v"], bool):
+            raise MALFORMED(expected="version 1", found=repr(data["v"])[:40])
+        epochs = need_fields("epochs", data["epochs"], set(_EPOCHS))
+        state = need_fields("state", data["state"], {"before", "after", "kind"})
+        usage = need_fields("usage", data["usage"], {f.name for f in fields(Usage)})
+        values: dict[str, Any] = {name: from_hex(data[name], size, name=name) for name, size in _SIZES.items()}
+        values |= {name: data[name] for name in _NUMBERS}
+        values |= {f"{name}_epoch": epochs[name] for name in _EPOCHS}
+        before, after = (from_hex(state[name], 32, name=name) for name in ("before", "after"))
+        return cls(**values, state=StateChange(before, after, state["kind"]), usage=Usage(**usage))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Receipt:
+        """Parse canonical bytes. Raises ReceiptError (receipt.malformed)."""
+        try:
+            return cls.from_json(jcs.decode(data, max_size=MAX_RECEIPT))
+        except ReceiptError:
+            raise
+        except CloisterError as error:
+            raise MALFORMED(expected=error.expected, found=error.found) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What a caller knows of its own call: request id (16 bytes), status, and its own two commitments."""
+
+    request_id: bytes
+    status: int
+    request: bytes
+    response: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A worker as proven chain state has it: until which height (exclusive), with which boot, removed or not."""
+
+    worker: bytes
+    boot: bytes
+    expiry: int
+    removed: bool = False
+
+    @classmethod
+    def of_lease(cls, lease: Lease) -> Admission:
+        """The admission that a verified lease vouches for: the committee grants leases to admitted workers alone."""
+        return cls(lease.worker, lease.boot, lease.expiry)
+
+
+def verify_receipt(
+    encoded: bytes,
+    signature: bytes,
+    certificate: KeyCertificate,
+    admission: Admission,
+    exchange: Exchange | None,
+) -> Receipt:
+    """The receipt, after the checks of spec/receipts.md 4, by number. Raises ReceiptError at the first that fails.
+
+    ``exchange`` None is for an auditor who has no texts: then step 5 is left out and the receipt says nothing of them.
+    """
+    receipt = Receipt.decode(encoded)  # 1
+    _same_certificate(receipt, certificate)  # 2
+    try:
+        verify_signer(receipt.id, signature, receipt.worker)  # 3
+    except CloisterError as error:
+        raise BAD_SIGNATURE(expected=error.expected, found=error.found) from None
+    _admitted(receipt, admission)  # 4
+    if exchange is not None:
+        _same_exchange(receipt, exchange)  # 5
+    return receipt
+
+
+def _same_certificate(receipt: Receipt, certificate: KeyCertificate) -> None:
+    names = (
+        "network",
+        "agent",
+        "code_hash",
+        "manifest_hash",
+        "master_epoch",
+        "cluster_epoch",
+        "agent_epoch",
+        "worker",
+        "boot",
+    )
+    differing = [name for name in names if getattr(receipt, name) != getattr(certificate, name)]
+    if differing:
+        raise WRONG_CERTIFICATE(expected="the certificate's fields", found=f"other {', '.join(differing)}")
+
+
+def _admitted(receipt: Receipt, admission: Admission) -> None:
+    if admission.worker != receipt.worker or admission.boot != receipt.boot:
+        raise NOT_ADMITTED(expected=to_hex(receipt.worker), found="another worker or boot")
+    if admission.removed or receipt.checkpoint >= admission.expiry:
+        found = "a removed worker" if admission.removed else f"an admission until block {admission.expiry}"
+        raise NOT_ADMITTED(expected=f"an admission at block {receipt.checkpoint}", found=found)
+
+
+def _same_exchange(receipt: Receipt, exchange: Exchange) -> None:
+    if receipt.request_id != exchange.request_id or receipt.status != exchange.status:
+        expected = f"{to_hex(exchange.request_id)}, status {exchange.status}"
+        raise WRONG_EXCHANGE(expected=expected, found=f"{to_hex(receipt.request_id)}, status {receipt.status}")
+    for name in ("request", "response"):
+        if not compare_digest(getattr(receipt, name), getattr(exchange, name)):
+            raise WRONG_EXCHANGE(expected=f"the commitment to this {name}", found="another")
+
+
+class ReceiptChain:
+    """The log of one worker boot: numbers receipts, links each to the one before it, signs them."""
+
+    def __init__(self, worker: bytes, boot: bytes, sign: Callable[[bytes], bytes]) -> None:
+        self._worker, self._boot, self._sign = worker, boot, sign
+        self._seq, self._prev = 0, ZERO
+
+    @property
+    def head(self) -> tuple[int, bytes]:
+        """(number of receipts so far, id of the last or zero)."""
+        return self._seq, self._prev
+
+    def issue(
+        self,
+        certificate: KeyCertificate,
+        exchange: Exchange,
+        *,
+        checkpoint: int,
+        host_time_ms: int,
+        state: StateChange | None = None,
+        usage: Usage | None = None,
+    ) -> tuple[Receipt, bytes]:
+        """The next receipt of this boot and its 65-byte signature. Raises ValueError for another boot's certificate."""
+        if certificate.boot != self._boot or certificate.worker != self._worker:
+            raise ValueError("the certificate is of another worker or boot")
+        receipt = Receipt(
+            network=certificate.network,
+            agent=certificate.agent,
+            code_hash=certificate.code_hash,
+            manifest_hash=certificate.manifest_hash,
+            master_epoch=certificate.master_epoch,
+            cluster_epoch=certificate.cluster_epoch,
+            agent_epoch=certificate.agent_epoch,
+            worker=self._worker,
+            boot=self._boot,
+            seq=self._seq,
+            prev=self._prev,
+            request_id=exchange.request_id,
+            request=exchange.request,
+            response=exchange.response,
+            status=exchange.status,
+            checkpoint=checkpoint,
+            host_time_ms=host_time_ms,
+            state=state or StateChange(),
+            usage=usage or Usage(),
+        )
+        signature = self._sign(receipt.id)
+        self._seq, self._prev = self._seq + 1, receipt.id
+        return receipt, signature
+
+
+def verify_chain(receipts: Sequence[Receipt]) -> None:
+    """Raise ReceiptError (receipt.chain) unless these are consecutive receipts of one boot, in order."""
+    for before, after in pairwise(receipts):
+        if (before.worker, before.boot) != (after.worker, after.boot):
+            raise BROKEN_CHAIN(expected="one worker and boot", found="receipts of two")
+        if after.seq != before.seq + 1 or after.prev != before.id:
+            raise BROKEN_CHAIN(expected=f"receipt {before.seq + 1} after {to_hex(before.id)}", found=str(after.seq))
+    if receipts and receipts[0].seq == 0 and receipts[0].prev != ZERO:
+        raise BROKEN_CHAIN(expected="zero before the first receipt", found=to_hex(receipts[0].prev))
