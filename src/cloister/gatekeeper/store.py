@@ -1,0 +1,163 @@
+"""What a gatekeeper must not forget: one SQLite file, written before anything is signed or answered.
+
+WAL and synchronous=FULL: after SIGKILL or power loss the file is at the last finished write. Nothing in it is
+secret in the clear: keys and the share are sealed blobs under the TEE's key before they come here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from cloister.core.encoding import jcs
+from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.statements import Checkpoint, Lease
+from cloister.core.errors import ConfigError, define
+from cloister.core.policy.release import Ledger
+from cloister.core.state.endorse import KEPT_EPOCHS, Head
+
+KEEP_CHECKPOINTS = 128
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS checkpoints (number INTEGER PRIMARY KEY, body BLOB NOT NULL, signature BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS heads (
+  agent BLOB NOT NULL, epoch INTEGER NOT NULL, height INTEGER NOT NULL, parent BLOB NOT NULL, head BLOB NOT NULL,
+  PRIMARY KEY (agent, epoch)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS grants (
+  term INTEGER NOT NULL, worker BLOB NOT NULL, agent BLOB NOT NULL, body BLOB NOT NULL,
+  PRIMARY KEY (term, worker, agent)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS floors (
+  agent BLOB PRIMARY KEY, agent_epoch INTEGER NOT NULL, cluster_epoch INTEGER NOT NULL, master_epoch INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+
+BAD_STORE = define(
+    "gatekeeper.store",
+    ConfigError,
+    check="the gatekeeper's state file opens and has this build's format",
+    remedy="restore the folder from this machine's disk, or resign the seat and join anew",
+    status=500,
+)
+
+
+class Store:
+    """The state file. Raises ConfigError (gatekeeper.store) if it is damaged or of another format."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._db = apsw.Connection(str(path))
+            self._db.set_busy_timeout(2000)
+            self._db.execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
+            self._db.execute(_SCHEMA)
+            found = self.get("version")
+        except apsw.Error as error:
+            raise BAD_STORE(expected="a readable state file", found=type(error).__name__) from None
+        if found is None:
+            self.put("version", bytes([_VERSION]))
+        elif found != bytes([_VERSION]):
+            raise BAD_STORE(expected=f"version {_VERSION}", found=f"version {found.hex()}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    # Named blobs.
+
+    def get(self, name: str) -> bytes | None:
+        """A named blob, or None."""
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else bytes(row[0])  # type: ignore[arg-type]
+
+    def put(self, name: str, value: bytes) -> None:
+        """Write a named blob durably."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    def erase(self, name: str) -> None:
+        """Delete a named blob and overwrite its pages; the write-ahead log is emptied too."""
+        self._db.execute("PRAGMA secure_delete=ON")
+        self._db.execute("DELETE FROM meta WHERE name = ?", (name,))
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    # Checkpoints this member signed.
+
+    def add_checkpoint(self, checkpoint: Checkpoint, signature: bytes) -> None:
+        """Remember a checkpoint before its signature leaves. Only the last 128 are kept."""
+        with self._db:
+            self._db.execute(
+                "INSERT INTO checkpoints VALUES (?, ?, ?)",
+                (checkpoint.number, jcs.encode(checkpoint.to_json()), signature),
+            )
+            self._db.execute("DELETE FROM checkpoints WHERE number <= ?", (checkpoint.number - KEEP_CHECKPOINTS,))
+
+    def checkpoints(self) -> list[tuple[Checkpoint, bytes]]:
+        """All kept checkpoints with signatures, oldest first."""
+        rows = self._db.execute("SELECT body, signature FROM checkpoints ORDER BY number").fetchall()
+        return [(Checkpoint.from_json(jcs.decode(bytes(body))), bytes(signature)) for body, signature in rows]
+
+    # State heads this member remembers.
+
+    def put_head(self, agent: bytes, epoch: int, head: Head) -> None:
+        """Remember a head durably before its signature leaves; only the last two epochs of an agent are kept."""
+        with self._db:
+            row = (agent, epoch, head.height, head.parent, head.head)
+            self._db.execute("INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?, ?)", row)
+            self._db.execute(
+                "DELETE FROM heads WHERE agent = ? AND epoch NOT IN "
+                "(SELECT epoch FROM heads WHERE agent = ? ORDER BY epoch DESC LIMIT ?)",
+                (agent, agent, KEPT_EPOCHS),
+            )
+
+    def put_heads(self, heads: list[tuple[bytes, int, Head]]) -> None:
+        """``put_head`` for many, in one durable write."""
+        with self._db:
+            for agent, epoch, head in heads:
+                self.put_head(agent, epoch, head)
+
+    def head_rows(self, after: bytes = b"", limit: int = -1) -> list[dict[str, Any]]:
+        """Rows as in ``HeadTable.to_json``, sorted; those after a cursor (agent 32 || epoch 8) if one is given."""
+        agent, epoch = after[:32], int.from_bytes(after[32:40], "big")
+        rows = self._db.execute(
+            "SELECT agent, epoch, height, parent, head FROM heads WHERE (agent, epoch) > (?, ?) OR ? "
+            "ORDER BY agent, epoch LIMIT ?",
+            (agent, epoch, not after, limit),
+        )
+        names = ("agent", "epoch", "height", "parent", "head")
+        return [{n: v if isinstance(v, int) else to_hex(bytes(v)) for n, v in zip(names, r, strict=True)} for r in rows]
+
+    # Grants: caps, floors, and who may have heads endorsed.
+
+    def ledger(self, term: int, worker: bytes, agent: bytes) -> Ledger:
+        """What was granted to this worker in this term, and the epochs below which the agent is closed."""
+        rows = self._db.execute("SELECT agent FROM grants WHERE term = ? AND worker = ?", (term, worker)).fetchall()
+        floor = self._db.execute(
+            "SELECT agent_epoch, cluster_epoch, master_epoch FROM floors WHERE agent = ?", (agent,)
+        ).fetchone()
+        return Ledger(frozenset(bytes(r[0]) for r in rows), (0, 0, 0) if floor is None else (*floor,))
+
+    def record_grant(self, lease: Lease) -> None:
+        """Remember a lease before it leaves. Nothing is written when nothing in it is new."""
+        if self.granted(lease.term, lease.worker, lease.agent) == lease:
+            return
+        body = jcs.encode(lease.to_json())
+        floor = (lease.agent, lease.agent_epoch, lease.cluster_epoch, lease.master_epoch)
+        with self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO grants VALUES (?, ?, ?, ?)", (lease.term, lease.worker, lease.agent, body)
+            )
+            self._db.execute(
+                "INSERT INTO floors VALUES (?, ?, ?, ?) ON CONFLICT (agent) DO UPDATE SET "
+                "agent_epoch = max(agent_epoch, excluded.agent_epoch), "
+                "cluster_epoch = max(cluster_epoch, excluded.cluster_epoch), "
+                "master_epoch = max(master_epoch, excluded.master_epoch)",
+                floor,
+            )
+
+    def granted(self, term: int, worker: bytes, agent: bytes) -> Lease | None:
+        """The newest lease that this member granted to a worker for an agent in a term."""
+        row = self._db.execute(
+            "SELECT body FROM grants WHERE term = ? AND worker = ? AND agent = ?", (term, worker, agent)
+        ).fetchone()
+        return None if row is None else Lease.from_json(jcs.decode(bytes(row[0])))
