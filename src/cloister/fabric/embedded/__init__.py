@@ -14,7 +14,7 @@ from cloister.fabric.embedded.leases import EmbeddedLeases
 from cloister.fabric.embedded.schema import connect, prepare_folder
 from cloister.fabric.embedded.state import EmbeddedState
 from cloister.fabric.embedded.writer import Writer
-from cloister.fabric.ports import Fabric
+from cloister.fabric.ports import Blobs, Fabric, Jobs, Leases, State
 
 _WRITE_BUSY_MS = 5000
 _READ_BUSY_MS = 1000
@@ -25,10 +25,10 @@ class EmbeddedFabric:
 
     def __init__(self, reader: apsw.Connection, writer: Writer, blobs: Path, clock: Callable[[], float]) -> None:
         self._reader, self._writer = reader, writer
-        self.state = EmbeddedState(reader, writer, clock)
-        self.jobs = EmbeddedJobs(reader, writer, clock)
-        self.leases = EmbeddedLeases(writer, clock)
-        self.blobs = EmbeddedBlobs(blobs)
+        self.state: State = EmbeddedState(reader, writer, clock)
+        self.jobs: Jobs = EmbeddedJobs(reader, writer, clock)
+        self.leases: Leases = EmbeddedLeases(writer, clock)
+        self.blobs: Blobs = EmbeddedBlobs(blobs)
 
     async def close(self) -> None:
         """Commit what waits, then stop the writer and close both connections."""

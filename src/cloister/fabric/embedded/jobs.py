@@ -16,6 +16,7 @@ from cloister.fabric.embedded.limits import (
     check_name,
     check_range,
 )
+from cloister.fabric.embedded.schema import rows
 from cloister.fabric.embedded.writer import Writer
 from cloister.fabric.ports import Leased
 
@@ -34,7 +35,7 @@ class EmbeddedJobs:
         check_range("n", n, 1, MAX_TAKE)
         check_range("lease_s", lease_s, 0, MAX_LEASE_S)
         try:
-            waiting = self._reader.execute(_DUE, (queue, self._clock(), 1)).fetchall()
+            waiting = rows(self._reader, _DUE, (queue, self._clock(), 1))
         except apsw.Error as error:
             raise UNAVAILABLE(expected="a store that can be read", found=type(error).__name__) from None
         if not waiting:
@@ -44,24 +45,25 @@ class EmbeddedJobs:
     async def ack(self, job: Leased) -> None:
         """Done: never delivered again, unless another one took it after our lease ran out."""
         key = _key(job)
-        await self._writer.submit(lambda db: db.execute("DELETE FROM jobs WHERE id = ? AND attempts = ?", key) and None)
+        await self._writer.submit(lambda db: rows(db, "DELETE FROM jobs WHERE id = ? AND attempts = ?", key))
 
     async def nack(self, job: Leased, delay_s: float) -> None:
         """Deliver again after delay_s; a no-op if our lease was lost."""
         key = _key(job)
         check_range("delay_s", delay_s, 0, MAX_DELAY_S)
         statement = "UPDATE jobs SET due = ? WHERE id = ? AND attempts = ?"
-        await self._writer.submit(lambda db: db.execute(statement, (self._clock() + delay_s, *key)) and None)
+        await self._writer.submit(lambda db: rows(db, statement, (self._clock() + delay_s, *key)))
 
 
 def _take(db: apsw.Connection, queue: str, n: int, lease_s: float, now: float) -> list[Leased]:
-    taken, size = [], 0
-    for number, length, attempts in db.execute(_DUE, (queue, now, n)).fetchall():
+    taken: list[Leased] = []
+    size = 0
+    for number, length, attempts in rows(db, _DUE, (queue, now, n)):
         size += length
         if taken and size > MAX_TX:
             break
         db.execute("UPDATE jobs SET due = ?, attempts = ? WHERE id = ?", (now + lease_s, attempts + 1, number))
-        body = db.execute("SELECT body FROM jobs WHERE id = ?", (number,)).fetchone()[0]
+        ((body,),) = rows(db, "SELECT body FROM jobs WHERE id = ?", (number,))
         taken.append(Leased(str(number), body, str(attempts + 1), attempts + 1))
     return taken
 

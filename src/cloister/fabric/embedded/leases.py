@@ -7,6 +7,7 @@ from collections.abc import Callable
 import apsw
 
 from cloister.fabric.embedded.limits import MAX_LEASE_S, check_name, check_range
+from cloister.fabric.embedded.schema import rows
 from cloister.fabric.embedded.writer import Writer
 from cloister.fabric.ports import LEASE_HELD
 
@@ -28,17 +29,17 @@ class EmbeddedLeases:
         """Give it back early; a no-op if not held by ``holder``."""
         bindings = (check_name("a lease", name), check_name("a holder", holder))
         statement = "UPDATE leases SET until = 0 WHERE name = ? AND holder = ?"
-        await self._writer.submit(lambda db: db.execute(statement, bindings) and None)
+        await self._writer.submit(lambda db: rows(db, statement, bindings))
 
 
 def _hold(db: apsw.Connection, name: str, holder: str, ttl_s: float, now: float) -> int:
-    row = db.execute("SELECT holder, token, until FROM leases WHERE name = ?", (name,)).fetchone()
-    if row is not None and row[2] > now:
-        if row[0] != holder:
+    for owner, held, until in rows(db, "SELECT holder, token, until FROM leases WHERE name = ?", (name,)):
+        if until > now and owner != holder:
             raise LEASE_HELD(expected="a free lease", found="one that is held")
-        db.execute("UPDATE leases SET until = ? WHERE name = ?", (now + ttl_s, name))
-        return int(row[1])
+        if until > now:
+            db.execute("UPDATE leases SET until = ? WHERE name = ?", (now + ttl_s, name))
+            return int(held)
     db.execute("UPDATE counters SET value = value + 1 WHERE name = 'fence'")
-    token = int(db.execute("SELECT value FROM counters WHERE name = 'fence'").fetchone()[0])
+    ((token,),) = rows(db, "SELECT value FROM counters WHERE name = 'fence'")
     db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?)", (name, holder, token, now + ttl_s))
-    return token
+    return int(token)

@@ -18,6 +18,7 @@ from cloister.fabric.embedded.limits import (
     check_range,
     check_tx,
 )
+from cloister.fabric.embedded.schema import rows
 from cloister.fabric.embedded.writer import Writer
 from cloister.fabric.ports import CONFLICT, FENCED, TOO_LARGE, UNKNOWN_OUTCOME, Entry, Expect, Put, Rev, Tx
 
@@ -34,9 +35,13 @@ _HISTORY = (
     "SELECT id, value FROM (SELECT id, value FROM entries WHERE agent = ? AND key = ? ORDER BY id DESC LIMIT ?)"
     " WHERE value IS NOT NULL ORDER BY id DESC LIMIT ?"
 )
+_FENCE = (
+    "SELECT max(token) FROM"
+    " (SELECT token FROM fences WHERE agent = ?1 UNION ALL SELECT token FROM leases WHERE name = ?1)"
+)
 _TRIM = (
     "DELETE FROM entries WHERE agent = ?1 AND key = ?2 AND id <="
-    f" (SELECT id FROM entries WHERE agent = ?1 AND key = ?2 ORDER BY id DESC LIMIT 1 OFFSET {MAX_HISTORY})"
+    " (SELECT id FROM entries WHERE agent = ?1 AND key = ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3)"
 )
 
 
@@ -49,15 +54,15 @@ class EmbeddedState:
     async def get(self, agent: str, key: str) -> Entry | None:
         """The newest entry or None. Raises FabricError."""
         bindings = (check_name("an agent", agent), check_name("a key", key))
-        rows = self._read(_NEWEST, bindings)
-        return Entry(rows[0][1], _rev(rows[0][0])) if rows and rows[0][1] is not None else None
+        found = self._read(_NEWEST, bindings)
+        return Entry(found[0][1], _rev(found[0][0])) if found and found[0][1] is not None else None
 
     async def scan(self, agent: str, prefix: str, limit: int = 1000) -> list[tuple[str, Entry]]:
         """Entries by key order. Raises FabricError; more than 64 MiB at once is fabric.too_large."""
         check_range("limit", limit, 1, MAX_SCAN)
         low = check_prefix(prefix)
-        rows = self._read(_SCAN, (check_name("an agent", agent), low, low + "\x7f", limit), MAX_SCAN_BYTES)
-        return [(key, Entry(value, _rev(number))) for key, number, value in rows]
+        found = self._read(_SCAN, (check_name("an agent", agent), low, low + "\x7f", limit))
+        return [(key, Entry(value, _rev(number))) for key, number, value in found]
 
     async def history(self, agent: str, key: str, limit: int = MAX_HISTORY) -> list[Entry]:
         """Values newest first, among the newest 16 writes; deletions are left out. Raises FabricError."""
@@ -75,27 +80,24 @@ class EmbeddedState:
             lambda db: _apply(db, agent, tx, self._clock()), size=size, lost=UNKNOWN_OUTCOME
         )
 
-    def _read(
-        self, statement: str, bindings: tuple[object, ...], budget: int | None = None
-    ) -> list[tuple[object, ...]]:
-        rows, left = [], budget
+    def _read(self, statement: str, bindings: tuple[Any, ...], budget: int = MAX_SCAN_BYTES) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = []
         try:
             for row in self._reader.execute(statement, bindings):
-                rows.append(row)
-                if left is not None:
-                    left -= len(row[-1])
-                    if left < 0:
-                        raise TOO_LARGE(expected=f"at most {budget} bytes in one answer", found="more")
+                found.append(row)
+                budget -= len(row[-1] or b"")
+                if budget < 0:
+                    raise TOO_LARGE(expected=f"at most {MAX_SCAN_BYTES} bytes in one answer", found="more")
         except apsw.Error as error:
             raise UNAVAILABLE(expected="a store that can be read", found=type(error).__name__) from None
-        return rows
+        return found
 
 
 def _apply(db: apsw.Connection, agent: str, tx: Tx, now: float) -> dict[str, Rev]:
     """1. a repeat returns the first result; 2. the fence is the newest; 3. every expectation holds; 4. write."""
-    first = db.execute("SELECT result FROM done WHERE agent = ? AND id = ?", (agent, tx.id)).fetchone()  # 1
-    if first is not None:
-        return {key: _rev(number) for key, number in json.loads(first[0]).items()}
+    first = rows(db, "SELECT result FROM done WHERE agent = ? AND id = ?", (agent, tx.id))  # 1
+    if first:
+        return {key: _rev(number) for key, number in json.loads(first[0][0]).items()}
     if tx.fence is not None:  # 2
         _check_fence(db, agent, tx.fence)
     for key, put in tx.puts.items():  # 3
@@ -105,7 +107,7 @@ def _apply(db: apsw.Connection, agent: str, tx: Tx, now: float) -> dict[str, Rev
         db.execute("INSERT INTO entries (agent, key, value, at) VALUES (?, ?, ?, ?)", (agent, key, put.value, now))
         if put.value is not None:
             result[key] = db.last_insert_rowid()
-        db.execute(_TRIM, (agent, key))
+        db.execute(_TRIM, (agent, key, MAX_HISTORY))
     for job in tx.jobs:
         db.execute("INSERT INTO jobs (queue, body, due) VALUES (?, ?, ?)", (job.queue, job.body, job.not_before))
     if tx.fence is not None:
@@ -115,11 +117,7 @@ def _apply(db: apsw.Connection, agent: str, tx: Tx, now: float) -> dict[str, Rev
 
 
 def _check_fence(db: apsw.Connection, agent: str, fence: int) -> None:
-    known = db.execute(
-        "SELECT max(token) FROM (SELECT token FROM fences WHERE agent = ?1"
-        " UNION ALL SELECT token FROM leases WHERE name = ?1)",
-        (agent,),
-    ).fetchone()[0]
+    ((known,),) = rows(db, _FENCE, (agent,))
     if known is not None and fence < known:
         raise FENCED(expected=f"fencing token {known}", found=str(fence))
 
@@ -127,8 +125,8 @@ def _check_fence(db: apsw.Connection, agent: str, fence: int) -> None:
 def _check_expected(db: apsw.Connection, agent: str, key: str, put: Put) -> None:
     if put.expect is Expect.ANY:
         return
-    row = db.execute(_NEWEST_ID, (agent, key)).fetchone()
-    now = None if row is None or row[0] is None else _rev(row[0])
+    newest = rows(db, _NEWEST_ID, (agent, key))
+    now = _rev(newest[0][0]) if newest and newest[0][0] is not None else None
     wanted = None if put.expect is Expect.ABSENT else put.expect
     if now != wanted:
         raise CONFLICT(
