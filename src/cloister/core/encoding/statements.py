@@ -161,6 +161,27 @@ class WorkerAdmission(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerRemoval(Statement):
+    """The committee removes a worker for cause, for good. Signed by t members."""
+
+    NAME: ClassVar[str] = "WorkerRemoval"
+    TYPES: ClassVar[dict[str, str]] = {"term": U64, "worker": ADDRESS}
+    term: int
+    worker: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EpochBump(Statement):
+    """The committee ends an agent epoch for cause; names the epoch that ends. Signed by t members."""
+
+    NAME: ClassVar[str] = "EpochBump"
+    TYPES: ClassVar[dict[str, str]] = {"term": U64, "agent": B32, "agent_epoch": U64}
+    term: int
+    agent: bytes
+    agent_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetSigner(Statement):
     """The epoch key that may sign for an agent's contract account."""
 

@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {ERC721} from "@openzeppelin/contracts/token/ERC721/ERC721.sol";
+import {IERC721} from "@openzeppelin/contracts/token/ERC721/IERC721.sol";
+import {ERC721URIStorage} from "@openzeppelin/contracts/token/ERC721/extensions/ERC721URIStorage.sol";
+import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
+import {AgentAccounts} from "./AgentAccounts.sol";
+import {Clusters} from "./Clusters.sol";
+import {IAgents} from "./interfaces/IAgents.sol";
+import {IGatekeepers} from "./interfaces/IGatekeepers.sol";
+import {IIdentityRegistry} from "./interfaces/IIdentityRegistry.sol";
+import {Statements} from "./Statements.sol";
+
+/// @title Agents: an ERC-721 token per agent with the ERC-8004 identity interface, and what its workers must obey.
+/// @notice Events of ERC-8004 name the token id `agentId`; events of this project use the 32-byte agent id =
+/// keccak256(abi.encode(chain id, this contract, token id)).
+contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
+    using Statements for Statements.EpochBump;
+
+    /// @dev In rising strictness: a rule may only become stricter.
+    enum UpgradeMode {
+        Instant,
+        Delayed,
+        Frozen
+    }
+
+    /// @dev `owner` repeats ERC-721's, so that one storage proof of one record is enough.
+    struct Agent {
+        address owner;
+        uint64 epoch;
+        bool paused;
+        UpgradeMode upgradeMode;
+        address guardian;
+        uint64 upgradeDelay;
+        address account;
+        uint64 secretsVersion;
+        address secretsSetter;
+        uint64 secretsEpoch;
+        uint256 tokenId;
+        bytes32 codeHash;
+        bytes32 manifestHash;
+        bytes32 cluster;
+        bytes32 secretsHash;
+    }
+
+    struct PendingCode {
+        bytes32 codeHash;
+        bytes32 manifestHash;
+        uint64 readyAt;
+    }
+
+    struct Deployment {
+        bytes32 codeHash;
+        bytes32 manifestHash;
+        bytes32 cluster;
+        UpgradeMode upgradeMode;
+        uint64 upgradeDelay;
+        string agentURI;
+    }
+
+    bytes32 private constant WALLET_TYPE =
+        keccak256("AgentWalletSet(uint256 agentId,address newWallet,address owner,uint256 deadline)");
+    bytes32 private constant WALLET_KEY = keccak256("agentWallet");
+    uint256 private constant MAX_WALLET_DEADLINE = 5 minutes;
+
+    /// @notice How many agents exist; token ids are 1 to `count`.
+    uint256 public count;
+    mapping(bytes32 agentId => Agent) private _agents;
+    mapping(bytes32 agentId => PendingCode) private _pendingCode;
+    mapping(uint256 tokenId => mapping(string key => bytes)) private _metadata;
+    mapping(uint256 tokenId => address) private _wallets;
+
+    IGatekeepers public immutable gatekeepers;
+    Clusters public immutable clusters;
+    AgentAccounts public immutable accounts;
+
+    event AgentCreated(bytes32 indexed agent, uint256 indexed tokenId, bytes32 indexed cluster, address account);
+    event CodeSet(bytes32 indexed agent, bytes32 codeHash, bytes32 manifestHash);
+    event CodeProposed(bytes32 indexed agent, bytes32 codeHash, bytes32 manifestHash, uint64 readyAt);
+    event CodeCancelled(bytes32 indexed agent);
+    event UpgradeRuleSet(bytes32 indexed agent, UpgradeMode mode, uint64 delay);
+    event SecretsSet(bytes32 indexed agent, bytes32 secretsHash, uint64 version, address indexed setter);
+    event PausedSet(bytes32 indexed agent, bool paused, address indexed by);
+    event GuardianSet(bytes32 indexed agent, address indexed guardian);
+    event EpochBumped(bytes32 indexed agent, uint64 epoch, address indexed by);
+
+    error NotOwner(uint256 tokenId, address caller);
+    error NotOwnerOrGuardian(uint256 tokenId, address caller);
+    error NotAuthorized(uint256 tokenId, address caller);
+    error UnknownAgent(bytes32 agent);
+    error EmptyHash();
+    error UnknownCluster(bytes32 cluster);
+    error BadUpgradeRule();
+    error UpgradeRuleLoosened();
+    error CodeFrozen();
+    error NothingPending();
+    error TooEarly(uint64 readyAt, uint256 now_);
+    error WrongEpoch(uint64 given, uint64 current);
+    error ReservedKey();
+    error DeadlinePassed(uint256 deadline);
+    error DeadlineTooFar(uint256 deadline);
+    error BadWalletSignature();
+
+    constructor(IGatekeepers gatekeepers_, Clusters clusters_)
+        ERC721("Cloister Agent", "AGENT")
+        EIP712("ERC8004IdentityRegistry", "1")
+    {
+        gatekeepers = gatekeepers_;
+        clusters = clusters_;
+        accounts = new AgentAccounts(gatekeepers_);
+    }
+
+    modifier onlyTokenOwner(uint256 tokenId) {
+        if (ownerOf(tokenId) != msg.sender) revert NotOwner(tokenId, msg.sender);
+        _;
+    }
+
+    modifier onlyAuthorized(uint256 tokenId) {
+        if (!isAuthorizedOrOwner(msg.sender, tokenId)) revert NotAuthorized(tokenId, msg.sender);
+        _;
+    }
+
+    // --- deploying ---
+
+    /// @notice A new agent with its code and rule, in one transaction.
+    function deploy(Deployment calldata d) external returns (uint256 tokenId) {
+        if (d.codeHash == 0 || d.manifestHash == 0) revert EmptyHash();
+        if (!clusters.exists(d.cluster)) revert UnknownCluster(d.cluster);
+        _requireRule(d.upgradeMode, d.upgradeDelay);
+        tokenId = _create(d.agentURI, d.cluster);
+        Agent storage a = _agentOf(tokenId);
+        (a.upgradeMode, a.upgradeDelay) = (d.upgradeMode, d.upgradeDelay);
+        bytes32 id = agentIdOf(tokenId);
+        emit UpgradeRuleSet(id, d.upgradeMode, d.upgradeDelay);
+        _applyCode(id, d.codeHash, d.manifestHash);
+    }
+
+    // --- code ---
+
+    /// @notice New code: at once under Instant and for an agent that has none, after the delay under Delayed.
+    function setCode(uint256 tokenId, bytes32 codeHash, bytes32 manifestHash) external onlyTokenOwner(tokenId) {
+        if (codeHash == 0 || manifestHash == 0) revert EmptyHash();
+        Agent storage a = _agentOf(tokenId);
+        bytes32 id = agentIdOf(tokenId);
+        if (a.upgradeMode == UpgradeMode.Frozen) revert CodeFrozen();
+        if (a.upgradeMode == UpgradeMode.Instant || a.codeHash == 0) return _applyCode(id, codeHash, manifestHash);
+        uint64 readyAt = uint64(block.number) + a.upgradeDelay;
+        _pendingCode[id] = PendingCode(codeHash, manifestHash, readyAt);
+        emit CodeProposed(id, codeHash, manifestHash, readyAt);
+    }
+
+    /// @notice Put announced code in force once its delay is over.
+    function applyCode(uint256 tokenId) external onlyTokenOwner(tokenId) {
+        bytes32 id = agentIdOf(tokenId);
+        PendingCode memory p = _pendingCode[id];
+        if (p.codeHash == 0) revert NothingPending();
+        if (block.number < p.readyAt) revert TooEarly(p.readyAt, block.number);
+        _applyCode(id, p.codeHash, p.manifestHash);
+    }
+
+    function cancelCode(uint256 tokenId) external onlyTokenOwner(tokenId) {
+        bytes32 id = agentIdOf(tokenId);
+        if (_pendingCode[id].codeHash == 0) revert NothingPending();
+        _dropPending(id);
+    }
+
+    /// @notice Make the upgrade rule stricter. It never becomes looser. A change that waits under the old rule is dropped.
+    function setUpgradeRule(uint256 tokenId, UpgradeMode mode, uint64 delay) public onlyTokenOwner(tokenId) {
+        _requireRule(mode, delay);
+        Agent storage a = _agentOf(tokenId);
+        bool stricter = mode > a.upgradeMode || (mode == UpgradeMode.Delayed && mode == a.upgradeMode && delay > a.upgradeDelay);
+        if (!stricter) revert UpgradeRuleLoosened();
+        if (mode == UpgradeMode.Frozen && a.codeHash == 0) revert EmptyHash();
+        (a.upgradeMode, a.upgradeDelay) = (mode, delay);
+        bytes32 id = agentIdOf(tokenId);
+        if (_pendingCode[id].codeHash != 0) _dropPending(id);
+        emit UpgradeRuleSet(id, mode, delay);
+    }
+
+    /// @notice No more code changes, for ever.
+    function freeze(uint256 tokenId) external {
+        setUpgradeRule(tokenId, UpgradeMode.Frozen, 0);
+    }
+
+    // --- secrets ---
+
+    /// @notice Commit to the sealed secrets. Workers load nothing else. Bound to the setter and the current epoch.
+    function setSecrets(uint256 tokenId, bytes32 secretsHash) external onlyTokenOwner(tokenId) {
+        Agent storage a = _agentOf(tokenId);
+        a.secretsHash = secretsHash;
+        a.secretsSetter = msg.sender;
+        a.secretsEpoch = a.epoch;
+        uint64 version = ++a.secretsVersion;
+        emit SecretsSet(agentIdOf(tokenId), secretsHash, version, msg.sender);
+    }
+
+    // --- stopping ---
+
+    /// @notice Stop the agent: workers and gatekeepers obey from any block seen. Owner or guardian.
+    function pause(uint256 tokenId) external {
+        Agent storage a = _agentOf(tokenId);
+        if (msg.sender != ownerOf(tokenId) && msg.sender != a.guardian) revert NotOwnerOrGuardian(tokenId, msg.sender);
+        a.paused = true;
+        emit PausedSet(agentIdOf(tokenId), true, msg.sender);
+    }
+
+    /// @notice Only the owner lets it run again: a guardian can stop, never loosen.
+    function resume(uint256 tokenId) external onlyTokenOwner(tokenId) {
+        _agentOf(tokenId).paused = false;
+        emit PausedSet(agentIdOf(tokenId), false, msg.sender);
+    }
+
+    function setGuardian(uint256 tokenId, address guardian) external onlyTokenOwner(tokenId) {
+        _agentOf(tokenId).guardian = guardian;
+        emit GuardianSet(agentIdOf(tokenId), guardian);
+    }
+
+    /// @notice New keys for the agent.
+    function bumpEpoch(uint256 tokenId) external onlyTokenOwner(tokenId) {
+        _bump(tokenId);
+    }
+
+    /// @notice New keys for cause, by the committee. Names the epoch that ends, so that it counts once.
+    function bumpEpochByCommittee(uint256 tokenId, Statements.EpochBump calldata bump, bytes[] calldata sigs) external {
+        bytes32 id = agentIdOf(tokenId);
+        if (bump.agent != id) revert UnknownAgent(bump.agent);
+        uint64 epoch = _agentOf(tokenId).epoch;
+        if (bump.agentEpoch != epoch) revert WrongEpoch(bump.agentEpoch, epoch);
+        gatekeepers.requireStatement(bump.term, bump.hash(), sigs);
+        _bump(tokenId);
+    }
+
+    // --- ERC-8004 ---
+
+    function register(string memory agentURI, MetadataEntry[] memory metadata) external returns (uint256 tokenId) {
+        tokenId = _create(agentURI, clusters.defaultCluster());
+        for (uint256 i = 0; i < metadata.length; ++i) {
+            _setMetadata(tokenId, metadata[i].metadataKey, metadata[i].metadataValue);
+        }
+    }
+
+    function register(string memory agentURI) external returns (uint256) {
+        return _create(agentURI, clusters.defaultCluster());
+    }
+
+    function register() external returns (uint256) {
+        return _create("", clusters.defaultCluster());
+    }
+
+    function setAgentURI(uint256 tokenId, string calldata newURI) external onlyAuthorized(tokenId) {
+        _setTokenURI(tokenId, newURI);
+        emit URIUpdated(tokenId, newURI, msg.sender);
+    }
+
+    function getMetadata(uint256 tokenId, string memory key) external view returns (bytes memory) {
+        if (keccak256(bytes(key)) == WALLET_KEY) {
+            address wallet = _wallets[tokenId];
+            return wallet == address(0) ? bytes("") : abi.encodePacked(wallet);
+        }
+        return _metadata[tokenId][key];
+    }
+
+    function setMetadata(uint256 tokenId, string memory key, bytes memory value) external onlyAuthorized(tokenId) {
+        _setMetadata(tokenId, key, value);
+    }
+
+    /// @notice Where the agent is paid. The new wallet agrees by EIP-712 signature or EIP-1271.
+    function setAgentWallet(uint256 tokenId, address newWallet, uint256 deadline, bytes calldata signature)
+        external
+        onlyAuthorized(tokenId)
+    {
+        if (block.timestamp > deadline) revert DeadlinePassed(deadline);
+        if (deadline > block.timestamp + MAX_WALLET_DEADLINE) revert DeadlineTooFar(deadline);
+        bytes32 structHash = keccak256(abi.encode(WALLET_TYPE, tokenId, newWallet, ownerOf(tokenId), deadline));
+        bool agreed = SignatureChecker.isValidSignatureNow(newWallet, _hashTypedDataV4(structHash), signature);
+        if (newWallet == address(0) || !agreed) revert BadWalletSignature();
+        _setWallet(tokenId, newWallet);
+    }
+
+    function getAgentWallet(uint256 tokenId) external view returns (address) {
+        return _wallets[tokenId];
+    }
+
+    function unsetAgentWallet(uint256 tokenId) external onlyAuthorized(tokenId) {
+        _setWallet(tokenId, address(0));
+    }
+
+    /// @notice Owner, approved address or operator of a token, as ERC-721 knows them.
+    function isAuthorizedOrOwner(address spender, uint256 tokenId) public view returns (bool) {
+        return _isAuthorized(_requireOwned(tokenId), spender, tokenId);
+    }
+
+    // --- views ---
+
+    function agentIdOf(uint256 tokenId) public view returns (bytes32) {
+        return keccak256(abi.encode(block.chainid, address(this), tokenId));
+    }
+
+    function agent(bytes32 agentId) external view returns (Agent memory) {
+        Agent memory a = _agents[agentId];
+        if (a.epoch == 0) revert UnknownAgent(agentId);
+        return a;
+    }
+
+    function pendingCode(bytes32 agentId) external view returns (PendingCode memory) {
+        return _pendingCode[agentId];
+    }
+
+    /// @inheritdoc IAgents
+    function status(uint256 tokenId) external view returns (uint64 epoch, bool paused, address guardian) {
+        Agent storage a = _agentOf(tokenId);
+        return (a.epoch, a.paused, a.guardian);
+    }
+
+    function ownerOf(uint256 tokenId) public view override(ERC721, IERC721, IAgents) returns (address) {
+        return super.ownerOf(tokenId);
+    }
+
+    // --- inside ---
+
+    function _create(string memory agentURI, bytes32 cluster) private returns (uint256 tokenId) {
+        tokenId = ++count;
+        bytes32 id = agentIdOf(tokenId);
+        Agent storage a = _agents[id];
+        a.epoch = 1;
+        a.tokenId = tokenId;
+        a.cluster = cluster;
+        a.account = accounts.addressOf(tokenId);
+        _mint(msg.sender, tokenId);
+        if (bytes(agentURI).length != 0) _setTokenURI(tokenId, agentURI);
+        emit Registered(tokenId, agentURI, msg.sender);
+        emit AgentCreated(id, tokenId, cluster, a.account);
+        _setWallet(tokenId, msg.sender);
+    }
+
+    /// @dev A transfer bumps the epoch and takes away what the old owner set: secrets, guardian, pending code, wallet.
+    function _update(address to, uint256 tokenId, address auth) internal override returns (address from) {
+        from = super._update(to, tokenId, auth);
+        Agent storage a = _agentOf(tokenId);
+        a.owner = to;
+        if (from == address(0)) return from;
+        bytes32 id = agentIdOf(tokenId);
+        (a.secretsHash, a.secretsSetter, a.secretsEpoch) = (0, address(0), 0);
+        uint64 version = ++a.secretsVersion;
+        a.guardian = address(0);
+        if (_pendingCode[id].codeHash != 0) _dropPending(id);
+        emit SecretsSet(id, 0, version, address(0));
+        emit GuardianSet(id, address(0));
+        _setWallet(tokenId, address(0));
+        _bump(tokenId);
+    }
+
+    function _bump(uint256 tokenId) private {
+        uint64 epoch = ++_agentOf(tokenId).epoch;
+        emit EpochBumped(agentIdOf(tokenId), epoch, msg.sender);
+    }
+
+    function _applyCode(bytes32 id, bytes32 codeHash, bytes32 manifestHash) private {
+        (_agents[id].codeHash, _agents[id].manifestHash) = (codeHash, manifestHash);
+        delete _pendingCode[id];
+        emit CodeSet(id, codeHash, manifestHash);
+    }
+
+    function _dropPending(bytes32 id) private {
+        delete _pendingCode[id];
+        emit CodeCancelled(id);
+    }
+
+    function _setMetadata(uint256 tokenId, string memory key, bytes memory value) private {
+        if (keccak256(bytes(key)) == WALLET_KEY) revert ReservedKey();
+        _metadata[tokenId][key] = value;
+        emit MetadataSet(tokenId, key, key, value);
+    }
+
+    function _setWallet(uint256 tokenId, address wallet) private {
+        _wallets[tokenId] = wallet;
+        bytes memory value = wallet == address(0) ? bytes("") : abi.encodePacked(wallet);
+        emit MetadataSet(tokenId, "agentWallet", "agentWallet", value);
+    }
+
+    function _agentOf(uint256 tokenId) private view returns (Agent storage a) {
+        a = _agents[agentIdOf(tokenId)];
+        if (a.epoch == 0) revert ERC721NonexistentToken(tokenId);
+    }
+
+    function _requireRule(UpgradeMode mode, uint64 delay) private pure {
+        if ((mode == UpgradeMode.Delayed) != (delay != 0)) revert BadUpgradeRule();
+    }
+}
