@@ -11,22 +11,26 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from coincurve import PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from cloister.core.attestation.model import Binding
 from cloister.core.encoding.identity import AgentVersion, Purpose
-from cloister.core.encoding.signatures import Signed, address_of
-from cloister.core.encoding.statements import Lease
-from cloister.core.envelope.certificate import KeyCertificate
-from cloister.core.keys.hpke import generate_keypair
-from cloister.core.threshold.ibe import DerivedKey
+from cloister.core.encoding.signatures import Signed, SignerSet, address_of, sign_digest
+from cloister.core.encoding.statements import Checkpoint, Lease
+from cloister.core.envelope.certificate import KeyCertificate, Seat
+from cloister.core.keys.hpke import private_key
+from cloister.core.threshold.ibe import DerivedKey, decrypt
 from cloister.core.threshold.partial import Partial, TransportKey, recover
+from cloister.core.threshold.shares import PublicShares
 from cloister.evidence.tee import Tee
 from cloister.wire.committee import Granted
 from cloister.wire.messages import KeysRequest, Shown
 
+Rng = Callable[[int], bytes]
+
 
 class GrantPort(Protocol):
-    """What the keeper asks of the committee (``wire.committee.Committee``)."""
+    """What acquiring asks of the committee (``wire.committee.Committee``)."""
 
     async def keys(self, request: KeysRequest) -> Granted:
         """A lease and t partials per key."""
@@ -45,6 +49,10 @@ class NodeIdentity:
     def address(self) -> bytes:
         """The worker's 20-byte address."""
         return address_of(self.key)
+
+    def sign(self, digest: bytes) -> bytes:
+        """65-byte signature of the node key over 32 bytes."""
+        return sign_digest(self.key, digest)
 
     def binding(self, role: str, checkpoint: bytes, nonce: bytes, keys: Mapping[str, bytes]) -> Binding:
         """What this node's report data commits to."""
@@ -69,71 +77,60 @@ async def show(tee: Tee, binding: Binding) -> Shown:
 class AgentKeys:
     """What one lease gives: derived keys by (purpose, period), and the certified HPKE key of the lease's period."""
 
-    lease: Signed
+    mpk: bytes
+    seat: Seat
     derived: Mapping[tuple[Purpose, int], DerivedKey] = field(repr=False)
-    hpke_private: bytes = field(repr=False)
-    certificate: KeyCertificate
-    certificate_signature: bytes
+    hpke_key: X25519PrivateKey = field(repr=False)
 
     @property
     def terms(self) -> Lease:
         """The lease statement."""
-        assert isinstance(self.lease.statement, Lease)  # noqa: S101 - built so in acquire
-        return self.lease.statement
+        assert isinstance(self.seat.lease.statement, Lease)  # noqa: S101 - built so in acquire
+        return self.seat.lease.statement
 
     @property
     def version(self) -> AgentVersion:
         """The agent at the lease's epochs."""
-        t = self.certificate
-        return AgentVersion(t.network, t.master_epoch, t.cluster, t.cluster_epoch, t.agent, t.agent_epoch)
+        return self.seat.certificate.version
 
     def key(self, purpose: Purpose, period: int = 0) -> DerivedKey:
         """One derived key; KeyError (our mistake) if the lease does not carry it."""
         return self.derived[purpose, period]
+
+    def open_psk(self, certificate: KeyCertificate, ibe: bytes) -> bytes:
+        """Decrypt a caller's pre-shared key with the `call` key of the certificate's period. Raises ThresholdError."""
+        key = self.key(Purpose.CALL, certificate.period)
+        return decrypt(key, self.mpk, bytes(certificate.call_identity), ibe, certificate.psk_aad)
 
 
 async def acquire(
     node: NodeIdentity,
     tee: Tee,
     committee: GrantPort,
+    signers: SignerSet,
+    shares: PublicShares,
     checkpoint: Signed,
     agent: bytes,
-    public: PublicPoints,
-    rng: Callable[[int], bytes],
+    rng: Rng,
 ) -> AgentKeys:
     """Get the agent's keys for the checkpoint's period. Raises the committee's refusal, EvidenceError, ThresholdError.
 
-    1. a transport key for this request alone; 2. evidence that binds it; 3. t agreeing members; 4. the lease is ours
-    and signed; 5. each key recovered and checked against MPK; 6. an HPKE key for (agent, period, boot), certified.
+    1. a transport key for this request alone; 2. evidence that binds it; 3. t agreeing members; 4. their lease,
+    signed for this network; 5. each key recovered and checked against MPK; 6. an HPKE key for this agent, period and
+    boot, certified.
     """
+    at = checkpoint.statement
+    assert isinstance(at, Checkpoint)  # noqa: S101 - the chain watch holds checkpoints only
     transport = TransportKey.generate(rng)  # 1
-    block = checkpoint.statement.block_hash  # type: ignore[attr-defined]
-    shown = await show(tee, node.binding("worker", block, bytes(32), {"transport": transport.public}))  # 2
+    shown = await show(tee, node.binding("worker", at.block_hash, bytes(32), {"transport": transport.public}))  # 2
     granted = await committee.keys(KeysRequest(shown, agent, checkpoint))  # 3
-    granted.lease.verify(public.signers, node.network)  # 4
+    granted.lease.verify(signers, node.network)  # 4
     derived = {}
     for name, parts in granted.partials.items():  # 5
         partials = [Partial(p.index, p.e1, p.e2, p.e3) for p in parts]
-        identity = bytes(granted.identities[name])
-        derived[name] = recover(partials, public.signers.threshold, public.shares, identity, transport)
-    private, hpke_public = generate_keypair(rng)  # 6
-    certificate = _certificate(node, granted.terms, hpke_public)
-    return AgentKeys(granted.lease, derived, private, certificate, certificate.sign(node.key))
-
-
-def _certificate(node: NodeIdentity, lease: Lease, hpke_public: bytes) -> KeyCertificate:
-    return KeyCertificate(
-        network=node.network,
-        agent=lease.agent,
-        code_hash=lease.code_hash,
-        manifest_hash=lease.manifest_hash,
-        cluster=lease.cluster,
-        master_epoch=lease.master_epoch,
-        cluster_epoch=lease.cluster_epoch,
-        agent_epoch=lease.agent_epoch,
-        period=lease.period,
-        worker=lease.worker,
-        boot=lease.boot,
-        hpke_key=hpke_public,
-        expiry=lease.expiry,
-    )
+        derived[name] = recover(partials, signers.threshold, shares, bytes(granted.identities[name]), transport)
+    hpke_key = private_key(rng(32))  # 6
+    public = hpke_key.public_key().public_bytes_raw()
+    certificate = KeyCertificate.under(granted.terms, network=node.network, hpke_key=public)
+    seat = Seat(certificate, certificate.sign(node.sign), granted.lease)
+    return AgentKeys(shares.mpk, seat, derived, hpke_key)
