@@ -20,6 +20,7 @@ from cloister.core.errors import EncodingError, define
 
 MODES = ("devnet", "production")
 MAX_FILE = 1 << 20
+_OWN = ("founding", "transcript", "mpk", "share_keys", "master_epoch", "network_id")
 
 BAD_NETWORK = define(
     "encoding.network",
@@ -150,13 +151,22 @@ def network_id(genesis_id: bytes, transcript: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The network file: genesis, founding committee (term 1), transcript and master public key."""
+    """The network file: genesis, founding committee (term 1), transcript, master public key.
+
+    ``share_keys`` are g2^share of each member in order (96 bytes each): they serve to name a member that answers wrong.
+    """
 
     genesis: Genesis
     founding: SignerSet
     transcript: bytes
     mpk: bytes
+    share_keys: tuple[bytes, ...]
     master_epoch: int
+
+    def __post_init__(self) -> None:
+        need_bytes("mpk", self.mpk, 96)
+        if len(self.share_keys) != len(self.founding.members):
+            raise BAD_NETWORK(expected="one share key per member", found=f"{len(self.share_keys)} share keys")
 
     @property
     def id(self) -> bytes:
@@ -175,6 +185,7 @@ class Network:
                 },
                 "transcript": to_hex(self.transcript),
                 "mpk": to_hex(self.mpk),
+                "share_keys": [to_hex(k) for k in self.share_keys],
                 "master_epoch": self.master_epoch,
                 "network_id": to_hex(self.id),
             }
@@ -196,9 +207,10 @@ class Network:
         value = jcs.decode(data, max_size=MAX_FILE)  # 2
         if not isinstance(value, dict):
             raise BAD_NETWORK(expected="an object", found=type(value).__name__)
-        own = {name: value.pop(name, None) for name in ("founding", "transcript", "mpk", "master_epoch", "network_id")}
+        own = {name: value.pop(name, None) for name in _OWN}
         founding = need_fields("founding", own["founding"], {"term", "threshold", "members"})
         members = founding["members"] if isinstance(founding["members"], list) else []
+        share_keys = own["share_keys"] if isinstance(own["share_keys"], list) else []
         network = cls(
             genesis=Genesis.from_json(value),
             founding=SignerSet(
@@ -208,6 +220,7 @@ class Network:
             ),
             transcript=from_hex(own["transcript"], 32, name="transcript"),
             mpk=from_hex(own["mpk"], 96, name="mpk"),
+            share_keys=tuple(from_hex(k, 96, name="share key") for k in share_keys),
             master_epoch=need_uint("master_epoch", own["master_epoch"], 64),
         )
         if to_hex(network.id) != own["network_id"]:  # 3

@@ -27,6 +27,7 @@ NETWORK = Network(
     founding=SignerSet(1, 3, tuple(bytes([i]) * 20 for i in range(1, 6))),
     transcript=b"\6" * 32,
     mpk=b"\7" * 96,
+    share_keys=tuple(bytes([i]) * 96 for i in range(5)),
     master_epoch=1,
 )
 
@@ -71,6 +72,7 @@ BAD: dict[str, bytes] = {
     "an id of another network": edited(network_id="0x" + "09" * 32),
     "a policy changed under the old id": edited(policy={"mode": "devnet"}),
     "a missing field": edited(mpk=...),
+    "a share key too few": edited(share_keys=["0x" + "07" * 96]),
     "an unknown field": edited(extra=1),
     "a short key": edited(mpk="0x07"),
     "a future version": edited(version=2),
