@@ -39,12 +39,14 @@ _ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Caps of one agent: live keys, plain bytes in all, writes and jobs per commit."""
+    """Caps of one agent: live keys, plain bytes in all; writes, jobs, plain bytes per commit; reads per request."""
 
     keys: int = 16_384
     size: int = 64 << 20
     writes: int = 128
     jobs: int = 64
+    commit_size: int = 8 << 20
+    reads: int = 4096
 
 
 DEFAULT_LIMITS = Limits()
@@ -97,7 +99,9 @@ def plan_commit(
     sealed; 4. the head is chained over them; 5. the request is marked done with that head; 6. the record is sealed.
     Trim ``parent`` first to what is endorsed. Raises StateError: too_large, unendorsed, bad_name, bad_request_id.
     """
-    _check_counts(parent, writes, jobs, limits)  # 1
+    check_buffered(writes, jobs, limits)  # 1
+    if len(parent.pending) >= MAX_PENDING:
+        raise UNENDORSED(expected=f"fewer than {MAX_PENDING} waiting", found=str(len(parent.pending)))
     tag, height = keys.request_tag(check_request_id(request_id)), parent.height + 1
     puts, after = _seal_values(keys, buckets, writes, height, rng)  # 2
     count, size = _totals(parent, buckets, after, limits)
@@ -153,14 +157,16 @@ def _seal_buckets(
     return index
 
 
-def _check_counts(parent: HeadRecord, writes: Mapping[str, bytes | None], jobs: Sequence[OutJob], top: Limits) -> None:
-    if len(parent.pending) >= MAX_PENDING:
-        raise UNENDORSED(expected=f"fewer than {MAX_PENDING} waiting", found=str(len(parent.pending)))
+def check_buffered(writes: Mapping[str, bytes | None], jobs: Sequence[OutJob], top: Limits) -> None:
+    """Raise StateError state.too_large unless this fits into one commit."""
     if len(writes) > top.writes or len(jobs) > top.jobs:
         raise TOO_LARGE(
             expected=f"at most {top.writes} writes and {top.jobs} jobs in one commit",
             found=f"{len(writes)} writes, {len(jobs)} jobs",
         )
+    size = sum(len(v) for v in writes.values() if v is not None) + sum(len(job.body) for job in jobs)
+    if size > top.commit_size:
+        raise TOO_LARGE(expected=f"at most {top.commit_size} bytes in one commit", found=str(size))
 
 
 def _totals(
