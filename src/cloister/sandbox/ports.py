@@ -32,7 +32,9 @@ class AgentSpec:
     """One agent to run. ``bundle``: the ES module bytes that were hashed. ``env`` holds settings and secrets that the
     manifest marks as environment: set inside the isolate from the socket, never in a process environment.
     ``egress``: host patterns ("api.openai.com", "*.example.org") with port 443 unless "host:port".
-    ``map_host``: host -> (ip, port) for devnets; ``extra_ca``: PEM trusted inside this sandbox only."""
+    ``map_host``: host -> (ip, port) for devnets; it changes where an allowed host lives, it allows nothing.
+    ``extra_ca``: PEM trusted inside this sandbox only.
+    ``entry``: "fetch" (``fetch(request, ctx)``) or "main" (``main(requestJson)``), as the manifest says."""
 
     agent: bytes
     code_hash: bytes
@@ -43,6 +45,7 @@ class AgentSpec:
     limits: Limits = field(default_factory=Limits)
     map_host: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     extra_ca: bytes | None = None
+    entry: str = "fetch"
 
 
 @dataclass(frozen=True, slots=True)

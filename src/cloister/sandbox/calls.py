@@ -1,0 +1,131 @@
+"""One request inside a sandbox, as the worker keeps it: head, body under a credit window, ending."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+from cloister.core.errors import CloisterError
+from cloister.sandbox.errors import BAD_RESPONSE, PROTOCOL, RESPONSE_TOO_LARGE
+from cloister.sandbox.frames import WINDOW
+from cloister.sandbox.ports import AgentRequest, AgentResponseHead, Headers
+
+MAX_HEADERS: Final = 128
+MAX_HEADER_BYTES: Final = 32 << 10
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+# The transport frames bodies itself; these describe a connection that does not exist here.
+_DROPPED: Final = frozenset(
+    {"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+
+
+def headers_fault(headers: object) -> str | None:
+    """What is wrong with a list of [name, value] pairs, or None. Never quotes a value."""
+    if not isinstance(headers, (list, tuple)) or len(headers) > MAX_HEADERS:
+        return f"no list of at most {MAX_HEADERS} headers"
+    total = 0
+    for pair in headers:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(p, str) for p in pair):
+            return "a header that is no [name, value] pair of texts"
+        if not _NAME.fullmatch(pair[0]) or not _VALUE.fullmatch(pair[1]):
+            return "a header with characters that HTTP does not allow"
+        total += len(pair[0]) + len(pair[1])
+    return f"headers of {total} bytes, over {MAX_HEADER_BYTES}" if total > MAX_HEADER_BYTES else None
+
+
+def kept_headers(headers: Headers) -> tuple[tuple[str, str], ...]:
+    """Headers in lower case, without those that belong to a connection."""
+    lowered = ((name.lower(), value) for name, value in headers)
+    return tuple(pair for pair in lowered if pair[0] not in _DROPPED)
+
+
+def parse_head(fields: dict[str, Any]) -> AgentResponseHead:
+    """A response head that the agent's side sent. Raises SandboxError (sandbox.bad_response)."""
+    status, headers = fields.get("status"), fields.get("headers")
+    if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 599:
+        raise BAD_RESPONSE(expected="a status from 200 to 599", found=f"{type(status).__name__} outside of it")
+    if fault := headers_fault(headers):
+        raise BAD_RESPONSE(expected="valid headers", found=fault)
+    return AgentResponseHead(status, kept_headers(headers or ()))
+
+
+class Call:
+    """One request under way. ``grant(bytes)`` is called as the reader consumes; ``drop()`` if it stops early."""
+
+    def __init__(self, number: int, request: AgentRequest, limit: int, grant: Callable[[Call, int], None]) -> None:
+        self.number, self.request_id, self.host_calls = number, request.request_id, 0
+        self.head: asyncio.Future[AgentResponseHead] = asyncio.get_running_loop().create_future()
+        self.over = False
+        self._limit, self._grant = limit, grant
+        self._chunks: deque[bytes] = deque()
+        self._received, self._granted, self._eaten = 0, WINDOW, 0
+        self._error: CloisterError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def on_head(self, fields: dict[str, Any]) -> None:
+        """Take the response head. Raises SandboxError for a second head or a malformed one."""
+        if self.head.done():
+            raise PROTOCOL(expected="one head per response", found="a second one")
+        self.head.set_result(parse_head(fields))
+
+    def on_chunk(self, data: bytes) -> None:
+        """Take body bytes. Raises SandboxError when they overrun the credit window or the response limit."""
+        if not self.head.done():
+            raise PROTOCOL(expected="a head before the body", found="a chunk")
+        self._received += len(data)
+        if self._received > self._granted:
+            raise PROTOCOL(expected="body bytes within the credit window", found="an overrun")
+        if self._received > self._limit:
+            raise RESPONSE_TOO_LARGE(expected=f"at most {self._limit} bytes", found="more")
+        if data:
+            self._chunks.append(data)
+            self._wake()
+
+    def on_end(self) -> None:
+        """The response is complete. Raises SandboxError if it never began."""
+        if not self.head.done():
+            raise PROTOCOL(expected="a head before the end", found="the end")
+        self.over = True
+        self._wake()
+
+    def fail(self, error: CloisterError) -> None:
+        """End this request with an error, in its head or in its body. Does nothing after the end."""
+        if self.over:
+            return
+        self.over, self._error = True, error
+        if not self.head.done():
+            self.head.set_exception(error)
+            self.head.exception()  # seen: a caller that has gone away is no unhandled error
+        self._wake()
+
+    async def body(self, done: Callable[[Call], None]) -> AsyncIterator[bytes]:
+        """Chunks in order. Raises the request's error after the chunks that came before it."""
+        try:
+            while True:
+                while self._chunks:
+                    data = self._chunks.popleft()
+                    self._eat(len(data))
+                    yield data
+                if self._error is not None:
+                    raise self._error
+                if self.over:
+                    return
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
+        finally:
+            done(self)
+
+    def _eat(self, count: int) -> None:
+        self._eaten += count
+        if self._eaten >= WINDOW // 4 and not self.over:
+            self._granted += self._eaten
+            self._grant(self, self._eaten)
+            self._eaten = 0
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,8 @@
+"""Agents as Deno processes in bubblewrap."""
+
+from __future__ import annotations
+
+from cloister.sandbox.deno.process import DenoProcess as DenoProcess
+from cloister.sandbox.deno.sandbox import DenoSandbox as DenoSandbox
+
+__all__ = ["DenoProcess", "DenoSandbox"]

@@ -1,0 +1,67 @@
+"""Bundles on disk, and V8's compiled code for each: warmed once per bundle, then read-only.
+
+The compiled code runs without being checked against its source, so it is made here, in the same sandbox, from the
+bundle alone (no settings, no secrets, no network), kept for one life of the worker, and never shared between bundles.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+MAX_CACHE_BYTES: Final = 64 << 20
+MAX_CACHE_FILES: Final = 256
+
+Warm = Callable[[Path, Path], Awaitable[None]]
+
+
+class BundleStore:
+    """Folder of bundles and their caches. ``warm(bundle, cache)`` fills a cache folder."""
+
+    def __init__(self, root: Path, warm: Warm) -> None:
+        self._root, self._warm = root, warm
+        self._ready: dict[bytes, asyncio.Task[Path]] = {}
+
+    async def ready(self, code_hash: bytes, bundle: bytes) -> Path:
+        """The folder with ``agent.js`` and ``cache/`` for these bytes; made at the first call."""
+        task = self._ready.get(code_hash)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = asyncio.get_running_loop().create_task(self._make(code_hash, bundle))
+            self._ready[code_hash] = task
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Stop warming."""
+        for task in self._ready.values():
+            task.cancel()
+        await asyncio.gather(*self._ready.values(), return_exceptions=True)
+
+    async def _make(self, code_hash: bytes, bundle: bytes) -> Path:
+        folder = self._root / code_hash.hex()
+        folder.mkdir(mode=0o755)
+        cache = folder / "cache"
+        cache.mkdir(mode=0o755)
+        script = folder / "agent.js"
+        script.write_bytes(bundle)
+        script.chmod(0o444)
+        await self._warm(script, cache)
+        if _oversized(cache):
+            shutil.rmtree(cache)
+            cache.mkdir(mode=0o755)
+        return folder
+
+
+def _oversized(folder: Path) -> bool:
+    """Whether a cache holds more than V8 would write. lstat: Deno leaves a dangling link."""
+    files = size = 0
+    for base, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            files += 1
+            size += os.lstat(os.path.join(base, name)).st_size  # noqa: PTH118
+            if files > MAX_CACHE_FILES or size > MAX_CACHE_BYTES:
+                return True
+    return False

@@ -1,0 +1,333 @@
+// The agent's side of the socket (spec/sandbox.md). It is measured with the worker's image, but it shares a realm with
+// the agent, so the worker trusts nothing that it says. What is captured below only keeps careless agents from
+// breaking it.
+const { stringify, parse } = JSON;
+const encoder = new TextEncoder(), decoder = new TextDecoder();
+const encode = encoder.encode.bind(encoder), decode = decoder.decode.bind(decoder);
+const micro = queueMicrotask.bind(globalThis);
+const INIT = 1, REQUEST = 2, HOST_RESULT = 3, CANCEL = 4, CREDIT = 5;
+const READY = 16, FAILED = 17, HEAD = 18, CHUNK = 19, END = 20, ERROR = 21, HOST_CALL = 22, LOG = 23, PONG = 24;
+const HEADER = 9, PIECE = 65536, HOST_CALLS = 32, LINE = 4000;
+const AGENT = "/agent/agent.js";
+const NONE = new Uint8Array(0);
+
+// ---- sending: frames queue up and leave in one write per turn
+
+let conn, outgoing = [], writing = false;
+
+function send(type, id, payload = NONE) {
+  const frame = new Uint8Array(HEADER + payload.length), view = new DataView(frame.buffer);
+  view.setUint32(0, payload.length, true);
+  view.setUint32(4, id, true);
+  frame[8] = type;
+  frame.set(payload, HEADER);
+  outgoing.push(frame);
+  if (!writing) {
+    writing = true;
+    micro(flush);
+  }
+}
+
+const sendJson = (type, id, value) => send(type, id, encode(stringify(value)));
+
+async function flush() {
+  while (outgoing.length) {
+    const frames = outgoing;
+    outgoing = [];
+    let data = frames[0];
+    if (frames.length > 1) {
+      data = new Uint8Array(frames.reduce((sum, frame) => sum + frame.length, 0));
+      let at = 0;
+      for (const frame of frames) data.set(frame, at), at += frame.length;
+    }
+    for (let at = 0; at < data.length;) at += await conn.write(data.subarray(at));
+  }
+  writing = false;
+}
+
+// ---- logs
+
+const text = (value) => {
+  if (typeof value === "string") return value;
+  if (value instanceof Error) return value.stack ?? String(value);
+  return Deno.inspect(value, { depth: 4, colors: false });
+};
+const log = (id, level, values) => sendJson(LOG, id, { level, text: values.map(text).join(" ").slice(0, LINE) });
+
+for (const [name, level] of [["debug", "debug"], ["log", "info"], ["info", "info"], ["warn", "warn"], ["error", "error"]]) {
+  console[name] = (...values) => log(0, level, values);
+}
+
+const kindOf = (error) => (error instanceof Error && typeof error.name === "string" ? error.name : typeof error).slice(0, 60);
+
+// ---- host calls: at most HOST_CALLS under way, the rest wait here
+
+const running = new Map(), calls = new Map(), waiting = [];
+let nextCall = 1;
+
+class HostError extends Error {
+  constructor({ code, check, expected, found, remedy }) {
+    super(`${code}: ${check}: expected ${expected}, found ${found}. ${remedy}`);
+    Object.assign(this, { name: "HostError", code, check, expected, found, remedy });
+  }
+}
+
+function host(request, name, args) {
+  return new Promise((resolve, reject) => {
+    const call = nextCall++;
+    const go = () => {
+      if (request.over) return reject(new Error("the request of this context is over")), next();
+      calls.set(call, { resolve, reject });
+      sendJson(HOST_CALL, request.id, { call, name, args });
+    };
+    if (calls.size < HOST_CALLS) go();
+    else waiting.push(go);
+  });
+}
+
+function next() {
+  if (waiting.length && calls.size < HOST_CALLS) waiting.shift()();
+}
+
+function onResult({ call, value, error }) {
+  const pending = calls.get(call);
+  calls.delete(call);
+  if (error) pending?.reject(new HostError(error));
+  else pending?.resolve(value);
+  next();
+}
+
+// ---- what the agent gets as ctx
+
+const toBytes = (value) => {
+  if (value instanceof Uint8Array) return value;
+  if (value instanceof ArrayBuffer) return new Uint8Array(value);
+  if (typeof value === "string") return encode(value);
+  throw new TypeError("expected a string, a Uint8Array or an ArrayBuffer");
+};
+const base64 = (value) => toBytes(value).toBase64();
+const unbase64 = (value) => Uint8Array.fromBase64(value);
+const name = (key) => {
+  if (typeof key !== "string" || !key) throw new TypeError("a state key is a non-empty string");
+  return key;
+};
+
+const stateOf = (request) => ({
+  async get(key) {
+    const value = await host(request, "state.get", { key: name(key) });
+    return value === null ? null : parse(decode(unbase64(value)));
+  },
+  async getBytes(key) {
+    const value = await host(request, "state.get", { key: name(key) });
+    return value === null ? null : unbase64(value);
+  },
+  async put(key, value) {
+    const json = stringify(value);
+    if (json === undefined) throw new TypeError("a state value is anything that JSON can say");
+    await host(request, "state.put", { key: name(key), value: base64(json) });
+  },
+  async putBytes(key, value) {
+    await host(request, "state.put", { key: name(key), value: base64(value) });
+  },
+  async delete(key) {
+    await host(request, "state.delete", { key: name(key) });
+  },
+  async list(prefix = "", { after = null, limit = 1000 } = {}) {
+    return await host(request, "state.list", { prefix: String(prefix), after, limit });
+  },
+});
+
+const keysOf = (request) => ({
+  address: () => host(request, "keys.address", {}),
+  sign: (payload) => host(request, "keys.sign", { payload }),
+});
+
+const loggerOf = (id) => {
+  const info = (...values) => log(id, "info", values);
+  return Object.assign(info, {
+    debug: (...values) => log(id, "debug", values),
+    info,
+    warn: (...values) => log(id, "warn", values),
+    error: (...values) => log(id, "error", values),
+  });
+};
+
+const contextOf = (request, head) => ({
+  agent: settings.agent,
+  caller: head.caller,
+  requestId: head.id,
+  secrets,
+  state: stateOf(request),
+  keys: keysOf(request),
+  log: loggerOf(request.id),
+  attest: (nonce) => host(request, "attest", { nonce: base64(nonce) }),
+  deadline: head.deadline,
+  get signal() {
+    return (request.abort ??= new AbortController()).signal;
+  },
+});
+
+// ---- serving
+
+let settings, secrets, handler;
+
+function handlerOf(module) {
+  const { default: exported } = module;
+  const bare = typeof exported === "function";
+  if (bare && (settings.entry === "main" || exported.name === "main")) return (request, ctx) => callMain(exported, request, ctx);
+  if (bare) return (request, ctx) => exported(request, ctx);
+  if (typeof exported?.fetch === "function") return (request, ctx) => exported.fetch(request, ctx);
+  throw new TypeError("the default export is neither a function nor an object with a fetch function");
+}
+
+async function callMain(main, request, ctx) {
+  const url = new URL(request.url), queries = {};
+  for (const key of new Set(url.searchParams.keys())) queries[key] = url.searchParams.getAll(key);
+  const answer = await main(stringify({
+    method: request.method,
+    path: url.pathname,
+    queries,
+    headers: Object.fromEntries(request.headers),
+    body: await request.text(),
+    secret: { ...ctx.secrets },
+  }));
+  const out = typeof answer === "string" ? parse(answer) : answer;
+  const body = typeof out.body === "string" ? out.body : stringify(out.body ?? null);
+  return new Response(body, { status: out.status ?? 200, headers: out.headers ?? {} });
+}
+
+async function serve(id, payload) {
+  const length = new DataView(payload.buffer, payload.byteOffset).getUint32(0, true);
+  const head = parse(decode(payload.subarray(4, 4 + length)));
+  const body = payload.length > 4 + length ? payload.slice(4 + length) : undefined;
+  const entry = { id, over: false, credit: settings.window, wake: null, abort: null, reader: null };
+  running.set(id, entry);
+  try {
+    const request = new Request("https://agent" + head.path, { method: head.method, headers: head.headers, body });
+    const response = await handler(request, contextOf(entry, head));
+    if (!(response instanceof Response)) throw new TypeError("the agent answered with something that is no Response");
+    await answer(entry, response);
+  } catch (error) {
+    if (!entry.over) log(id, "error", [error]);
+    sendJson(ERROR, id, { kind: kindOf(error) });
+  } finally {
+    entry.over = true;
+    running.delete(id);
+  }
+}
+
+async function answer(entry, response) {
+  if (entry.over) return send(END, entry.id);
+  sendJson(HEAD, entry.id, { status: response.status, headers: [...response.headers] });
+  if (response.body) await stream(entry, response.body.getReader());
+  send(END, entry.id);
+}
+
+async function stream(entry, reader) {
+  entry.reader = reader;
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done || entry.over) return;
+    const bytes = toBytes(value);
+    for (let at = 0; at < bytes.length; at += PIECE) {
+      const piece = bytes.subarray(at, at + PIECE);
+      while (entry.credit < piece.length && !entry.over) await new Promise((resolve) => entry.wake = resolve);
+      if (entry.over) return;
+      entry.credit -= piece.length;
+      send(CHUNK, entry.id, piece);
+    }
+  }
+}
+
+function cancel(id) {
+  send(PONG, id);
+  const entry = running.get(id);
+  if (!entry) return;
+  entry.over = true;
+  entry.abort?.abort(new DOMException("the caller's time is over", "TimeoutError"));
+  entry.reader?.cancel().catch(() => {});
+  entry.wake?.();
+}
+
+function credit(id, payload) {
+  const entry = running.get(id);
+  if (!entry) return;
+  entry.credit += new DataView(payload.buffer, payload.byteOffset).getUint32(0, true);
+  entry.wake?.();
+}
+
+async function init(payload) {
+  settings = parse(decode(payload));
+  for (const [key, value] of Object.entries(settings.env)) Deno.env.set(key, value);
+  secrets = Object.assign(Object.create(null), settings.secrets);
+  Object.defineProperty(secrets, "get", { value: (key) => settings.secrets[key] });
+  Object.freeze(secrets);
+  if (settings.bridge) bridge();
+  try {
+    handler = handlerOf(await import(AGENT));
+    send(READY, 0);
+  } catch (error) {
+    log(0, "error", [error]);
+    sendJson(FAILED, 0, { kind: kindOf(error) });
+  }
+}
+
+function onFrame(type, id, payload) {
+  if (type === REQUEST) serve(id, payload);
+  else if (type === HOST_RESULT) onResult(parse(decode(payload)));
+  else if (type === CREDIT) credit(id, payload);
+  else if (type === CANCEL) cancel(id);
+  else if (type === INIT) init(payload);
+}
+
+async function receive() {
+  let buffer = new Uint8Array(PIECE), view = new DataView(buffer.buffer), start = 0, end = 0;
+  for (;;) {
+    while (end - start >= HEADER) {
+      const size = HEADER + view.getUint32(start, true);
+      if (size > end - start) {
+        if (size > buffer.length) [buffer, view, start, end] = moved(new Uint8Array(size), buffer, start, end);
+        break;
+      }
+      onFrame(buffer[start + 8], view.getUint32(start + 4, true), buffer.slice(start + HEADER, start + size));
+      start += size;
+    }
+    if (start === end) start = end = 0;
+    else if (end === buffer.length) [buffer, view, start, end] = moved(buffer, buffer, start, end);
+    const count = await conn.read(buffer.subarray(end));
+    if (count === null) Deno.exit(0);
+    end += count;
+  }
+}
+
+function moved(target, buffer, start, end) {
+  target.set(buffer.subarray(start, end));
+  return [target, new DataView(target.buffer), 0, end - start];
+}
+
+// Without root the network namespace is empty: proxy connections travel over a second unix socket.
+async function bridge() {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 3128 });
+  for await (const inner of listener) {
+    Deno.connect({ transport: "unix", path: "/run/a/p.sock" }).then((outer) => {
+      inner.readable.pipeTo(outer.writable).catch(() => {});
+      outer.readable.pipeTo(inner.writable).catch(() => {});
+    }, () => inner.close());
+  }
+}
+
+addEventListener("unhandledrejection", (event) => {
+  event.preventDefault();
+  log(0, "error", ["unhandled rejection:", event.reason]);
+});
+addEventListener("error", (event) => {
+  event.preventDefault();
+  log(0, "error", ["uncaught:", event.error]);
+});
+
+if (Deno.args[0] === "warm") {
+  await import(AGENT).catch(() => {});
+} else {
+  conn = await Deno.connect({ transport: "unix", path: "/run/a/s.sock" });
+  receive();
+}

@@ -1,0 +1,117 @@
+"""A running agent: its channel, its process, its proxy, its folder, and the order in which they end."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cloister.core.errors import CloisterError
+from cloister.sandbox.calls import Call
+from cloister.sandbox.channel import Channel
+from cloister.sandbox.egress import EgressProxy
+from cloister.sandbox.errors import CLOSED, PROTOCOL, START
+from cloister.sandbox.launch import Watched
+from cloister.sandbox.ports import AgentRequest, AgentResponseHead, AgentSpec, HostCalls
+
+GRACE_S: Final = 1.0
+# How long a process whose socket closed may take to die, so that its exit code can name the reason.
+_LAST_WORDS_S: Final = 0.5
+
+
+@dataclass(slots=True)
+class Parts:
+    """What belongs to one agent and ends with it."""
+
+    folder: Path
+    proxy: EgressProxy
+    watched: Watched | None = None
+
+
+class DenoProcess:
+    """One agent in its own Deno process. Implements ports.AgentProcess."""
+
+    def __init__(self, spec: AgentSpec, host: HostCalls, parts: Parts) -> None:
+        self.channel = Channel(spec, host, self._on_fatal, self._on_lost)
+        self._limits, self._parts = spec.limits, parts
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._cleaned: asyncio.Task[None] | None = None
+        self._failed = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs and may be asked."""
+        watched = self._parts.watched
+        return not self._failed and watched is not None and watched.alive
+
+    def adopt(self, watched: Watched) -> None:
+        """Take the launched process: its end ends everything else."""
+        self._parts.watched = watched
+        watched.exited.add_done_callback(lambda future: self.channel.die(watched.reason(future.result())))
+
+    def log(self, level: str, text: str) -> None:
+        """A line about the agent as a whole (stderr, refused egress); a flood ends it."""
+        try:
+            self.channel.log(None, level, text)
+        except CloisterError as error:
+            self.channel.die(error)
+
+    async def wait_ready(self) -> None:
+        """Until the bundle is loaded. Raises SandboxError (start, bundle, memory, crashed)."""
+        try:
+            await asyncio.wait_for(asyncio.shield(self.channel.ready), self._limits.start_s)
+        except TimeoutError:
+            error = START(expected=f"a start within {self._limits.start_s} s", found="none yet")
+            self.channel.die(error)
+            raise error from None
+
+    async def fetch(self, request: AgentRequest) -> tuple[AgentResponseHead, AsyncIterator[bytes]]:
+        """Run one request: head now, body as it comes. The deadline covers both. Raises SandboxError by name."""
+        call = self.channel.begin(request)
+        left = min(self._limits.wall_s, request.deadline_ms / 1000 - time.time())
+        loop = asyncio.get_running_loop()
+        self._timers[call.number] = loop.call_later(max(left, 0.0), self.channel.expire, call, GRACE_S)
+        try:
+            head = await call.head
+        except BaseException:
+            self._done(call)
+            raise
+        return head, call.body(self._done)
+
+    async def close(self) -> None:
+        """Kill and clean up: process, namespace, sockets, folder. Idempotent."""
+        self.channel.die(CLOSED(expected="an open sandbox", found="one that was closed"))
+        if self._cleaned is not None:
+            await asyncio.shield(self._cleaned)
+
+    def usage(self) -> Mapping[str, int]:
+        """cpu_us, rss_bytes, egress_bytes (sent), ingress_bytes (received), measured outside the agent."""
+        proxy, watched = self._parts.proxy, self._parts.watched
+        cpu, rss = watched.usage() if watched is not None else (0, 0)
+        return {"cpu_us": cpu, "rss_bytes": rss, "egress_bytes": proxy.sent, "ingress_bytes": proxy.received}
+
+    def _done(self, call: Call) -> None:
+        self._timers.pop(call.number).cancel()
+        self.channel.abandon(call, GRACE_S)
+
+    def _on_lost(self) -> None:
+        error = PROTOCOL(expected="an open socket while the agent lives", found="a closed one")
+        asyncio.get_running_loop().call_later(_LAST_WORDS_S, self.channel.die, error)
+
+    def _on_fatal(self, error: CloisterError) -> None:
+        self._failed = True
+        for timer in self._timers.values():
+            timer.cancel()
+        self._cleaned = asyncio.get_running_loop().create_task(self._clean())
+
+    async def _clean(self) -> None:
+        watched = self._parts.watched
+        if watched is not None:
+            watched.kill()
+            await watched.exited
+        await self._parts.proxy.close()
+        shutil.rmtree(self._parts.folder, ignore_errors=True)

@@ -1,0 +1,248 @@
+"""DenoSandbox: one hostile agent, one process, two independent walls (spec/sandbox.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import shutil
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from cloister.sandbox import machine, seccomp
+from cloister.sandbox.deno.cache import BundleStore
+from cloister.sandbox.deno.command import HARNESS, Plan, command
+from cloister.sandbox.deno.process import DenoProcess, Parts
+from cloister.sandbox.egress import EgressProxy, Rule, check_map, parse_rules
+from cloister.sandbox.errors import BUNDLE, MACHINE, SPEC, START
+from cloister.sandbox.launch import Watched
+from cloister.sandbox.limits import fresh_uid
+from cloister.sandbox.namespaces import Launched, Spawner
+from cloister.sandbox.ports import AgentSpec, HostCalls, Limits
+
+MAX_BUNDLE: Final = 16 << 20
+MAX_SETTINGS: Final = 512 << 10
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+# What the sandbox itself puts in the environment. An agent that redirected its proxy would only lose its way out.
+_RESERVED: Final = frozenset({"DENO_DIR", "DENO_CERT", "DENO_NO_UPDATE_CHECK", "HTTPS_PROXY", "HTTP_PROXY", "PATH"})
+
+
+class DenoSandbox:
+    """Starts agents below ``work``, which no second sandbox may use at the same time.
+
+    ``work`` must be on storage that the worker trusts (memory or an integrity-protected disk): compiled code lives
+    there. ``rooted``: own user and network namespace per agent, by default exactly as root; otherwise bubblewrap's
+    own namespaces and a bridge. Use ``async with`` or ``close()``.
+    """
+
+    def __init__(self, work: Path, *, deno: Path | None = None, rooted: bool | None = None) -> None:
+        self._rooted = os.geteuid() == 0 if rooted is None else rooted
+        self._tools = machine.find_tools(deno)
+        self._root, self._lock = _claim(work)
+        self._program = seccomp.program()
+        self._spawner = Spawner(
+            {"deno": self._tools.deno, "harness.js": HARNESS, "work": self._root}, rooted=self._rooted
+        )
+        self._bundles = BundleStore(_folder(self._root / "bundles"), self._warm)
+        self._agents = _folder(self._root / "agents")
+        self._processes: set[DenoProcess] = set()
+
+    async def __aenter__(self) -> DenoSandbox:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    @classmethod
+    def check_machine(cls, work: Path) -> list[dict[str, Any]]:
+        """What ``cloister doctor`` prints: name, ok, found, hint."""
+        return machine.check_machine(work)
+
+    async def start(self, spec: AgentSpec, host: HostCalls) -> DenoProcess:
+        """Start one agent and wait until its bundle is loaded. Raises SandboxError (spec, bundle, start, ...)."""
+        rules = check_spec(spec)
+        bundle = await self._bundles.ready(spec.code_hash, spec.bundle)
+        folder = _folder(self._agents / secrets.token_hex(8))
+        parts = Parts(folder, EgressProxy(rules, spec.map_host, note=lambda text: process.log("warn", text)))
+        process = DenoProcess(spec, host, parts)
+        self._processes = {p for p in self._processes if p.alive} | {process}
+        try:
+            await asyncio.wait_for(self._run(spec, rules, bundle, parts, process), spec.limits.start_s)
+            await process.wait_ready()
+        except BaseException as error:
+            await process.close()
+            if isinstance(error, TimeoutError):
+                raise START(expected=f"a start within {spec.limits.start_s} s", found="none yet") from None
+            raise
+        return process
+
+    async def close(self) -> None:
+        """Stop every agent and remove everything below ``work``."""
+        await self._bundles.close()
+        await asyncio.gather(*(process.close() for process in self._processes))
+        self._spawner.close()
+        shutil.rmtree(self._root, ignore_errors=True)
+        os.close(self._lock)
+
+    async def _run(
+        self, spec: AgentSpec, rules: tuple[Rule, ...], bundle: Path, parts: Parts, process: DenoProcess
+    ) -> None:
+        uid = fresh_uid() if self._rooted else None
+        folder = parts.folder
+        if spec.extra_ca is not None:
+            (folder / "ca.pem").write_bytes(spec.extra_ca)
+            (folder / "ca.pem").chmod(0o444)
+        with contextlib.closing(_listen(folder, "s.sock", uid)) as listener:
+            bridge = None if self._rooted else _listen(folder, "p.sock", uid)
+            plan = self._plan(bundle, spec.limits, uid, rules, folder, spec.extra_ca is not None)
+            launched, watched = await self._launch(plan, lambda text: process.log("warn", f"stderr: {text}"))
+            process.adopt(watched)
+            outlet = bridge or launched.listener
+            if outlet is None:
+                raise RuntimeError("an agent has a proxy")
+            await parts.proxy.serve(outlet)
+            await self._connect(listener, process, watched, uid)
+        (folder / "s.sock").unlink()
+        process.channel.introduce(bridge=not self._rooted)
+
+    async def _connect(self, listener: socket.socket, process: DenoProcess, watched: Watched, uid: int | None) -> None:
+        """Accept exactly one connection, from the agent's user. Afterwards nobody else can knock."""
+        loop = asyncio.get_running_loop()
+        accept = asyncio.ensure_future(loop.sock_accept(listener))
+        either: set[asyncio.Future[Any]] = {accept, watched.exited}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not accept.done():
+            accept.cancel()
+            raise START(expected="a process that starts", found=watched.reason(watched.exited.result()).found)
+        connection = accept.result()[0]
+        _, peer, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if peer != (os.geteuid() if uid is None else uid):
+            connection.close()
+            raise START(expected="the agent's user at the socket", found="another user")
+        await loop.connect_accepted_socket(lambda: process.channel, connection)
+
+    def _plan(
+        self,
+        bundle: Path,
+        limits: Limits,
+        uid: int | None,
+        rules: tuple[Rule, ...] = (),
+        folder: Path | None = None,
+        has_ca: bool = False,
+    ) -> Plan:
+        return Plan(
+            deno=self._spawner.path("deno"),
+            harness=self._spawner.path("harness.js"),
+            bundle=self._reach(bundle / "agent.js"),
+            cache=self._reach(bundle / "cache"),
+            limits=limits,
+            uid=uid,
+            rules=rules,
+            socket=self._reach(folder / "s.sock") if folder else None,
+            bridge=self._reach(folder / "p.sock") if folder and not self._rooted else None,
+            extra_ca=self._reach(folder / "ca.pem") if folder and has_ca else None,
+        )
+
+    def _reach(self, path: Path) -> str:
+        return self._spawner.path("work", str(path.relative_to(self._root)))
+
+    async def _launch(self, plan: Plan, on_line: Callable[[str], None]) -> tuple[Launched, Watched]:
+        program = os.memfd_create("seccomp")
+        info_read, info_write = os.pipe2(os.O_CLOEXEC)
+        try:
+            os.write(program, self._program)
+            os.lseek(program, 0, os.SEEK_SET)
+            argv = command(self._tools, plan, seccomp_fd=program, info_fd=info_write)
+            launched = await asyncio.wrap_future(self._spawner.start(argv, (program, info_write), plan.uid))
+        except BaseException:
+            os.close(info_read)
+            raise
+        finally:
+            os.close(program)
+            os.close(info_write)
+        return launched, Watched(launched, info_read, on_line)
+
+    async def _warm(self, script: Path, cache: Path) -> None:
+        """Load the bundle once, so that V8's compiled code lies in ``cache``. A bundle that fails leaves less there."""
+        uid = fresh_uid() if self._rooted else None
+        if uid is not None:
+            os.chown(cache, uid, uid)
+        launched, watched = await self._launch(self._plan(script.parent, Limits(), uid), lambda text: None)
+        if launched.listener is not None:
+            launched.listener.close()
+        try:
+            await asyncio.wait_for(asyncio.shield(watched.exited), Limits().start_s)
+        except TimeoutError:
+            pass
+        finally:
+            watched.kill()
+            await watched.exited
+
+
+def check_spec(spec: AgentSpec) -> tuple[Rule, ...]:
+    """Refuse a spec that a worker must not start; its egress rules. Raises SandboxError (spec, bundle, egress)."""
+    if len(spec.bundle) > MAX_BUNDLE:
+        raise BUNDLE(expected=f"at most {MAX_BUNDLE} bytes", found=f"{len(spec.bundle)} bytes")
+    if not hmac.compare_digest(hashlib.sha256(spec.bundle).digest(), spec.code_hash):
+        raise BUNDLE(expected="bytes with the code hash", found="other bytes")
+    if spec.entry not in ("fetch", "main"):
+        raise SPEC(expected='entry "fetch" or "main"', found="another entry")
+    for name in (*spec.env, *spec.secrets):
+        if not _NAME.fullmatch(name) or name in _RESERVED:
+            raise SPEC(expected="environment and secret names of letters, digits and _", found="another or reserved")
+    values = (*spec.env.values(), *spec.secrets.values())
+    if any("\0" in value for value in values) or sum(map(len, values)) > MAX_SETTINGS:
+        raise SPEC(expected=f"values without NUL, at most {MAX_SETTINGS} characters", found="others")
+    if not 16 <= spec.limits.heap_mb <= 4096 or not 32 <= spec.limits.memory_mb <= 16384:
+        raise SPEC(expected="heap_mb of 16 to 4096 and memory_mb of 32 to 16384", found="others")
+    check_map(spec.map_host)
+    return parse_rules(spec.egress)
+
+
+def _claim(work: Path) -> tuple[Path, int]:
+    """Lock ``work`` and empty what a killed worker left there. Raises SandboxError if another sandbox uses it."""
+    work.mkdir(parents=True, exist_ok=True)
+    lock = os.open(work / "deno.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise MACHINE(expected="a work folder of its own", found="one that another sandbox uses") from None
+    root = work / "deno"
+    shutil.rmtree(root, ignore_errors=True)
+    return _folder(root), lock
+
+
+def _folder(path: Path) -> Path:
+    """A fresh folder that agents may search but not list."""
+    path.mkdir()
+    path.chmod(0o711)
+    return path
+
+
+def _listen(folder: Path, name: str, uid: int | None) -> socket.socket:
+    """A unix socket in ``folder`` that only the agent's user may open. The path may be longer than a socket's limit."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    base = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        listener.bind(f"/proc/self/fd/{base}/{name}")
+    finally:
+        os.close(base)
+    path = folder / name
+    path.chmod(0o600)
+    if uid is not None:
+        os.chown(path, uid, uid)
+    listener.listen(64)
+    listener.setblocking(False)
+    return listener
+
+
+__all__ = ["DenoSandbox", "check_spec"]

@@ -1,0 +1,115 @@
+"""One sandboxed process seen from the worker: exit, capped stderr, CPU and memory, and killing it for good."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from cloister.core.errors import CloisterError
+from cloister.sandbox.errors import CRASHED, MEMORY
+from cloister.sandbox.namespaces import Launched
+
+_TAIL: Final = 4 << 10
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_MEMORY_MARKS: Final = (b"out of memory", b"memory allocation of", b"heap limit", b"Allocation failed", b"OOM")
+
+
+class Watched:
+    """Watches a launched process on the running loop. ``exited`` gets the exit code once it is reaped."""
+
+    def __init__(self, launched: Launched, info_fd: int, on_line: Callable[[str], None]) -> None:
+        self._process, self._info_fd, self._on_line = launched.process, info_fd, on_line
+        self._loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[int] = self._loop.create_future()
+        self._tail = self._info = b""
+        self._inner: tuple[int, int] | None = None
+        self._cpu_us = self._rss = 0
+        stderr = launched.process.stderr
+        if stderr is None:
+            raise RuntimeError("the spawner pipes stderr")
+        self._stderr = stderr.fileno()
+        os.set_blocking(self._stderr, False)
+        os.set_blocking(info_fd, False)
+        self._pidfd = os.pidfd_open(launched.process.pid)
+        self._loop.add_reader(self._stderr, self._drain)
+        self._loop.add_reader(self._pidfd, self._reap)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not been reaped."""
+        return not self.exited.done()
+
+    def kill(self) -> None:
+        """SIGKILL to the agent and to its bubblewrap. Idempotent."""
+        if self.alive:
+            for pidfd in self._pidfds():
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+    def usage(self) -> tuple[int, int]:
+        """CPU microseconds so far and resident bytes now (the last known after the end)."""
+        inner = self._agent() if self.alive else None
+        if inner is not None:
+            pid = inner[0]
+            with contextlib.suppress(OSError, IndexError):
+                # The CPU clock of another process: (~pid << 3) | CPUCLOCK_SCHED, clock_getcpuclockid(3).
+                self._cpu_us = time.clock_gettime_ns((~pid << 3) | 2) // 1000
+                self._rss = int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE
+        return self._cpu_us, self._rss
+
+    def reason(self, code: int) -> CloisterError:
+        """Why it ended, from its exit code and the last it said. stderr is the agent's: it names, it proves nothing."""
+        if any(mark in self._tail for mark in _MEMORY_MARKS):
+            return MEMORY(expected="memory within the limits", found="an allocation beyond them")
+        if code > 128:
+            with contextlib.suppress(ValueError):
+                return CRASHED(expected="a living process", found=f"{signal.Signals(code - 128).name}")
+        return CRASHED(expected="a living process", found=f"exit code {code}")
+
+    def _agent(self) -> tuple[int, int] | None:
+        """(process id, pidfd) of the agent itself, as bubblewrap reports it; None until it has."""
+        if self._inner is None:
+            with contextlib.suppress(OSError, ValueError):
+                self._info += os.read(self._info_fd, 4096)
+                pid = int(json.loads(self._info)["child-pid"])
+                self._inner = pid, os.pidfd_open(pid)
+        return self._inner
+
+    def _pidfds(self) -> Iterator[int]:
+        inner = self._agent()
+        if inner is not None:
+            yield inner[1]
+        yield self._pidfd
+
+    def _drain(self) -> None:
+        try:
+            data = os.read(self._stderr, 64 << 10)
+        except BlockingIOError:
+            return
+        if not data:
+            self._loop.remove_reader(self._stderr)
+            return
+        self._tail = (self._tail + data)[-_TAIL:]
+        for line in data[:_TAIL].decode(errors="replace").splitlines():
+            self._on_line(line[:1000])
+
+    def _reap(self) -> None:
+        self.usage()
+        self._loop.remove_reader(self._pidfd)
+        code = self._process.wait()
+        with contextlib.suppress(OSError):
+            for _ in range(16):
+                self._drain()
+        self._loop.remove_reader(self._stderr)
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+        for fd in (*self._pidfds(), self._info_fd):
+            os.close(fd)
+        self.exited.set_result(code if code >= 0 else 128 - code)
