@@ -299,11 +299,10 @@ class ServerSessions:
 
     def _caller(self, given: Caller | None, session: _Session) -> VerifiedCaller | None:
         """Step 10: the caller that this session belongs to, verified once."""
-        if given is not None:
-            session.caller = self._verified(given, session)
-        caller = session.caller
+        caller = session.caller if given is None else self._verified(given, session)
         if caller is not None and caller.expiry * 1000 <= self._now:
             raise BAD_CALLER(expected="an expiry ahead", found=f"{caller.expiry} (Unix seconds)")
+        session.caller = caller
         return caller
 
     def _verified(self, given: Caller, session: _Session) -> VerifiedCaller:

@@ -1,0 +1,169 @@
+"""Heads and records: what parses, what is refused, and that nothing else comes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloister.core.envelope import model
+from cloister.core.envelope.model import RequestHead, ResponseHead
+from cloister.core.errors import CloisterError
+from support.sealed import World, head
+
+GOOD = World().seal()
+RECORD = GOOD.data
+
+
+def test_a_record_parses_into_its_parts() -> None:
+    record = model.decode_record(RECORD, max_size=1 << 20)
+    assert (record.kind, record.seq) == (model.KIND_SESSION, 0)
+    assert record.ibe.startswith(b"sealed:")
+    assert model.encode_record(record.header, record.ibe, record.ciphertext) == RECORD
+
+
+BAD_RECORDS: dict[str, bytes] = {
+    "empty": b"",
+    "another magic": b"CLS2" + RECORD[4:],
+    "kind 0": RECORD[:4] + b"\0" + RECORD[5:],
+    "kind 3": RECORD[:4] + b"\3" + RECORD[5:],
+    "an unknown flag": RECORD[:5] + b"\2" + RECORD[6:],
+    "IBE bytes without their flag": RECORD[:5] + b"\0" + RECORD[6:],
+    "the flag without IBE bytes": RECORD[:142] + b"\0\0" + RECORD[144:],
+    "an IBE length past the end": RECORD[:142] + b"\x0f\xff" + RECORD[144:],
+    "an IBE length over the cap": RECORD[:142] + b"\x10\x01" + b"x" * 9000,
+    "cut inside the header": RECORD[:100],
+    "cut before the tag": RECORD[: 144 + 39 + 10],
+}
+
+
+@pytest.mark.parametrize("sentence", BAD_RECORDS)
+def test_records_refused_for(sentence: str) -> None:
+    with pytest.raises(CloisterError, match=r"envelope\.malformed"):
+        model.decode_record(BAD_RECORDS[sentence], max_size=1 << 20)
+
+
+def test_a_one_shot_record_with_a_number_is_refused() -> None:
+    record = RECORD[:4] + b"\2" + RECORD[5:134] + (5).to_bytes(8, "big") + RECORD[142:]
+    with pytest.raises(CloisterError, match=r"envelope\.malformed"):
+        model.decode_record(record, max_size=1 << 20)
+
+
+def test_a_record_over_its_cap_is_refused_before_parsing() -> None:
+    with pytest.raises(CloisterError, match=r"envelope\.too_large"):
+        model.decode_record(RECORD, max_size=len(RECORD) - 1)
+
+
+@given(st.binary(max_size=400))
+def test_garbage_is_a_record_or_a_named_refusal(data: bytes) -> None:
+    for candidate in (data, RECORD[:6] + data):
+        try:
+            record = model.decode_record(candidate, max_size=500)
+        except CloisterError:
+            continue
+        assert model.encode_record(record.header, record.ibe, record.ciphertext) == candidate
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_plaintext_splits_into_what_was_joined(first: bytes, body: bytes) -> None:
+    assert model.split_plaintext(model.encode_plaintext(first, body)) == (first, body)
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\0\0", b"\0\0\0\5abc", b"\xff\xff\xff\xff" + b"x" * 9])
+def test_a_plaintext_of_another_shape_is_refused(data: bytes) -> None:
+    with pytest.raises(CloisterError, match=r"envelope\.malformed"):
+        model.split_plaintext(data)
+
+
+def test_a_head_round_trips() -> None:
+    sent = head(idempotency_key="order 7", caller=model.Caller("0x" + "ab" * 20, 5, "0x" + "00" * 65))
+    assert model.decode_request_head(model.encode_json(sent)) == sent
+
+
+def test_a_head_has_the_field_names_of_the_spec() -> None:
+    assert set(msgspec.json.decode(model.encode_json(head()))) == {"v", "id", "m", "p", "h", "d", "idem", "c"}
+
+
+BAD_HEADS: dict[str, dict[str, Any]] = {
+    "version 2": {"version": 2},
+    "a short request id": {"request_id": "0x00"},
+    "an upper-case request id": {"request_id": "0x" + "AB" * 16},
+    "a lower-case method": {"method": "post"},
+    "an empty method": {"method": ""},
+    "a method with a line break": {"method": "GET\r\n"},
+    "a relative path": {"path": "ask"},
+    "a path with a space": {"path": "/a b"},
+    "a path with a line break": {"path": "/a\nb"},
+    "a path that is not ASCII": {"path": "/é"},
+    "a path over 8192": {"path": "/" + "a" * 8192},
+    "an upper-case header name": {"headers": (("X-A", "1"),)},
+    "an empty header name": {"headers": (("", "1"),)},
+    "a header name with a colon": {"headers": (("a:", "1"),)},
+    "a header value with a line break": {"headers": (("a", "1\r\nx: 2"),)},
+    "a header value with a zero byte": {"headers": (("a", "\0"),)},
+    "a header value beyond Latin-1": {"headers": (("a", "€"),)},
+    "a header value over 16 KiB": {"headers": (("a", "x" * 16385),)},
+    "129 headers": {"headers": (("a", "1"),) * 129},
+    "a negative deadline": {"deadline_ms": -1},
+    "a deadline beyond 2**53": {"deadline_ms": 2**53},
+    "an empty idempotency key": {"idempotency_key": ""},
+    "an idempotency key with a line break": {"idempotency_key": "a\n"},
+}
+
+
+@pytest.mark.parametrize("sentence", BAD_HEADS)
+def test_heads_refused_for(sentence: str) -> None:
+    bad = head(**BAD_HEADS[sentence])
+    with pytest.raises(CloisterError, match=r"envelope\.head"):
+        bad.check()
+    with pytest.raises(CloisterError):
+        model.decode_request_head(msgspec.json.encode(bad))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b'"\xff"',
+        b'{"v":1,"id":5}',
+        b"[" * 5000,
+        model.encode_json(head())[:-1] + b',"extra":1}',
+        model.encode_json(head()) + b" x",
+        model.encode_json(head()).replace(b'"h":[[', b'"h":[["a"],['),
+        model.encode_json(head()).replace(b'"v":1', b'"v":true'),
+        model.encode_json(head()).replace(b'"v":1', b'"v":1.5'),
+    ],
+)
+def test_bytes_that_are_no_head_are_refused(text: bytes) -> None:
+    with pytest.raises(CloisterError, match=r"envelope\.head"):
+        model.decode_request_head(text)
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_no_head(data: bytes) -> None:
+    with pytest.raises(CloisterError):
+        model.decode_request_head(data)
+
+
+@pytest.mark.parametrize("status", [99, 600, -1])
+def test_a_status_outside_http_is_refused(status: int) -> None:
+    with pytest.raises(CloisterError, match=r"envelope\.head"):
+        ResponseHead(status=status, checkpoint=1).check()
+
+
+def test_a_head_over_64_kib_is_not_sent() -> None:
+    big = RequestHead(
+        request_id="0x" + "00" * 16,
+        method="GET",
+        path="/",
+        deadline_ms=1,
+        headers=tuple((f"h{i}", "x" * 16000) for i in range(5)),
+    )
+    with pytest.raises(CloisterError, match=r"envelope\.too_large"):
+        model.encode_json(big.check())
