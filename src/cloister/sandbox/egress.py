@@ -13,56 +13,19 @@ import ipaddress
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from cloister.sandbox.errors import EGRESS
+from cloister.core.policy.egress import EGRESS, HOST, Rule
 
 MAX_HEAD: Final = 8 << 10
 MAX_CONNECTIONS: Final = 64
-MAX_PATTERNS: Final = 64
 HEAD_S, CONNECT_S, IDLE_S, PIN_S = 10.0, 10.0, 120.0, 60.0
 _PIECE: Final = 64 << 10
-_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-_PATTERN = re.compile(rf"(\*\.)?({_LABEL}(?:\.{_LABEL})*)(?::([1-9][0-9]{{0,4}}))?")
 _CONNECT = re.compile(rb"CONNECT ([A-Za-z0-9_.-]{1,253}):([0-9]{1,5}) HTTP/1\.[01]\r\n")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _REFUSED = (ipaddress.ip_network("192.88.99.0/24"), ipaddress.ip_network("64:ff9b:1::/48"))
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One egress pattern. ``wild``: every name below ``host``, not ``host`` itself."""
-
-    host: str
-    port: int
-    wild: bool
-
-    def allows(self, host: str, port: int) -> bool:
-        """Whether a lower-case host name and a port fit."""
-        named = host.endswith("." + self.host) if self.wild else host == self.host
-        return named and port == self.port
-
-    def __str__(self) -> str:
-        return f"{'*.' if self.wild else ''}{self.host}:{self.port}"
-
-
-def parse_rule(pattern: object) -> Rule:
-    """A pattern of the manifest. Raises SandboxError (sandbox.egress)."""
-    found = _PATTERN.fullmatch(pattern) if isinstance(pattern, str) and len(pattern) <= 260 else None
-    if found is None or int(found[3] or 443) > 65535 or (found[1] and "." not in found[2]):
-        raise EGRESS(expected='"host", "*.domain.tld" or either with ":port", lower case', found="another text")
-    return Rule(found[2], int(found[3] or 443), bool(found[1]))
-
-
-def parse_rules(patterns: Sequence[object]) -> tuple[Rule, ...]:
-    """At most 64 patterns. Raises SandboxError (sandbox.egress)."""
-    if len(patterns) > MAX_PATTERNS:
-        raise EGRESS(expected=f"at most {MAX_PATTERNS} patterns", found=f"{len(patterns)}")
-    return tuple(parse_rule(pattern) for pattern in patterns)
 
 
 def is_public(address: str) -> bool:
@@ -165,7 +128,7 @@ class EgressProxy:
         if found is None:
             raise _RefusedError("405 Method Not Allowed", "only https leaves the sandbox: CONNECT host:port")
         host, port = found[1].decode().lower().rstrip("."), int(found[2])
-        if not _HOST.fullmatch(host) or not any(rule.allows(host, port) for rule in self._rules):
+        if not HOST.fullmatch(host) or not any(rule.allows(host, port) for rule in self._rules):
             raise _RefusedError("403 Forbidden", f"{host}:{port} is not in the manifest's egress list")
         return host, port
 
@@ -237,16 +200,5 @@ def check_map(map_host: Mapping[str, tuple[str, int]]) -> None:
             ipaddress.ip_address(address)
         except ValueError:
             raise EGRESS(expected="host -> (IP address, port)", found="no IP address") from None
-        if not _HOST.fullmatch(host) or not 0 < port < 65536:
+        if not HOST.fullmatch(host) or not 0 < port < 65536:
             raise EGRESS(expected="host -> (IP address, port)", found="another host name or port")
-
-
-__all__ = [
-    "EgressProxy",
-    "Rule",
-    "check_map",
-    "is_public",
-    "parse_rule",
-    "parse_rules",
-    "resolve_host",
-]

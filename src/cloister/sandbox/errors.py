@@ -116,9 +116,3 @@ HOST_CALL = define(
     check="a host call is one that the worker serves, in the form of spec/sandbox.md 4",
     remedy="compare the call with spec/sandbox.md",
 )
-EGRESS = define(
-    "sandbox.egress",
-    SandboxError,
-    check="an egress pattern is host, *.domain, or either with :port",
-    remedy='write hosts as "api.example.org" or "*.example.org:8443" in the manifest',
-)

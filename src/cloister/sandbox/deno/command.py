@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cloister.sandbox.egress import Rule
+from cloister.core.policy.egress import Rule
 from cloister.sandbox.limits import limit_arguments
 from cloister.sandbox.machine import Tools
 from cloister.sandbox.namespaces import PROXY_PORT
@@ -15,23 +15,9 @@ from cloister.sandbox.ports import Limits
 SOCKET, BRIDGE = "/run/a/s.sock", "/run/a/p.sock"
 _PROXY: Final = f"http://127.0.0.1:{PROXY_PORT}"
 _WALLS: Final = [
-    "--unshare-user",
-    "--unshare-pid",
-    "--unshare-ipc",
-    "--unshare-uts",
-    "--unshare-cgroup-try",
-    "--die-with-parent",
-    "--new-session",
-    "--as-pid-1",
-    "--cap-drop",
-    "ALL",
-    "--clearenv",
-    "--uid",
-    "65534",
-    "--gid",
-    "65534",
-    "--hostname",
-    "agent",
+    *["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"],
+    *["--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL", "--clearenv"],
+    *["--uid", "65534", "--gid", "65534", "--hostname", "agent"],
 ]
 _DENO: Final = ["--no-prompt", "--no-config", "--no-lock", "--cached-only", "--no-remote", "--no-npm"]
 

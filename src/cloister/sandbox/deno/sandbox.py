@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import hmac
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -17,22 +16,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from cloister.core.policy.egress import Rule, parse_rules
+from cloister.core.policy.manifest import ENV_NAME, MAX_BUNDLE, RESERVED
 from cloister.sandbox import machine, seccomp
 from cloister.sandbox.deno.cache import BundleStore
 from cloister.sandbox.deno.command import HARNESS, Plan, command
 from cloister.sandbox.deno.process import DenoProcess, Parts
-from cloister.sandbox.egress import EgressProxy, Rule, check_map, parse_rules
+from cloister.sandbox.egress import EgressProxy, check_map
 from cloister.sandbox.errors import BUNDLE, MACHINE, SPEC, START
 from cloister.sandbox.launch import Watched
 from cloister.sandbox.limits import fresh_uid
 from cloister.sandbox.namespaces import Launched, Spawner
 from cloister.sandbox.ports import AgentSpec, HostCalls, Limits
 
-MAX_BUNDLE: Final = 16 << 20
 MAX_SETTINGS: Final = 512 << 10
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-# What the sandbox itself puts in the environment. An agent that redirected its proxy would only lose its way out.
-_RESERVED: Final = frozenset({"DENO_DIR", "DENO_CERT", "DENO_NO_UPDATE_CHECK", "HTTPS_PROXY", "HTTP_PROXY", "PATH"})
 
 
 class DenoSandbox:
@@ -196,7 +193,7 @@ def check_spec(spec: AgentSpec) -> tuple[Rule, ...]:
     if spec.entry not in ("fetch", "main"):
         raise SPEC(expected='entry "fetch" or "main"', found="another entry")
     for name in (*spec.env, *spec.secrets):
-        if not _NAME.fullmatch(name) or name in _RESERVED:
+        if not ENV_NAME.fullmatch(name) or name in RESERVED:
             raise SPEC(expected="environment and secret names of letters, digits and _", found="another or reserved")
     values = (*spec.env.values(), *spec.secrets.values())
     if any("\0" in value for value in values) or sum(map(len, values)) > MAX_SETTINGS:
