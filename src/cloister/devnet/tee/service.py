@@ -1,0 +1,275 @@
+"""The process: a control socket, and for each machine the interfaces that its kind of hardware has.
+
+Control (DIR/control.sock, 0600): one JSON object per line, {"command": ..., fields} -> {"result": ...} or
+{"error": ...}. Commands: ping, roots, list, create_machine {name, kind, role, package?}. Machine sockets carry
+frames (len32be || bytes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import cloister
+from cloister.core.encoding.hexes import from_hex, to_hex
+from cloister.core.errors import CloisterError, ConfigError, define
+from cloister.devnet.tee.client import CONTROL, MAX_LINE, MOUNT, ROOTS, SOCKETS, cleanup
+from cloister.devnet.tee.fuse import TsmMount
+from cloister.devnet.tee.machines import PROVIDERS, Factory, Machine, SnpHardware
+from cloister.devnet.tee.store import write_private
+from cloister.devnet.tee.tsm import TsmTree
+from cloister.evidence.detect import MachineConfig
+from cloister.evidence.tee import BAD_QUOTE, MAX_CONTEXT
+
+MAX_FRAME: Final = 65536
+MAX_SOCKET_PATH: Final = 107
+REISSUE_S: Final = 6 * 3600
+
+BAD_COMMAND = define(
+    "devnet.command",
+    ConfigError,
+    check="a command is a known one with exactly its fields",
+    remedy="use cloister.devnet.tee.TeeControl",
+)
+LONG_PATH = define(
+    "devnet.path",
+    ConfigError,
+    check=f"socket paths fit into {MAX_SOCKET_PATH} bytes",
+    remedy="choose a work folder with a shorter path",
+)
+
+Answer = Callable[[bytes], bytes]
+
+
+class Service:
+    """Pretend hardware in one work folder. ``tsm``: "auto" (mount if possible), "fuse" or "socket"."""
+
+    def __init__(self, work: Path, tsm: str = "auto", factory: Factory | None = None) -> None:
+        self._work = work.absolute()
+        self._tsm = tsm
+        self._factory = factory
+        self._mount: TsmMount | None = None
+        self._servers: list[asyncio.Server] = []
+        self._served: set[str] = set()
+        self._collateral: set[Path] = set()
+        self._refresh: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Make keys on the first run, mount, write roots.json, listen. Raises ConfigError, OSError."""
+        self._work.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._work.chmod(0o700)
+        await asyncio.to_thread(cleanup, self._work)
+        if self._factory is None:
+            self._factory = await asyncio.to_thread(Factory, self._work)
+        (self._work / SOCKETS).mkdir(mode=0o700, exist_ok=True)
+        write_private(self._work / ROOTS, json.dumps(self._factory.roots()).encode())
+        self._tree = TsmTree(self._factory.machines)
+        if self._tsm != "socket":
+            await self._try_mount()
+        self._refresh = asyncio.create_task(self._reissue())
+        await self._listen(self._work / CONTROL, self._control)
+
+    async def stop(self) -> None:
+        """Stop listening, unmount, remove sockets."""
+        if self._refresh is not None:
+            self._refresh.cancel()
+        for server in self._servers:
+            server.close()
+        if self._mount is not None:
+            await asyncio.to_thread(self._mount.stop)
+        await asyncio.to_thread(cleanup, self._work)
+
+    async def handle(self, request: object) -> dict[str, Any]:
+        """One control command. Raises CloisterError."""
+        fields = dict(request) if isinstance(request, dict) else {}
+        command = fields.pop("command", None)
+        if command == "create_machine" and {"name", "kind", "role"} <= set(fields) <= {
+            "name",
+            "kind",
+            "role",
+            "package",
+        }:
+            return await self._create(**_texts(fields))
+        plain = {"ping": self._ping, "roots": self._factory_of().roots, "list": self._list}
+        if fields or not isinstance(command, str) or command not in plain:
+            raise BAD_COMMAND(expected="ping, roots, list or create_machine", found=str(request)[:80])
+        return dict(plain[command]())
+
+    async def _create(self, name: str, kind: str, role: str, package: str | None = None) -> dict[str, Any]:
+        folder = Path(package) if package else Path(cloister.__file__).parent
+        async with self._lock:
+            machine = await asyncio.to_thread(self._factory_of().create, name, kind, role, folder)
+            config = await self._interfaces(machine)
+        paths = {key: value for key, value in config.to_json().items() if value is not None}
+        certificates = machine.hardware.chip.certificates if isinstance(machine.hardware, SnpHardware) else {}
+        return {
+            "name": name,
+            "kind": kind,
+            "role": role,
+            "measurement": to_hex(machine.measurement),
+            "machine": config.to_json(),
+            **paths,
+            **{key: to_hex(value) for key, value in certificates.items()},
+        }
+
+    async def _interfaces(self, machine: Machine) -> MachineConfig:
+        sealing = self._work / SOCKETS / f"{machine.name}-seal.sock"
+        tsm = self._work / SOCKETS / f"{machine.name}-tsm.sock"
+        nsm = self._work / SOCKETS / f"{machine.name}-nsm.sock"
+        has_tsm, mounted = machine.kind in PROVIDERS, self._mount is not None
+        if machine.name not in self._served:
+            await self._listen(sealing, self._frames(lambda data: self._seal(machine.name, data)))
+            if has_tsm and not mounted:
+                await self._listen(tsm, self._frames(lambda data: self._tsm_call(machine.name, data)))
+            if not has_tsm:
+                await self._listen(nsm, self._frames(lambda data: self._now(machine.name).hardware.nsm(data)))
+            self._served.add(machine.name)
+        return MachineConfig(
+            tsm_root=self._work / MOUNT / machine.name if has_tsm and mounted else None,
+            tsm_socket=tsm if has_tsm and not mounted else None,
+            nsm_device=None,
+            nsm_socket=None if has_tsm else nsm,
+            sealing_socket=sealing,
+            collateral=self._write_collateral(machine),
+        )
+
+    def _write_collateral(self, machine: Machine) -> Path | None:
+        path = self._work / SOCKETS / f"{machine.name}-collateral.json"
+        if machine.kind == "tdx":
+            write_private(path, self._factory_of().collateral())
+            self._collateral.add(path)
+            return path
+        if isinstance(machine.hardware, SnpHardware):
+            certificates = {name: to_hex(der) for name, der in machine.hardware.chip.certificates.items()}
+            write_private(path, json.dumps(certificates).encode())
+            return path
+        return None
+
+    async def _reissue(self) -> None:
+        while True:
+            await asyncio.sleep(REISSUE_S)
+            for path in list(self._collateral):
+                write_private(path, self._factory_of().collateral())
+
+    async def _try_mount(self) -> None:
+        mount = TsmMount(self._work / MOUNT, self._tree)
+        try:
+            await asyncio.to_thread(mount.start)
+        except OSError:
+            if self._tsm == "fuse":
+                raise
+            return  # machines get a socket instead; `ping` says which it is
+        self._mount = mount
+
+    async def _listen(
+        self, path: Path, handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+    ) -> None:
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+            raise LONG_PATH(expected=f"at most {MAX_SOCKET_PATH} bytes", found=f"{len(os.fsencode(path))}: {path}")
+        path.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            self._servers.append(await asyncio.start_unix_server(handler, str(path), limit=MAX_LINE))
+        finally:
+            os.umask(before)
+
+    async def _control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                writer.write(json.dumps(await self._answer(line)).encode() + b"\n")
+                await writer.drain()
+        except (OSError, ValueError):
+            return  # a line over the limit, or the peer went away
+        finally:
+            writer.close()
+
+    async def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            return {"result": await self.handle(json.loads(line))}
+        except CloisterError as error:
+            return {"error": error.to_wire()}
+        except ValueError:
+            return {"error": BAD_COMMAND(expected="JSON", found="something else").to_wire()}
+
+    def _frames(self, answer: Answer) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                (size,) = struct.unpack(">I", await reader.readexactly(4))
+                if size <= MAX_FRAME:
+                    reply = await asyncio.to_thread(answer, await reader.readexactly(size))
+                    writer.write(struct.pack(">I", len(reply)) + reply)
+                    await writer.drain()
+            except (OSError, asyncio.IncompleteReadError):
+                return  # the peer went away
+            finally:
+                writer.close()
+
+        return serve
+
+    def _seal(self, name: str, data: bytes) -> bytes:
+        return _reply(lambda: {"key": to_hex(self._now(name).sealing_key(_sealing_context(data)))})
+
+    def _tsm_call(self, name: str, data: bytes) -> bytes:
+        return _reply(lambda: _tsm(self._tree, name, data))
+
+    def _now(self, name: str) -> Machine:
+        return self._factory_of().machines[name]
+
+    def _ping(self) -> dict[str, Any]:
+        return {"tsm": "socket" if self._mount is None else "fuse", "pid": os.getpid()}
+
+    def _list(self) -> dict[str, Any]:
+        machines = self._factory_of().machines.values()
+        return {m.name: {"kind": m.kind, "role": m.role, "measurement": to_hex(m.measurement)} for m in machines}
+
+    def _factory_of(self) -> Factory:
+        if self._factory is None:
+            raise RuntimeError("the service was not started")
+        return self._factory
+
+
+def _texts(fields: dict[str, Any]) -> dict[str, str]:
+    if not all(isinstance(value, str) and len(value) < 4096 for value in fields.values()):
+        raise BAD_COMMAND(expected="texts", found="another type")
+    return fields
+
+
+def _reply(work: Callable[[], dict[str, Any]]) -> bytes:
+    try:
+        return json.dumps(work()).encode()
+    except CloisterError as error:
+        return json.dumps({"error": error.to_wire()}).encode()
+    except OSError as error:
+        refusal = BAD_QUOTE(expected="the operation to work", found=error.strerror or "an error")
+    except (ValueError, TypeError, KeyError) as error:
+        refusal = BAD_QUOTE(expected="a request of the protocol", found=type(error).__name__)
+    return json.dumps({"error": refusal.to_wire()}).encode()
+
+
+def _sealing_context(data: bytes) -> bytes:
+    request = json.loads(data)
+    if request.keys() != {"op", "context"} or request["op"] != "sealing_key":
+        raise ValueError("not a sealing request")
+    return from_hex(request["context"], name="context", max_size=MAX_CONTEXT)
+
+
+def _tsm(tree: TsmTree, machine: str, data: bytes) -> dict[str, Any]:
+    request = json.loads(data)
+    operation, name = request["op"], request["name"]
+    if operation == "mkdir":
+        tree.mkdir(machine, name)
+    elif operation == "rmdir":
+        tree.rmdir(machine, name)
+    elif operation == "read":
+        return {"data": to_hex(tree.read(machine, name, request["attribute"]))}
+    elif operation == "write":
+        tree.write(machine, name, request["attribute"], from_hex(request["data"], name="data", max_size=4096))
+    else:
+        raise ValueError("not an operation")
+    return {}

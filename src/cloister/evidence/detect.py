@@ -1,0 +1,126 @@
+"""Which TEE this machine has: try each in order, keep the reason for each that is absent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from cloister.core.errors import CloisterError, EvidenceError, define
+from cloister.evidence import configfs_tsm, nitro
+from cloister.evidence.collateral import CollateralSource, FileCollateral, NoCollateral
+from cloister.evidence.sockets import SealingSocket
+from cloister.evidence.tee import NoSealing, Sealing, Tee
+
+NO_TEE = define(
+    "evidence.no_tee",
+    EvidenceError,
+    check="this machine offers a TEE",
+    remedy="run on TDX, SEV-SNP or Nitro hardware, or try everything on simulated hardware with `cloister up`",
+    status=503,
+)
+BAD_MACHINE = define(
+    "evidence.machine",
+    EvidenceError,
+    check="the machine's configuration names paths of known purposes",
+    remedy="use the fields of MachineConfig: "
+    + "tsm_root, tsm_socket, nsm_device, nsm_socket, sealing_socket, collateral",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineConfig:
+    """Where this machine's TEE is. Every field is a path; the defaults are the kernel's places.
+
+    tsm_root: configfs-tsm. tsm_socket: the same by socket. nsm_device, nsm_socket: the Nitro module. sealing_socket:
+    a service that holds sealing keys. collateral: a file of certificates or collateral (``FileCollateral``).
+    """
+
+    tsm_root: Path | None = configfs_tsm.TSM_ROOT
+    tsm_socket: Path | None = None
+    nsm_device: Path | None = nitro.NSM_DEVICE
+    nsm_socket: Path | None = None
+    sealing_socket: Path | None = None
+    collateral: Path | None = None
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Paths by name; names that are absent or null mean "not on this machine". Raises EvidenceError."""
+        names = {f.name for f in fields(cls)}
+        if not isinstance(value, dict) or not set(value) <= names:
+            raise BAD_MACHINE(expected=", ".join(sorted(names)), found=str(value)[:80])
+        if not all(item is None or (isinstance(item, str) and 0 < len(item) < 4096) for item in value.values()):
+            raise BAD_MACHINE(expected="paths as texts", found="another type")
+        return cls(**{name: Path(value[name]) if value.get(name) else None for name in names})
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready: absent paths are null."""
+        return {f.name: None if getattr(self, f.name) is None else str(getattr(self, f.name)) for f in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One place that was tried: found, or why not."""
+
+    place: str
+    tee: Tee | None
+    reason: str
+
+
+def survey(machine: MachineConfig) -> list[Finding]:
+    """Try every place of the configuration, in order. Blocking for a moment; never raises CloisterError."""
+    collateral: CollateralSource = FileCollateral(machine.collateral) if machine.collateral else NoCollateral()
+    sealing: Sealing = SealingSocket(machine.sealing_socket) if machine.sealing_socket else NoSealing()
+    return [
+        _tsm("configfs-tsm", machine.tsm_root, configfs_tsm.TsmFolder, collateral, sealing),
+        _tsm("tsm socket", machine.tsm_socket, configfs_tsm.TsmSocket, collateral, sealing),
+        _nsm("nsm device", machine.nsm_device, nitro.device_request, sealing),
+        _nsm("nsm socket", machine.nsm_socket, nitro.socket_request, sealing),
+    ]
+
+
+def open_tee(machine: MachineConfig) -> Tee:
+    """This machine's TEE: the first place that answers. Raises EvidenceError with a reason for each that does not."""
+    findings = survey(machine)
+    for finding in findings:
+        if finding.tee is not None:
+            return finding.tee
+    raise NO_TEE(expected="a TEE", found="; ".join(f"{f.place}: {f.reason}" for f in findings))
+
+
+def _tsm(
+    place: str,
+    path: Path | None,
+    opener: Callable[[Path], configfs_tsm.TsmReports],
+    collateral: CollateralSource,
+    sealing: Sealing,
+) -> Finding:
+    if (missing := _missing(path)) or path is None:
+        return Finding(place, None, missing)
+    try:
+        reports = opener(path)
+        kind = configfs_tsm.probe(reports)
+    except CloisterError as error:
+        return Finding(place, None, f"expected {error.expected}, found {error.found}")
+    return Finding(place, configfs_tsm.ConfigfsTsm(kind, reports, collateral, sealing), f"{kind} answers")
+
+
+def _nsm(place: str, path: Path | None, opener: Callable[[Path], nitro.NsmRequest], sealing: Sealing) -> Finding:
+    if (missing := _missing(path)) or path is None:
+        return Finding(place, None, missing)
+    try:
+        request = opener(path)
+        module = nitro.probe(request)
+    except CloisterError as error:
+        return Finding(place, None, f"expected {error.expected}, found {error.found}")
+    return Finding(place, nitro.Nitro(request, sealing), f"{module} answers")
+
+
+def _missing(path: Path | None) -> str:
+    if path is None:
+        return "not configured"
+    try:
+        return "" if path.exists() else f"no {path}"
+    except OSError as error:
+        return f"{path}: {error.strerror}"
