@@ -35,13 +35,16 @@ def job_digest(queue: str, body: bytes, not_before: int) -> bytes:
     return digest(Context.STATE_HEAD, b"job", queue.encode(), at, body)
 
 
-def commit_digest(puts: Mapping[str, bytes | None], jobs: Sequence[bytes], index: bytes = NO_DIGEST) -> bytes:
-    """Digest of a commit: sorted (stored key, SHA-256 of ciphertext or zero), job digests, the index root."""
+def commit_digest(
+    puts: Mapping[str, bytes | None], jobs: Sequence[bytes], index: bytes = NO_DIGEST, request: bytes = b""
+) -> bytes:
+    """Digest of a commit: sorted (stored key, SHA-256 of ciphertext or zero), job digests, index root, request tag."""
     pairs = [
         len(key).to_bytes(2, "big") + key.encode() + (NO_DIGEST if value is None else hashlib.sha256(value).digest())
         for key, value in sorted(puts.items())
     ]
-    return digest(Context.STATE_HEAD, b"commit", b"".join(pairs), b"".join(jobs), need_bytes("index root", index, 32))
+    root = need_bytes("index root", index, 32)
+    return digest(Context.STATE_HEAD, b"commit", b"".join(pairs), b"".join(jobs), root, request)
 
 
 def next_head(parent: bytes, height: int, commit: bytes) -> bytes:

@@ -107,7 +107,7 @@ def plan_commit(
     count, size = _totals(parent, buckets, after, limits)
     index = {**parent.index, **_seal_buckets(keys, after, puts, height, rng)}  # 3
     sealed = [(j.queue, keys.seal_at(job_slot(j.queue), "", j.body, height, rng), j.not_before) for j in jobs]
-    commit = commit_digest(puts, [job_digest(*job) for job in sealed], index_root(index, count, size))  # 4
+    commit = commit_digest(puts, [job_digest(*job) for job in sealed], index_root(index, count, size), tag)  # 4
     head = next_head(parent.head, height, commit)
     done = marks.with_done(Done(tag, height, head))  # 5
     slot = marks_slot(bucket_of(tag))

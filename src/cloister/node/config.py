@@ -1,0 +1,115 @@
+"""Strict JSON settings: unknown and repeated fields are refused; the hash of all of it goes into the report data."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from cloister.core.encoding import jcs
+from cloister.core.encoding.contexts import Context, digest
+from cloister.core.errors import ConfigError, define
+
+T = TypeVar("T")
+
+MAX_CONFIG = 1 << 20
+
+UNREADABLE = define(
+    "config.unreadable",
+    ConfigError,
+    check="the configuration is a regular file of at most 1 MiB that this process may read",
+    remedy="check the path, its owner and its mode",
+)
+BAD_CONFIG = define(
+    "config.bad",
+    ConfigError,
+    check="the configuration is one JSON object with known fields of the right types, none twice",
+    remedy="correct the field that is named; docs/operate lists them all",
+)
+OPEN_FILE = define(
+    "config.open_file",
+    ConfigError,
+    check="a file with secrets is readable by its owner only",
+    remedy="run chmod 600 on it",
+)
+
+
+def load_config(path: Path, kind: type[T], *, private: bool = False) -> T:
+    """Read and check a configuration. ``kind``: a dataclass or msgspec.Struct; paths may be ``Path`` fields.
+
+    ``private``: the file may hold secrets, so its mode must be 0600 or stricter. Raises ConfigError."""
+    return parse_config(_read(path, private), kind)
+
+
+def parse_config(data: bytes, kind: type[T]) -> T:
+    """The same from bytes. Raises ConfigError naming the field, never its value."""
+    if len(data) > MAX_CONFIG:
+        raise BAD_CONFIG(expected=f"at most {MAX_CONFIG} bytes", found=f"{len(data)} bytes")
+    try:
+        raw = json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_refuse)
+        config = msgspec.convert(raw, kind, strict=True, dec_hook=_decode)
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+        found = str(error) if isinstance(error, msgspec.ValidationError) else type(error).__name__
+        raise BAD_CONFIG(expected=f"the fields of {kind.__name__}", found=found) from None
+    _same_fields(raw, plain_config(config), "$")
+    return config
+
+
+def plain_config(config: object) -> Any:
+    """The configuration as JSON-ready values, defaults filled in."""
+    return msgspec.to_builtins(config, enc_hook=str)
+
+
+def config_hash(config: object) -> bytes:
+    """digest(CONFIG, JCS of the whole configuration with defaults): 32 bytes for the report data.
+
+    Raises EncodingError if a field is no fraction-free JSON value: settings are integers, text, lists, objects."""
+    return digest(Context.CONFIG, jcs.encode(plain_config(config)))
+
+
+def _read(path: Path, private: bool) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_CONFIG:
+                raise UNREADABLE(expected="a regular file of at most 1 MiB", found="something else")
+            if private and info.st_mode & 0o077:
+                raise OPEN_FILE(expected="mode 0600", found=f"{info.st_mode & 0o777:04o}")
+            return file.read(MAX_CONFIG + 1)
+    except OSError as error:
+        raise UNREADABLE(expected=f"to read {path.name}", found=error.strerror or "an error") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise BAD_CONFIG(expected="every field once", found="a repeated field")
+    return fields
+
+
+def _refuse(text: str) -> Any:
+    raise BAD_CONFIG(expected="JSON numbers", found=text)
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(f"settings of type {kind.__name__}")
+
+
+def _same_fields(raw: Any, known: Any, where: str) -> None:
+    if isinstance(raw, Mapping) and isinstance(known, Mapping):
+        unknown = sorted(set(raw) - set(known))
+        if unknown:
+            raise BAD_CONFIG(expected="known fields only", found=f"{where}.{unknown[0]}")
+        for name in raw:
+            _same_fields(raw[name], known[name], f"{where}.{name}")
+    elif isinstance(raw, list) and isinstance(known, list) and len(raw) == len(known):
+        for number, (one, other) in enumerate(zip(raw, known, strict=True)):
+            _same_fields(one, other, f"{where}[{number}]")
