@@ -49,8 +49,8 @@ class Layout:
 
     @property
     def fabric(self) -> Path:
-        """The shared ciphertext store."""
-        return self.home / "fabric.db"
+        """The shared ciphertext store (a folder)."""
+        return self.home / "fabric"
 
     @property
     def tee(self) -> Path:

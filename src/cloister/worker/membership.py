@@ -1,4 +1,4 @@
-"""Becoming a worker and staying one: attest, be admitted by t members, stand in the Workers contract (DESIGN section 2).
+"""Becoming a worker and staying one: attest, be admitted by t members, stand in the Workers contract (DESIGN 2).
 
 A registration names this boot, so a restarted worker registers again; it ends at a block, so a worker that stops
 attesting falls out by itself.
@@ -19,6 +19,7 @@ from cloister.wire.messages import AdmissionRequest
 from cloister.worker.leases import NodeIdentity, show
 
 RENEW_AT = 0.5
+SETTLES = 8
 
 
 class AdmitPort(Protocol):
@@ -55,16 +56,17 @@ class Membership:
     ) -> None:
         self._node, self._tee, self._committee, self._signers = node, tee, committee, signers
         self._sender, self._workers, self._operator, self._endpoint = sender, workers, operator, endpoint
-        self._granted: WorkerAdmission | None = None
+        self._until = 0
+        self._renew_at = 0
 
     def needed(self, record: WorkerRecord | None, height: int) -> bool:
-        """Whether to register now: unknown, another boot, or past half of the registration's life."""
-        if record is None or record.boot != self._node.boot:
-            return self._granted is None or self._granted.expiry <= height
-        lifetime = self._granted.expiry - height if self._granted else 0
-        start = record.registered_at if self._granted is None else height
-        whole = max(1, record.expiry - start, lifetime)
-        return record.expiry - height < RENEW_AT * whole
+        """Whether to register now: not (yet) on chain with this boot, or past half of the registration's life.
+
+        After a registration its effect gets a few blocks to become final before it is tried again."""
+        if height < self._renew_at:
+            return False
+        stands = record is not None and record.boot == self._node.boot and record.expiry > height
+        return not stands or height >= self._until
 
     async def register(self, checkpoint: Signed, rng: Callable[[int], bytes]) -> WorkerAdmission:
         """Attest, get admitted, send the transaction. Raises the committee's refusal, ChainError, EvidenceError.
@@ -81,5 +83,6 @@ class Membership:
         fields = [getattr(admission, name) for name in admission.TYPES]
         data = encode("Workers", "register", fields, list(signed.signatures), self._endpoint)
         await self._sender.send(self._workers, data)  # 4
-        self._granted = admission
+        self._renew_at = at.number + SETTLES
+        self._until = at.number + int((admission.expiry - at.number) * RENEW_AT)
         return admission

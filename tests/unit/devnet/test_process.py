@@ -91,12 +91,15 @@ async def test_children_die_with_their_parent_even_by_sigkill(tmp_path: Path) ->
         "import asyncio, pathlib, sys\n"
         "from cloister.devnet.process import spawn\n"
         "async def main():\n"
-        f"    c = await spawn('o', 'orphan_child', [], log_dir=pathlib.Path({str(tmp_path)!r}), env={{'PYTHONPATH': {str(tmp_path)!r}}})\n"
+        f"    here = {str(tmp_path)!r}\n"
+        "    c = await spawn('o', 'orphan_child', [], log_dir=pathlib.Path(here), env={'PYTHONPATH': here})\n"
         "    print(c.ready['pid'], flush=True)\n"
         "    await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
     )
-    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(  # noqa: ASYNC220 - the parent must outlive this loop's children
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
         assert not gone(child)
