@@ -68,8 +68,8 @@ class Store:
 
     def get(self, name: str) -> bytes | None:
         """A named blob, or None."""
-        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return None if row is None else bytes(row[0])  # type: ignore[arg-type]
+        row: Any = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else bytes(row[0])
 
     def put(self, name: str, value: bytes) -> None:
         """Write a named blob durably."""
@@ -83,18 +83,18 @@ class Store:
 
     # Checkpoints this member signed.
 
-    def add_checkpoint(self, checkpoint: Checkpoint, signature: bytes) -> None:
-        """Remember a checkpoint before its signature leaves. Only the last 128 are kept."""
+    def add_checkpoints(self, signed: list[tuple[Checkpoint, bytes]]) -> None:
+        """Remember checkpoints before their signatures leave. Only the last 128 are kept.
+
+        A second one of a height raises apsw.ConstraintError: the caller's rule was broken."""
+        rows = [(c.number, jcs.encode(c.to_json()), signature) for c, signature in signed]
         with self._db:
-            self._db.execute(
-                "INSERT INTO checkpoints VALUES (?, ?, ?)",
-                (checkpoint.number, jcs.encode(checkpoint.to_json()), signature),
-            )
-            self._db.execute("DELETE FROM checkpoints WHERE number <= ?", (checkpoint.number - KEEP_CHECKPOINTS,))
+            self._db.executemany("INSERT INTO checkpoints VALUES (?, ?, ?)", rows)
+            self._db.execute("DELETE FROM checkpoints WHERE number <= ?", (rows[-1][0] - KEEP_CHECKPOINTS,))
 
     def checkpoints(self) -> list[tuple[Checkpoint, bytes]]:
         """All kept checkpoints with signatures, oldest first."""
-        rows = self._db.execute("SELECT body, signature FROM checkpoints ORDER BY number").fetchall()
+        rows: Any = self._db.execute("SELECT body, signature FROM checkpoints ORDER BY number").fetchall()
         return [(Checkpoint.from_json(jcs.decode(bytes(body))), bytes(signature)) for body, signature in rows]
 
     # State heads this member remembers.
@@ -119,7 +119,7 @@ class Store:
     def head_rows(self, after: bytes = b"", limit: int = -1) -> list[dict[str, Any]]:
         """Rows as in ``HeadTable.to_json``, sorted; those after a cursor (agent 32 || epoch 8) if one is given."""
         agent, epoch = after[:32], int.from_bytes(after[32:40], "big")
-        rows = self._db.execute(
+        rows: Any = self._db.execute(
             "SELECT agent, epoch, height, parent, head FROM heads WHERE (agent, epoch) > (?, ?) OR ? "
             "ORDER BY agent, epoch LIMIT ?",
             (agent, epoch, not after, limit),
@@ -131,8 +131,10 @@ class Store:
 
     def ledger(self, term: int, worker: bytes, agent: bytes) -> Ledger:
         """What was granted to this worker in this term, and the epochs below which the agent is closed."""
-        rows = self._db.execute("SELECT agent FROM grants WHERE term = ? AND worker = ?", (term, worker)).fetchall()
-        floor = self._db.execute(
+        rows: Any = self._db.execute(
+            "SELECT agent FROM grants WHERE term = ? AND worker = ?", (term, worker)
+        ).fetchall()
+        floor: Any = self._db.execute(
             "SELECT agent_epoch, cluster_epoch, master_epoch FROM floors WHERE agent = ?", (agent,)
         ).fetchone()
         return Ledger(frozenset(bytes(r[0]) for r in rows), (0, 0, 0) if floor is None else (*floor,))
@@ -157,7 +159,7 @@ class Store:
 
     def granted(self, term: int, worker: bytes, agent: bytes) -> Lease | None:
         """The newest lease that this member granted to a worker for an agent in a term."""
-        row = self._db.execute(
+        row: Any = self._db.execute(
             "SELECT body FROM grants WHERE term = ? AND worker = ? AND agent = ?", (term, worker, agent)
         ).fetchone()
         return None if row is None else Lease.from_json(jcs.decode(bytes(row[0])))

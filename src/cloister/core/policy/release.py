@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cloister.core.encoding.hexes import BAD_FIELD
 from cloister.core.encoding.identity import AgentVersion, KeyIdentity, Purpose
 from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.errors import PolicyError, define
@@ -99,7 +100,7 @@ class Requester:
 
 @dataclass(frozen=True, slots=True)
 class WorkerFacts:
-    """The worker's record at the checkpoint. ``expiry`` is the last block height it covers."""
+    """The worker's record at the checkpoint. It covers blocks below ``expiry``."""
 
     boot: bytes
     measurement: bytes
@@ -182,6 +183,16 @@ class Grant:
     identities: tuple[KeyIdentity, ...]
 
 
+def vendor_class_id(name: str) -> bytes:
+    """The 32 bytes of a vendor class ("intel", "amd", "aws", ...) in statements and on chain: ASCII, zero-padded.
+
+    Raises EncodingError for names that do not fit."""
+    text = name.encode("ascii", "replace")
+    if not 0 < len(text) <= 32 or b"?" in text or b"\0" in text:
+        raise BAD_FIELD(expected="a vendor class of 1 to 32 ASCII letters", found=repr(name)[:40])
+    return text.ljust(32, b"\0")
+
+
 def may_release(facts: Facts) -> Grant:
     """Decide. Raises the PolicyError of the first rule that says no.
 
@@ -207,8 +218,8 @@ def _may_worker(facts: Facts) -> None:
         raise WORKER_REMOVED(expected="a worker in service", found=f"removed {where}")
     if record.boot != asked.boot:
         raise BOOT_MISMATCH(expected=f"boot 0x{record.boot.hex()[:16]}…", found=f"0x{asked.boot.hex()[:16]}…")
-    if record.expiry < facts.checkpoint.number:
-        raise WORKER_EXPIRED(expected=f"expiry >= block {facts.checkpoint.number}", found=f"block {record.expiry}")
+    if record.expiry <= facts.checkpoint.number:
+        raise WORKER_EXPIRED(expected=f"expiry above block {facts.checkpoint.number}", found=f"block {record.expiry}")
     if (record.measurement, record.vendor_class) != (asked.measurement, asked.vendor_class):
         raise MEASUREMENT_MISMATCH(
             expected=f"0x{record.measurement.hex()[:16]}…", found=f"0x{asked.measurement.hex()[:16]}… or another vendor"

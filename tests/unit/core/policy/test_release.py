@@ -25,6 +25,7 @@ from cloister.core.policy.release import (
     WorkerFacts,
     identities_of,
     may_release,
+    vendor_class_id,
 )
 
 WORKERS = [bytes([i]) * 20 for i in range(1, 7)]
@@ -67,7 +68,7 @@ def asked_by(address: bytes, **changes: Any) -> Facts:
 GRANTED: dict[str, Callable[[], Facts]] = {
     "the first seat gets the keys": facts,
     "the second seat gets the keys": lambda: asked_by(SPARE),
-    "a registration that ends at this very block still counts": lambda: worker(expiry=1000),
+    "a registration that ends at the next block still counts": lambda: worker(expiry=1001),
     "a full worker renews an agent that it holds": lambda: facts(
         ledger=Ledger(held=frozenset({AGENT, b"\1" * 32, b"\2" * 32}))
     ),
@@ -85,7 +86,7 @@ REFUSED: dict[str, tuple[str, Callable[[], Facts]]] = {
     "a worker removed at the checkpoint": ("policy.worker_removed", lambda: worker(removed=True)),
     "a worker removed since the checkpoint": ("policy.worker_removed", lambda: facts(newest=Newest(removed=True))),
     "a worker that restarted without registering": ("policy.boot_mismatch", lambda: worker(boot=b"\xb1" * 32)),
-    "a registration that ended one block ago": ("policy.worker_expired", lambda: worker(expiry=999)),
+    "a registration that ends at this very block": ("policy.worker_expired", lambda: worker(expiry=1000)),
     "an image other than the registered one": ("policy.measurement_mismatch", lambda: worker(measurement=b"\0" * 32)),
     "hardware other than the registered one": ("policy.measurement_mismatch", lambda: worker(vendor_class=b"\0" * 32)),
     "an agent that does not exist": ("policy.agent_unknown", lambda: facts(agent=None)),
@@ -178,5 +179,17 @@ def test_a_grant_implies_every_rule(paused: bool, removed: bool, expiry: int, wh
         return
     assert not paused
     assert not removed
-    assert expiry >= 1000
+    assert expiry > 1000
     assert who in place(SEED, AGENT, live, 2)
+
+
+@pytest.mark.parametrize("name", ["intel", "amd", "aws", "a" * 32])
+def test_a_vendor_class_is_its_padded_name(name: str) -> None:
+    assert vendor_class_id(name).rstrip(b"\0").decode() == name
+    assert len(vendor_class_id(name)) == 32
+
+
+@pytest.mark.parametrize("name", ["", "a" * 33, "\0", "intél"])
+def test_other_names_are_no_vendor_class(name: str) -> None:
+    with pytest.raises(CloisterError):
+        vendor_class_id(name)

@@ -1,0 +1,153 @@
+"""The checkpoints that this member signs: descendants only, one per height, remembered before they leave.
+
+::
+
+    following   each new finalised block is signed once
+    halted      a finalised block conflicted with one that was signed: nothing is signed or released any more
+"""
+
+from __future__ import annotations
+
+from cloister.core.chainview.checkpoints import may_sign
+from cloister.core.chainview.header import Header
+from cloister.core.encoding.signatures import Signed
+from cloister.core.encoding.statements import Checkpoint
+from cloister.core.errors import ChainViewError, CloisterError, define
+from cloister.gatekeeper.office import Office
+from cloister.gatekeeper.ports import Chain
+from cloister.gatekeeper.store import KEEP_CHECKPOINTS, Store
+from cloister.wire.messages import SignedBy
+
+MAX_LAG = 16
+MAX_STEP = 64
+
+NO_CHECKPOINT = define(
+    "chainview.no_checkpoint",
+    ChainViewError,
+    check="this member signed a checkpoint of that height and still keeps it",
+    remedy="ask for the newest checkpoint; only the last 128 are kept",
+    status=404,
+)
+HALTED = define(
+    "gatekeeper.halted",
+    ChainViewError,
+    check="finalised blocks descend from the checkpoint that this member signed last",
+    remedy="a finalised block was replaced, or an endpoint lies: find out which; a halted member signs nothing",
+    status=503,
+)
+STALE = define(
+    "gatekeeper.stale_checkpoint",
+    ChainViewError,
+    check=f"a request's checkpoint is at most {MAX_LAG} blocks behind this member's finalised head",
+    remedy="fetch the newest checkpoint and ask again",
+    status=409,
+)
+FOREIGN = define(
+    "gatekeeper.foreign_checkpoint",
+    ChainViewError,
+    check="a request's checkpoint is of this chain and agrees with the one this member signed at that height",
+    remedy="ask the committee for a checkpoint; if it repeats, two committees exist: stop",
+    status=409,
+)
+
+
+class Checkpoints:
+    """One member's book of signed checkpoints."""
+
+    def __init__(self, store: Store, office: Office, chain_id: int) -> None:
+        self._store, self._office, self._chain_id = store, office, chain_id
+        self._book = {c.number: SignedBy(c, s) for c, s in store.checkpoints() if c.term == office.term}
+        self._newest = max(self._book, default=-1)
+        self.halted = store.get("halted") is not None
+
+    @property
+    def head(self) -> Checkpoint | None:
+        """The newest checkpoint that this member signed."""
+        found = self._book.get(self._newest)
+        return None if found is None else _statement(found)
+
+    async def follow(self, chain: Chain) -> bool:
+        """Sign every new finalised block, at most 64 in one call. Returns whether there may be more.
+
+        1. not halted; 2. newer than the last one; 3. parent by parent from the last one; 4. remembered, in one write,
+        then kept for whoever asks. A fork halts this member for good (gatekeeper.halted).
+        """
+        self.require_running()  # 1
+        tip = await chain.finalized()
+        last = self.head
+        if last is None:
+            self._sign([tip])
+            return False
+        if tip.number <= last.number:  # 2
+            if tip.number == last.number and tip.hash != last.block_hash:
+                raise self._halt(f"another block of height {last.number}")
+            return False
+        stop = min(tip.number, last.number + MAX_STEP)
+        headers = [tip if n == tip.number else await chain.header(n) for n in range(last.number + 1, stop + 1)]
+        try:
+            may_sign(last, self._statement(headers[-1]), headers)  # 3
+        except ChainViewError as error:
+            raise self._halt(f"{error.code}: {error.found}") from None
+        self._sign(headers)  # 4
+        return stop < tip.number
+
+    def newest(self) -> SignedBy:
+        """The newest signed checkpoint. Raises ChainViewError."""
+        return self.at(self._newest)
+
+    def at(self, number: int) -> SignedBy:
+        """The signed checkpoint of a height. Raises ChainViewError chainview.no_checkpoint, gatekeeper.halted."""
+        self.require_running()
+        if number not in self._book:
+            raise NO_CHECKPOINT(expected=f"a checkpoint of height {number}", found=f"the newest is {self._newest}")
+        return self._book[number]
+
+    def recent(self) -> frozenset[bytes]:
+        """Block hashes that a binding may name as recently seen."""
+        return frozenset(_statement(s).block_hash for s in self._book.values())
+
+    def accept(self, signed: Signed) -> Checkpoint:
+        """A checkpoint that a requester shows. Raises EncodingError, ChainViewError.
+
+        1. this member runs; 2. of this chain; 3. t members signed it; 4. not too far behind; 5. where this member
+        signed the same height, it is the same block.
+        """
+        self.require_running()  # 1
+        shown = signed.statement
+        if not isinstance(shown, Checkpoint) or shown.chain_id != self._chain_id:  # 2
+            raise FOREIGN(expected=f"a checkpoint of chain {self._chain_id}", found="another chain")
+        signed.verify(self._office.signers, self._office.network)  # 3
+        if shown.number < self._newest - MAX_LAG:  # 4
+            raise STALE(expected=f"height {self._newest - MAX_LAG} or later", found=str(shown.number))
+        mine = self._book.get(shown.number)
+        if mine is not None and mine.statement != shown:  # 5
+            raise FOREIGN(expected="the block that this member signed", found="another block of that height")
+        return shown
+
+    def require_running(self) -> None:
+        """Raise ChainViewError (gatekeeper.halted) after a conflict."""
+        if self.halted:
+            raise HALTED(expected="descendants of the last checkpoint", found="a conflict, seen before")
+
+    def _sign(self, headers: list[Header]) -> None:
+        statements = [self._statement(h) for h in headers]
+        signed = [SignedBy(c, self._office.sign(c)) for c in statements]
+        self._store.add_checkpoints([(c, s.signature) for c, s in zip(statements, signed, strict=True)])
+        self._book |= {c.number: s for c, s in zip(statements, signed, strict=True)}
+        self._newest = statements[-1].number
+        for old in [n for n in self._book if n <= self._newest - KEEP_CHECKPOINTS]:
+            del self._book[old]
+
+    def _statement(self, h: Header) -> Checkpoint:
+        return Checkpoint(self._office.term, self._chain_id, h.number, h.hash, h.state_root, h.timestamp)
+
+    def _halt(self, why: str) -> CloisterError:
+        self._store.put("halted", why.encode())
+        self.halted = True
+        return HALTED(expected="descendants of the last checkpoint", found=why)
+
+
+def _statement(signed: SignedBy) -> Checkpoint:
+    if not isinstance(signed.statement, Checkpoint):
+        raise TypeError("the book holds checkpoints only")
+    return signed.statement

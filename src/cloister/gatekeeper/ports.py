@@ -1,0 +1,71 @@
+"""What the gatekeeper asks of the chain. ``proven.py`` implements it over storage proofs; tests implement it in memory.
+
+A ``Snapshot`` is finalised state at one block: every answer was proven against that block's state root. ``Newest``
+facts come from whatever block was seen last, proven or not, and may only restrict.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from cloister.core.chainview.founding import CandidateRecord, CeremonyRecord, SeatsRecord
+from cloister.core.chainview.header import Header
+from cloister.core.chainview.records import PolicyRecord
+from cloister.core.encoding.statements import Checkpoint
+from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
+
+
+class Snapshot(Protocol):
+    """Proven state at one finalised block."""
+
+    async def worker(self, worker: bytes) -> WorkerFacts | None:
+        """A worker's record, or None if it is not registered."""
+
+    async def live_workers(self) -> frozenset[bytes]:
+        """Workers that are registered, not removed, and not expired at this block."""
+
+    async def agent(self, agent: bytes) -> AgentFacts | None:
+        """An agent's record with its cluster's, or None if it does not exist."""
+
+    async def policy(self) -> PolicyRecord:
+        """The policy in force and when the list was founded."""
+
+    async def listed_at(self, measurement: bytes) -> int:
+        """Block at which a measurement id was listed; 0 if it is not."""
+
+    async def committee(self) -> SeatsRecord:
+        """The committee, in office or still dealing."""
+
+    async def ceremony(self) -> CeremonyRecord:
+        """The ceremony that was opened, or zeros."""
+
+    async def candidates(self, members: tuple[bytes, ...]) -> tuple[CandidateRecord | None, ...]:
+        """What gatekeepers said of themselves, in order; None for strangers."""
+
+    async def dealings(self, ceremony: bytes, members: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """Digests that members committed, in order; 32 zero bytes for none."""
+
+    async def confirmed(self, ceremony: bytes, member: bytes) -> bool:
+        """Whether a member confirmed the ceremony's result."""
+
+
+class Chain(Protocol):
+    """The chain, as far as this gatekeeper believes it."""
+
+    async def finalized(self) -> Header:
+        """The newest finalised header that the verifier accepts. Raises ChainError, ChainViewError."""
+
+    async def header(self, number: int) -> Header:
+        """The finalised header at a height not above ``finalized``."""
+
+    def at(self, checkpoint: Checkpoint) -> Snapshot:
+        """Proven state at a block."""
+
+    async def newest(self, agent: bytes | None, worker: bytes) -> Newest:
+        """Restrictive facts at the newest block seen, proven or not. ``agent`` None: only the worker is asked for."""
+
+    async def balance(self, address: bytes) -> int:
+        """An account's balance in wei: only to know whether transactions can be paid."""
+
+    async def send(self, function: str, *args: Any) -> None:
+        """Call a function of the Gatekeepers contract as this member; returns once it is in a block."""
