@@ -1,4 +1,4 @@
-"""The programs that a devnet starts, and where they are kept. ``python -m cloister.devnet.tools`` fetches what is missing."""
+"""The programs that a devnet starts, and where they are kept. ``python -m cloister.devnet.tools`` fetches them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,144 @@
+"""The devnet's chain side: deploy the contracts, write the genesis file, found the committee, write network.json."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import aiohttp
+from coincurve import PrivateKey
+
+from cloister.chain.contracts import call, encode
+from cloister.chain.deploy import deploy_all, verify_deployed
+from cloister.chain.rpc import Rpc
+from cloister.chain.tx import Sender
+from cloister.core.attestation.policy import devnet as devnet_policy
+from cloister.core.attestation.roots import Roots
+from cloister.core.encoding import jcs
+from cloister.core.encoding.hexes import from_hex
+from cloister.core.encoding.network import ContractRef, Genesis, Network
+from cloister.core.encoding.signatures import SignerSet
+from cloister.core.errors import ConfigError, define
+from cloister.core.threshold.dkg import Ceremony, Dealing, Member, replay
+from cloister.devnet.layout import Layout, write_private
+
+FOUNDING_TIMEOUT_S = 60.0
+
+NO_FOUNDING = define(
+    "devnet.founding",
+    ConfigError,
+    check="five gatekeepers register, deal and confirm one master key",
+    remedy="read the gatekeepers' logs with `cloister logs gk-1`",
+    status=500,
+)
+
+
+async def deploy(
+    layout: Layout,
+    rpc: Rpc,
+    deployer: PrivateKey,
+    chain_id: int,
+    measurements: Sequence[bytes],
+    roots: Mapping[str, Any],
+) -> Genesis:
+    """Deploy every contract and write genesis.json. ``measurements``: founding measurement ids."""
+    policy = devnet_policy(Roots.from_json(dict(roots)))
+    document = policy.to_json()
+    sender = Sender(rpc, deployer, chain_id)
+    contracts = await deploy_all(sender, policy.hash(), measurements, default_seats=policy.network.seats)
+    hashes = await verify_deployed(rpc, contracts)
+    first = await rpc.call("eth_getBlockByNumber", "0x0", False)
+    genesis = Genesis(
+        mode="devnet",
+        chain_id=chain_id,
+        genesis_hash=from_hex(first["hash"], 32, name="genesis hash"),
+        contracts={name: ContractRef(address, hashes[name]) for name, address in contracts.items()},
+        policy=document,
+        roots={vendor: tuple(prints) for vendor, prints in roots.items()},
+        header_verifier="rpc-quorum",
+    )
+    if genesis.policy_hash() != policy.hash():
+        raise RuntimeError("the genesis file and the policy disagree about the policy's hash")
+    write_private(layout.genesis, jcs.encode(genesis.to_json()))
+    return genesis
+
+
+async def found(rpc: Rpc, deployer: PrivateKey, genesis: Genesis, members: Sequence[bytes], threshold: int) -> None:
+    """Wait until every member stands as a candidate, then name the founding committee."""
+    gatekeepers = genesis.address("Gatekeepers")
+
+    async def registered() -> bool:
+        known = await call(rpc, gatekeepers, "Gatekeepers", "candidates")
+        return set(members) <= set(known)
+
+    await _until(registered, f"{len(members)} candidates on chain")
+    sender = Sender(rpc, deployer, genesis.chain_id)
+    await sender.send(
+        gatekeepers, encode("Gatekeepers", "openFounding", list(members), threshold, genesis.genesis_id())
+    )
+
+
+async def in_office(rpc: Rpc, genesis: Genesis) -> Mapping[str, Any]:
+    """Wait until the committee confirmed; returns the contract's record of it."""
+    gatekeepers = genesis.address("Gatekeepers")
+
+    async def confirmed() -> bool:
+        return int(await call(rpc, gatekeepers, "Gatekeepers", "term")) > 0
+
+    await _until(confirmed, "a confirmed master key on chain")
+    record: Mapping[str, Any] = await call(rpc, gatekeepers, "Gatekeepers", "committee")
+    return record
+
+
+async def network_file(layout: Layout, rpc: Rpc, genesis: Genesis, endpoints: Sequence[str]) -> Network:
+    """Replay the public transcript of the key generation and write network.json.
+
+    The share keys follow from the dealings, whose digests stand on chain; nothing that a gatekeeper says is believed.
+    """
+    committee = await in_office(rpc, genesis)
+    address = genesis.address("Gatekeepers")
+    opened = await call(rpc, address, "Gatekeepers", "ceremony")
+    members: list[Member] = []
+    committed: dict[int, bytes] = {}
+    for index, member in enumerate(committee["members"], 1):
+        candidate = await call(rpc, address, "Gatekeepers", "candidate", member)
+        members.append(Member(index, member, candidate["dkgKey"]))
+        committed[index] = await call(rpc, address, "Gatekeepers", "dealing", opened["id"], member)
+    ceremony = Ceremony(opened["id"], int(committee["threshold"]), tuple(members))
+    public = replay(ceremony, await _dealings(endpoints, opened["id"]), committed)
+    network = Network(
+        genesis=genesis,
+        founding=SignerSet(int(committee["term"]), ceremony.threshold, tuple(m.address for m in members)),
+        transcript=public.transcript,
+        mpk=public.mpk,
+        share_keys=public.share_keys,
+        master_epoch=int(committee["masterEpoch"]),
+    )
+    if network.id != committee["networkId"] or public.mpk != committee["mpk"]:
+        raise NO_FOUNDING(expected="the chain's network id and MPK", found="others after replaying the transcript")
+    write_private(layout.network, network.encode())
+    return network
+
+
+async def _dealings(endpoints: Sequence[str], ceremony: bytes) -> dict[int, Dealing]:
+    found: dict[int, Dealing] = {}
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+        for url in endpoints:
+            async with session.get(f"{url}/v1/dkg/0x{ceremony.hex()}/dealing") as answer:
+                body = json.loads(await answer.content.read(1 << 20))
+                if answer.status != 200:
+                    raise NO_FOUNDING(expected=f"a dealing of {url}", found=str(body)[:120])
+                dealing = Dealing.from_json(body["dealing"])
+                found[dealing.dealer] = dealing
+    return found
+
+
+async def _until(condition: Any, what: str) -> None:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + FOUNDING_TIMEOUT_S
+    while not await condition():
+        if loop.time() > end:
+            raise NO_FOUNDING(expected=f"{what} within {FOUNDING_TIMEOUT_S:.0f} s", found="not yet")
+        await asyncio.sleep(0.2)
