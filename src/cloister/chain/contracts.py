@@ -1,0 +1,265 @@
+"""The contracts as Python sees them: artifacts, call data, answers, events, revert reasons.
+
+Addresses and hashes are ``bytes`` here, structs are dicts by field name, numbers are ``int``. Artifacts are built by
+``contracts/build.py`` and ship in the wheel, so nobody needs a compiler.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Protocol
+
+from eth_abi.abi import decode as abi_decode
+from eth_abi.abi import encode as abi_encode
+
+from cloister.core.encoding.hexes import from_hex, to_hex
+from cloister.core.encoding.keccak import keccak256
+from cloister.core.errors import ChainError, define
+
+BAD_ANSWER = define(
+    "chain.bad_answer",
+    ChainError,
+    check="a chain endpoint's answer has the form that the contract's interface gives it",
+    remedy="check the contract address and the endpoint; an older contract version answers differently",
+    status=502,
+)
+WRONG_CODE = define(
+    "chain.wrong_code",
+    ChainError,
+    check="the code at a contract's address is the code that this build was made with",
+    remedy="compare network.json with the network; use the release of Cloister that the network runs",
+)
+_BUILTIN_ERRORS = ({"type": "error", "name": "Error", "inputs": [{"type": "string", "name": "reason"}]},
+                   {"type": "error", "name": "Panic", "inputs": [{"type": "uint256", "name": "code"}]})  # fmt: skip
+
+
+class Caller(Protocol):
+    """What this module needs of an RPC client."""
+
+    async def call(self, method: str, *params: Any) -> Any:
+        """One JSON-RPC call. Raises ChainError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One compiled contract. ``layout`` is the compiler's storage layout as plain data."""
+
+    name: str
+    abi: tuple[dict[str, Any], ...]
+    bytecode: bytes
+    deployed_hash: bytes
+    deployed_size: int
+    immutables: tuple[tuple[int, int], ...]
+    layout: dict[str, Any]
+
+    def verify_code(self, code: bytes) -> None:
+        """Raise ChainError (chain.wrong_code) unless ``code`` is this contract's, immutable values aside."""
+        masked = bytearray(code)
+        if len(masked) == self.deployed_size:
+            for start, length in self.immutables:
+                masked[start : start + length] = bytes(length)
+        if keccak256(bytes(masked)) != self.deployed_hash:
+            raise WRONG_CODE(expected=f"the code of {self.name}", found=f"other code, {len(code)} bytes")
+
+
+@cache
+def artifact(name: str) -> Artifact:
+    """The artifact of a contract. Raises RuntimeError for an unknown name: that is our mistake."""
+    path = resources.files("cloister.chain") / "artifacts" / f"{name}.json"
+    if not name.isalnum() or not path.is_file():
+        raise RuntimeError(f"no contract artifact named {name!r}")
+    data = json.loads(path.read_text(encoding="utf-8"))
+    deployed = data["deployed"]
+    return Artifact(
+        name=name,
+        abi=tuple(data["abi"]),
+        bytecode=from_hex(data["bytecode"]),
+        deployed_hash=from_hex(deployed["hash"], 32),
+        deployed_size=deployed["size"],
+        immutables=tuple((start, length) for start, length in deployed["immutables"]),
+        layout=data["layout"],
+    )
+
+
+def names() -> list[str]:
+    """Names of all shipped contracts."""
+    folder = resources.files("cloister.chain") / "artifacts"
+    return sorted(p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json"))
+
+
+# --- functions ---
+
+
+def encode(name: str, fn: str, *args: Any) -> bytes:
+    """Call data of ``fn`` of contract ``name``; overloads are told apart by the number of arguments.
+
+    Addresses are 20 bytes; structs are dicts, dataclasses (fields in order) or sequences.
+    """
+    entry = _function(name, fn, len(args))
+    return _selector(entry) + _encode(entry["inputs"], args)
+
+
+def encode_constructor(name: str, *args: Any) -> bytes:
+    """Creation code with constructor arguments."""
+    found = [e for e in artifact(name).abi if e["type"] == "constructor"]
+    inputs = found[0]["inputs"] if found else []
+    if len(inputs) != len(args):
+        raise TypeError(f"{name} takes {len(inputs)} constructor arguments, got {len(args)}")
+    return artifact(name).bytecode + _encode(inputs, args)
+
+
+def decode(name: str, fn: str, data: bytes) -> Any:
+    """The answer of ``fn``: None, one value, or a tuple. Raises ChainError for bytes of another form."""
+    outputs = _function(name, fn, None)["outputs"]
+    values = _decode(outputs, data)
+    if not outputs:
+        return None
+    return values[0] if len(outputs) == 1 else tuple(values)
+
+
+async def call(rpc: Caller, address: bytes, name: str, fn: str, *args: Any, block: int | str = "latest") -> Any:
+    """``eth_call`` of ``fn`` and its decoded answer. Unproven: never base a permissive decision on it."""
+    request = {"to": to_hex(address), "data": to_hex(encode(name, fn, *args))}
+    answer = await rpc.call("eth_call", request, hex(block) if isinstance(block, int) else block)
+    return decode(name, fn, from_hex(answer, name="eth_call answer"))
+
+
+# --- events and errors ---
+
+
+def topic(name: str, event: str) -> bytes:
+    """Topic 0 of an event: 32 bytes."""
+    return keccak256(_signature(_entry(name, "event", event)).encode())
+
+
+def decode_event(name: str, log: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Event name and fields of an RPC log. Indexed dynamic fields stay hashes. Raises ChainError if unknown."""
+    topics = [from_hex(t, 32, name="topic") for t in log.get("topics", ())]
+    for entry in artifact(name).abi:
+        if entry["type"] == "event" and topics and keccak256(_signature(entry).encode()) == topics[0]:
+            return str(entry["name"]), _decode_log(entry, topics[1:], from_hex(log.get("data"), name="log data"))
+    raise BAD_ANSWER(expected=f"an event of {name}", found="another topic")
+
+
+def describe_revert(data: bytes) -> str:
+    """A revert's reason for people: ``Name(arg, …)`` of our custom errors, the text of ``Error(string)``, else hex."""
+    if not data:
+        return "no reason"
+    entry = _errors().get(data[:4])
+    if entry is None:
+        return f"unknown error 0x{data[:4].hex()}"
+    try:
+        values = _decode(entry["inputs"], data[4:])
+    except ChainError:
+        return f"{entry['name']}(malformed)"
+    return f"{entry['name']}({', '.join(_show(v) for v in values)})"
+
+
+def revert_name(data: bytes) -> str:
+    """Just the name of a custom error; "" if unknown."""
+    entry = _errors().get(data[:4])
+    return str(entry["name"]) if entry else ""
+
+
+# --- inside ---
+
+
+@cache
+def _errors() -> dict[bytes, dict[str, Any]]:
+    known: dict[bytes, dict[str, Any]] = {_selector(e): e for e in _BUILTIN_ERRORS}
+    for name in names():
+        known |= {_selector(e): e for e in artifact(name).abi if e["type"] == "error"}
+    return known
+
+
+def _entry(name: str, kind: str, wanted: str) -> dict[str, Any]:
+    found = [e for e in artifact(name).abi if e["type"] == kind and e["name"] == wanted]
+    if not found:
+        raise TypeError(f"{name} has no {kind} {wanted}")
+    return found[0]
+
+
+def _function(name: str, fn: str, arity: int | None) -> dict[str, Any]:
+    found = [e for e in artifact(name).abi if e["type"] == "function" and e["name"] == fn]
+    fitting = [e for e in found if arity is None or len(e["inputs"]) == arity]
+    if not fitting:
+        wanted = " or ".join(_signature(e) for e in found) or "no such function"
+        raise TypeError(f"{name}.{fn}: {wanted}, got {arity} arguments")
+    return fitting[0]
+
+
+def _type(item: Mapping[str, Any]) -> str:
+    kind = str(item["type"])
+    if not kind.startswith("tuple"):
+        return kind
+    return f"({','.join(_type(c) for c in item['components'])}){kind[5:]}"
+
+
+def _signature(entry: Mapping[str, Any]) -> str:
+    return f"{entry['name']}({','.join(_type(i) for i in entry['inputs'])})"
+
+
+def _selector(entry: Mapping[str, Any]) -> bytes:
+    return keccak256(_signature(entry).encode())[:4]
+
+
+def _encode(inputs: Sequence[Mapping[str, Any]], args: Sequence[Any]) -> bytes:
+    return bytes(abi_encode([_type(i) for i in inputs], [_down(i, a) for i, a in zip(inputs, args, strict=True)]))
+
+
+def _decode(outputs: Sequence[Mapping[str, Any]], data: bytes) -> list[Any]:
+    try:
+        values = abi_decode([_type(o) for o in outputs], data)
+    except Exception as error:  # eth-abi raises many kinds; all mean the same here
+        raise BAD_ANSWER(expected="ABI-encoded values", found=f"{len(data)} bytes, {type(error).__name__}") from None
+    return [_up(o, v) for o, v in zip(outputs, values, strict=True)]
+
+
+def _decode_log(entry: Mapping[str, Any], topics: Sequence[bytes], data: bytes) -> dict[str, Any]:
+    indexed = [i for i in entry["inputs"] if i["indexed"]]
+    plain = [i for i in entry["inputs"] if not i["indexed"]]
+    if len(indexed) != len(topics):
+        raise BAD_ANSWER(expected=f"{len(indexed)} indexed fields", found=str(len(topics)))
+    values = dict(zip((i["name"] for i in plain), _decode(plain, data), strict=True))
+    for item, word in zip(indexed, topics, strict=True):
+        dynamic = item["type"] in ("string", "bytes") or item["type"].endswith("]") or item["type"] == "tuple"
+        values[item["name"]] = word if dynamic else _decode([item], word)[0]
+    return values
+
+
+def _down(item: Mapping[str, Any], value: Any) -> Any:
+    """A Python value in the form that eth-abi takes."""
+    kind = str(item["type"])
+    if kind.endswith("]"):
+        inner = {**item, "type": kind[: kind.rindex("[")]}
+        return [_down(inner, v) for v in value]
+    if kind == "tuple":
+        return tuple(_down(c, v) for c, v in zip(item["components"], _members(item, value), strict=True))
+    return value
+
+
+def _members(item: Mapping[str, Any], value: Any) -> Sequence[Any]:
+    if isinstance(value, Mapping):
+        return [value[c["name"]] for c in item["components"]]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, f.name) for f in fields(value)]
+    return list(value)
+
+
+def _up(item: Mapping[str, Any], value: Any) -> Any:
+    """An eth-abi value in this house's form."""
+    kind = str(item["type"])
+    if kind.endswith("]"):
+        inner = {**item, "type": kind[: kind.rindex("[")]}
+        return [_up(inner, v) for v in value]
+    if kind == "tuple":
+        return {c["name"]: _up(c, v) for c, v in zip(item["components"], value, strict=True)}
+    return bytes.fromhex(value[2:]) if kind == "address" else value
+
+
+def _show(value: Any) -> str:
+    return to_hex(value) if isinstance(value, bytes) else str(value)

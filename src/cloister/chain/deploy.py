@@ -1,0 +1,80 @@
+"""Putting the contracts on a chain, in one or two blocks, and checking what came out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from cloister.chain.contracts import artifact, call, encode, encode_constructor
+from cloister.chain.rpc import Rpc
+from cloister.chain.tx import Sender, Submitted, create_address
+from cloister.core.encoding.hexes import from_hex, need_bytes, to_hex
+from cloister.core.encoding.keccak import keccak256
+
+_PUBLISH_GAS = 150_000
+DEPLOYED = ("Token", "Directory", "Policies", "Gatekeepers", "Clusters", "Agents", "Workers")
+
+
+async def deploy_all(
+    sender: Sender,
+    policy_hash: bytes,
+    measurements: Sequence[bytes] = (),
+    *,
+    owner: bytes | None = None,
+    treasury: bytes | None = None,
+    policy_delay: int = 0,
+    default_seats: int = 3,
+) -> dict[str, bytes]:
+    """Deploy every contract and publish version 1 of each in the Directory. Returns name -> address.
+
+    Args: policy_hash: 32 bytes. measurements: founding measurement ids (32 bytes each), which count at once. owner: the
+    DAO (default: the sender); the sender stays the founder of the committee. treasury: takes the token supply (default:
+    owner). policy_delay: blocks between proposing and activating a policy. default_seats: workers per agent of the
+    default cluster.
+    Raises ChainError if a deployment fails or the code on chain is not the artifact's.
+    """
+    owner = owner or sender.address
+    sent: dict[str, Submitted] = {}
+
+    async def create(name: str, *args: object) -> bytes:
+        sent[name] = await sender.submit(None, encode_constructor(name, *args))
+        return create_address(sender.address, sent[name].nonce)
+
+    at = {"Token": await create("Token", treasury or owner)}
+    # The sender owns the Directory until it has filled it, then offers it to the owner.
+    at["Directory"] = await create("Directory", sender.address)
+    at["Policies"] = await create("Policies", owner, policy_delay, need_bytes("policy hash", policy_hash, 32),
+                                  list(measurements))  # fmt: skip
+    at["Gatekeepers"] = await create("Gatekeepers", sender.address)
+    at["Clusters"] = await create("Clusters", owner, default_seats)
+    at["Agents"] = await create("Agents", at["Gatekeepers"], at["Clusters"])
+    at["Workers"] = await create("Workers", owner, at["Gatekeepers"], at["Policies"])
+    await asyncio.gather(*(sender.wait(s) for s in sent.values()))
+    at["AgentAccounts"] = await call(sender.rpc, at["Agents"], "Agents", "accounts")
+    await _publish(sender, at, owner)
+    await verify_deployed(sender.rpc, at)
+    return at
+
+
+async def verify_deployed(rpc: Rpc, contracts: dict[str, bytes]) -> dict[str, bytes]:
+    """Raise ChainError unless each address holds the code of its artifact. Returns name -> code hash (32 bytes)."""
+    calls = [("eth_getCode", [to_hex(address), "latest"]) for address in contracts.values()]
+    codes = [from_hex(code, name="code") for code in await rpc.batch(calls)]
+    for name, code in zip(contracts, codes, strict=True):
+        artifact(name).verify_code(code)
+    return {name: keccak256(code) for name, code in zip(contracts, codes, strict=True)}
+
+
+def directory_key(name: str) -> bytes:
+    """A contract's name in the Directory: keccak256 of its ASCII name."""
+    return keccak256(name.encode("ascii"))
+
+
+async def _publish(sender: Sender, at: dict[str, bytes], owner: bytes) -> None:
+    target = at["Directory"]
+    entries = [(name, address) for name, address in at.items() if name != "Directory"]
+    calls = [encode("Directory", "publish", directory_key(name), 1, address) for name, address in entries]
+    if owner != sender.address:
+        calls.append(encode("Directory", "transferOwnership", owner))
+    sent = [await sender.submit(target, data, gas=_PUBLISH_GAS) for data in calls]
+    await asyncio.gather(*(sender.wait(s) for s in sent))

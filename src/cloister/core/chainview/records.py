@@ -1,0 +1,359 @@
+"""What the contracts say, as typed records read from proven storage slots (spec/chainview.md 5).
+
+A reader asks its ``Slots`` for words and knows nothing of proofs or sockets. Absent records are None; a record that no
+contract of ours writes raises ChainViewError. Block numbers and epochs are 64-bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+from cloister.core.chainview.layout import Layout, Place, add, address_key, data_slot, mapping_slot
+from cloister.core.encoding.hexes import need_bytes, need_uint
+from cloister.core.encoding.keccak import keccak256
+from cloister.core.encoding.signatures import MAX_MEMBERS, SignerSet
+from cloister.core.errors import ChainViewError, define
+
+MAX_WORKERS = 4096
+MAX_TEXT = 256
+
+BAD_RECORD = define(
+    "chainview.record",
+    ChainViewError,
+    check="a contract record has the form that the contract writes",
+    remedy="the contract at this address is not the one that this build knows; compare network.json",
+)
+NO_COMMITTEE = define(
+    "chainview.no_committee",
+    ChainViewError,
+    check="a committee is in office",
+    remedy="the founding ceremony has not finished; look at `cloister network status`",
+    status=503,
+)
+
+
+class Slots(Protocol):
+    """Words of one contract's storage, as far as they are proven."""
+
+    def get(self, slots: Sequence[int]) -> Sequence[int]:
+        """The words of these slots, in order."""
+
+
+class UpgradeMode(IntEnum):
+    """How an agent's code may change. Stricter is larger; the contract never lets it become smaller."""
+
+    INSTANT = 0
+    DELAYED = 1
+    FROZEN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRecord:
+    """An agent in the Agents contract. Hashes of 32 bytes are zero when unset; so are 20-byte addresses."""
+
+    agent: bytes
+    token_id: int
+    owner: bytes
+    guardian: bytes
+    epoch: int
+    paused: bool
+    code_hash: bytes
+    manifest_hash: bytes
+    cluster: bytes
+    upgrade_mode: UpgradeMode
+    upgrade_delay: int
+    secrets_hash: bytes
+    secrets_version: int
+    secrets_setter: bytes
+    secrets_epoch: int
+    account: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """A worker in the Workers contract. ``expiry``, ``heartbeat`` and ``registered_at`` are block numbers.
+
+    ``listed`` is false for a worker that left; ``removed`` is for good.
+    """
+
+    worker: bytes
+    operator: bytes
+    vendor_class: bytes
+    measurement: bytes
+    boot: bytes
+    expiry: int
+    removed: bool
+    listed: bool
+    heartbeat: int
+    registered_at: int
+    endpoint: str
+
+    def live_at(self, number: int) -> bool:
+        """Whether the registration holds at block ``number``."""
+        return self.listed and not self.removed and number < self.expiry
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRecord:
+    """A cluster: owner, key epoch, workers per agent."""
+
+    cluster: bytes
+    owner: bytes
+    epoch: int
+    seats: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitteeRecord:
+    """The committee in office. mpk is 96 bytes, the ids and seeds 32."""
+
+    term: int
+    threshold: int
+    members: tuple[bytes, ...]
+    mpk: bytes
+    master_epoch: int
+    network_id: bytes
+    transcript: bytes
+    term_seed: bytes
+
+    def signers(self) -> SignerSet:
+        """Who may sign in this term, and how many it takes."""
+        return SignerSet(self.term, self.threshold, self.members)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRecord:
+    """The policy in force: hash, block since when, block of founding (measurements listed then count at once)."""
+
+    policy_hash: bytes
+    policy_set_at: int
+    founded_at: int
+
+    def counts(self, listed_at: int, delay: int, number: int) -> bool:
+        """Whether a measurement listed at block ``listed_at`` (0: not listed) counts at block ``number``."""
+        if listed_at == 0 or listed_at > number:
+            return False
+        return listed_at == self.founded_at or listed_at + delay <= number
+
+
+def agent_id(chain_id: int, agents: bytes, token_id: int) -> bytes:
+    """keccak256(abi.encode(chain id, Agents address, token id)): spec/encoding.md 6."""
+    need_uint("chain id", chain_id, 256)
+    need_uint("token id", token_id, 256)
+    return keccak256(chain_id.to_bytes(32, "big"), address_key(agents), token_id.to_bytes(32, "big"))
+
+
+# --- readers ---
+
+
+def read_agent(slots: Slots, layout: Layout, agent: bytes) -> AgentRecord | None:
+    """The record of a 32-byte agent id; None if there is no such agent."""
+    table = layout.variable("_agents")
+    at = _Struct(layout, layout.value_type(table), slots, [mapping_slot(table.slot, need_bytes("agent", agent, 32))])
+    if at.number("epoch") == 0:
+        return None
+    mode = at.number("upgradeMode")
+    if mode > UpgradeMode.FROZEN:
+        raise BAD_RECORD(expected="a known upgrade mode", found=str(mode))
+    return AgentRecord(
+        agent=agent,
+        token_id=at.number("tokenId"),
+        owner=at.address("owner"),
+        guardian=at.address("guardian"),
+        epoch=at.number("epoch"),
+        paused=at.flag("paused"),
+        code_hash=at.word("codeHash"),
+        manifest_hash=at.word("manifestHash"),
+        cluster=at.word("cluster"),
+        upgrade_mode=UpgradeMode(mode),
+        upgrade_delay=at.number("upgradeDelay"),
+        secrets_hash=at.word("secretsHash"),
+        secrets_version=at.number("secretsVersion"),
+        secrets_setter=at.address("secretsSetter"),
+        secrets_epoch=at.number("secretsEpoch"),
+        account=at.address("account"),
+    )
+
+
+def read_agent_count(slots: Slots, layout: Layout) -> int:
+    """How many agents exist: token ids are 1 to this."""
+    place = layout.variable("count")
+    return place.of(slots.get([place.slot])[0])
+
+
+def read_worker(slots: Slots, layout: Layout, worker: bytes) -> WorkerRecord | None:
+    """The record of a worker address (20 bytes); None if it never registered."""
+    found = _read_workers(slots, layout, [worker])[0]
+    return found if found.registered_at else None
+
+
+def read_workers(slots: Slots, layout: Layout) -> tuple[WorkerRecord, ...]:
+    """All listed workers, expired ones included. Raises ChainViewError for an entry that is not a listed record."""
+    head = layout.variable("_list").slot
+    count = slots.get([head])[0]
+    if count > MAX_WORKERS:
+        raise BAD_RECORD(expected=f"at most {MAX_WORKERS} workers", found=str(count))
+    words = slots.get([add(data_slot(head), i) for i in range(count)])
+    found = _read_workers(slots, layout, [_address(word) for word in words])
+    if any(not record.listed for record in found):
+        raise BAD_RECORD(expected="listed workers in the list", found="another one")
+    return tuple(found)
+
+
+def read_cluster(slots: Slots, layout: Layout, cluster: bytes) -> ClusterRecord | None:
+    """The record of a 32-byte cluster id; None if there is no such cluster."""
+    table = layout.variable("_clusters")
+    base = mapping_slot(table.slot, need_bytes("cluster", cluster, 32))
+    at = _Struct(layout, layout.value_type(table), slots, [base])
+    if at.number("epoch") == 0:
+        return None
+    return ClusterRecord(cluster, at.address("owner"), at.number("epoch"), at.number("seats"))
+
+
+def read_committee(slots: Slots, layout: Layout) -> CommitteeRecord:
+    """The committee in office. Raises ChainViewError (chainview.no_committee) before the founding is complete."""
+    place = layout.variable("_committee")
+    at = _Struct(layout, place.type, slots, [place.slot])
+    if at.number("term") == 0:
+        raise NO_COMMITTEE(expected="a term", found="term 0")
+    head = add(place.slot, layout.fields(place.type)["members"].slot)
+    count = at.number("members")
+    if not 1 <= count <= MAX_MEMBERS:
+        raise BAD_RECORD(expected=f"1 to {MAX_MEMBERS} members", found=str(count))
+    members = slots.get([add(data_slot(head), i) for i in range(count)])
+    return CommitteeRecord(
+        term=at.number("term"),
+        threshold=at.number("threshold"),
+        members=tuple(_address(word) for word in members),
+        mpk=at.words("mpk"),
+        master_epoch=at.number("masterEpoch"),
+        network_id=at.word("networkId"),
+        transcript=at.word("transcript"),
+        term_seed=at.word("termSeed"),
+    )
+
+
+def read_policy(slots: Slots, layout: Layout) -> PolicyRecord:
+    """The policy in force."""
+    places = [layout.variable(name) for name in ("policyHash", "policySetAt", "foundedAt")]
+    words = slots.get([p.slot for p in places])
+    policy, set_at, founded = (p.of(word) for p, word in zip(places, words, strict=True))
+    if policy == 0 or founded == 0:
+        raise BAD_RECORD(expected="a policy", found="none")
+    return PolicyRecord(policy.to_bytes(32, "big"), set_at, founded)
+
+
+def read_listed_at(slots: Slots, layout: Layout, measurement_id: bytes) -> int:
+    """Block at which a measurement id (32 bytes) was listed; 0 if it is not."""
+    table = layout.variable("_listedAt")
+    word = slots.get([mapping_slot(table.slot, need_bytes("measurement id", measurement_id, 32))])[0]
+    return word & (1 << 64) - 1
+
+
+# --- inside ---
+
+
+class _Struct:
+    """One struct instance among several read together: ``bases`` are their first slots, ``index`` chooses."""
+
+    def __init__(self, layout: Layout, type_name: str, slots: Slots, bases: Sequence[int], index: int = 0) -> None:
+        self._fields = layout.fields(type_name)
+        self._size = layout.words(type_name)
+        self._words = slots.get([add(base, i) for base in bases for i in range(self._size)])
+        self.index = index
+
+    def _at(self, place: Place, extra: int = 0) -> int:
+        return self._words[self.index * self._size + place.slot + extra]
+
+    def number(self, name: str) -> int:
+        place = self._fields[name]
+        return place.of(self._at(place))
+
+    def flag(self, name: str) -> bool:
+        value = self.number(name)
+        if value > 1:
+            raise BAD_RECORD(expected=f"{name} as 0 or 1", found=str(value))
+        return value == 1
+
+    def address(self, name: str) -> bytes:
+        return self.number(name).to_bytes(20, "big")
+
+    def word(self, name: str) -> bytes:
+        return self.number(name).to_bytes(32, "big")
+
+    def words(self, name: str) -> bytes:
+        place = self._fields[name]
+        return b"".join(self._at(place, i).to_bytes(32, "big") for i in range(place.size // 32))
+
+
+def _read_workers(slots: Slots, layout: Layout, workers: Sequence[bytes]) -> list[WorkerRecord]:
+    table = layout.variable("_workers")
+    type_name = layout.value_type(table)
+    bases = [mapping_slot(table.slot, address_key(worker)) for worker in workers]
+    at = _Struct(layout, type_name, slots, bases)
+    heads = []
+    for at.index in range(len(workers)):
+        heads.append(at.number("endpoint"))
+    text_at = layout.fields(type_name)["endpoint"].slot
+    texts = _texts(slots, [add(base, text_at) for base in bases], heads)
+    found = []
+    for at.index, worker in enumerate(workers):
+        found.append(_worker(at, worker, texts[at.index]))
+    return found
+
+
+def _worker(at: _Struct, worker: bytes, endpoint: str) -> WorkerRecord:
+    return WorkerRecord(
+        worker=worker,
+        operator=at.address("operator"),
+        vendor_class=at.word("vendorClass"),
+        measurement=at.word("measurement"),
+        boot=at.word("boot"),
+        expiry=at.number("expiry"),
+        removed=at.flag("removed"),
+        listed=at.flag("listed"),
+        heartbeat=at.number("heartbeat"),
+        registered_at=at.number("registeredAt"),
+        endpoint=endpoint,
+    )
+
+
+def _texts(slots: Slots, places: Sequence[int], heads: Sequence[int]) -> list[str]:
+    """Strings from their head words; the data of all long ones is read together."""
+    long = {i: _long_size(head) for i, head in enumerate(heads) if head & 1}
+    wanted = [add(data_slot(places[i]), n) for i, size in long.items() for n in range(-(-size // 32))]
+    words = iter(slots.get(wanted))
+    texts = []
+    for i, head in enumerate(heads):
+        size = long.get(i)
+        raw = head.to_bytes(32, "big")
+        if size is None:
+            texts.append(_text(raw[:31], raw[31] >> 1))
+        else:
+            texts.append(_text(b"".join(next(words).to_bytes(32, "big") for _ in range(-(-size // 32))), size))
+    return texts
+
+
+def _long_size(head: int) -> int:
+    size = head >> 1
+    if not 32 <= size <= MAX_TEXT:
+        raise BAD_RECORD(expected=f"a text of at most {MAX_TEXT} bytes", found=str(size))
+    return size
+
+
+def _text(data: bytes, size: int) -> str:
+    if size > len(data) or any(data[size:]):
+        raise BAD_RECORD(expected="a text with zero padding", found="another form")
+    try:
+        return data[:size].decode("utf-8")
+    except UnicodeDecodeError:
+        raise BAD_RECORD(expected="text in UTF-8", found="other bytes") from None
+
+
+def _address(word: int) -> bytes:
+    if word == 0 or word >> 160:
+        raise BAD_RECORD(expected="an address", found="another word")
+    return word.to_bytes(20, "big")
