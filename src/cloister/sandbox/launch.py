@@ -103,7 +103,10 @@ class Watched:
     def _reap(self) -> None:
         self.usage()
         self._loop.remove_reader(self._pidfd)
-        code = self._process.wait()
+        # The usage of bubblewrap includes the agent that it waited for: what a crash cost is counted too.
+        _, status, used = os.wait4(self._process.pid, 0)
+        code = self._process.returncode = os.waitstatus_to_exitcode(status)
+        self._cpu_us, self._rss = max(self._cpu_us, int((used.ru_utime + used.ru_stime) * 1e6)), 0
         with contextlib.suppress(OSError):
             for _ in range(16):
                 self._drain()

@@ -74,6 +74,8 @@ class Spawner:
         future: Future[T] = Future()
 
         def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(job())
             except BaseException as error:

@@ -7,13 +7,13 @@ const encode = encoder.encode.bind(encoder), decode = decoder.decode.bind(decode
 const micro = queueMicrotask.bind(globalThis);
 const INIT = 1, REQUEST = 2, HOST_RESULT = 3, CANCEL = 4, CREDIT = 5;
 const READY = 16, FAILED = 17, HEAD = 18, CHUNK = 19, END = 20, ERROR = 21, HOST_CALL = 22, LOG = 23, PONG = 24;
-const HEADER = 9, PIECE = 65536, HOST_CALLS = 32, LINE = 4000;
+const HEADER = 9, PIECE = 65536, HOST_CALLS = 32, LINE = 4000, BACKLOG = 1 << 20;
 const AGENT = "/agent/agent.js";
 const NONE = new Uint8Array(0);
 
 // ---- sending: frames queue up and leave in one write per turn
 
-let conn, outgoing = [], writing = false;
+let conn, outgoing = [], queued = 0, writing = false;
 
 function send(type, id, payload = NONE) {
   const frame = new Uint8Array(HEADER + payload.length), view = new DataView(frame.buffer);
@@ -22,6 +22,7 @@ function send(type, id, payload = NONE) {
   frame[8] = type;
   frame.set(payload, HEADER);
   outgoing.push(frame);
+  queued += frame.length;
   if (!writing) {
     writing = true;
     micro(flush);
@@ -34,6 +35,7 @@ async function flush() {
   while (outgoing.length) {
     const frames = outgoing;
     outgoing = [];
+    queued = 0;
     let data = frames[0];
     if (frames.length > 1) {
       data = new Uint8Array(frames.reduce((sum, frame) => sum + frame.length, 0));
@@ -52,7 +54,10 @@ const text = (value) => {
   if (value instanceof Error) return value.stack ?? String(value);
   return Deno.inspect(value, { depth: 4, colors: false });
 };
-const log = (id, level, values) => sendJson(LOG, id, { level, text: values.map(text).join(" ").slice(0, LINE) });
+// A loop that logs never yields, so nothing leaves: past BACKLOG its lines are lost rather than the process.
+const log = (id, level, values) => {
+  if (queued < BACKLOG) sendJson(LOG, id, { level, text: values.map(text).join(" ").slice(0, LINE) });
+};
 
 for (const [name, level] of [["debug", "debug"], ["log", "info"], ["info", "info"], ["warn", "warn"], ["error", "error"]]) {
   console[name] = (...values) => log(0, level, values);

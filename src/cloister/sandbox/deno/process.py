@@ -51,6 +51,8 @@ class DenoProcess:
     def adopt(self, watched: Watched) -> None:
         """Take the launched process: its end ends everything else."""
         self._parts.watched = watched
+        if self._failed:  # closed while it was being launched
+            watched.kill()
         watched.exited.add_done_callback(lambda future: self.channel.die(watched.reason(future.result())))
 
     def log(self, level: str, text: str) -> None:

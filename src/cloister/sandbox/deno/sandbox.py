@@ -45,12 +45,17 @@ class DenoSandbox:
         self._tools = machine.find_tools(deno)
         self._root, self._lock = _claim(work)
         self._program = seccomp.program()
-        self._spawner = Spawner(
-            {"deno": self._tools.deno, "harness.js": HARNESS, "work": self._root}, rooted=self._rooted
-        )
+        staged = {"deno": self._tools.deno, "harness.js": HARNESS, "work": self._root}
+        try:
+            self._spawner = Spawner(staged, rooted=self._rooted)
+        except BaseException:
+            os.close(self._lock)
+            raise
         self._bundles = BundleStore(_folder(self._root / "bundles"), self._warm)
         self._agents = _folder(self._root / "agents")
         self._processes: set[DenoProcess] = set()
+        self._launches: set[asyncio.Task[tuple[Launched, Watched]]] = set()
+        self._live: set[Watched] = set()
 
     async def __aenter__(self) -> DenoSandbox:
         return self
@@ -85,6 +90,10 @@ class DenoSandbox:
         """Stop every agent and remove everything below ``work``."""
         await self._bundles.close()
         await asyncio.gather(*(process.close() for process in self._processes))
+        await asyncio.gather(*self._launches, return_exceptions=True)
+        for watched in self._live:
+            watched.kill()
+        await asyncio.gather(*(watched.exited for watched in self._live))
         self._spawner.close()
         shutil.rmtree(self._root, ignore_errors=True)
         os.close(self._lock)
@@ -152,6 +161,17 @@ class DenoSandbox:
         return self._spawner.path("work", str(path.relative_to(self._root)))
 
     async def _launch(self, plan: Plan, on_line: Callable[[str], None]) -> tuple[Launched, Watched]:
+        """Start a process. Its thread cannot be interrupted, so a cancelled start is ended when it has happened."""
+        task = asyncio.get_running_loop().create_task(self._launch_now(plan, on_line))
+        self._launches.add(task)
+        task.add_done_callback(self._launches.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_discard)
+            raise
+
+    async def _launch_now(self, plan: Plan, on_line: Callable[[str], None]) -> tuple[Launched, Watched]:
         program = os.memfd_create("seccomp")
         info_read, info_write = os.pipe2(os.O_CLOEXEC)
         try:
@@ -165,7 +185,10 @@ class DenoSandbox:
         finally:
             os.close(program)
             os.close(info_write)
-        return launched, Watched(launched, info_read, on_line)
+        watched = Watched(launched, info_read, on_line)
+        self._live.add(watched)
+        watched.exited.add_done_callback(lambda _: self._live.discard(watched))
+        return launched, watched
 
     async def _warm(self, script: Path, cache: Path) -> None:
         """Load the bundle once, so that V8's compiled code lies in ``cache``. A bundle that fails leaves less there."""
@@ -182,6 +205,14 @@ class DenoSandbox:
         finally:
             watched.kill()
             await watched.exited
+
+
+def _discard(task: asyncio.Task[tuple[Launched, Watched]]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        launched, watched = task.result()
+        watched.kill()
+        if launched.listener is not None:
+            launched.listener.close()
 
 
 def check_spec(spec: AgentSpec) -> tuple[Rule, ...]:
