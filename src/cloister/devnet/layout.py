@@ -44,8 +44,8 @@ class Layout:
 
     @property
     def devnet(self) -> Path:
-        """What the CLI reads to find this network."""
-        return self.home / "devnet.json"
+        """What the CLI reads to find this network: beside the folder, in the client's home."""
+        return self.home.parent / "devnet.json"
 
     @property
     def fabric(self) -> Path:

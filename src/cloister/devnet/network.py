@@ -57,11 +57,11 @@ class Options:
 
 
 class Devnet:
-    """One devnet below ``options.home``."""
+    """One devnet in ``options.home``/devnet; ``options.home``/devnet.json tells the CLI while it runs."""
 
     def __init__(self, options: Options, say: Say = lambda _: None) -> None:
         self.options, self._say = options, say
-        self.layout = Layout(options.home)
+        self.layout = Layout(options.home / "devnet")
         self.children: dict[str, Child] = {}
         self.machines: dict[str, Mapping[str, Any]] = {}
         self.anvil: Anvil | None = None
@@ -320,7 +320,8 @@ class Devnet:
                 "network_file": str(self.layout.network),
                 "fingerprint": self.network.fingerprint(),
                 "rpc": self._chain_url(),
-                "owner": {"keystore": str(keystore), "passphrase_file": str(passphrase)},
+                "owner_keystore": str(keystore),
+                "owner_passphrase_file": str(passphrase),
                 "api_key_file": str(self.layout.model / API_KEY_FILE),
                 "processes": {n: c.process.pid for n, c in self.children.items()},
                 "chain_pid": self.anvil.pid if self.anvil else None,

@@ -170,9 +170,9 @@ class AgentTable:
         state = self._watch.state()
         committee = await state.committee()
         height = self._watch.checkpoint.number
-        live = [w.worker for w in await state.workers() if not w.removed and w.expiry > height]
+        live = [w.worker for w in await state.workers() if w.live_at(height)]
         wanted = {}
-        for agent in await state.agent_ids():
+        for agent in await self._watch.agent_ids():
             record = await self._watch.agent(agent)
             if record is None or record.paused or self._watch.seen_paused(agent):
                 continue
@@ -236,8 +236,8 @@ class AgentTable:
     async def _secrets(self, placed: Placed) -> dict[str, str]:
         """The agent's secrets: only the ciphertext whose hash the owner's transaction committed to."""
         record, keys = placed.record, placed.keys
-        if record.secrets_hash == bytes(32):
-            return {}
+        if record.secrets_hash == bytes(32) or record.secrets_epoch != record.epoch:
+            return {}  # none set, or set under an epoch that is closed: the owner sets them again
         ciphertext = await self._fabric.blobs.get(record.secrets_hash)
         if hashlib.sha256(ciphertext).digest() != record.secrets_hash:
             raise WRONG_SECRETS(expected=to_hex(record.secrets_hash), found="other bytes")

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from cloister.chain.proven import ProvenState
 from cloister.chain.rpc import Rpc
-from cloister.core.chainview.records import AgentRecord
+from cloister.core.chainview.records import AgentRecord, agent_id
 from cloister.core.encoding.network import Network
 from cloister.core.encoding.signatures import Signed
 from cloister.core.encoding.statements import Checkpoint, HeartBeat
@@ -67,6 +67,7 @@ class ChainWatch:
         self._fresh_at = float("-inf")
         self._hashes: dict[int, bytes] = {}
         self._records: dict[bytes, AgentRecord | None] = {}
+        self._proven: ProvenState | None = None
         self._paused: set[bytes] = set()
         self._moved = asyncio.Condition()
 
@@ -92,8 +93,12 @@ class ChainWatch:
         return self.checkpoint
 
     def state(self) -> ProvenState:
-        """Proof-checked reads at the newest checkpoint."""
-        return ProvenState(self._rpc, self._contracts(), self.checkpoint, code_hashes=self._code_hashes())
+        """Proof-checked reads at the newest checkpoint; one object per checkpoint, which keeps what it proved."""
+        if self._proven is None or self._proven.checkpoint != self.checkpoint:
+            contracts = {name: ref.address for name, ref in self._network.genesis.contracts.items()}
+            hashes = {name: ref.code_hash for name, ref in self._network.genesis.contracts.items()}
+            self._proven = ProvenState(self._rpc, contracts, self.checkpoint, code_hashes=hashes)
+        return self._proven
 
     async def agent(self, agent: bytes) -> AgentRecord | None:
         """The agent's record by proof at the newest checkpoint (read once per checkpoint). None: no such agent."""
@@ -104,6 +109,16 @@ class ChainWatch:
                 self._records[agent] = record
             return record
         return self._records[agent]
+
+    async def agent_ids(self) -> list[bytes]:
+        """All agents at the newest checkpoint: their number is proven, their ids follow."""
+        genesis, count = self._network.genesis, await self.state().agent_count()
+        return [agent_id(genesis.chain_id, genesis.address("Agents"), token) for token in range(1, count + 1)]
+
+    @property
+    def period_blocks(self) -> int:
+        """Blocks per key period (network parameter)."""
+        return int(self._network.genesis.policy["network"]["period_blocks"])
 
     def seen_paused(self, agent: bytes) -> bool:
         """Whether any block seen, proven or not, had the agent paused since its last proven resume."""
@@ -161,9 +176,3 @@ class ChainWatch:
                 with contextlib.suppress(CloisterError):
                     await self.watch_pause(agent)
             await asyncio.sleep(every_s)
-
-    def _contracts(self) -> dict[str, bytes]:
-        return {name: ref.address for name, ref in self._network.genesis.contracts.items()}
-
-    def _code_hashes(self) -> dict[str, bytes]:
-        return {name: ref.code_hash for name, ref in self._network.genesis.contracts.items()}
