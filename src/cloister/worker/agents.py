@@ -26,7 +26,7 @@ from cloister.core.policy.release import PAUSED
 from cloister.core.state.sealing import StateKeys
 from cloister.core.threshold.ibe import decrypt
 from cloister.fabric.ports import Fabric
-from cloister.sandbox.ports import AgentProcess, AgentSpec, HostCalls, Sandbox
+from cloister.sandbox.ports import AgentProcess, AgentSpec, HostCalls, Limits, Sandbox
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.host import AgentHost
 from cloister.worker.leases import AgentKeys
@@ -226,9 +226,10 @@ class AgentTable:
             env=manifest.environment(secrets),
             secrets=manifest.handles(secrets),
             egress=manifest.egress,
-            limits=manifest.limits,
+            limits=Limits(**manifest.limits),
             map_host=self._devices.map_host,
             extra_ca=self._devices.extra_ca,
+            entry=manifest.entry,
         )
         host: HostCalls = placed.host
         return await self._sandbox.start(spec, host)

@@ -94,11 +94,16 @@ class Manifest:
     models: tuple[str, ...]
     upgrade_delay: int | None
 
+    @classmethod
+    def parse(cls, data: bytes) -> Manifest:
+        """The manifest in canonical bytes: ``parse`` below. Raises EncodingError, ConfigError (manifest.*)."""
+        return parse(data)
+
     def environment(self, secrets: Mapping[str, str]) -> dict[str, str]:
         """The environment inside the isolate: settings, and those opened secrets that ``env`` names."""
         return {**self.settings, **{name: secrets[name] for name in self.env if name in secrets}}
 
-    def declared(self, secrets: Mapping[str, str]) -> dict[str, str]:
+    def handles(self, secrets: Mapping[str, str]) -> dict[str, str]:
         """Of the opened secrets, those that the manifest declares: code gets no other."""
         return {name: secrets[name] for name in self.secrets if name in secrets}
 
