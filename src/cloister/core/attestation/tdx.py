@@ -130,7 +130,8 @@ def _verified(blob: bytes, collateral: QuoteCollateralV3, root: bytes, now: int)
 
 def _need_dates(claims: Mapping[str, Any], now: int) -> int:
     start = max(claims["latest_issue_date"], claims["qe_iden_latest_issue_date"])
-    end = min(claims["earliest_expiration_date"], claims["qe_iden_earliest_expiration_date"])
+    # The second of a revocation list's nextUpdate is already too late.
+    end = min(claims["earliest_expiration_date"], claims["qe_iden_earliest_expiration_date"]) - 1
     if not start <= now <= end:
         raise OUT_OF_DATE(expected=f"collateral valid from {start} to {end}", found=str(now))
     return int(end)
