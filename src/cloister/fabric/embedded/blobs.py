@@ -40,7 +40,8 @@ class EmbeddedBlobs:
         path = self._path(digest)
         try:
             if _read(path, digest) is None:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._folder.mkdir(mode=0o700, exist_ok=True)
+                path.parent.mkdir(mode=0o700, exist_ok=True)
                 _write(path, data)
         except OSError as error:
             raise UNAVAILABLE(expected="a folder to write blobs in", found=error.strerror or "an error") from None

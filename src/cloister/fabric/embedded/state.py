@@ -80,8 +80,9 @@ class EmbeddedState:
             lambda db: _apply(db, agent, tx, self._clock()), size=size, lost=UNKNOWN_OUTCOME
         )
 
-    def _read(self, statement: str, bindings: tuple[Any, ...], budget: int = MAX_SCAN_BYTES) -> list[tuple[Any, ...]]:
+    def _read(self, statement: str, bindings: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         found: list[tuple[Any, ...]] = []
+        budget = MAX_SCAN_BYTES
         try:
             for row in self._reader.execute(statement, bindings):
                 found.append(row)
