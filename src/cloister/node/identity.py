@@ -54,6 +54,10 @@ class NodeKeys:
         """65-byte signature over 32 bytes that are already a hash."""
         return sign_digest(self._private, digest)
 
+    def chain_key(self) -> PrivateKey:
+        """The key itself, for the node's chain account and protocol signatures. Hand it to nothing that logs."""
+        return self._private
+
     def seal(self, name: str, plaintext: bytes, rng: Callable[[int], bytes]) -> bytes:
         """Seal another file of this node; ``name`` says which. Raises SealError."""
         return seal(self._sealing_key, Context.NODE_AT_REST, _aad(self.role, name), plaintext, rng)

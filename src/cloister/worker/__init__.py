@@ -1,1 +1,1 @@
-
+"""The worker (pRuntime): attests, takes leases, runs agents, seals state, signs receipts. Wiring only."""

@@ -47,7 +47,7 @@ class StatePort(Protocol):
     async def delete(self, key: str) -> None:
         """Buffer a delete."""
 
-    async def list(self, prefix: str, *, after: str | None = None, limit: int = MAX_LIST) -> list[str]:
+    async def list(self, prefix: str = "", *, after: str = "", limit: int = MAX_LIST) -> list[str]:
         """Names in order."""
 
 
@@ -106,7 +106,7 @@ async def _list(state: StatePort, args: Mapping[str, Any]) -> list[str]:
         raise BAD_ARGUMENT(expected="prefix and after as texts", found="another type")
     if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_LIST:
         raise BAD_ARGUMENT(expected=f"limit from 1 to {MAX_LIST}", found=repr(limit)[:40])
-    return await state.list(prefix, after=after, limit=limit)
+    return await state.list(prefix, after=after or "", limit=limit)
 
 
 _STATE_CALLS: Mapping[str, Callable[[StatePort, Mapping[str, Any]], Awaitable[Any]]] = {
