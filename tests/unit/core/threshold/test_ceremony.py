@@ -10,11 +10,13 @@ from dataclasses import replace
 from itertools import permutations, product
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cloister.core.errors import CloisterError, ThresholdError
 from cloister.core.threshold.ceremony import TRANSITIONS, Event, Phase, Run
 from cloister.core.threshold.dkg import Dealing, deal
-from unit.core.threshold.sharing_kit import network, stream
+from support.sharing import network, stream
 
 NET = network(3, 2)
 MPK, TRANSCRIPT = NET.public.mpk, NET.public.transcript
@@ -319,3 +321,78 @@ def test_a_run_prints_no_secret() -> None:
     text = repr(done())
     assert NET.privates[0].hex() not in text
     assert NET.shares[0].secret.hex() not in text
+
+
+# Any order of events, hostile ones among them
+
+GOOD_EVENTS: list[tuple[Event, int]] = [
+    (event, index) for event in (Event.COMMITMENT, Event.DEALING, Event.CONFIRMATION) for index in (1, 2, 3)
+]
+
+
+def _play(run: Run, event: Event, index: int, honest: bool) -> None:
+    if event is Event.COMMITMENT:
+        run.on_commitment(index, NET.committed[index] if honest else bytes([index]) * 32)
+    elif event is Event.DEALING:
+        run.on_dealing(NET.dealings[index] if honest else replace(NET.dealings[index], proof=b"\x01" * 64))
+    elif event is Event.CONFIRMATION:
+        run.on_confirmation(index, MPK, TRANSCRIPT if honest else b"\x01" * 32)
+    else:
+        run.abort("deadline")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([*GOOD_EVENTS, (Event.ABORT, 0)]), st.integers(0, 9)), max_size=40),
+)
+def test_no_order_of_events_gives_a_share_without_all_confirmations(
+    events: list[tuple[tuple[Event, int], int]],
+) -> None:
+    """One event in ten is a lie. Whatever happens: phases never go back, and a share needs every honest step."""
+    run, order, taken = start(), list(Phase), set()
+    for (event, index), dice in events:
+        before = run.phase
+        try:
+            _play(run, event, index, honest=dice != 0)
+            if dice != 0:
+                taken.add((event, index))
+        except ThresholdError:
+            pass
+        assert order.index(run.phase) >= order.index(before)
+        try:
+            share = run.share()
+        except ThresholdError:
+            continue
+        assert share == NET.shares[0]
+        assert {pair for pair in GOOD_EVENTS if pair != (Event.DEALING, 1)} <= taken
+        assert run.phase is Phase.DONE
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.permutations(GOOD_EVENTS))
+def test_honest_events_asked_for_until_they_are_taken_always_end_in_the_share(events: list[tuple[Event, int]]) -> None:
+    """Refused events are brought again later, as pollers do; honest members never end in an abort."""
+    run, waiting, codes = start(), list(events), set()
+    for _ in range(4):
+        left = []
+        for event, index in waiting:
+            try:
+                _play(run, event, index, honest=True)
+            except ThresholdError as error:
+                codes.add(error.code)
+                left.append((event, index))
+        waiting = left
+    assert run.share() == NET.shares[0]
+    assert waiting == []
+    assert codes <= {"threshold.too_early", "threshold.wrong_phase"}
+
+
+@pytest.mark.parametrize("phase", AT)
+def test_every_phase_says_what_it_waits_for_in_its_refusal(phase: Phase) -> None:
+    run = AT[phase]()
+    if phase is Phase.DONE:
+        assert run.share() == NET.shares[0]
+        return
+    error = refused("threshold.not_confirmed", run.share)
+    assert phase.value in error.found
+    assert str(run.missing()) in error.found

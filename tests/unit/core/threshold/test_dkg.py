@@ -18,7 +18,7 @@ from py_arkworks_bls12381 import G2Point, Scalar
 from cloister.core.errors import CloisterError, ThresholdError
 from cloister.core.threshold import dkg
 from cloister.core.threshold import groups as g
-from unit.core.threshold.sharing_kit import ceremony_of, network, stream
+from support.sharing import ceremony_of, network, stream
 
 NET = network(5, 3)
 OTHER = network(5, 3, "other")

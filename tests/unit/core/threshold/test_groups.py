@@ -10,7 +10,7 @@ from py_arkworks_bls12381 import G1Point, G2Point, Scalar
 from cloister.core.encoding.contexts import Context
 from cloister.core.errors import CloisterError, ThresholdError
 from cloister.core.threshold import groups as g
-from unit.core.threshold.sharing_kit import stream
+from support.sharing import stream
 
 FIELD = 0x1A0111EA397FE69A4B1BA7B6434BACD764774B84F38512BF6730D2A0F6B0F6241EABFFFEB153FFFFB9FEFFFFFFFFAAAB
 G1_BYTES = bytes(G1Point().to_compressed_bytes())

@@ -16,7 +16,7 @@ from cloister.core.errors import CloisterError, ThresholdError
 from cloister.core.threshold import groups as g
 from cloister.core.threshold import ibe
 from cloister.core.threshold.partial import TransportKey, evaluate, recover
-from unit.core.threshold.sharing_kit import network, stream
+from support.sharing import network, stream
 
 NET = network(5, 3)
 OTHER = network(5, 3, "other")

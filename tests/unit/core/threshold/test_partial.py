@@ -16,7 +16,7 @@ from cloister.core.encoding.identity import AgentVersion, Purpose
 from cloister.core.errors import CloisterError, ThresholdError
 from cloister.core.threshold import groups as g
 from cloister.core.threshold import partial as p
-from unit.core.threshold.sharing_kit import Network, network, stream
+from support.sharing import Network, network, stream
 
 NET = network(5, 3)
 AGENT = AgentVersion(b"\x01" * 32, 1, b"\x02" * 32, 0, b"\x03" * 32, 7)

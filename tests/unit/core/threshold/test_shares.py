@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cloister.core.encoding import jcs
 from cloister.core.errors import CloisterError, ThresholdError
 from cloister.core.threshold.shares import KeyShare, PublicShares
-from unit.core.threshold.sharing_kit import network
+from support.sharing import network
 
 NET = network(3, 2)
 SHARE = NET.shares[1]

@@ -1,4 +1,4 @@
-"""Whole small networks for the tests of this folder, dealt with a seeded random source."""
+"""Whole small networks for tests, dealt with a seeded random source."""
 
 from __future__ import annotations
 
