@@ -1,0 +1,190 @@
+"""Building an agent: one minified ES module and its manifest, the same bytes from any folder (spec/sandbox.md 5).
+
+``deno bundle --minify`` is reproducible given its input: sources, deno.json and, where packages are imported,
+deno.lock. Without a lock file Deno writes one; commit it. Whoever has the sources rebuilds and compares the hash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cloister.core.encoding.hexes import to_hex
+from cloister.core.errors import ConfigError, define
+from cloister.core.policy.manifest import (
+    BAD_BUNDLE,
+    MAX_BUNDLE,
+    MAX_MANIFEST,
+    Manifest,
+    code_hash,
+    manifest_hash,
+    normalize,
+)
+
+MANIFEST_SOURCE: Final = "cloister.json"
+BUNDLE_NAME, MANIFEST_NAME = "agent.js", "manifest.json"
+TIMEOUT_S: Final = 180.0
+_ENTRIES: Final = ("agent.ts", "agent.js", "main.ts", "main.js", "index.ts", "index.js")
+_MAIN = re.compile(r"^\s*export\s+default\s+(?:async\s+)?function\s+main\b", re.MULTILINE)
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+NO_ENTRY = define(
+    "build.entry",
+    ConfigError,
+    check="the agent's source is a TypeScript or JavaScript file, or a folder with one",
+    remedy=f"name the file, or call it one of {', '.join(_ENTRIES)}",
+)
+FAILED = define(
+    "build.failed",
+    ConfigError,
+    check="deno bundles the agent's source",
+    remedy="correct the error above; packages come from deno.json and deno.lock beside the source",
+)
+NOT_ALONE = define(
+    "build.imports",
+    ConfigError,
+    check="a bundle imports nothing but node: built-ins, because it runs without network and files",
+    remedy="import it in a way that deno bundle can follow: a package of deno.json or a relative file",
+)
+BAD_SOURCE = define(
+    "build.manifest",
+    ConfigError,
+    check=f"{MANIFEST_SOURCE} beside the source is one JSON object",
+    remedy="correct the file, or remove it to take the defaults",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What is deployed. ``bytes(manifest)`` is what is hashed and uploaded beside ``bundle``. Hashes: 32 bytes."""
+
+    bundle: bytes
+    manifest: Manifest
+    code_hash: bytes
+    manifest_hash: bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready facts."""
+        return {
+            "code_hash": to_hex(self.code_hash),
+            "manifest_hash": to_hex(self.manifest_hash),
+            "bundle_bytes": len(self.bundle),
+            "manifest": self.manifest.to_json(),
+        }
+
+
+async def build(entry: Path, out: Path, *, deno: Path) -> Built:
+    """Bundle ``entry`` (a file, or a folder with one) and write ``agent.js`` and ``manifest.json`` into ``out``.
+
+    Raises ConfigError: build.entry, build.failed, build.imports, build.manifest, manifest.*; SandboxError for egress.
+    """
+    source = find_entry(entry)
+    manifest = read_manifest(source)
+    bundle = await bundle_module(source, deno)
+    encoded = bytes(manifest)
+    built = Built(bundle, manifest, code_hash(bundle), manifest_hash(encoded))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / BUNDLE_NAME).write_bytes(bundle)
+    (out / MANIFEST_NAME).write_bytes(encoded)
+    return built
+
+
+def find_entry(entry: Path) -> Path:
+    """The source file. Raises ConfigError (build.entry)."""
+    if entry.is_file() and entry.suffix in (".ts", ".js", ".mts", ".mjs", ".tsx", ".jsx"):
+        return entry.resolve()
+    found = next((entry / name for name in _ENTRIES if (entry / name).is_file()), None)
+    if found is None:
+        raise NO_ENTRY(expected="a source file", found=f"none at {entry.name or 'this path'}")
+    return found.resolve()
+
+
+def read_manifest(source: Path) -> Manifest:
+    """The manifest of a source file: ``cloister.json`` beside it, with defaults. Raises ConfigError, SandboxError.
+
+    Without ``entry`` in it, a default export named main is taken for ``main(requestJson)``: bundling loses the name.
+    """
+    path = source.with_name(MANIFEST_SOURCE)
+    value: object = {}
+    if path.is_file():
+        if path.stat().st_size > MAX_MANIFEST:
+            raise BAD_SOURCE(expected=f"at most {MAX_MANIFEST} bytes", found=f"{path.stat().st_size} bytes")
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise BAD_SOURCE(expected="JSON", found=f"{type(error).__name__} in {path.name}") from None
+    if isinstance(value, dict) and "entry" not in value and _MAIN.search(source.read_text(encoding="utf-8")):
+        value = {**value, "entry": "main"}
+    return normalize(value)
+
+
+async def bundle_module(source: Path, deno: Path) -> bytes:
+    """The minified ES module of a source file and all that it imports. Raises ConfigError (build.*)."""
+    lock = source.with_name("deno.lock")
+    locked = [f"--lock={lock}", "--frozen-lockfile"] if lock.is_file() else []
+    with tempfile.TemporaryDirectory(prefix="cloister-build-") as folder:
+        target = Path(folder, BUNDLE_NAME)
+        arguments = ["bundle", "--quiet", "--platform", "deno", "--minify", *locked, "-o", str(target), str(source)]
+        await _deno(deno, arguments, source.parent)
+        if not target.is_file():
+            raise FAILED(expected="a bundle", found="none, though deno reported success")
+        if (size := target.stat().st_size) > MAX_BUNDLE:
+            raise BAD_BUNDLE(expected=f"1 to {MAX_BUNDLE} bytes", found=f"{size} bytes")
+        await _check_alone(target, deno)
+        return target.read_bytes()
+
+
+async def _check_alone(bundle: Path, deno: Path) -> None:
+    """Refuse a bundle that still imports: asked of Deno's own parser, not of a regular expression."""
+    arguments = ["info", "--json", "--no-config", "--no-lock", "--no-remote", "--no-npm", str(bundle)]
+    graph = json.loads(await _deno(deno, arguments, bundle.parent))
+    imports = [
+        str(dependency.get("specifier"))
+        for module in graph.get("modules", [])
+        for dependency in module.get("dependencies", [])
+    ]
+    foreign = [name for name in imports if not name.startswith("node:")]
+    if foreign:
+        raise NOT_ALONE(expected="node: imports only", found=", ".join(sorted(foreign))[:200])
+
+
+async def _deno(deno: Path, arguments: Sequence[str], folder: Path) -> bytes:
+    """Run Deno in the developer's own environment (registry and proxy settings live there); its stdout."""
+    process = await asyncio.create_subprocess_exec(
+        deno,
+        *arguments,
+        cwd=folder,
+        env={**os.environ, "NO_COLOR": "1", "DENO_NO_UPDATE_CHECK": "1"},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        stdout, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
+    except BaseException as error:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        if isinstance(error, TimeoutError):
+            raise FAILED(expected=f"a bundle within {TIMEOUT_S:.0f} s", found="none") from None
+        raise
+    if process.returncode != 0:
+        raise FAILED(expected="deno to succeed", found=_reason(stderr))
+    return stdout
+
+
+def _reason(stderr: bytes) -> str:
+    """The lines of Deno's complaint that say what is wrong."""
+    lines = [_ANSI.sub("", line).strip() for line in stderr.decode(errors="replace").splitlines()]
+    said = itertools.takewhile(lambda line: not line.startswith("Stack backtrace"), lines)
+    kept = [line for line in said if line and "experimental" not in line and not line.startswith("Download")]
+    return " | ".join(kept)[:480] or "an error without a text"
