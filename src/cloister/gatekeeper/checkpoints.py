@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cloister.core.chainview.checkpoints import may_sign
 from cloister.core.chainview.header import Header
 from cloister.core.encoding.signatures import Signed
@@ -19,7 +21,7 @@ from cloister.gatekeeper.store import KEEP_CHECKPOINTS, Store
 from cloister.wire.messages import SignedBy
 
 MAX_LAG = 16
-MAX_STEP = 64
+_FORKS = ("chain.conflict", "chainview.header", "chainview.not_descendant", "chainview.second_at_height")
 
 NO_CHECKPOINT = define(
     "chainview.no_checkpoint",
@@ -66,30 +68,37 @@ class Checkpoints:
         found = self._book.get(self._newest)
         return None if found is None else _statement(found)
 
-    async def follow(self, chain: Chain) -> bool:
-        """Sign every new finalised block, at most 64 in one call. Returns whether there may be more.
+    async def follow(self, chain: Chain) -> Checkpoint | None:
+        """Sign every new finalised block. Returns the newest one signed now, or None.
 
-        1. not halted; 2. newer than the last one; 3. parent by parent from the last one; 4. remembered, in one write,
-        then kept for whoever asks. A fork halts this member for good (gatekeeper.halted).
+        1. not halted; 2. headers that lead from the last one to a vouched one; 3. may be signed; 4. remembered in one
+        write, then kept for whoever asks. A fork halts this member for good (gatekeeper.halted).
         """
         self.require_running()  # 1
-        tip = await chain.finalized()
         last = self.head
-        if last is None:
-            self._sign([tip])
-            return False
-        if tip.number <= last.number:  # 2
-            if tip.number == last.number and tip.hash != last.block_hash:
-                raise self._halt(f"another block of height {last.number}")
-            return False
-        stop = min(tip.number, last.number + MAX_STEP)
-        headers = [tip if n == tip.number else await chain.header(n) for n in range(last.number + 1, stop + 1)]
         try:
-            may_sign(last, self._statement(headers[-1]), headers)  # 3
+            headers = await chain.advance()  # 2
+            return self.sign(headers) if headers else None
+        except CloisterError as error:
+            if last is None or error.code not in _FORKS:
+                raise
+            found = await chain.header(last.number)
+            if found.hash != last.block_hash:
+                raise self._halt(f"another final block {last.number}: 0x{found.hash.hex()[:16]}…") from None
+            raise
+
+    def sign(self, headers: Sequence[Header]) -> Checkpoint:
+        """Sign verified headers, oldest first, the first a child of the last signed block. Raises ChainViewError."""
+        self.require_running()
+        last = self.head
+        newest = self._statement(headers[-1])
+        try:
+            may_sign(last, newest, headers if last is not None else headers[-1:])  # 3
         except ChainViewError as error:
             raise self._halt(f"{error.code}: {error.found}") from None
-        self._sign(headers)  # 4
-        return stop < tip.number
+        if last is None or newest.number > last.number:
+            self._keep([self._statement(h) for h in headers])  # 4
+        return newest
 
     def newest(self) -> SignedBy:
         """The newest signed checkpoint. Raises ChainViewError."""
@@ -129,8 +138,7 @@ class Checkpoints:
         if self.halted:
             raise HALTED(expected="descendants of the last checkpoint", found="a conflict, seen before")
 
-    def _sign(self, headers: list[Header]) -> None:
-        statements = [self._statement(h) for h in headers]
+    def _keep(self, statements: list[Checkpoint]) -> None:
         signed = [SignedBy(c, self._office.sign(c)) for c in statements]
         self._store.add_checkpoints([(c, s.signature) for c, s in zip(statements, signed, strict=True)])
         self._book |= {c.number: s for c, s in zip(statements, signed, strict=True)}

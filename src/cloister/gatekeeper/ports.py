@@ -52,11 +52,17 @@ class Snapshot(Protocol):
 class Chain(Protocol):
     """The chain, as far as this gatekeeper believes it."""
 
-    async def finalized(self) -> Header:
-        """The newest finalised header that the verifier accepts. Raises ChainError, ChainViewError."""
+    async def advance(self) -> tuple[Header, ...]:
+        """New finalised headers since the last call, oldest first, each the child of the one before; often empty.
+
+        The first call after ``resume`` continues there; without it, it gives the newest alone. Raises ChainError,
+        ChainViewError."""
+
+    def resume(self, last: Checkpoint) -> None:
+        """Continue after a block that was signed before a restart."""
 
     async def header(self, number: int) -> Header:
-        """The finalised header at a height not above ``finalized``."""
+        """The finalised header at a height, as the verifier has it."""
 
     def at(self, checkpoint: Checkpoint) -> Snapshot:
         """Proven state at a block."""

@@ -20,9 +20,18 @@ from cloister.core.encoding.signatures import BAD_SIGNATURE, Signed, SignerSet, 
 from cloister.core.encoding.statements import Checkpoint, HeartBeat, Lease, Statement, WorkerAdmission
 from cloister.core.errors import CloisterError, TransportError, define, from_wire
 from cloister.core.policy.release import identities_of
+from cloister.core.state.endorse import MAX_HEADS as MAX_TABLE
 from cloister.core.state.endorse import Answer
 from cloister.wire.ask import ask, new_session
-from cloister.wire.heads import HeadAnswer, HeadMove, HeadsRequest, fresh_digest
+from cloister.wire.heads import (
+    HeadAnswer,
+    HeadMove,
+    HeadsRequest,
+    TablePage,
+    after_row,
+    fresh_digest,
+    page_digest,
+)
 from cloister.wire.messages import (
     BAD_MESSAGE,
     SIGNATURE,
@@ -197,6 +206,40 @@ class Committee:
             return tuple(answers.values()) if len(answers) >= self.load_quorum else None
 
         return await self._need("GET", path, None, take, need=self.load_quorum)
+
+    async def head_tables(self, own: bytes, rng: Callable[[int], bytes]) -> list[list[dict[str, Any]]]:
+        """The whole head tables of r members other than ``own`` (20-byte address): for a restarted member.
+
+        Raises gatekeeper.too_few when fewer answer. ``rng`` gives the nonces.
+        """
+        results = await asyncio.gather(*(self._table(url, rng) for url in self.endpoints), return_exceptions=True)
+        tables: dict[bytes, list[dict[str, Any]]] = {}
+        refused: list[CloisterError] = []
+        for result in results:
+            if isinstance(result, CloisterError):
+                refused.append(result)
+            elif isinstance(result, BaseException):
+                raise result
+            elif result[0] != own:
+                tables[result[0]] = result[1]
+        if len(tables) < self.load_quorum:
+            raise self._too_few(self.load_quorum, refused)
+        return list(tables.values())
+
+    async def _table(self, url: str, rng: Callable[[int], bytes]) -> tuple[bytes, list[dict[str, Any]]]:
+        rows: list[dict[str, Any]] = []
+        after, member, more = b"", b"", True
+        while more:
+            nonce = rng(32)
+            answer = await self.ask(url, "GET", f"/v1/headtable?nonce={to_hex(nonce)}&after={to_hex(after)}")
+            page = TablePage.from_json(answer)
+            signer = self._ours(recover(page_digest(self.network, nonce, after, page.rows, page.more), page.fresh))
+            rows += [dict(row) for row in page.rows]
+            if (member and signer != member) or len(rows) > MAX_TABLE or (page.more and not page.rows):
+                raise WRONG_ANSWER(expected="one member's table, page by page", found="another answer")
+            member, more = signer, page.more
+            after = after_row(rows[-1]) if rows else b""
+        return member, rows
 
     # Below: one question to everyone.
 

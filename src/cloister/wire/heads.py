@@ -186,3 +186,9 @@ def page_digest(network: bytes, nonce: bytes, after: bytes, rows: Sequence[Mappi
     """The 32 bytes that ``TablePage.fresh`` signs."""
     body = jcs.encode({"rows": [dict(r) for r in rows], "more": more})
     return digest(Context.FRESHNESS, b"head table", network, nonce, after, body)
+
+
+def after_row(row: Mapping[str, Any]) -> bytes:
+    """The cursor of a row: agent || epoch, 40 bytes. Raises EncodingError for a row without them."""
+    epoch = need_uint("epoch", row.get("epoch"), 64)
+    return from_hex(row.get("agent"), 32, name="agent") + epoch.to_bytes(8, "big")

@@ -26,7 +26,7 @@ WORKER_UNKNOWN = define(
 WORKER_REMOVED = define(
     "policy.worker_removed",
     PolicyError,
-    check="the worker is not removed, at the checkpoint or at any newer block seen",
+    check="the worker is neither removed nor gone, at the checkpoint or at any newer block seen",
     remedy="a removed worker gets no keys; start it with a new identity and a new admission",
     status=403,
 )
@@ -135,10 +135,14 @@ class CommitteeFacts:
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """Restrictive facts at the newest block seen, proven or not: they bind at once."""
+    """Restrictive facts at the newest block seen, proven or not: they bind at once.
+
+    removed: for cause. left: the worker gave up its registration. agent_epoch 0: not known."""
 
     paused: bool = False
     removed: bool = False
+    left: bool = False
+    agent_epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +217,7 @@ def _may_worker(facts: Facts) -> None:
     record, asked = facts.worker, facts.requester
     if record is None:
         raise WORKER_UNKNOWN(expected="a registered worker", found=f"0x{asked.worker.hex()}")
-    if record.removed or facts.newest.removed:
+    if record.removed or facts.newest.removed or facts.newest.left:
         where = "at the checkpoint" if record.removed else "at a newer block"
         raise WORKER_REMOVED(expected="a worker in service", found=f"removed {where}")
     if record.boot != asked.boot:
@@ -238,7 +242,7 @@ def _may_agent(facts: Facts) -> AgentFacts:
 
 def _not_closed(facts: Facts, agent: AgentFacts) -> None:
     epochs = (agent.agent_epoch, agent.cluster_epoch, facts.committee.master_epoch)
-    floor = facts.ledger.floor
+    floor = (max(facts.ledger.floor[0], facts.newest.agent_epoch), *facts.ledger.floor[1:])
     if any(epoch < low for epoch, low in zip(epochs, floor, strict=True)):
         raise EPOCH_CLOSED(expected=f"epochs (agent, cluster, master) >= {floor}", found=str(epochs))
 

@@ -74,6 +74,7 @@ GRANTED: dict[str, Callable[[], Facts]] = {
     ),
     "the last free slot is given": lambda: facts(ledger=Ledger(held=frozenset({b"\1" * 32}))),
     "the newest epochs released before may be released again": lambda: facts(ledger=Ledger(floor=(3, 2, 1))),
+    "the newest block still has this epoch": lambda: facts(newest=Newest(agent_epoch=3)),
     "fewer workers than seats: all of them hold the agent": lambda: facts(live=frozenset({PLACED})),
 }
 
@@ -85,6 +86,7 @@ REFUSED: dict[str, tuple[str, Callable[[], Facts]]] = {
     "a worker that is not registered": ("policy.worker_unknown", lambda: facts(worker=None)),
     "a worker removed at the checkpoint": ("policy.worker_removed", lambda: worker(removed=True)),
     "a worker removed since the checkpoint": ("policy.worker_removed", lambda: facts(newest=Newest(removed=True))),
+    "a worker that left since the checkpoint": ("policy.worker_removed", lambda: facts(newest=Newest(left=True))),
     "a worker that restarted without registering": ("policy.boot_mismatch", lambda: worker(boot=b"\xb1" * 32)),
     "a registration that ends at this very block": ("policy.worker_expired", lambda: worker(expiry=1000)),
     "an image other than the registered one": ("policy.measurement_mismatch", lambda: worker(measurement=b"\0" * 32)),
@@ -95,6 +97,10 @@ REFUSED: dict[str, tuple[str, Callable[[], Facts]]] = {
     "an agent epoch older than one released": ("policy.epoch_closed", lambda: facts(ledger=Ledger(floor=(4, 2, 1)))),
     "a cluster epoch older than one released": ("policy.epoch_closed", lambda: facts(ledger=Ledger(floor=(3, 3, 1)))),
     "a master epoch older than one released": ("policy.epoch_closed", lambda: facts(ledger=Ledger(floor=(3, 2, 2)))),
+    "an agent epoch that was bumped since the checkpoint": (
+        "policy.epoch_closed",
+        lambda: facts(newest=Newest(agent_epoch=4)),
+    ),
     "a live worker that placement did not choose": ("policy.not_placed", lambda: asked_by(UNPLACED)),
     "a chosen worker that is not live": (
         "policy.not_placed",
@@ -171,7 +177,7 @@ def test_a_lease_covers_its_checkpoint_and_ends_within_two_periods(number: int, 
 
 @given(st.booleans(), st.booleans(), st.integers(0, 2000), st.sampled_from(WORKERS), st.sets(st.sampled_from(WORKERS)))
 def test_a_grant_implies_every_rule(paused: bool, removed: bool, expiry: int, who: bytes, live: set[bytes]) -> None:
-    given_facts = asked_by(who, newest=Newest(paused, removed), live=frozenset(live))
+    given_facts = asked_by(who, newest=Newest(paused=paused, removed=removed), live=frozenset(live))
     given_facts = dataclasses.replace(given_facts, worker=WorkerFacts(BOOT, IMAGE, VENDOR, expiry, removed=False))
     try:
         may_release(given_facts)

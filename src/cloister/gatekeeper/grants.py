@@ -1,0 +1,125 @@
+"""POST /v1/keys: the one door through which keys leave (spec/gatekeeper-api.md 6)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from cloister.core.attestation.appraise import REPORT_DATA
+from cloister.core.attestation.policy import Policy
+from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.statements import Checkpoint, Lease
+from cloister.core.errors import CloisterError
+from cloister.core.policy.release import Facts, Grant, Limits, Requester, may_release
+from cloister.core.threshold.partial import evaluate
+from cloister.gatekeeper.attest import attest
+from cloister.gatekeeper.audit import AuditLog
+from cloister.gatekeeper.checkpoints import Checkpoints
+from cloister.gatekeeper.limits import RateLimit
+from cloister.gatekeeper.office import Office
+from cloister.gatekeeper.ports import Chain
+from cloister.gatekeeper.store import Store
+from cloister.wire.messages import KeyPartial, KeysAnswer, KeysRequest, parse
+
+TRANSPORT = "transport"
+
+
+class KeyDesk:
+    """Answers key requests of workers, one decision at a time."""
+
+    def __init__(
+        self,
+        office: Office,
+        checkpoints: Checkpoints,
+        chain: Chain,
+        store: Store,
+        audit: AuditLog,
+        *,
+        policy: Policy,
+        limit: RateLimit,
+        rng: Callable[[int], bytes],
+    ) -> None:
+        self._office, self._checkpoints, self._chain, self._store, self._audit = (
+            office,
+            checkpoints,
+            chain,
+            store,
+            audit,
+        )
+        self._policy, self._limit, self._rng = policy, limit, rng
+
+    async def answer(self, body: bytes, remote: str) -> KeysAnswer:
+        """A lease and partials, or the refusal. Raises CloisterError; each outcome past the rate limit is audited.
+
+        1. size and shape; 2. rate; 3. the checkpoint; 4. evidence, under the policy proven at it; 5. facts, proven
+        and newest; 6. the decision; 7. remembered; 8. signed and evaluated.
+        """
+        request = parse(KeysRequest.from_json, body)  # 1
+        transport = request.shown.binding.keys.get(TRANSPORT)
+        if transport is None or len(transport) != 48:
+            raise REPORT_DATA(expected="a transport key of 48 bytes in the binding", found="none")
+        node = request.shown.binding.node
+        self._limit.take((remote, node))  # 2
+        try:
+            grant = await self._decide(request)
+            answer = KeysAnswer(grant.lease, self._office.sign(grant.lease), self._partials(grant, transport))  # 8
+        except CloisterError as error:
+            self._note(request, error.code, None)
+            raise
+        self._note(request, "granted", grant.lease)
+        return answer
+
+    async def _decide(self, request: KeysRequest) -> Grant:
+        checkpoint = self._checkpoints.accept(request.checkpoint)  # 3
+        head = self._checkpoints.head or checkpoint
+        _, requester = await attest(  # 4
+            request.shown,
+            self._chain.at(checkpoint),
+            policy=self._policy,
+            role="worker",
+            network=self._office.network,
+            number=checkpoint.number,
+            now=max(head.timestamp, checkpoint.timestamp),
+            checkpoints=self._checkpoints.recent() | {checkpoint.block_hash},
+        )
+        facts = await self._facts(checkpoint, requester, request.agent)  # 5
+        grant = may_release(facts)  # 6
+        self._store.record_grant(grant.lease)  # 7
+        return grant
+
+    async def _facts(self, checkpoint: Checkpoint, requester: Requester, agent: bytes) -> Facts:
+        at = self._chain.at(checkpoint)
+        worker, found, live, newest = await asyncio.gather(
+            at.worker(requester.worker),
+            at.agent(agent),
+            at.live_workers(),
+            self._chain.newest(agent, requester.worker),
+        )
+        # From here to record_grant nothing waits: two requests at once cannot both take the last free place.
+        self._checkpoints.require_running()
+        parameters = self._policy.network
+        return Facts(
+            checkpoint=checkpoint,
+            requester=requester,
+            worker=worker,
+            agent=found,
+            committee=self._office.facts(),
+            live=live,
+            limits=Limits(parameters.period_blocks, parameters.max_agents_per_worker),
+            newest=newest,
+            ledger=self._store.ledger(self._office.term, requester.worker, agent),
+        )
+
+    def _partials(self, grant: Grant, transport: bytes) -> tuple[KeyPartial, ...]:
+        answers = []
+        for identity in grant.identities:
+            p = evaluate(self._office.share, bytes(identity), transport, self._rng)
+            answers.append(KeyPartial(identity.purpose, identity.period, p.index, p.e1, p.e2, p.e3))
+        return tuple(answers)
+
+    def _note(self, request: KeysRequest, outcome: str, lease: Lease | None) -> None:
+        binding = request.shown.binding
+        facts = {"worker": to_hex(binding.node), "agent": to_hex(request.agent), "outcome": outcome}
+        if lease is not None:
+            facts |= {"checkpoint": str(lease.checkpoint), "epoch": str(lease.agent_epoch), "period": str(lease.period)}
+        self._audit.append("keys", **facts)

@@ -1,0 +1,189 @@
+"""What this member remembers of agents' state: endorsing heads, and telling loaders (spec/gatekeeper-api.md 7).
+
+::
+
+    not merged   after a restart: the disk may be an old copy, so nothing is endorsed; asking is answered
+    merged       the tables of enough other members were taken over: heads are endorsed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from cloister.core.encoding.hexes import from_hex, to_hex
+from cloister.core.encoding.identity import AgentVersion, Purpose
+from cloister.core.encoding.statements import Lease, StateHead
+from cloister.core.errors import CloisterError, PolicyError, define
+from cloister.core.policy.release import WORKER_REMOVED
+from cloister.core.state.endorse import Head, HeadTable
+from cloister.core.state.heads import genesis_head
+from cloister.gatekeeper.checkpoints import Checkpoints
+from cloister.gatekeeper.limits import RateLimit
+from cloister.gatekeeper.office import Office
+from cloister.gatekeeper.ports import Chain
+from cloister.gatekeeper.store import Store
+from cloister.wire.committee import Committee
+from cloister.wire.heads import (
+    PAGE_ROWS,
+    EndorsedHead,
+    HeadAnswer,
+    HeadMove,
+    HeadsRequest,
+    TablePage,
+    fresh_digest,
+    page_digest,
+)
+from cloister.wire.messages import parse
+
+NO_LEASE = define(
+    "gatekeeper.no_lease",
+    PolicyError,
+    check="the worker holds a lease of the agent, at this epoch and boot, that has not ended",
+    remedy="renew the lease with POST /v1/keys, and send it along",
+    status=403,
+)
+
+
+class HeadDesk:
+    """Endorses moves of agent state."""
+
+    def __init__(
+        self,
+        office: Office,
+        checkpoints: Checkpoints,
+        chain: Chain,
+        store: Store,
+        committee: Committee,
+        *,
+        limit: RateLimit,
+        first: bool,
+    ) -> None:
+        """``first``: this process founded the committee, so its empty table is the newest there is."""
+        self._office, self._checkpoints, self._chain, self._store = office, checkpoints, chain, store
+        self._committee, self._limit = committee, limit
+        rows = store.head_rows()
+        self._table = HeadTable(merged=True) if first and not rows else HeadTable.from_json(_table(rows))
+
+    @property
+    def merged(self) -> bool:
+        """Whether heads are endorsed."""
+        return self._table.merged
+
+    async def endorse(self, body: bytes, remote: str) -> list[str | CloisterError]:
+        """For each head a signature (hex) or the refusal. Raises CloisterError for the request as a whole.
+
+        1. size and shape; 2. rate; 3. the worker signed it; 4. it is not removed; 5. heads that q members signed are
+        taken over; 6. each head under a lease, one child per parent; 7. all remembered, then signed.
+        """
+        request = parse(HeadsRequest.from_json, body)  # 1
+        self._limit.take((remote, request.worker))  # 2
+        request.verify()  # 3
+        if (await self._chain.newest(None, request.worker)).removed:  # 4
+            raise WORKER_REMOVED(expected="a worker in service", found="removed")
+        self._checkpoints.require_running()
+        leases = self._leases(request)
+        changed = self._adopt(request)  # 5
+        outcomes = [self._propose(move, leases) for move in request.heads]  # 6
+        accepted = [m for m, o in zip(request.heads, outcomes, strict=True) if o is None]
+        self._store.put_heads(changed + [_row(m) for m in accepted])  # 7
+        return [
+            to_hex(self._office.sign(move.statement(self._office.term))) if outcome is None else outcome
+            for move, outcome in zip(request.heads, outcomes, strict=True)
+        ]
+
+    def newest(self, agent: bytes, agent_epoch: int, nonce: bytes) -> HeadAnswer:
+        """The newest head of an agent, or none, signed over the asker's nonce."""
+        self._checkpoints.require_running()
+        found = self._table.get(agent, agent_epoch)
+        head = None
+        if found is not None:
+            move = HeadMove(agent, agent_epoch, found.height, found.parent, found.head)
+            head = EndorsedHead(move, self._office.sign(move.statement(self._office.term)))
+        office = self._office
+        what = fresh_digest(office.network, office.term, nonce, agent, agent_epoch, head)
+        return HeadAnswer(head, office.sign_digest(what))
+
+    def page(self, nonce: bytes, after: bytes) -> TablePage:
+        """Rows of the table after a cursor (agent 32 || epoch 8, or empty), signed over the asker's nonce."""
+        rows = self._store.head_rows(after, PAGE_ROWS + 1)
+        more, rows = len(rows) > PAGE_ROWS, rows[:PAGE_ROWS]
+        what = page_digest(self._office.network, nonce, after, rows, more)
+        return TablePage(tuple(rows), more, self._office.sign_digest(what))
+
+    async def merge(self, rng: Callable[[int], bytes]) -> None:
+        """Take over the tables of r other members, then endorse. Raises CloisterError; until then nothing is signed."""
+        if self._table.merged:
+            return
+        tables = await self._committee.head_tables(self._office.address, rng)
+        self._table.merge([HeadTable.from_json(_table(rows)) for rows in tables], self._committee.load_quorum)
+        rows = self._table.to_json()["heads"]
+        self._store.put_heads([_parsed(row) for row in rows])
+
+    def _leases(self, request: HeadsRequest) -> dict[tuple[bytes, int], Lease]:
+        """The worker's leases by (agent, epoch): those this member granted, and those that t members signed."""
+        for signed in request.leases:
+            signed.verify(self._office.signers, self._office.network)
+        shown = [signed.statement for signed in request.leases]
+        term, worker = self._office.term, request.worker
+        own = [self._store.granted(term, worker, agent) for agent in {h.agent for h in request.heads}]
+        head = self._checkpoints.head
+        number = 0 if head is None else head.number
+        return {
+            (lease.agent, lease.agent_epoch): lease
+            for lease in (*own, *shown)
+            if isinstance(lease, Lease)
+            and (lease.worker, lease.boot) == (worker, request.boot)
+            and lease.expiry > number
+        }
+
+    def _adopt(self, request: HeadsRequest) -> list[tuple[bytes, int, Head]]:
+        taken = []
+        quorum = replace(self._office.signers, threshold=self._committee.endorse_quorum)
+        for signed in request.proven:
+            signed.verify(quorum, self._office.network)
+            head = signed.statement
+            if not isinstance(head, StateHead):
+                raise TypeError("proven heads are parsed as heads")
+            mine = self._table.get(head.agent, head.agent_epoch)
+            if mine is not None and mine.height >= head.height:
+                continue
+            self._table.adopt(head.agent, head.agent_epoch, head.height, head.parent, head.head)
+            taken.append((head.agent, head.agent_epoch, Head(head.height, head.parent, head.head)))
+        return taken
+
+    def _propose(self, move: HeadMove, leases: dict[tuple[bytes, int], Lease]) -> CloisterError | None:
+        lease = leases.get((move.agent, move.agent_epoch))
+        try:
+            if lease is None:
+                raise NO_LEASE(expected=f"a lease at epoch {move.agent_epoch}", found="none")
+            genesis = genesis_head(bytes(self._version(lease).key(Purpose.STATE)))
+            self._table.propose(move.agent, move.agent_epoch, move.height, move.parent, move.head, genesis=genesis)
+        except CloisterError as error:
+            return error
+        return None
+
+    def _version(self, lease: Lease) -> AgentVersion:
+        return AgentVersion(
+            self._office.network,
+            lease.master_epoch,
+            lease.cluster,
+            lease.cluster_epoch,
+            lease.agent,
+            lease.agent_epoch,
+        )
+
+
+def _table(rows: list[dict[str, object]]) -> dict[str, object]:
+    return {"version": 1, "heads": rows}
+
+
+def _row(move: HeadMove) -> tuple[bytes, int, Head]:
+    return move.agent, move.agent_epoch, Head(move.height, move.parent, move.head)
+
+
+def _parsed(row: dict[str, object]) -> tuple[bytes, int, Head]:
+    height, epoch = row["height"], row["epoch"]
+    if not isinstance(height, int) or not isinstance(epoch, int):
+        raise TypeError("rows of our own table hold numbers")
+    return from_hex(row["agent"], 32), epoch, Head(height, from_hex(row["parent"], 32), from_hex(row["head"], 32))

@@ -1,0 +1,184 @@
+"""The chain port over storage proofs: ``ports.Chain`` and ``ports.Snapshot`` for a running gatekeeper."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cloister.chain.contracts import call, encode
+from cloister.chain.finality import Follower, HeaderVerifier
+from cloister.chain.proven import ProvenState
+from cloister.chain.rpc import REVERTED, Rpc, quantity
+from cloister.chain.tx import Sender
+from cloister.core.chainview.founding import (
+    CandidateRecord,
+    CeremonyRecord,
+    SeatsRecord,
+    read_candidates,
+    read_ceremony,
+    read_confirmed,
+    read_dealings,
+    read_seats,
+)
+from cloister.core.chainview.header import Header
+from cloister.core.chainview.records import PolicyRecord
+from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.network import Genesis
+from cloister.core.encoding.statements import Checkpoint
+from cloister.core.errors import ChainError
+from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
+
+_SNAPSHOTS = 24
+
+
+class _State(ProvenState):
+    """Proven records that only gatekeepers read."""
+
+    async def seats(self) -> SeatsRecord:
+        return await self._read("Gatekeepers", read_seats)
+
+    async def ceremony(self) -> CeremonyRecord:
+        return await self._read("Gatekeepers", read_ceremony)
+
+    async def candidates(self, members: tuple[bytes, ...]) -> tuple[CandidateRecord | None, ...]:
+        return await self._read("Gatekeepers", lambda s, at: read_candidates(s, at, members))
+
+    async def dealings(self, ceremony: bytes, members: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        return await self._read("Gatekeepers", lambda s, at: read_dealings(s, at, ceremony, members))
+
+    async def confirmed(self, ceremony: bytes, member: bytes) -> bool:
+        return await self._read("Gatekeepers", lambda s, at: read_confirmed(s, at, ceremony, member))
+
+
+class ProvenSnapshot:
+    """``ports.Snapshot`` at one block. Words once proven are kept."""
+
+    def __init__(self, state: _State) -> None:
+        self._state, self._number = state, state.checkpoint.number
+
+    async def worker(self, worker: bytes) -> WorkerFacts | None:
+        """A worker's record; one that left in good standing is not registered."""
+        r = await self._state.worker(worker)
+        if r is None or not (r.listed or r.removed):
+            return None
+        return WorkerFacts(r.boot, r.measurement, r.vendor_class, r.expiry, r.removed)
+
+    async def live_workers(self) -> frozenset[bytes]:
+        """Workers in service at this block."""
+        return frozenset(r.worker for r in await self._state.workers() if r.live_at(self._number))
+
+    async def agent(self, agent: bytes) -> AgentFacts | None:
+        """An agent with its cluster; None if either does not exist."""
+        a = await self._state.agent(agent)
+        cluster = None if a is None else await self._state.cluster(a.cluster)
+        if a is None or cluster is None:
+            return None
+        return AgentFacts(
+            agent, a.code_hash, a.manifest_hash, a.cluster, a.epoch, cluster.epoch, cluster.seats, a.paused
+        )
+
+    async def policy(self) -> PolicyRecord:
+        """The policy in force."""
+        return await self._state.policy()
+
+    async def listed_at(self, measurement: bytes) -> int:
+        """Block at which a measurement was listed; 0 if it is not."""
+        return await self._state.listed_at(measurement)
+
+    async def committee(self) -> SeatsRecord:
+        """The committee, in office or not."""
+        return await self._state.seats()
+
+    async def ceremony(self) -> CeremonyRecord:
+        """The founding ceremony."""
+        return await self._state.ceremony()
+
+    async def candidates(self, members: tuple[bytes, ...]) -> tuple[CandidateRecord | None, ...]:
+        """What gatekeepers said of themselves."""
+        return await self._state.candidates(members)
+
+    async def dealings(self, ceremony: bytes, members: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """Committed digests."""
+        return await self._state.dealings(ceremony, members)
+
+    async def confirmed(self, ceremony: bytes, member: bytes) -> bool:
+        """Whether a member confirmed."""
+        return await self._state.confirmed(ceremony, member)
+
+
+class ProvenChain:
+    """``ports.Chain``. ``verifier`` says what is final, the first of ``rpcs`` serves proofs, ``sender`` pays."""
+
+    def __init__(self, rpcs: Sequence[Rpc], verifier: HeaderVerifier, genesis: Genesis, sender: Sender) -> None:
+        self._rpcs, self._rpc, self._verifier, self._sender = tuple(rpcs), rpcs[0], verifier, sender
+        self._contracts: Mapping[str, bytes] = {n: c.address for n, c in genesis.contracts.items()}
+        self._codes: Mapping[str, bytes] = {n: c.code_hash for n, c in genesis.contracts.items()}
+        self._follower = Follower(verifier, self._rpc)
+        self._snapshots: OrderedDict[bytes, ProvenSnapshot] = OrderedDict()
+
+    async def advance(self) -> tuple[Header, ...]:
+        """New finalised headers since the last call."""
+        return await self._follower.advance()
+
+    def resume(self, last: Checkpoint) -> None:
+        """Continue after a block that was signed before."""
+        header = Header(last.number, last.block_hash, bytes(32), last.state_root, last.timestamp)
+        self._follower = Follower(self._verifier, self._rpc, header)
+
+    async def header(self, number: int) -> Header:
+        """The finalised header at a height."""
+        return await self._verifier.header(number)
+
+    def at(self, checkpoint: Checkpoint) -> ProvenSnapshot:
+        """Proven state at a block; the last 24 are kept."""
+        found = self._snapshots.pop(checkpoint.block_hash, None)
+        if found is None:
+            found = ProvenSnapshot(_State(self._rpc, self._contracts, checkpoint, code_hashes=self._codes))
+        self._snapshots[checkpoint.block_hash] = found
+        if len(self._snapshots) > _SNAPSHOTS:
+            self._snapshots.popitem(last=False)
+        return found
+
+    async def newest(self, agent: bytes | None, worker: bytes) -> Newest:
+        """Restrictive facts at the newest block of every endpoint that answers; what one of them says, binds.
+
+        Raises ChainError if none answers: then nothing is released."""
+        asked = (self._newest(rpc, agent, worker) for rpc in self._rpcs)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        facts = [a for a in answers if isinstance(a, Newest)]
+        if not facts:
+            raise next(a for a in answers if isinstance(a, BaseException))
+        return Newest(
+            paused=any(f.paused for f in facts),
+            removed=any(f.removed for f in facts),
+            left=any(f.left for f in facts),
+            agent_epoch=max(f.agent_epoch for f in facts),
+        )
+
+    async def balance(self, address: bytes) -> int:
+        """Wei at the newest block."""
+        return quantity(await self._rpc.call("eth_getBalance", to_hex(address), "latest"), "balance")
+
+    async def send(self, function: str, *args: Any) -> None:
+        """Send to the Gatekeepers contract and wait for inclusion."""
+        await self._sender.send(self._contracts["Gatekeepers"], encode("Gatekeepers", function, *args))
+
+    async def _newest(self, rpc: Rpc, agent: bytes | None, worker: bytes) -> Newest:
+        paused, epoch = (False, 0) if agent is None else await self._agent(rpc, agent)
+        record = await self._view(rpc, "Workers", "worker", worker)
+        left = record["registeredAt"] != 0 and not record["listed"]
+        return Newest(paused=paused, removed=bool(record["removed"]), left=left, agent_epoch=epoch)
+
+    async def _agent(self, rpc: Rpc, agent: bytes) -> tuple[bool, int]:
+        try:
+            record = await self._view(rpc, "Agents", "agent", agent)
+        except ChainError as error:
+            if error.code == REVERTED.code and error.found.startswith("UnknownAgent"):
+                return False, 0  # what exists at all is decided by proof
+            raise
+        return bool(record["paused"]), int(record["epoch"])
+
+    async def _view(self, rpc: Rpc, contract: str, function: str, *args: Any) -> Any:
+        return await call(rpc, self._contracts[contract], contract, function, *args)
