@@ -77,11 +77,11 @@ def _cose(blob: bytes) -> tuple[bytes, bytes, bytes]:
     item = decode(blob)
     if isinstance(item, cbor2.CBORTag) and item.tag == 18:
         item = item.value
-    parts = item if isinstance(item, list) and len(item) == 4 else [None] * 4
+    parts = item if isinstance(item, (list, tuple)) and len(item) == 4 else [None] * 4  # tagged arrays come as tuples
     protected, unprotected, payload, signature = parts
     if not (isinstance(protected, bytes) and isinstance(payload, bytes) and isinstance(signature, bytes)):
         raise MALFORMED(expected="COSE_Sign1: four parts", found=type(item).__name__)
-    if unprotected != {} or len(signature) != 96 or decode(protected) != {1: ES384}:
+    if unprotected or not isinstance(unprotected, Mapping) or len(signature) != 96 or decode(protected) != {1: ES384}:
         raise MALFORMED(expected="header {alg: ES384} and a 96-byte signature", found=protected.hex()[:32])
     return protected, payload, signature
 
