@@ -1,0 +1,104 @@
+"""``cloister up | down | status | doctor | logs``: a whole network on this machine. All work is devnet's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from cloister.cli.options import AsJson
+from cloister.cli.output import print_facts, print_json, print_rows, progress, say
+from cloister.cli.running import command
+from cloister.cli.settings import settings_of
+from cloister.core.errors import ConfigError, define
+
+UNHEALTHY = define(
+    "cli.unhealthy",
+    ConfigError,
+    check="this machine has what a devnet needs",
+    remedy="follow the hints of `cloister doctor`",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    command(app, "up")(up)
+    command(app, "down")(down)
+    command(app, "status")(status)
+    command(app, "doctor")(doctor)
+    command(app, "logs")(logs)
+
+
+async def up(
+    context: typer.Context,
+    workers: Annotated[int, typer.Option(help="How many workers.", min=1, max=16)] = 2,
+    gatekeepers: Annotated[int, typer.Option(help="How many gatekeepers.", min=1, max=16)] = 5,
+    threshold: Annotated[int, typer.Option(help="How many of them decide.", min=1, max=16)] = 3,
+    port: Annotated[int, typer.Option(help="Port of the gateway; 0 picks a free one.", min=0, max=65535)] = 8080,
+    as_json: AsJson = False,
+) -> None:
+    """Start a whole network on this machine, with pretend TEEs."""
+    from cloister.devnet import commands
+
+    options = {
+        "home": settings_of(context).home.path,
+        "workers": workers,
+        "gatekeepers": gatekeepers,
+        "threshold": threshold,
+        "port": port,
+    }
+    with progress("starting chain, gatekeepers, workers and gateway"):
+        await commands.up(options)
+    print_facts(await commands.status(settings_of(context).home.path), as_json=as_json)
+    say("next: cloister agent new hello && cloister agent deploy hello")
+
+
+async def down(context: typer.Context) -> None:
+    """Stop the network of this machine. Its data stays."""
+    from cloister.devnet import commands
+
+    with progress("stopping the network"):
+        await commands.down(settings_of(context).home.path)
+
+
+async def status(context: typer.Context, as_json: AsJson = False) -> None:
+    """What runs: the network of this machine, or what a gateway says about itself."""
+    settings = settings_of(context)
+    if settings.gateway is None:
+        from cloister.devnet import commands
+
+        print_facts(await commands.status(settings.home.path), as_json=as_json)
+        return
+    from cloister.client.gateway import Gateway
+
+    gateway = Gateway(settings.gateway_url())
+    try:
+        print_facts(await gateway.status(), as_json=as_json)
+    finally:
+        await gateway.close()
+
+
+async def doctor(context: typer.Context, as_json: AsJson = False) -> None:
+    """Check this machine, with a hint for each thing that is missing."""
+    from cloister.devnet import commands
+
+    with progress("looking at this machine"):
+        rows: list[dict[str, Any]] = await commands.doctor(settings_of(context).home.path)
+    if as_json:
+        print_json(rows)
+    else:
+        print_rows(rows, ("name", "ok", "found", "hint"), as_json=False, empty="nothing to check")
+    bad = [str(row["name"]) for row in rows if not row["ok"]]
+    if bad:
+        raise UNHEALTHY(expected="every row ok", found=", ".join(bad))
+
+
+async def logs(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="One process, such as worker-1; all without it.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing.")] = False,
+) -> None:
+    """Print what the network's processes logged."""
+    from cloister.devnet import commands
+
+    await commands.logs(settings_of(context).home.path, name, follow)

@@ -1,0 +1,103 @@
+"""Global options of the command line, and how they become a client.
+
+Order of every setting: the option, else what a running devnet wrote into ``HOME/devnet.json``, else nothing is
+assumed and the error names the option.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cloister.client.home import Home
+from cloister.core.errors import ConfigError, define
+
+if TYPE_CHECKING:
+    from cloister.client.client import Client
+    from cloister.client.wallet import Wallet
+
+NO_GATEWAY = define(
+    "cli.no_gateway",
+    ConfigError,
+    check="a gateway is named or a network runs on this machine",
+    remedy="give --gateway URL, or start a network with `cloister up`",
+)
+NO_WALLET = define(
+    "cli.no_wallet",
+    ConfigError,
+    check="a wallet signs the transaction",
+    remedy="make one with `cloister wallet new NAME` and give --wallet NAME",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Global options as given."""
+
+    home: Home
+    gateway: str | None = None
+    network_file: Path | None = None
+    fingerprint: str | None = None
+    first_use: bool = False
+
+    @property
+    def devnet(self) -> dict[str, Any]:
+        """devnet.json of a network on this machine, or an empty object."""
+        return self.home.devnet() or {}
+
+    def gateway_url(self) -> str:
+        """The gateway's address. Raises ConfigError (cli.no_gateway)."""
+        url = self.gateway or self.devnet.get("gateway")
+        if not isinstance(url, str) or not url:
+            raise NO_GATEWAY(expected="--gateway or a running devnet", found="neither")
+        return url
+
+    def pinned(self) -> tuple[Path | None, str | None]:
+        """(network file, fingerprint). The devnet's own pins hold only for the devnet's own gateway."""
+        if self.network_file or self.fingerprint or self.gateway not in (None, self.devnet.get("gateway")):
+            return self.network_file, self.fingerprint
+        file, fingerprint = self.devnet.get("network_file"), self.devnet.get("fingerprint")
+        return (Path(file) if isinstance(file, str) else None), (fingerprint if isinstance(fingerprint, str) else None)
+
+    @asynccontextmanager
+    async def client(self, wallet: Wallet | None = None) -> AsyncIterator[Client]:
+        """A connected client. Raises what ``Client`` raises."""
+        from cloister.client.client import Client
+
+        file, fingerprint = self.pinned()
+        async with Client(
+            self.gateway_url(),
+            fingerprint=fingerprint,
+            network_file=file,
+            home=self.home,
+            wallet=wallet,
+            trust_on_first_use=self.first_use,
+        ) as client:
+            yield client
+
+    def wallet(self, name: str | None, passphrase_fd: int | None) -> Wallet:
+        """The named wallet, or the devnet owner's where none is named. Raises ConfigError (cli.no_wallet)."""
+        from cloister.cli.asking import passphrase
+        from cloister.client.wallet import Wallet
+
+        if name is not None:
+            file = Wallet.file(name, home=self.home)
+            return Wallet.open(file, passphrase(name, fd=passphrase_fd))
+        own = self.devnet.get("owner_keystore")
+        if not isinstance(own, str):
+            raise NO_WALLET(expected="--wallet NAME or a devnet's owner", found="neither")
+        secret = self.devnet.get("owner_passphrase_file")
+        words = passphrase("owner", fd=passphrase_fd, file=Path(secret) if isinstance(secret, str) else None)
+        return Wallet.open(Path(own), words)
+
+
+def settings_of(context: typer.Context) -> Settings:
+    """The global options of this run."""
+    found = context.find_root().obj
+    return found if isinstance(found, Settings) else Settings(Home.at(os.environ.get("CLOISTER_HOME")))

@@ -1,0 +1,112 @@
+"""``cloister verify network | receipt | agent | worker | evidence``: numbered steps, and the reason of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cloister.cli.options import AsJson
+from cloister.cli.output import print_json, print_steps, progress, say
+from cloister.cli.running import REFUSED, command
+from cloister.cli.settings import settings_of
+from cloister.client.verify import Report
+
+app = typer.Typer(help="Check it yourself: quote, keys, receipt, chain.", no_args_is_help=True)
+
+
+@command(app, "network")
+async def network(context: typer.Context, as_json: AsJson = False) -> None:
+    """The network file, the chain behind the gateway, the contracts' code, the committee."""
+    from cloister.client.verify import verify_network
+
+    async with settings_of(context).client() as client:
+        with progress("checking the network"):
+            report = await verify_network(client)
+    _finish(report, as_json)
+
+
+@command(app, "agent")
+async def agent(
+    context: typer.Context,
+    agent: Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")],
+    as_json: AsJson = False,
+) -> None:
+    """The agent's proven record, its code and manifest, and every worker that offers a key for it."""
+    from cloister.client.verify import verify_agent
+
+    async with settings_of(context).client() as client:
+        with progress("checking the agent"):
+            report = await verify_agent(client, await client.agent_id(agent))
+    _finish(report, as_json)
+
+
+@command(app, "worker")
+async def worker(
+    context: typer.Context,
+    worker: Annotated[str, typer.Argument(help="Address of the worker (0x…).")],
+    as_json: AsJson = False,
+) -> None:
+    """The worker's admission by proof, and fresh evidence of its hardware over our own nonce."""
+    from cloister.client.verify import verify_worker
+    from cloister.core.encoding.hexes import from_hex
+
+    async with settings_of(context).client() as client:
+        with progress("asking the worker for evidence"):
+            report = await verify_worker(client, from_hex(worker.lower(), 20, name="worker address"))
+    _finish(report, as_json)
+
+
+@command(app, "receipt")
+async def receipt(
+    context: typer.Context,
+    receipt: Annotated[str, typer.Argument(help="Id of a kept receipt (0x…, or a prefix), or a file with one.")],
+    as_json: AsJson = False,
+) -> None:
+    """A receipt: its form, the lease behind it, the worker's signature, the worker's admission by proof."""
+    from cloister.client.home import read_file
+    from cloister.client.receipts import Kept, Ledger
+    from cloister.client.verify import verify_kept_receipt
+    from cloister.core.encoding.hexes import from_hex
+
+    settings = settings_of(context)
+    if Path(receipt).is_file():
+        kept = Kept.parse(read_file(Path(receipt)))
+    else:
+        kept = Ledger(settings.home).find(from_hex(receipt.lower(), name="receipt id", max_size=32))
+    async with settings.client() as client:
+        with progress("checking the receipt"):
+            report = await verify_kept_receipt(client, kept)
+    _finish(report, as_json)
+
+
+@command(app, "evidence")
+async def evidence(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="JSON file {evidence, binding}.")],
+    role: Annotated[str, typer.Option(help="Role that the node should have.")] = "worker",
+    as_json: AsJson = False,
+) -> None:
+    """Evidence from a file, against this network's policy and the measurements that are listed on chain."""
+    from cloister.client.home import read_file
+    from cloister.client.verify import verify_evidence
+
+    async with settings_of(context).client() as client:
+        with progress("appraising the evidence"):
+            report = await verify_evidence(client, read_file(file), role=role)
+    _finish(report, as_json)
+
+
+def _finish(report: Report, as_json: bool) -> None:
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_steps([step.to_json() for step in report.steps], as_json=False)
+        for note in report.notes:
+            say(f"note: {note}")
+    if not report.ok:
+        first = next((s for s in report.steps if not s.ok), None)
+        if first is not None and not as_json:
+            say(f"hint: {first.remedy}")
+        raise typer.Exit(REFUSED)

@@ -1,0 +1,82 @@
+"""What a caller may demand of an agent and its workers. Checked here, against proven state, before anything is sealed.
+
+By default an agent whose owner may swap its code at once is refused: such an owner can read what is sent tomorrow.
+It is accepted if the caller pins the code, is the owner, or says that it is acceptable (``upgrade_not_instant=False``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from cloister.core.chainview.records import AgentRecord, UpgradeMode
+from cloister.core.encoding.hexes import need_bytes, to_hex
+from cloister.core.errors import PolicyError, define
+
+if TYPE_CHECKING:
+    from cloister.client.resolve import Resolution, Sitting
+
+INSTANT = define(
+    "client.demand_upgrade",
+    PolicyError,
+    check="the agent's owner cannot swap its code at once",
+    remedy="pin the code with code_hash, or accept it: upgrade_not_instant=False, `cloister call --allow-instant`",
+    status=403,
+)
+OTHER_CODE = define(
+    "client.demand_code",
+    PolicyError,
+    check="the agent runs the code that the caller pinned",
+    remedy="look at what changed before you pin the new hash",
+    status=403,
+)
+NO_SUCH_WORKER = define(
+    "client.demand_worker",
+    PolicyError,
+    check="a worker that the caller accepts holds the agent",
+    remedy="see `cloister agent show` for the workers that hold it, and ask for less or wait",
+    status=403,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Empty fields demand nothing. ``code_hash``, ``manifest_hash``: 32 bytes. ``vendor``: vendor class such as
+    "intel". ``worker``: 20-byte address. ``upgrade_not_instant``: refuse the upgrade rule `instant`."""
+
+    code_hash: bytes | None = None
+    manifest_hash: bytes | None = None
+    vendor: str | None = None
+    worker: bytes | None = None
+    upgrade_not_instant: bool = True
+
+    def __post_init__(self) -> None:
+        for name, size in (("code_hash", 32), ("manifest_hash", 32), ("worker", 20)):
+            if getattr(self, name) is not None:
+                need_bytes(name, getattr(self, name), size)
+
+    def check_record(self, record: AgentRecord, caller: bytes | None) -> None:
+        """Raise PolicyError unless the agent itself meets the demand. ``caller``: 20-byte address or None."""
+        for name in ("code_hash", "manifest_hash"):
+            wanted, found = getattr(self, name), getattr(record, name)
+            if wanted is not None and wanted != found:
+                raise OTHER_CODE(expected=f"{name} {to_hex(wanted)}", found=to_hex(found))
+        instant = record.upgrade_mode is UpgradeMode.INSTANT
+        if instant and self.upgrade_not_instant and self.code_hash is None and caller != record.owner:
+            raise INSTANT(expected="the upgrade rule `delay` or `frozen`", found="`instant`")
+
+    def accepts(self, sitting: Sitting) -> bool:
+        """Whether a seat's worker meets the demand."""
+        if self.vendor is not None and sitting.vendor != self.vendor:
+            return False
+        return self.worker is None or sitting.worker.worker == self.worker
+
+    def apply(self, resolution: Resolution, caller: bytes | None) -> Resolution:
+        """The resolution with the seats that meet the demand. Raises PolicyError where none does."""
+        self.check_record(resolution.record, caller)
+        kept = resolution.narrowed(self.accepts)
+        if not kept:
+            found = ", ".join(f"{s.vendor} {to_hex(s.worker.worker)}" for s in resolution.sittings)
+            wanted = " ".join(filter(None, (self.vendor, to_hex(self.worker) if self.worker else None)))
+            raise NO_SUCH_WORKER(expected=wanted, found=found)
+        return replace(resolution, sittings=kept)

@@ -1,0 +1,106 @@
+"""Secrets of an agent: sealed to its `secrets` key by identity-based encryption (DESIGN section 5).
+
+Nobody's server is asked: MPK and the agent's epochs are read by proof. The ciphertext goes to the blob store, its
+hash and version on chain in a transaction of the owner: workers load nothing else. The associated data binds network,
+agent, version and setter, so that a host cannot put back an older set or plant its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cloister.chain.contracts import encode
+from cloister.core.chainview.records import AgentRecord
+from cloister.core.encoding import jcs
+from cloister.core.encoding.contexts import Context, frame
+from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.identity import AgentVersion, Purpose
+from cloister.core.errors import ConfigError, define
+from cloister.core.threshold import ibe
+
+if TYPE_CHECKING:
+    from cloister.client.client import Client
+
+MAX_SECRETS = 128
+MAX_VALUE = 64 << 10
+FOLDER = "secrets"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+
+BAD_SECRET = define(
+    "client.secret_name",
+    ConfigError,
+    check="secrets are at most 128 names of letters, digits and underscores, with values of at most 64 KiB",
+    remedy="name it like a variable, such as OPENAI_API_KEY",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretsSet:
+    """What was committed: agent id, sha256 of the ciphertext (32 bytes), version, block of the transaction."""
+
+    agent: bytes
+    hash: bytes
+    version: int
+    block: int
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"agent": to_hex(self.agent), "hash": to_hex(self.hash), "version": self.version, "block": self.block}
+
+
+def secrets_aad(network: bytes, agent: bytes, version: int, setter: bytes) -> bytes:
+    """frame(SECRETS, network, agent, u64 version, setter address): what the ciphertext is bound to."""
+    return frame(Context.SECRETS, network, agent, version.to_bytes(8, "big"), setter)
+
+
+def seal_secrets(
+    client: Client, at: AgentVersion, mpk: bytes, version: int, setter: bytes, values: Mapping[str, str]
+) -> bytes:
+    """The ciphertext of JCS {name: value} for an agent at its epochs. Raises ConfigError (client.secret_name)."""
+    for name, value in values.items():
+        if not _NAME.fullmatch(name) or len(value.encode()) > MAX_VALUE or len(values) > MAX_SECRETS:
+            raise BAD_SECRET(expected="a good name and size", found=f"name {name[:64]!r}, {len(values)} secrets")
+    aad = secrets_aad(at.network, at.agent, version, setter)
+    return ibe.encrypt(mpk, bytes(at.key(Purpose.SECRETS)), jcs.encode(dict(values)), aad, client.rng)
+
+
+async def set_secrets(client: Client, agent: bytes, values: Mapping[str, str]) -> SecretsSet:
+    """Seal, upload, commit on chain. Replaces every secret set before. Raises CloisterError.
+
+    1. record and epochs by proof; 2. the next version; 3. seal; 4. upload; 5. the owner's transaction.
+    """
+    resolver = client.resolver
+    record = await resolver.record(agent)  # 1
+    version = record.secrets_version + 1  # 2
+    setter = client.need_wallet().address
+    at = await resolver.version(record)
+    ciphertext = seal_secrets(client, at, resolver.network.mpk, version, setter, values)  # 3
+    digest = await client.gateway.put_blob(ciphertext)  # 4
+    data = encode("Agents", "setSecrets", record.token_id, digest)
+    receipt = await client.send("Agents", data)  # 5
+    _remember(client, agent, version, sorted(values))
+    return SecretsSet(agent, digest, version, receipt.block_number)
+
+
+async def describe_secrets(client: Client, agent: bytes) -> dict[str, Any]:
+    """What the chain says by proof, and the names that this client set last (values are kept nowhere)."""
+    record: AgentRecord = await client.resolver.record(agent)
+    data = client.home.read(FOLDER, f"{agent.hex()}.json")
+    known = json.loads(data) if data else {}
+    mine = known.get("names") if known.get("version") == record.secrets_version else None
+    return {
+        "agent": to_hex(agent),
+        "hash": to_hex(record.secrets_hash) if any(record.secrets_hash) else None,
+        "version": record.secrets_version,
+        "setter": to_hex(record.secrets_setter),
+        "current": record.secrets_epoch == record.epoch,
+        "names": mine if mine is not None else "set elsewhere",
+    }
+
+
+def _remember(client: Client, agent: bytes, version: int, names: list[str]) -> None:
+    client.home.write(FOLDER, f"{agent.hex()}.json", json.dumps({"version": version, "names": names}).encode())
