@@ -1,0 +1,87 @@
+"""What a worker and its gateway say to each other over frames (spec/gateway-api.md 9).
+
+A worker connects and announces itself: worker, boot, seats. It announces again whenever its seats change; each
+announcement replaces the one before. The gateway then opens streams towards it, of these kinds:
+
+- ``CALL``: agent (32 bytes) ‖ sealed request record. Answer: the sealed response stream, in chunks of any size.
+- ``EVIDENCE``: nonce (32 bytes). Answer: JSON {evidence, binding}.
+- ``STATUS``: nothing. Answer: a JSON object for operators.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final
+
+from cloister.core.encoding.hexes import from_hex, need_fields, to_hex
+from cloister.core.envelope.certificate import Seat
+from cloister.core.errors import TransportError, define
+
+MAX_SEATS: Final = 4096
+MAX_ANNOUNCEMENT: Final = 4 << 20
+
+BAD_ANNOUNCEMENT = define(
+    "wire.announcement",
+    TransportError,
+    check="a worker announces itself, and seats of its own boot",
+    remedy="run the worker and the gateway in the same version",
+)
+
+
+class Kind(IntEnum):
+    """Kinds of streams that a gateway opens towards a worker. Numbers are on the wire."""
+
+    CALL = 1
+    EVIDENCE = 2
+    STATUS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """worker: 20-byte address. boot: 32 bytes. seats: what it serves now, unverified."""
+
+    worker: bytes
+    boot: bytes
+    seats: tuple[Seat, ...]
+
+    def encode(self) -> bytes:
+        """JSON bytes for an ANNOUNCE frame."""
+        seats = [seat.to_json() for seat in self.seats]
+        value = {"v": 1, "worker": to_hex(self.worker), "boot": to_hex(self.boot), "seats": seats}
+        return json.dumps(value, separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Announcement:
+        """Parse. Raises EncodingError or TransportError (wire.announcement)."""
+        value = need_fields("announcement", _json(data), {"v", "worker", "boot", "seats"})
+        seats = value["seats"]
+        if value["v"] != 1 or not isinstance(seats, list) or len(seats) > MAX_SEATS:
+            raise BAD_ANNOUNCEMENT(expected=f"version 1 and at most {MAX_SEATS} seats", found="something else")
+        worker, boot = from_hex(value["worker"], 20, name="worker"), from_hex(value["boot"], 32, name="boot")
+        parsed = tuple(Seat.from_json(seat) for seat in seats)
+        if any(s.certificate.boot != boot or s.certificate.worker != worker for s in parsed):
+            raise BAD_ANNOUNCEMENT(expected="seats of this worker and boot", found="a seat of another")
+        return cls(worker, boot, parsed)
+
+
+def call_payload(agent: bytes, record: bytes) -> bytes:
+    """The payload of a CALL stream."""
+    return agent + record
+
+
+def split_call(payload: bytes) -> tuple[bytes, bytes]:
+    """(agent 32 bytes, record) of a CALL stream. Raises TransportError."""
+    if len(payload) < 32:
+        raise BAD_ANNOUNCEMENT(expected="an agent id and a record", found=f"{len(payload)} bytes")
+    return payload[:32], payload[32:]
+
+
+def _json(data: bytes) -> Any:
+    if len(data) > MAX_ANNOUNCEMENT:
+        raise BAD_ANNOUNCEMENT(expected=f"at most {MAX_ANNOUNCEMENT} bytes", found=f"{len(data)} bytes")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise BAD_ANNOUNCEMENT(expected="JSON", found=f"{len(data)} other bytes") from None
