@@ -171,8 +171,8 @@ def _pack_map(digests: Mapping[int, bytes]) -> bytes:
 
 def _unpack_map(data: bytes, at: int) -> tuple[dict[int, bytes], int]:
     count, at = data[at], at + 1
-    if count > BUCKETS:
-        raise TAMPERED(expected=f"{BUCKETS} buckets", found=str(count))
+    if count > BUCKETS or at + 33 * count > len(data):
+        raise TAMPERED(expected=f"at most {BUCKETS} digests, whole", found=f"{count}, {len(data) - at} bytes")
     digests = {data[at + 33 * i]: data[at + 33 * i + 1 : at + 33 * i + 33] for i in range(count)}
     return digests, at + 33 * count
 
