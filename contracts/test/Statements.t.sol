@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {Gatekeepers} from "../src/Gatekeepers.sol";
+import {Statements} from "../src/Statements.sol";
+import {Checks} from "./Vm.sol";
+
+/// @notice The Solidity library against the vectors that the Python statements generate.
+contract StatementsTest is Checks {
+    string internal json;
+    bytes32 internal network;
+
+    function setUp() public {
+        json = vm.readFile("../spec/vectors/statements.json");
+        network = vm.parseJsonBytes32(json, ".network");
+    }
+
+    function at(string memory kind, string memory field) internal pure returns (string memory) {
+        return string.concat(".statements.", kind, ".", field);
+    }
+
+    function u64(string memory kind, string memory name) internal view returns (uint64) {
+        return uint64(vm.parseJsonUint(json, at(kind, string.concat("fields.", name))));
+    }
+
+    function b32(string memory kind, string memory name) internal view returns (bytes32) {
+        return vm.parseJsonBytes32(json, at(kind, string.concat("fields.", name)));
+    }
+
+    function account(string memory kind, string memory name) internal view returns (address) {
+        return vm.parseJsonAddress(json, at(kind, string.concat("fields.", name)));
+    }
+
+    function check(string memory kind, bytes32 typeHash, bytes32 structHash) internal view {
+        equal(typeHash, keccak256(bytes(vm.parseJsonString(json, at(kind, "type")))));
+        equal(structHash, vm.parseJsonBytes32(json, at(kind, "struct_hash")));
+        equal(Statements.digest(network, structHash), vm.parseJsonBytes32(json, at(kind, "digest")));
+    }
+
+    function test_domain_separator() public view {
+        equal(Statements.domainSeparator(network), vm.parseJsonBytes32(json, ".domain_separator"));
+    }
+
+    function test_checkpoint() public view {
+        Statements.Checkpoint memory s = Statements.Checkpoint({
+            term: u64("Checkpoint", "term"),
+            chainId: vm.parseJsonUint(json, at("Checkpoint", "fields.chain_id")),
+            number: u64("Checkpoint", "number"),
+            blockHash: b32("Checkpoint", "block_hash"),
+            stateRoot: b32("Checkpoint", "state_root"),
+            timestamp: u64("Checkpoint", "timestamp")
+        });
+        check("Checkpoint", Statements.CHECKPOINT, Statements.hash(s));
+    }
+
+    function test_lease() public view {
+        Statements.Lease memory s;
+        s.term = u64("Lease", "term");
+        s.agent = b32("Lease", "agent");
+        s.codeHash = b32("Lease", "code_hash");
+        s.manifestHash = b32("Lease", "manifest_hash");
+        s.cluster = b32("Lease", "cluster");
+        s.masterEpoch = u64("Lease", "master_epoch");
+        s.clusterEpoch = u64("Lease", "cluster_epoch");
+        s.agentEpoch = u64("Lease", "agent_epoch");
+        s.period = u64("Lease", "period");
+        s.worker = account("Lease", "worker");
+        s.boot = b32("Lease", "boot");
+        s.checkpoint = u64("Lease", "checkpoint");
+        s.expiry = u64("Lease", "expiry");
+        check("Lease", Statements.LEASE, Statements.hash(s));
+    }
+
+    function test_state_head() public view {
+        Statements.StateHead memory s = Statements.StateHead({
+            term: u64("StateHead", "term"),
+            agent: b32("StateHead", "agent"),
+            agentEpoch: u64("StateHead", "agent_epoch"),
+            height: u64("StateHead", "height"),
+            parent: b32("StateHead", "parent"),
+            head: b32("StateHead", "head")
+        });
+        check("StateHead", Statements.STATE_HEAD, Statements.hash(s));
+    }
+
+    function test_worker_admission() public view {
+        Statements.WorkerAdmission memory s = Statements.WorkerAdmission({
+            term: u64("WorkerAdmission", "term"),
+            worker: account("WorkerAdmission", "worker"),
+            operator: account("WorkerAdmission", "operator"),
+            vendorClass: b32("WorkerAdmission", "vendor_class"),
+            measurement: b32("WorkerAdmission", "measurement"),
+            boot: b32("WorkerAdmission", "boot"),
+            expiry: u64("WorkerAdmission", "expiry")
+        });
+        check("WorkerAdmission", Statements.WORKER_ADMISSION, Statements.hash(s));
+    }
+
+    function removal() internal view returns (Statements.WorkerRemoval memory) {
+        return Statements.WorkerRemoval(u64("WorkerRemoval", "term"), account("WorkerRemoval", "worker"));
+    }
+
+    function test_worker_removal() public view {
+        check("WorkerRemoval", Statements.WORKER_REMOVAL, Statements.hash(removal()));
+    }
+
+    function test_set_signer() public view {
+        Statements.SetSigner memory s = Statements.SetSigner({
+            term: u64("SetSigner", "term"),
+            agent: b32("SetSigner", "agent"),
+            agentEpoch: u64("SetSigner", "agent_epoch"),
+            signer: account("SetSigner", "signer")
+        });
+        check("SetSigner", Statements.SET_SIGNER, Statements.hash(s));
+    }
+
+    function test_epoch_bump() public view {
+        Statements.EpochBump memory s = Statements.EpochBump(
+            u64("EpochBump", "term"), b32("EpochBump", "agent"), u64("EpochBump", "agent_epoch")
+        );
+        check("EpochBump", Statements.EPOCH_BUMP, Statements.hash(s));
+    }
+
+    function test_caller_session() public view {
+        Statements.CallerSession memory s = Statements.CallerSession({
+            agent: b32("CallerSession", "agent"),
+            boot: b32("CallerSession", "boot"),
+            exporter: b32("CallerSession", "exporter"),
+            expiry: u64("CallerSession", "expiry")
+        });
+        check("CallerSession", Statements.CALLER_SESSION, Statements.hash(s));
+    }
+
+    function test_heart_beat() public view {
+        Statements.HeartBeat memory s = Statements.HeartBeat({
+            term: u64("HeartBeat", "term"),
+            nonce: b32("HeartBeat", "nonce"),
+            number: u64("HeartBeat", "number"),
+            blockHash: b32("HeartBeat", "block_hash")
+        });
+        check("HeartBeat", Statements.HEART_BEAT, Statements.hash(s));
+    }
+
+    /// @notice Signatures made in Python count on chain, under the network id that Python computed.
+    function test_python_signatures_satisfy_the_contract() public {
+        Gatekeepers g = new Gatekeepers(address(this));
+        address[] memory members = vm.parseJsonAddressArray(json, ".members");
+        for (uint256 i = 0; i < members.length; ++i) {
+            vm.prank(members[i]);
+            g.setCandidate(address(uint160(i + 1)), bytes32(i / 2 + 1), bytes32(i + 1), bytes32(i + 1), "x");
+        }
+        g.openFounding(members, uint16(vm.parseJsonUint(json, ".threshold")), vm.parseJsonBytes32(json, ".genesis"));
+        bytes32 id = g.ceremony().id;
+        for (uint256 i = 0; i < members.length; ++i) {
+            vm.prank(members[i]);
+            g.commitDealing(id, bytes32(i + 1));
+        }
+        bytes32 transcript = vm.parseJsonBytes32(json, ".transcript");
+        for (uint256 i = 0; i < members.length; ++i) {
+            vm.prank(members[i]);
+            g.confirm(id, new bytes(96), transcript);
+        }
+        equal(g.networkId(), network);
+        bytes[] memory sigs = vm.parseJsonBytesArray(json, at("WorkerRemoval", "signatures"));
+        g.requireStatement(1, Statements.hash(removal()), sigs);
+    }
+}
