@@ -1,4 +1,4 @@
-"""The nine steps of the demo. Each is a method, so that scenario tests run them one by one on a network of their own."""
+"""The nine steps of the demo, one method each, so that scenario tests run them one by one on their own network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cloister.client.build import build
 from cloister.client.client import Client
 from cloister.client.deploy import Deployed, await_seats, deploy_agent, set_paused
 from cloister.client.secrets import set_secrets
-from cloister.client.verify import Report, verify_agent, verify_network, verify_receipt, verify_worker
+from cloister.client.verify import Report, verify_agent, verify_kept_receipt, verify_network, verify_worker
 from cloister.client.wallet import Wallet
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.signatures import SignerSet
@@ -105,7 +105,7 @@ class Demo:
             await verify_network(self.client),
             await verify_agent(self.client, self.agent_id),
             await verify_worker(self.client, worker),
-            await verify_receipt(self.client, reply.receipt.id),
+            await verify_kept_receipt(self.client, self.client.ledger.find(reply.receipt.id)),
         ]
         for report in reports:
             for step in report.steps:
@@ -179,7 +179,10 @@ class Demo:
     # --- waiting ---
 
     async def _until_secrets(self, block: int) -> None:
-        while (await self.client.resolver.view()).checkpoint.number < block:
+        """Until the checkpoint has the transaction, and workers had a second to act on it."""
+        for _ in range(150):
+            if (await self.client.resolver.view()).checkpoint.number >= block:
+                break
             await asyncio.sleep(0.2)
         await asyncio.sleep(1.0)
 

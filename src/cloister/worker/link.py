@@ -1,0 +1,76 @@
+"""The worker's side of the gateway's socket: announce seats, serve the streams that the gateway opens.
+
+The gateway is not trusted with anything here: it names an agent and hands over sealed bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from cloister.core.encoding.hexes import need_bytes
+from cloister.core.errors import TransportError, define
+from cloister.node import logs
+from cloister.wire.announce import Announcement, Kind, split_call
+from cloister.wire.frames import FrameClient, Incoming
+from cloister.worker.agents import AgentTable
+from cloister.worker.leases import NodeIdentity
+from cloister.worker.serve import Server
+
+UNKNOWN_KIND = define(
+    "worker.unknown_kind",
+    TransportError,
+    check="the gateway asks for something that this worker offers",
+    remedy="run the worker and the gateway in the same version",
+)
+_log = logs.get("link")
+
+
+class GatewayLink:
+    """One connection to one gateway, made again whenever it is lost."""
+
+    def __init__(
+        self,
+        socket: Path,
+        node: NodeIdentity,
+        server: Server,
+        table: AgentTable,
+        evidence: Callable[[bytes], Awaitable[dict[str, Any]]],
+        status: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._node, self._server, self._table = node, server, table
+        self._evidence, self._status = evidence, status
+        self._client = FrameClient(socket, handler=self._serve, announce=self._announcement, report=_report)
+
+    def start(self) -> None:
+        """Connect in the background, and stay connected."""
+        self._client.start()
+
+    def announce(self) -> None:
+        """Seats have changed: say so, if connected."""
+        self._client.announce_again()
+
+    async def close(self) -> None:
+        """Leave."""
+        await self._client.close()
+
+    def _announcement(self) -> bytes:
+        return Announcement(self._node.address, self._node.boot, tuple(self._table.seats())).encode()
+
+    async def _serve(self, incoming: Incoming) -> None:
+        if incoming.kind == Kind.CALL:
+            agent, record = split_call(incoming.payload)
+            await self._server.serve(agent, record, incoming)
+        elif incoming.kind == Kind.EVIDENCE:
+            shown = await self._evidence(need_bytes("nonce", incoming.payload, 32))
+            await incoming.send(json.dumps(shown).encode())
+        elif incoming.kind == Kind.STATUS:
+            await incoming.send(json.dumps(self._status()).encode())
+        else:
+            raise UNKNOWN_KIND(expected="a kind of wire.announce.Kind", found=str(incoming.kind))
+
+
+def _report(where: str, error: BaseException) -> None:
+    _log.error("contained", where=where, exc_info=error)
