@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import signal
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ async def serve(work: Path, tsm: str) -> None:
     service = Service(work, tsm)
     try:
         await service.start()
-        print("ready", flush=True)
+        print(json.dumps({"ready": True, "service": "tee"}), flush=True)
         await stopping.wait()
     finally:
         await service.stop()
