@@ -15,26 +15,26 @@ contract StatementsTest is Checks {
         network = vm.parseJsonBytes32(json, ".network");
     }
 
-    function at(string memory kind, string memory field) internal pure returns (string memory) {
+    function place(string memory kind, string memory field) internal pure returns (string memory) {
         return string.concat(".statements.", kind, ".", field);
     }
 
     function u64(string memory kind, string memory name) internal view returns (uint64) {
-        return uint64(vm.parseJsonUint(json, at(kind, string.concat("fields.", name))));
+        return uint64(vm.parseJsonUint(json, place(kind, string.concat("fields.", name))));
     }
 
     function b32(string memory kind, string memory name) internal view returns (bytes32) {
-        return vm.parseJsonBytes32(json, at(kind, string.concat("fields.", name)));
+        return vm.parseJsonBytes32(json, place(kind, string.concat("fields.", name)));
     }
 
     function account(string memory kind, string memory name) internal view returns (address) {
-        return vm.parseJsonAddress(json, at(kind, string.concat("fields.", name)));
+        return vm.parseJsonAddress(json, place(kind, string.concat("fields.", name)));
     }
 
     function check(string memory kind, bytes32 typeHash, bytes32 structHash) internal view {
-        equal(typeHash, keccak256(bytes(vm.parseJsonString(json, at(kind, "type")))));
-        equal(structHash, vm.parseJsonBytes32(json, at(kind, "struct_hash")));
-        equal(Statements.digest(network, structHash), vm.parseJsonBytes32(json, at(kind, "digest")));
+        equal(typeHash, keccak256(bytes(vm.parseJsonString(json, place(kind, "type")))));
+        equal(structHash, vm.parseJsonBytes32(json, place(kind, "struct_hash")));
+        equal(Statements.digest(network, structHash), vm.parseJsonBytes32(json, place(kind, "digest")));
     }
 
     function test_domain_separator() public view {
@@ -44,7 +44,7 @@ contract StatementsTest is Checks {
     function test_checkpoint() public view {
         Statements.Checkpoint memory s = Statements.Checkpoint({
             term: u64("Checkpoint", "term"),
-            chainId: vm.parseJsonUint(json, at("Checkpoint", "fields.chain_id")),
+            chainId: vm.parseJsonUint(json, place("Checkpoint", "fields.chain_id")),
             number: u64("Checkpoint", "number"),
             blockHash: b32("Checkpoint", "block_hash"),
             stateRoot: b32("Checkpoint", "state_root"),
@@ -161,7 +161,7 @@ contract StatementsTest is Checks {
             g.confirm(id, new bytes(96), transcript);
         }
         equal(g.networkId(), network);
-        bytes[] memory sigs = vm.parseJsonBytesArray(json, at("WorkerRemoval", "signatures"));
+        bytes[] memory sigs = vm.parseJsonBytesArray(json, place("WorkerRemoval", "signatures"));
         g.requireStatement(1, Statements.hash(removal()), sigs);
     }
 }
