@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from cloister.core.encoding.hexes import from_hex, need_fields, need_uint, to_hex
 from cloister.core.encoding.signatures import SignerSet
 from cloister.core.encoding.statements import Statement
 from cloister.core.errors import PolicyError, define
@@ -53,3 +55,28 @@ class Office:
     def facts(self) -> CommitteeFacts:
         """What a release depends on."""
         return CommitteeFacts(self.network, self.term, self.seed, self.master_epoch)
+
+    def to_json(self) -> dict[str, Any]:
+        """The public half, JSON-ready: what a restarted member needs besides its sealed share."""
+        return {
+            "network": to_hex(self.network),
+            "term": self.term,
+            "master_epoch": self.master_epoch,
+            "threshold": self.signers.threshold,
+            "members": [to_hex(m) for m in self.signers.members],
+            "seed": to_hex(self.seed),
+        }
+
+    @classmethod
+    def from_json(cls, value: object, share: KeyShare, keys: NodeKeys) -> Office:
+        """Parse ``to_json`` output. Raises EncodingError; PolicyError if these keys hold no seat or not that share."""
+        names = {"network", "term", "master_epoch", "threshold", "members", "seed"}
+        data = need_fields("office", value, names)
+        members = tuple(from_hex(m, 20, name="member") for m in data["members"])
+        term = need_uint("term", data["term"], 64)
+        signers = SignerSet(term, need_uint("threshold", data["threshold"], 16), members)
+        if keys.address not in members or members.index(keys.address) + 1 != share.index:
+            raise NOT_IN_OFFICE(expected=f"seat {share.index} of these keys", found="another seat")
+        network, seed = from_hex(data["network"], 32, name="network"), from_hex(data["seed"], 32, name="seed")
+        epoch = need_uint("master epoch", data["master_epoch"], 64)
+        return cls(network, term, epoch, signers, seed, share, keys)
