@@ -17,12 +17,12 @@ G1_BYTES = bytes(G1Point().to_compressed_bytes())
 G2_BYTES = bytes(G2Point().to_compressed_bytes())
 
 
-def _outside_the_subgroup() -> bytes:
-    """A point on the curve E1 whose order is not the group's, found by trying x coordinates."""
+def _outside_the_subgroup(group: type[G1Point] | type[G2Point], size: int) -> bytes:
+    """A point on the curve whose order is not the group's, found by trying x coordinates."""
     for x in range(1, 200):
-        data = (x | 0x80 << 376).to_bytes(48, "big")
+        data = (x | 0x80 << 8 * size - 8).to_bytes(size, "big")
         try:
-            point = G1Point.from_compressed_bytes_unchecked(data)
+            point = group.from_compressed_bytes_unchecked(data)
         except ValueError:
             continue
         if not point.is_in_subgroup():
@@ -41,7 +41,7 @@ BAD_G1 = {
     "x not below the field": (FIELD + 4 | 0x80 << 376).to_bytes(48, "big"),
     "all ones": b"\xff" * 48,
     "zeros": bytes(48),
-    "outside the subgroup": _outside_the_subgroup(),
+    "outside the subgroup": _outside_the_subgroup(G1Point, 48),
 }
 BAD_G2 = {
     "empty": b"",
@@ -51,6 +51,7 @@ BAD_G2 = {
     "uncompressed flag": bytes([G2_BYTES[0] & 0x7F]) + G2_BYTES[1:],
     "all ones": b"\xff" * 96,
     "zeros": bytes(96),
+    "outside the subgroup": _outside_the_subgroup(G2Point, 96),
 }
 BAD_SCALARS = {
     "zero": bytes(32),
