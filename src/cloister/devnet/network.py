@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from coincurve import PrivateKey
 from cloister.chain.anvil import Anvil
 from cloister.chain.contracts import call
 from cloister.chain.rpc import Rpc
+from cloister.core.attestation.model import measurement_id
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.network import Genesis, Network
@@ -141,7 +143,9 @@ class Devnet:
             return
         self._say("contracts: deploying from the package's artifacts")
         self.fund(address_of(deployer))
-        listed = {from_hex(m["measurement_id"], 32, name="measurement id") for m in self.machines.values()}
+        listed = {
+            measurement_id(m["role"], from_hex(m["measurement"], name="measurement")) for m in self.machines.values()
+        }
         roots = devnet_roots(self.layout.tee)
         assert self.rpc is not None  # noqa: S101 - started before
         self.genesis = await ledger.deploy(self.layout, self.rpc, deployer, self._chain_id(), sorted(listed), roots)
@@ -323,6 +327,7 @@ class Devnet:
                 "owner_keystore": str(keystore),
                 "owner_passphrase_file": str(passphrase),
                 "api_key_file": str(self.layout.model / API_KEY_FILE),
+                "pid": os.getpid(),
                 "processes": {n: c.process.pid for n, c in self.children.items()},
                 "chain_pid": self.anvil.pid if self.anvil else None,
             },
