@@ -1,0 +1,1 @@
+"""A model server for devnets: OpenAI's embeddings API over a small real model, on this machine only."""
