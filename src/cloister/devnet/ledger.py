@@ -116,7 +116,7 @@ async def network_file(layout: Layout, rpc: Rpc, genesis: Genesis, endpoints: Se
         share_keys=public.share_keys,
         master_epoch=int(committee["masterEpoch"]),
     )
-    if network.id != committee["networkId"] or public.mpk != committee["mpk"]:
+    if network.id != committee["networkId"] or public.mpk != b"".join(committee["mpk"]):
         raise NO_FOUNDING(expected="the chain's network id and MPK", found="others after replaying the transcript")
     write_private(layout.network, network.encode())
     return network
