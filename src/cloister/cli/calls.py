@@ -83,7 +83,7 @@ def _whole(reply: Reply, as_json: bool) -> int:
         facts = {
             "status": reply.status,
             "headers": [list(pair) for pair in reply.headers.pairs],
-            "body": reply.text(),
+            "body": reply.text,
             "request_id": reply.request_id,
             "receipt": to_hex(reply.receipt.id),
             "proof": reply.proof.to_json(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,8 @@ from cloister.cli.output import print_facts, print_json, print_rows, progress, s
 from cloister.cli.running import command
 from cloister.cli.settings import settings_of
 from cloister.core.errors import ConfigError, define
+
+SHOWN = ("gateway", "fingerprint", "network_file", "rpc")
 
 UNHEALTHY = define(
     "cli.unhealthy",
@@ -31,26 +34,23 @@ def register(app: typer.Typer) -> None:
 
 async def up(
     context: typer.Context,
-    workers: Annotated[int, typer.Option(help="How many workers.", min=1, max=16)] = 2,
-    gatekeepers: Annotated[int, typer.Option(help="How many gatekeepers.", min=1, max=16)] = 5,
-    threshold: Annotated[int, typer.Option(help="How many of them decide.", min=1, max=16)] = 3,
-    port: Annotated[int, typer.Option(help="Port of the gateway; 0 picks a free one.", min=0, max=65535)] = 8080,
+    workers: Annotated[int, typer.Option(help="How many workers.", min=1, max=3)] = 3,
+    map_host: Annotated[
+        list[str] | None,
+        typer.Option(help="HOST=IP:PORT: where agents find HOST on this devnet; repeatable.", metavar="MAP"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start a whole network on this machine, with pretend TEEs."""
+    """Start a whole network on this machine, with pretend TEEs, and run it until control-C."""
     from cloister.devnet import commands
 
-    options = {
-        "home": settings_of(context).home.path,
-        "workers": workers,
-        "gatekeepers": gatekeepers,
-        "threshold": threshold,
-        "port": port,
-    }
-    with progress("starting chain, gatekeepers, workers and gateway"):
-        await commands.up(options)
-    print_facts(await commands.status(settings_of(context).home.path), as_json=as_json)
-    say("next: cloister agent new hello && cloister agent deploy hello")
+    def ready(known: Mapping[str, Any]) -> None:
+        print_facts({name: known.get(name) for name in SHOWN if name in known}, as_json=as_json)
+        say("the network runs; control-C stops it. In another terminal:")
+        say("  cloister agent new hello && cloister agent deploy hello")
+
+    await commands.up(settings_of(context).home.path, workers=workers, map_host=map_host, say=say, on_ready=ready)
+    say("stopped; its data stays")
 
 
 async def down(context: typer.Context) -> None:

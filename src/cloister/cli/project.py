@@ -37,7 +37,7 @@ NO_TEMPLATE = define(
 
 def find_deno() -> Path:
     """The Deno that ships with this package. Raises ConfigError (cli.no_deno)."""
-    from deno import find_deno_bin
+    from deno import find_deno_bin  # type: ignore[import-untyped]
 
     try:
         return Path(find_deno_bin())

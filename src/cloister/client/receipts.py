@@ -95,7 +95,7 @@ class Ledger:
             self._append(f"{day}.jsonl", line)
         return kept
 
-    def find(self, receipt_id: bytes) -> Kept:
+    def load(self, receipt_id: bytes) -> Kept:
         """The kept receipt of this id (32 bytes) or a unique prefix of at least 4 bytes. Raises NOT_KEPT."""
         found = {k.receipt.id: k for k in self.newest() if k.receipt.id.startswith(receipt_id)}
         if len(receipt_id) < 4 or len(found) != 1:

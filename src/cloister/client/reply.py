@@ -83,6 +83,7 @@ class Reply:
         """Whether the agent's status is 2xx."""
         return 200 <= self.status < 300
 
+    @property
     def text(self) -> str:
         """The body as UTF-8; what is not UTF-8 becomes a replacement character."""
         return self.body.decode("utf-8", "replace")

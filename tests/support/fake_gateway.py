@@ -1,0 +1,288 @@
+"""A gateway and its workers for client tests: the real formats over HTTP, in a thread, with switches to misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from coincurve import PrivateKey
+from support.fake_world import MEMBERS, World, fresh, test_key
+
+from cloister.chain.contracts import encode
+from cloister.core.encoding.hexes import from_hex, to_hex
+from cloister.core.encoding.identity import Purpose
+from cloister.core.encoding.keccak import keccak256
+from cloister.core.encoding.signatures import Signed, address_of, sign_digest
+from cloister.core.envelope.certificate import KeyCertificate, Seat
+from cloister.core.envelope.model import Headers
+from cloister.core.envelope.server import OpenRequest, SealedRefusalError, ServerSessions
+from cloister.core.errors import CloisterError
+from cloister.core.keys import hpke
+from cloister.core.receipts.receipt import Exchange, ReceiptChain
+from cloister.core.threshold import ibe
+
+SEALED = "application/cloister-sealed"
+Handler = Callable[[OpenRequest], tuple[int, Headers, list[bytes]]]
+
+
+def echo(request: OpenRequest) -> tuple[int, Headers, list[bytes]]:
+    """Answers with what it was asked, as JSON."""
+    caller = to_hex(request.caller.address) if request.caller else None
+    said = {"method": request.head.method, "path": request.head.path, "caller": caller, "body": request.body.decode()}
+    return 200, (("content-type", "application/json"),), [json.dumps(said).encode()]
+
+
+@dataclass
+class FakeWorker:
+    """One worker boot. ``ran`` lists the requests that the agent saw; ``spoil`` changes the sealed answer's bytes."""
+
+    world: World
+    name: str = "one"
+    vendor: str = "intel"
+    handler: Handler = echo
+    spoil: Callable[[bytes], bytes] = bytes
+    key: PrivateKey = field(init=False)
+    boot: bytes = field(init=False)
+    ran: list[OpenRequest] = field(default_factory=list)
+    receipt_key: PrivateKey | None = None
+    height: int | None = None
+
+    def __post_init__(self) -> None:
+        self.key = test_key(f"worker {self.name}")
+        self.restart()
+
+    @property
+    def address(self) -> bytes:
+        """20 bytes."""
+        return address_of(self.key)
+
+    def restart(self, *, register: bool = True) -> None:
+        """A new boot: every session and certificate is gone."""
+        self.boot = fresh()
+        self.server = ServerSessions(self.boot, os.urandom)
+        self.hpke = hpke.private_key(os.urandom(32))
+        self.chain = ReceiptChain(self.address, self.boot, lambda d: sign_digest(self.receipt_key or self.key, d))
+        if register:
+            self.world.set_worker(self.key, self.boot, self.vendor)
+            self.world.mine()
+
+    def seat(self, agent: bytes, members: tuple[PrivateKey, ...] = MEMBERS[:3], **changes: Any) -> Seat:
+        """A seat under a lease of the newest block; the worker serves it from now on."""
+        lease = self.world.lease(agent, self.address, self.boot, **changes)
+        public = self.hpke.public_key().public_bytes_raw()
+        certificate = KeyCertificate.under(lease, network=self.world.network.id, hpke_key=public)
+        self.server.add(certificate, self.hpke)
+        return Seat(certificate, certificate.sign(lambda d: sign_digest(self.key, d)), self.world.sign(lease, members))
+
+    def answer(self, agent: bytes, record: bytes) -> bytes:
+        """The whole sealed answer. Raises CloisterError before the request opened."""
+        try:
+            request = self.server.open_request(agent, record, int(self.world.now * 1000), self._open_psk)
+        except SealedRefusalError as refusal:
+            return refusal.sealed
+        self.ran.append(request)
+        responder = request.responder
+        try:
+            status, headers, chunks = self.handler(request)
+        except CloisterError as error:
+            return responder.error(error)
+        height = self.world.number if self.height is None else self.height
+        sent = responder.head(status, headers, height) + b"".join(responder.chunk(c) for c in chunks)
+        exchange = Exchange(
+            from_hex(request.head.request_id, 16), status, request.commitment(), responder.commitment(request.salt)
+        )
+        issued = self.chain.issue(request.certificate, exchange, checkpoint=height, host_time_ms=int(self.world.now))
+        return self.spoil(sent + responder.final(issued[0].encoded, issued[1]))
+
+    def _open_psk(self, certificate: KeyCertificate, ciphertext: bytes) -> bytes:
+        identity = bytes(certificate.call_identity)
+        derived = self.world.derived(certificate.agent, Purpose.CALL, certificate.period)
+        return ibe.decrypt(derived, self.world.network.mpk, identity, ciphertext, certificate.psk_aad)
+
+
+class FakeGateway:
+    """Serves a world. Replace ``checkpoint``, ``seats``, ``on_call``, ``network`` to misbehave."""
+
+    def __init__(self, world: World, workers: list[FakeWorker]) -> None:
+        self.world, self.workers = world, workers
+        self.network: bytes = world.network.encode()
+        self.checkpoint: Callable[[], Signed] = lambda: world.sign(world.checkpoint())
+        self.seats: dict[bytes, list[Any]] = {}
+        self.on_call: Callable[[bytes, bytes, bytes], Awaitable[bytes]] | None = None
+        self.evidence: Callable[[bytes, bytes], dict[str, Any]] | None = None
+        self.calls: list[bytes] = []
+        self.fetched: list[str] = []
+        self.url = ""
+
+    def offer(self, agent: bytes, *workers: FakeWorker, **changes: Any) -> None:
+        """New seats of these workers (default all) under present leases."""
+        self.seats[agent] = [w.seat(agent, **changes).to_json() for w in workers or self.workers]
+
+    def app(self) -> web.Application:
+        """The HTTP routes."""
+        made = web.Application(client_max_size=32 << 20, middlewares=[_errors])
+        made.router.add_get("/v1/network", self._network)
+        made.router.add_get("/v1/checkpoint", self._checkpoint)
+        made.router.add_post("/v1/rpc", self._rpc)
+        made.router.add_get("/v1/agents/{agent}/seats", self._seats)
+        made.router.add_post("/v1/call/{agent}", self._call)
+        made.router.add_put("/v1/blobs", self._put_blob)
+        made.router.add_get("/v1/blobs/{digest}", self._get_blob)
+        made.router.add_get("/v1/workers/{worker}/evidence", self._evidence)
+        made.router.add_get("/v1/status", self._status)
+        return made
+
+    async def _network(self, request: web.Request) -> web.Response:
+        return web.Response(body=self.network)
+
+    async def _checkpoint(self, request: web.Request) -> web.Response:
+        self.fetched.append("checkpoint")
+        signed = self.checkpoint()
+        return web.json_response(
+            {"checkpoint": signed.statement.to_json(), "signatures": [to_hex(s) for s in signed.signatures]}
+        )
+
+    async def _rpc(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        if isinstance(asked, list):
+            return web.json_response([self._rpc_answer(a) for a in asked])
+        return web.json_response(self._rpc_answer(asked))
+
+    def _rpc_answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        method, params = asked["method"], asked["params"]
+        result: Any
+        if method == "eth_chainId":
+            result = hex(self.world.network.genesis.chain_id)
+        elif method == "eth_blockNumber":
+            result = hex(self.world.number)
+        elif method == "eth_getBlockByNumber":
+            result = self.world.blocks[self.world.number if params[0] == "latest" else int(params[0], 16)]
+        elif method == "eth_getProof":
+            slots = [int(s, 16) for s in params[1]]
+            result = self.world.get_proof(bytes.fromhex(params[0][2:]), slots, int(params[2], 16))
+        elif method == "eth_call":
+            result = to_hex(self._eth_call(bytes.fromhex(params[0]["data"][2:])))
+        else:
+            return {"jsonrpc": "2.0", "id": asked["id"], "error": {"code": -32601, "message": "not allowed"}}
+        return {"jsonrpc": "2.0", "id": asked["id"], "result": result}
+
+    def _eth_call(self, data: bytes) -> bytes:
+        """Agents.agent and Workers.worker as ABI words: only ``paused``, ``removed``, ``listed`` are ever read."""
+        from eth_abi import encode as abi
+
+        if data[:4] == encode("Agents", "agent", bytes(32))[:4]:
+            paused = data[4:36] in self.world.paused_now or self.world.agents[data[4:36]].paused
+            kinds = "(address,uint64,bool,uint8,address,uint64,address,uint64,address,uint64,uint256,bytes32,bytes32,"
+            zero = "0x" + "00" * 20
+            row = (zero, 1, paused, 0, zero, 0, zero, 0, zero, 0, 1, bytes(32), bytes(32), bytes(32), bytes(32))
+            return bytes(abi([kinds + "bytes32,bytes32)"], [row]))
+        removed = data[16:36] in self.world.removed_now
+        kinds = "(address,uint64,bool,bool,bytes32,bytes32,bytes32,uint64,uint64,uint32,string)"
+        row = ("0x" + "00" * 20, 1, removed, True, bytes(32), bytes(32), bytes(32), 0, 1, 0, "")
+        return bytes(abi([kinds], [row]))
+
+    async def _seats(self, request: web.Request) -> web.Response:
+        self.fetched.append("seats")
+        return web.json_response({"seats": self.seats.get(from_hex(request.match_info["agent"], 32), [])})
+
+    async def _call(self, request: web.Request) -> web.StreamResponse:
+        agent, boot = from_hex(request.match_info["agent"], 32), from_hex(request.query["boot"], 32)
+        record = await request.read()
+        self.calls.append(record)
+        if self.on_call is not None:
+            answer = await self.on_call(agent, boot, record)
+        else:
+            answer = self.deliver(agent, boot, record)
+        response = web.StreamResponse(headers={"content-type": SEALED})
+        await response.prepare(request)
+        for at in range(0, len(answer), 1000):
+            await response.write(answer[at : at + 1000])
+        await response.write_eof()
+        return response
+
+    def deliver(self, agent: bytes, boot: bytes, record: bytes) -> bytes:
+        """Hand a record to the worker with this boot."""
+        for worker in self.workers:
+            if worker.boot == boot:
+                return worker.answer(agent, record)
+        raise NO_WORKER(expected=to_hex(boot), found="no such worker")
+
+    async def _put_blob(self, request: web.Request) -> web.Response:
+        data = await request.read()
+        digest = hashlib.sha256(data).digest()
+        self.world.blobs[digest] = data
+        return web.json_response({"digest": to_hex(digest)})
+
+    async def _get_blob(self, request: web.Request) -> web.Response:
+        data = self.world.blobs.get(from_hex(request.match_info["digest"], 32))
+        return web.Response(body=data) if data is not None else web.json_response({"error": {}}, status=404)
+
+    async def _evidence(self, request: web.Request) -> web.Response:
+        assert self.evidence is not None
+        worker, nonce = from_hex(request.match_info["worker"], 20), from_hex(request.query["nonce"], 32)
+        return web.json_response(self.evidence(worker, nonce))
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return web.json_response({"workers": len(self.workers), "version": "test"})
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+    try:
+        return await handler(request)
+    except CloisterError as error:
+        return web.json_response({"error": error.to_wire()}, status=error.status)
+
+
+class _NoWorker:
+    def __call__(self, *, expected: str, found: str) -> CloisterError:
+        return CloisterError(
+            code="gateway.no_worker", check="a worker", expected=expected, found=found, remedy="wait", status=503
+        )
+
+
+NO_WORKER = _NoWorker()
+
+
+@contextlib.contextmanager
+def serving(gateway: FakeGateway) -> Iterator[str]:
+    """The gateway's address; it runs in a thread of its own until the block ends."""
+    loop = asyncio.new_event_loop()
+    ready, stop = threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        runner = web.AppRunner(gateway.app(), shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        gateway.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        ready.set()
+        await stop.wait()
+        await runner.cleanup()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield gateway.url
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        loop.close()
+
+
+def block_hash_of(name: str) -> bytes:
+    """A hash that is no block of the world."""
+    return keccak256(name.encode())
+
+
+async def chunks_of(stream: AsyncIterator[bytes]) -> list[bytes]:
+    """Everything a stream yields."""
+    return [chunk async for chunk in stream]

@@ -1,0 +1,342 @@
+"""A network in one object for client tests: real keys, signatures, proofs and sealed calls; no chain, no processes.
+
+The chain's state is words in tries (py-trie), served as ``eth_getProof`` answers. The committee is five test keys, the
+master secret a known scalar. ``tests/support/fake_gateway.py`` serves it over HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import rlp
+from coincurve import PrivateKey
+from py_arkworks_bls12381 import Scalar
+from trie import HexaryTrie
+
+from cloister.chain.contracts import artifact
+from cloister.chain.headers import encode_header
+from cloister.core.attestation.policy import Policy, devnet
+from cloister.core.attestation.roots import Roots
+from cloister.core.chainview.layout import Layout, Place, add, address_key, data_slot, mapping_slot
+from cloister.core.chainview.records import AgentRecord, UpgradeMode, WorkerRecord, agent_id
+from cloister.core.encoding.contexts import Context, digest
+from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.identity import Purpose
+from cloister.core.encoding.keccak import keccak256
+from cloister.core.encoding.network import ContractRef, Genesis, Network
+from cloister.core.encoding.signatures import Signed, SignerSet, address_of, sign_digest
+from cloister.core.encoding.statements import Checkpoint, Lease, Statement
+from cloister.core.policy.manifest import Manifest, normalize
+from cloister.core.policy.release import vendor_class_id
+from cloister.core.threshold import ibe
+from cloister.core.threshold.groups import G2, hash_identity, to_bytes
+
+NOW = 1_800_000_000
+CHAIN_ID = 31_337
+ROOT = Scalar(0x1234567890ABCDEF1234567890ABCDEF)
+MPK = to_bytes(G2 * ROOT)
+CLUSTER = hashlib.sha256(b"default cluster").digest()
+MEASUREMENT = digest(Context.MEASUREMENT, b"worker", b"a listed image")
+CONTRACTS = ("Agents", "Clusters", "Gatekeepers", "Policies", "Workers")
+TRANSCRIPT = hashlib.sha256(b"transcript").digest()
+CODE = b"export default { fetch: () => new Response('hello') }"
+
+
+def test_key(name: str) -> PrivateKey:
+    """A key that only tests use."""
+    return PrivateKey(hashlib.sha256(b"client test " + name.encode()).digest())
+
+
+test_key.__test__ = False  # type: ignore[attr-defined]
+MEMBERS = tuple(test_key(f"member {i}") for i in range(5))
+STRANGERS = tuple(test_key(f"stranger {i}") for i in range(5))
+OWNER = test_key("owner")
+
+
+def manifest(**changes: Any) -> Manifest:
+    """A manifest with the upgrade rule `delay`."""
+    return normalize({"upgrade": {"rule": "delay", "blocks": 10}, **changes})
+
+
+@dataclass
+class Store:
+    """The words of one contract."""
+
+    name: str
+    address: bytes
+    words: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.layout = Layout(artifact(self.name).layout)
+
+    def put(self, base: int, place: Place, value: int) -> None:
+        """Write one packed value at ``base`` + its slot."""
+        slot = add(base, place.slot)
+        mask = (1 << 8 * place.size) - 1
+        word = self.words.get(slot, 0) & ~(mask << 8 * place.offset)
+        self.words[slot] = word | (value & mask) << 8 * place.offset
+
+    def struct(self, variable: str, key: bytes | None, values: dict[str, Any]) -> None:
+        """Write fields of a struct variable or of a mapping's struct."""
+        place = self.layout.variable(variable)
+        base = place.slot if key is None else mapping_slot(place.slot, key)
+        kind = place.type if key is None else self.layout.value_type(place)
+        for name, value in values.items():
+            number = int.from_bytes(value, "big") if isinstance(value, bytes) else int(value)
+            self.put(base, self.layout.fields(kind)[name], number)
+
+    def variable(self, name: str, value: int) -> None:
+        """Write a plain variable."""
+        self.put(0, self.layout.variable(name), value)
+
+    def trie(self) -> HexaryTrie:
+        """The storage trie."""
+        made = HexaryTrie({})
+        for slot, word in self.words.items():
+            if word:
+                made[keccak256(slot.to_bytes(32, "big"))] = rlp.encode(word.to_bytes(32, "big").lstrip(b"\0"))
+        return made
+
+
+class World:
+    """The whole network. Change records, then ``mine``; ``now`` is everybody's clock (Unix seconds)."""
+
+    def __init__(self, policy: Policy | None = None, now: int = NOW) -> None:
+        self.now = float(now)
+        self.policy = policy or devnet(Roots.of({"intel": [hashlib.sha256(b"root").digest()]}))
+        self.stores = {n: Store(n, hashlib.sha256(n.encode()).digest()[:20]) for n in CONTRACTS}
+        self.blocks: dict[int, dict[str, Any]] = {}
+        self.proofs: dict[int, tuple[HexaryTrie, dict[str, HexaryTrie]]] = {}
+        self.blobs: dict[bytes, bytes] = {}
+        self.paused_now: set[bytes] = set()
+        self.removed_now: set[bytes] = set()
+        self.number = -1
+        self.mine()
+        self.network = self._network()
+        self._found()
+        self.number = 999
+        self.mine()
+
+    # --- chain ---
+
+    def mine(self, blocks: int = 1) -> Checkpoint:
+        """A new block over the present words."""
+        self.number += blocks
+        tries = {name: store.trie() for name, store in self.stores.items()}
+        accounts = HexaryTrie({})
+        for name, store in self.stores.items():
+            fields = [1, 0, tries[name].root_hash, self.code_hash(name)]
+            accounts[keccak256(store.address)] = rlp.encode(fields)
+        self.proofs[self.number] = (accounts, tries)
+        self.blocks[self.number] = self._block(accounts.root_hash)
+        return self.checkpoint()
+
+    def checkpoint(self, number: int | None = None) -> Checkpoint:
+        """The checkpoint of a block."""
+        block = self.blocks[self.number if number is None else number]
+        return Checkpoint(
+            term=1,
+            chain_id=CHAIN_ID,
+            number=int(block["number"], 16),
+            block_hash=bytes.fromhex(block["hash"][2:]),
+            state_root=bytes.fromhex(block["stateRoot"][2:]),
+            timestamp=int(block["timestamp"], 16),
+        )
+
+    def code_hash(self, name: str) -> bytes:
+        """The pretended code hash of a contract."""
+        return keccak256(b"code of " + name.encode())
+
+    def get_proof(self, address: bytes, slots: list[int], number: int) -> dict[str, Any]:
+        """The answer of eth_getProof."""
+        accounts, tries = self.proofs[number]
+        name = next((n for n, s in self.stores.items() if s.address == address), None)
+        entries = []
+        for slot in slots:
+            key = keccak256(slot.to_bytes(32, "big"))
+            trie = tries[name] if name else HexaryTrie({})
+            raw = trie[key]
+            word = int.from_bytes(rlp.decode(raw), "big") if raw else 0
+            entries.append({"key": hex(slot), "value": hex(word), "proof": _nodes(trie, key)})
+        return {"accountProof": _nodes(accounts, keccak256(address)), "storageProof": entries}
+
+    # --- statements ---
+
+    def sign(self, statement: Statement, members: tuple[PrivateKey, ...] = MEMBERS[:3]) -> Signed:
+        """Signatures of some members (three are enough)."""
+        message = statement.digest(self.network.id)
+        return Signed(statement, tuple(sign_digest(k, message) for k in members))
+
+    def lease(self, agent: bytes, worker: bytes, boot: bytes, **changes: Any) -> Lease:
+        """A lease for the agent's present record at the newest block."""
+        record = self.agents[agent]
+        period = self.number // self.policy.network.period_blocks
+        fields = {
+            "term": 1,
+            "agent": agent,
+            "code_hash": record.code_hash,
+            "manifest_hash": record.manifest_hash,
+            "cluster": CLUSTER,
+            "master_epoch": 1,
+            "cluster_epoch": 1,
+            "agent_epoch": record.epoch,
+            "period": period,
+            "worker": worker,
+            "boot": boot,
+            "checkpoint": self.number,
+            "expiry": (period + 2) * self.policy.network.period_blocks,
+        }
+        return Lease(**(fields | changes))
+
+    def derived(self, agent: bytes, purpose: Purpose, period: int = 0) -> ibe.DerivedKey:
+        """The agent's key that gatekeepers would release."""
+        lease = self.lease(agent, bytes(20), bytes(32))
+        from cloister.core.policy.release import identities_of
+
+        version = identities_of(lease, self.network.id)[(Purpose.STATE, 0)].version
+        return ibe.DerivedKey(to_bytes(hash_identity(bytes(version.key(purpose, period))) * ROOT))
+
+    # --- records ---
+
+    def set_agent(self, token_id: int = 1, **changes: Any) -> bytes:
+        """Write an agent's record; returns its id. Not on chain before ``mine``."""
+        agent = agent_id(CHAIN_ID, self.stores["Agents"].address, token_id)
+        encoded = bytes(manifest())
+        self.blobs |= {hashlib.sha256(b).digest(): b for b in (CODE, encoded)}
+        base = self.agents.get(agent) or AgentRecord(
+            agent=agent,
+            token_id=token_id,
+            owner=address_of(OWNER),
+            guardian=bytes(20),
+            epoch=1,
+            paused=False,
+            code_hash=hashlib.sha256(CODE).digest(),
+            manifest_hash=hashlib.sha256(encoded).digest(),
+            cluster=CLUSTER,
+            upgrade_mode=UpgradeMode.DELAYED,
+            upgrade_delay=10,
+            secrets_hash=bytes(32),
+            secrets_version=0,
+            secrets_setter=bytes(20),
+            secrets_epoch=0,
+            account=hashlib.sha256(b"account").digest()[:20],
+        )
+        values = {n: getattr(base, n) for n in base.__slots__} | changes
+        record = self.agents[agent] = AgentRecord(**values)
+        names = {n: n.split("_")[0] + "".join(p.capitalize() for p in n.split("_")[1:]) for n in values}
+        fields = {names[n]: getattr(record, n) for n in values if n != "agent"}
+        self.stores["Agents"].struct("_agents", agent, fields)
+        self.stores["Agents"].variable("count", len(self.agents))
+        return agent
+
+    def set_worker(self, key: PrivateKey, boot: bytes, vendor: str = "intel", **changes: Any) -> WorkerRecord:
+        """Write a worker's record. Not on chain before ``mine``."""
+        values: dict[str, Any] = {
+            "worker": address_of(key),
+            "operator": hashlib.sha256(b"operator").digest()[:20],
+            "vendor_class": vendor_class_id(vendor),
+            "measurement": MEASUREMENT,
+            "boot": boot,
+            "expiry": self.number + 100_000,
+            "removed": False,
+            "listed": True,
+            "heartbeat": self.number,
+            "registered_at": 5,
+            "endpoint": "unix:one",
+        }
+        record = WorkerRecord(**(values | changes))
+        fields: dict[str, Any] = {
+            "operator": record.operator,
+            "expiry": record.expiry,
+            "removed": record.removed,
+            "listed": record.listed,
+            "vendorClass": record.vendor_class,
+            "measurement": record.measurement,
+            "boot": record.boot,
+            "heartbeat": record.heartbeat,
+            "registeredAt": record.registered_at,
+            "endpoint": record.endpoint.encode().ljust(31, b"\0") + bytes([2 * len(record.endpoint)]),
+        }
+        self.stores["Workers"].struct("_workers", address_key(record.worker), fields)
+        return record
+
+    def list_measurement(self, name: bytes, block: int = 3) -> None:
+        """List a measurement id as founding one."""
+        slot = mapping_slot(self.stores["Policies"].layout.variable("_listedAt").slot, name)
+        self.stores["Policies"].words[slot] = block
+
+    # --- inside ---
+
+    def _block(self, state_root: bytes) -> dict[str, Any]:
+        parent = self.blocks.get(self.number - 1)
+        block: dict[str, Any] = {
+            "parentHash": parent["hash"] if parent else to_hex(bytes(32)),
+            "sha3Uncles": to_hex(bytes(32)),
+            "miner": to_hex(bytes(20)),
+            "stateRoot": to_hex(state_root),
+            "transactionsRoot": to_hex(bytes(32)),
+            "receiptsRoot": to_hex(bytes(32)),
+            "logsBloom": to_hex(bytes(256)),
+            "difficulty": "0x0",
+            "number": hex(self.number),
+            "gasLimit": "0x1c9c380",
+            "gasUsed": "0x0",
+            "timestamp": hex(int(self.now)),
+            "extraData": "0x",
+            "mixHash": to_hex(bytes(32)),
+            "nonce": to_hex(bytes(8)),
+            "baseFeePerGas": "0x1",
+        }
+        return {**block, "hash": to_hex(keccak256(encode_header(block)))}
+
+    def _network(self) -> Network:
+        genesis = Genesis(
+            mode="devnet",
+            chain_id=CHAIN_ID,
+            genesis_hash=bytes.fromhex(self.blocks[0]["hash"][2:]),
+            contracts={n: ContractRef(s.address, self.code_hash(n)) for n, s in self.stores.items()},
+            policy=self.policy.to_json(),
+            roots={v: tuple(p) for v, p in self.policy.roots.to_json().items()},
+            header_verifier="rpc-quorum",
+        )
+        founding = SignerSet(1, 3, tuple(address_of(k) for k in MEMBERS))
+        return Network(genesis, founding, TRANSCRIPT, MPK, (MPK,) * len(MEMBERS), 1)
+
+    def _found(self) -> None:
+        self.agents: dict[bytes, AgentRecord] = {}
+        gatekeepers = self.stores["Gatekeepers"]
+        committee = {
+            "term": 1,
+            "masterEpoch": 1,
+            "threshold": 3,
+            "networkId": self.network.id,
+            "transcript": TRANSCRIPT,
+            "termSeed": hashlib.sha256(b"seed").digest(),
+            "members": len(MEMBERS),
+        }
+        gatekeepers.struct("_committee", None, committee)
+        place = gatekeepers.layout.variable("_committee")
+        fields = gatekeepers.layout.fields(place.type)
+        for i in range(3):
+            gatekeepers.words[add(place.slot, fields["mpk"].slot + i)] = int.from_bytes(MPK[32 * i : 32 * i + 32], "big")
+        head = data_slot(add(place.slot, fields["members"].slot))
+        for i, key in enumerate(MEMBERS):
+            gatekeepers.words[add(head, i)] = int.from_bytes(address_of(key), "big")
+        self.stores["Clusters"].struct("_clusters", CLUSTER, {"owner": b"\x01" * 20, "epoch": 1, "seats": 2})
+        policies = self.stores["Policies"]
+        policies.variable("policyHash", int.from_bytes(self.network.genesis.policy_hash(), "big"))
+        policies.variable("policySetAt", 3)
+        policies.variable("foundedAt", 3)
+        self.list_measurement(MEASUREMENT)
+
+
+def _nodes(trie: HexaryTrie, key: bytes) -> list[str]:
+    return [to_hex(rlp.encode(node)) for node in trie.get_proof(key) if node]
+
+
+def fresh() -> bytes:
+    """32 random bytes."""
+    return os.urandom(32)
