@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -61,8 +62,16 @@ def parse_config(data: bytes, kind: type[T]) -> T:
 
 
 def plain_config(config: object) -> Any:
-    """The configuration as JSON-ready values, defaults filled in."""
-    return msgspec.to_builtins(config, enc_hook=str)
+    """The configuration as JSON-ready values, defaults filled in. Raises TypeError for a type that settings lack."""
+    if config is None or isinstance(config, (bool, int, float, str)):
+        return config
+    if isinstance(config, Path):
+        return str(config)
+    if isinstance(config, Mapping):
+        return {name: plain_config(value) for name, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [plain_config(value) for value in config]
+    return {name: plain_config(getattr(config, name)) for name in _names(config)}
 
 
 def config_hash(config: object) -> bytes:
@@ -98,9 +107,19 @@ def _refuse(text: str) -> Any:
 
 
 def _decode(kind: type, value: Any) -> Any:
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    raise NotImplementedError(f"settings of type {kind.__name__}")
+    if kind is not Path:
+        raise NotImplementedError(f"settings of type {kind.__name__}")
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("expected a path")
+    return Path(value)
+
+
+def _names(config: object) -> list[str]:
+    if isinstance(config, msgspec.Struct):
+        return [field.name for field in msgspec.structs.fields(config)]
+    if dataclasses.is_dataclass(config):
+        return [field.name for field in dataclasses.fields(config)]
+    raise TypeError(f"settings of type {type(config).__name__}")
 
 
 def _same_fields(raw: Any, known: Any, where: str) -> None:
