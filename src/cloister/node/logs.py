@@ -76,7 +76,7 @@ def configure(service: str, *, level: str = "info", stream: TextIO | None = None
 
 def get(name: str) -> Any:
     """A logger: ``get("worker.leases").info("lease taken", agent="ab12")``."""
-    return structlog.get_logger().bind(logger=name)
+    return structlog.get_logger(logger=name)
 
 
 def clean(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
