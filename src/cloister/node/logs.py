@@ -76,7 +76,7 @@ def configure(service: str, *, level: str = "info", stream: TextIO | None = None
 
 def get(name: str) -> Any:
     """A logger: ``get("worker.leases").info("lease taken", agent="ab12")``."""
-    return structlog.get_logger(logger=name)
+    return structlog.get_logger(logger_name=name)
 
 
 def clean(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -93,6 +93,8 @@ def is_secret(name: str) -> bool:
 def _with_service(service: str) -> Any:
     def add(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         event["service"] = service
+        if "logger_name" in event:
+            event["logger"] = event.pop("logger_name")
         return event
 
     return add
