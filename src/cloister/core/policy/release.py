@@ -234,6 +234,8 @@ def _may_agent(facts: Facts) -> AgentFacts:
     agent = facts.agent
     if agent is None:
         raise AGENT_UNKNOWN(expected="an agent at the checkpoint", found="no record")
+    if bytes(32) in (agent.code_hash, agent.manifest_hash):
+        raise AGENT_UNKNOWN(expected="an agent with code and manifest", found="an identity without code")
     if agent.paused or facts.newest.paused:
         where = "at the checkpoint" if agent.paused else "at a newer block"
         raise PAUSED(expected="a running agent", found=f"paused {where}")

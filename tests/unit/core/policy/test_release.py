@@ -92,6 +92,8 @@ REFUSED: dict[str, tuple[str, Callable[[], Facts]]] = {
     "an image other than the registered one": ("policy.measurement_mismatch", lambda: worker(measurement=b"\0" * 32)),
     "hardware other than the registered one": ("policy.measurement_mismatch", lambda: worker(vendor_class=b"\0" * 32)),
     "an agent that does not exist": ("policy.agent_unknown", lambda: facts(agent=None)),
+    "an identity without code": ("policy.agent_unknown", lambda: agent(code_hash=bytes(32))),
+    "an agent without a manifest": ("policy.agent_unknown", lambda: agent(manifest_hash=bytes(32))),
     "an agent paused at the checkpoint": ("policy.paused", lambda: agent(paused=True)),
     "an agent paused since the checkpoint": ("policy.paused", lambda: facts(newest=Newest(paused=True))),
     "an agent epoch older than one released": ("policy.epoch_closed", lambda: facts(ledger=Ledger(floor=(4, 2, 1)))),
