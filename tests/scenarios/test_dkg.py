@@ -267,5 +267,5 @@ async def test_five_gatekeepers_make_a_key_that_no_one_holds_and_any_three_relea
     await stage.send(owner, "Agents", "pause", 1)
     with pytest.raises(CloisterError) as caught:
         await worker.keys(committee, agent_name)
-    assert caught.value.code == "policy.paused"
+    assert caught.value.code == "policy.paused", str(caught.value)
     await committee.close()
