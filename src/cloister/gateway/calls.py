@@ -1,0 +1,153 @@
+"""One sealed call through the gateway: bytes in, bytes out, both opaque (spec/gateway-api.md 5).
+
+The hot path: no task, no future; frames from the worker are written to the caller as they come, and credit goes back
+to the worker only while the caller reads.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from cloister.core.errors import CloisterError, TransportError, define
+from cloister.gateway.workers import Workers
+from cloister.wire.announce import Kind, call_payload
+from cloister.wire.frames import LOST, Call
+from cloister.wire.http import Exchange
+
+SEALED: Final = "application/cloister-sealed"
+TARGET: Final = re.compile(r"/v1/call/0x([0-9a-f]{64})\?boot=0x([0-9a-f]{64})")
+_NO_STORE: Final = b"cache-control: no-store\r\n"
+
+BAD_CALL = define(
+    "gateway.bad_call",
+    TransportError,
+    check="a call is POST /v1/call/{agent}?boot={boot} with a sealed record as its body",
+    remedy="seal with a client of this version; agent and boot are 0x and 64 hex digits",
+)
+OVERLOADED = define(
+    "gateway.overloaded",
+    TransportError,
+    check="the gateway has room for one more call",
+    remedy="repeat in some seconds, or use another gateway",
+    status=503,
+)
+WORKER_GONE = define(
+    "gateway.worker_gone",
+    TransportError,
+    check="the worker stays connected until it has answered",
+    remedy="seal to another worker with the same request id if the request is safe to repeat",
+    status=502,
+)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened so far, for operators."""
+
+    calls: int = 0
+    refused: int = 0
+    broken: int = 0
+    in_flight: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+class Calls:
+    """Routes calls to workers by boot id."""
+
+    def __init__(self, workers: Workers, max_calls: int) -> None:
+        self._workers, self._max = workers, max_calls
+        self.counts = Counts()
+
+    def serve(self, exchange: Exchange) -> None:
+        """Begin one call. Raises TransportError: gateway.bad_call, no_worker, overloaded."""
+        request = exchange.request
+        match = TARGET.fullmatch(request.target)
+        if match is None or request.headers.get("content-type") != SEALED:
+            raise BAD_CALL(expected="an agent, a boot and a sealed body", found="another target or content type")
+        if self.counts.in_flight >= self._max:
+            raise OVERLOADED(expected=f"at most {self._max} calls at once", found="one more")
+        agent, boot = bytes.fromhex(match[1]), bytes.fromhex(match[2])
+        try:
+            linked = self._workers.by_boot(boot)
+            running = _Running(exchange, self.counts)
+            running.call = linked.connection.open(Kind.CALL, call_payload(agent, request.body), running)
+        except CloisterError:
+            self.counts.refused += 1
+            raise
+        self.counts.calls += 1
+        self.counts.in_flight += 1
+        self.counts.bytes_in += len(request.body)
+        request.body = b""
+        exchange.on_abort, exchange.on_drain = running.abandoned, running.drained
+
+
+class _Running:
+    """A call in progress: the worker's stream on one side, the caller's HTTP answer on the other."""
+
+    __slots__ = ("_counts", "_exchange", "_over", "_unread", "call")
+
+    def __init__(self, exchange: Exchange, counts: Counts) -> None:
+        self._exchange, self._counts = exchange, counts
+        self.call: Call | None = None
+        self._unread = 0
+        self._over = False
+
+    # What the worker says
+
+    def head(self, data: bytes) -> None:
+        """Calls have no HEAD frame: its bytes are part of the stream."""
+        self._write(data)
+
+    def chunk(self, data: bytes) -> None:
+        """Some of the sealed answer."""
+        self._write(data)
+        self._unread += len(data)
+        if not self._exchange.paused:
+            self.drained()
+
+    def end(self, data: bytes) -> None:
+        """The last of it."""
+        self._counts.bytes_out += len(data)
+        self._finish()
+        if not self._exchange.started:
+            self._exchange.reply(200, data, SEALED, _NO_STORE)
+            return
+        self._exchange.write(data)
+        self._exchange.finish()
+
+    def failed(self, error: CloisterError) -> None:
+        """The worker could not open it, or went away."""
+        self._finish()
+        if error.code == LOST.code:
+            self._counts.broken += 1
+            error = WORKER_GONE(expected="an answer", found="a closed connection")
+        else:
+            self._counts.refused += 1
+        self._exchange.error(error)
+
+    # What the caller does
+
+    def drained(self) -> None:
+        """The caller reads again: the worker may go on."""
+        if self.call is not None and self._unread:
+            self.call.consumed(self._unread)
+        self._unread = 0
+
+    def abandoned(self) -> None:
+        """The caller went away."""
+        if not self._over and self.call is not None:
+            self.call.cancel()
+        self._finish()
+
+    def _write(self, data: bytes) -> None:
+        self._counts.bytes_out += len(data)
+        self._exchange.start(200, SEALED)
+        self._exchange.write(data)
+
+    def _finish(self) -> None:
+        if not self._over:
+            self._over = True
+            self._counts.in_flight -= 1

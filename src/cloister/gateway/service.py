@@ -1,0 +1,101 @@
+"""The gateway's wiring. It holds no key, sees ciphertext only, and vouches for nothing that it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from cloister.core.encoding.network import MAX_FILE, Network
+from cloister.core.errors import ConfigError, define
+from cloister.fabric.embedded import open_fabric
+from cloister.fabric.ports import Fabric
+from cloister.gateway.calls import Calls
+from cloister.gateway.config import GatewayConfig
+from cloister.gateway.relay import CheckpointCache, RpcRelay
+from cloister.gateway.routes import EXTRA, Routes
+from cloister.gateway.workers import Workers
+from cloister.node import lifecycle, logs
+from cloister.wire.committee import Committee
+from cloister.wire.frames import Caps, FrameServer
+from cloister.wire.http import HttpLimits, HttpServer
+
+BAD_SETTING = define(
+    "gateway.setting",
+    ConfigError,
+    check="the gateway's files and ports are usable",
+    remedy="correct the setting that is named; see docs/operate/gateway.md",
+)
+
+_log = logs.get("gateway")
+
+
+class Gateway:
+    """One gateway process: callers on TCP, workers on a unix socket."""
+
+    def __init__(self, config: GatewayConfig, network: bytes, fabric: Fabric) -> None:
+        """``network``: the bytes of network.json; raises EncodingError if they are not one."""
+        parsed = Network.parse(network)
+        self.config = config
+        self.committee = Committee(config.gatekeepers, parsed.founding, parsed.id)
+        self.workers = Workers()
+        self.calls = Calls(self.workers, config.max_calls)
+        self.rpc = RpcRelay(config.rpc)
+        self.checkpoint = CheckpointCache(self.committee.checkpoint, time.monotonic)
+        self.routes = Routes(config, network, fabric, self.workers, self.calls, self.rpc, self.checkpoint)
+        self._fabric = fabric
+        self.http = HttpServer(
+            self.routes.handle,
+            self.routes.max_body,
+            limits=HttpLimits(connections=config.connections, answer_s=float(config.answer_s)),
+            extra=EXTRA,
+            report=_report,
+        )
+        self.frames = FrameServer(
+            config.workers,
+            on_announce=self.workers.announced,
+            on_close=self.workers.lost,
+            caps=Caps(request=config.max_call + 64, streams=config.max_calls),
+            report=_report,
+        )
+
+    @classmethod
+    async def open(cls, config: GatewayConfig) -> Gateway:
+        """Read the network file and open the store. Raises ConfigError, EncodingError, FabricError."""
+        try:
+            with config.network.open("rb") as file:
+                network = file.read(MAX_FILE + 1)
+        except OSError as error:
+            raise BAD_SETTING(expected="network: a readable file", found=error.strerror or "an error") from None
+        return cls(config, network, await open_fabric(config.fabric))
+
+    async def start(self) -> int:
+        """Listen; returns the TCP port. Raises ConfigError."""
+        await self.frames.start()
+        try:
+            return await self.http.start(self.config.host, self.config.port, reuse_port=self.config.reuse_port)
+        except OSError as error:
+            raise BAD_SETTING(expected="host and port: free", found=error.strerror or "an error") from None
+
+    async def close(self) -> None:
+        """Finish what is in progress within ``drain_s``, then end everything."""
+        await self.http.drain(float(self.config.drain_s))
+        await self.frames.close()
+        await self.checkpoint.close()
+        await self.rpc.close()
+        await self.committee.close()
+        await self._fabric.close()
+
+
+async def serve(config: GatewayConfig, stop: asyncio.Event) -> None:
+    """Run one gateway until ``stop``; prints the READY line with its port."""
+    gateway = await Gateway.open(config)
+    try:
+        port = await gateway.start()
+        lifecycle.ready("gateway", port=port)
+        await stop.wait()
+    finally:
+        await gateway.close()
+
+
+def _report(where: str, error: BaseException) -> None:
+    _log.warning("contained", where=where, exc_info=error)
