@@ -14,7 +14,6 @@ from typing import Any
 
 from aiohttp import web
 from coincurve import PrivateKey
-from support.fake_world import MEMBERS, World, fresh, test_key
 
 from cloister.chain.contracts import encode
 from cloister.core.encoding.hexes import from_hex, to_hex
@@ -28,6 +27,7 @@ from cloister.core.errors import CloisterError
 from cloister.core.keys import hpke
 from cloister.core.receipts.receipt import Exchange, ReceiptChain
 from cloister.core.threshold import ibe
+from support.fake_world import MEMBERS, World, fresh, test_key
 
 SEALED = "application/cloister-sealed"
 Handler = Callable[[OpenRequest], tuple[int, Headers, list[bytes]]]

@@ -321,7 +321,9 @@ class World:
         place = gatekeepers.layout.variable("_committee")
         fields = gatekeepers.layout.fields(place.type)
         for i in range(3):
-            gatekeepers.words[add(place.slot, fields["mpk"].slot + i)] = int.from_bytes(MPK[32 * i : 32 * i + 32], "big")
+            gatekeepers.words[add(place.slot, fields["mpk"].slot + i)] = int.from_bytes(
+                MPK[32 * i : 32 * i + 32], "big"
+            )
         head = data_slot(add(place.slot, fields["members"].slot))
         for i, key in enumerate(MEMBERS):
             gatekeepers.words[add(head, i)] = int.from_bytes(address_of(key), "big")

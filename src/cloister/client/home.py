@@ -6,6 +6,7 @@ asked. Writes go to a new file that replaces the old one, so that a crash leaves
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -119,5 +120,6 @@ def write_private(path: Path, data: bytes) -> None:
             os.fsync(stream.fileno())
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise UNREADABLE(expected=f"to write {path}", found=error.strerror or type(error).__name__) from None

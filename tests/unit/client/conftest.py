@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_gateway import FakeGateway, FakeWorker, serving
-from support.fake_world import World
 
 from cloister.client import Client, Home
+from support.fake_gateway import FakeGateway, FakeWorker, serving
+from support.fake_world import World
 
 
 @dataclass
