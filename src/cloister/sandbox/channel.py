@@ -53,10 +53,11 @@ class Channel(asyncio.Protocol):
         on_fatal: Callable[[CloisterError], None],
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
         self._spec, self._limits, self._host, self._on_fatal = spec, spec.limits, host, on_fatal
         self._on_lost = on_lost
-        self._decoder = Decoder()
+        self._decoder, self._outgoing = Decoder(), list[bytes]()
         self._transport: asyncio.Transport | None = None
         self._calls: dict[int, Call] = {}
         self._orphans: set[int] = set()
@@ -75,6 +76,7 @@ class Channel(asyncio.Protocol):
             Kind.HOST_CALL: self._on_host_call,
             Kind.LOG: self._on_log,
             Kind.PONG: self._on_pong,
+            Kind.RESPONSE: self._on_response,
         }
 
     # -- towards the agent
@@ -121,7 +123,7 @@ class Channel(asyncio.Protocol):
         call.over = True
         self._orphans.add(call.number)
         self._send(Kind.CANCEL, call.number)
-        self._awaiting_pong[call.number] = asyncio.get_running_loop().call_later(grace_s, self._stuck)
+        self._awaiting_pong[call.number] = self._loop.call_later(grace_s, self._stuck)
         if len(self._orphans) > max(4, self._limits.concurrency // 2):
             self.die(DEADLINE(expected="cancelled requests to end", found=f"{len(self._orphans)} that go on"))
 
@@ -151,8 +153,16 @@ class Channel(asyncio.Protocol):
             self._send(Kind.CREDIT, call.number, count.to_bytes(4, "little"))
 
     def _send(self, kind: Kind, number: int, payload: bytes = b"") -> None:
+        """Queue a frame. All frames of one turn of the loop leave in one write."""
         if self._transport is not None and self._dead is None:
-            self._transport.write(pack(kind, number, payload))
+            if not self._outgoing:
+                self._loop.call_soon(self._flush)
+            self._outgoing.append(pack(kind, number, payload))
+
+    def _flush(self) -> None:
+        if self._transport is not None and self._dead is None:
+            self._transport.write(b"".join(self._outgoing))
+        self._outgoing.clear()
 
     # -- asyncio.Protocol
 
@@ -215,6 +225,15 @@ class Channel(asyncio.Protocol):
             call.on_end()
         self._forget(number)
 
+    def _on_response(self, number: int, payload: bytes) -> None:
+        """A whole small response: HEAD, CHUNK and END in one."""
+        body = 4 + int.from_bytes(payload[:4], "little")
+        if body > len(payload):
+            raise PROTOCOL(expected="a head within its frame", found="a longer one")
+        self._on_head(number, payload[4:body])
+        self._on_chunk(number, payload[body:])
+        self._on_end(number, b"")
+
     def _on_error(self, number: int, payload: bytes) -> None:
         if call := self._call(number):
             call.fail(THREW(expected="a response", found=_kind(load_object(payload))))
@@ -257,7 +276,7 @@ class Channel(asyncio.Protocol):
             refusal = DEADLINE(expected="a request that is under way", found="one that was cancelled")
             self._send(Kind.HOST_RESULT, number, dump({"call": index, "error": refusal.to_wire()}))
             return
-        task = asyncio.get_running_loop().create_task(self._serve(call, index, name[:64], args))
+        task = self._loop.create_task(self._serve(call, index, name[:64], args))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -37,6 +37,7 @@ class Kind(IntEnum):
     HOST_CALL = 22
     LOG = 23
     PONG = 24
+    RESPONSE = 25
 
 
 CAPS: Final[dict[int, int]] = {
@@ -49,6 +50,7 @@ CAPS: Final[dict[int, int]] = {
     Kind.HOST_CALL: 4 * _MIB,
     Kind.LOG: 16 * _KIB,
     Kind.PONG: 0,
+    Kind.RESPONSE: 4 + 2 * CHUNK,
 }
 
 

@@ -38,9 +38,9 @@ class AgentSpec:
 
     agent: bytes
     code_hash: bytes
-    bundle: bytes
-    env: Mapping[str, str] = field(default_factory=dict)
-    secrets: Mapping[str, str] = field(default_factory=dict)
+    bundle: bytes = field(repr=False)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     egress: Sequence[str] = ()
     limits: Limits = field(default_factory=Limits)
     map_host: Mapping[str, tuple[str, int]] = field(default_factory=dict)

@@ -6,7 +6,7 @@ const encoder = new TextEncoder(), decoder = new TextDecoder();
 const encode = encoder.encode.bind(encoder), decode = decoder.decode.bind(decoder);
 const micro = queueMicrotask.bind(globalThis);
 const INIT = 1, REQUEST = 2, HOST_RESULT = 3, CANCEL = 4, CREDIT = 5;
-const READY = 16, FAILED = 17, HEAD = 18, CHUNK = 19, END = 20, ERROR = 21, HOST_CALL = 22, LOG = 23, PONG = 24;
+const READY = 16, FAILED = 17, HEAD = 18, CHUNK = 19, END = 20, ERROR = 21, HOST_CALL = 22, LOG = 23, PONG = 24, RESPONSE = 25;
 const HEADER = 9, PIECE = 65536, HOST_CALLS = 32, LINE = 4000, BACKLOG = 1 << 20;
 const AGENT = "/agent/agent.js";
 const NONE = new Uint8Array(0);
@@ -223,9 +223,36 @@ async function serve(id, payload) {
 
 async function answer(entry, response) {
   if (entry.over) return send(END, entry.id);
+  if (whole(entry.id, response)) return;
   sendJson(HEAD, entry.id, { status: response.status, headers: [...response.headers] });
   if (response.body) await stream(entry, response.body.getReader());
   send(END, entry.id);
+}
+
+// Reading a body through its stream costs more than all the rest, so texts given to `new Response` are remembered:
+// such an answer is one frame. The prototype stays the native one.
+const texts = new WeakMap();
+const remember = (response, body) => (typeof body === "string" && body.length < PIECE / 4 && texts.set(response, body), response);
+const NativeResponse = Response, nativeJson = Response.json;
+globalThis.Response = NativeResponse.prototype.constructor = new Proxy(NativeResponse, {
+  construct: (target, args, as) => remember(Reflect.construct(target, args, as), args[0]),
+});
+Response.json = (value, init) => {
+  const response = nativeJson.call(NativeResponse, value, init);
+  return remember(response, stringify(value));
+};
+
+function whole(id, response) {
+  const body = texts.get(response);
+  if (body === undefined || response.bodyUsed) return false;
+  const head = encode(stringify({ status: response.status, headers: [...response.headers] }));
+  if (head.length > PIECE) return false;
+  const content = encode(body), payload = new Uint8Array(4 + head.length + content.length);
+  new DataView(payload.buffer).setUint32(0, head.length, true);
+  payload.set(head, 4);
+  payload.set(content, 4 + head.length);
+  send(RESPONSE, id, payload);
+  return true;
 }
 
 async function stream(entry, reader) {
