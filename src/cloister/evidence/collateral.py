@@ -63,7 +63,7 @@ class FileCollateral:
         try:
             certificates = json.loads(data)
             return {name: from_hex(certificates[name], name=name) for name in ("vek", "intermediate", "ark")}
-        except (ValueError, KeyError, TypeError, CloisterError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, CloisterError) as error:
             raise NO_COLLATERAL(expected="vek, intermediate and ark in hex", found=type(error).__name__) from None
 
     def _read(self) -> bytes:

@@ -51,7 +51,7 @@ def call(path: Path, request: dict[str, Any]) -> dict[str, Any]:
     raw = exchange(path, json.dumps(request).encode())
     try:
         answer = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise SOCKET_FAILED(expected="a JSON answer", found=f"{len(raw)} bytes of something else") from None
     if not isinstance(answer, dict):
         raise SOCKET_FAILED(expected="a JSON object", found=type(answer).__name__)

@@ -103,7 +103,7 @@ def test_a_request_over_the_limit_is_our_mistake(tmp_path: Path) -> None:
 
 def test_answers_are_json_objects(serve: Callable[[bytes], Path]) -> None:
     assert call(serve(_frame(b'{"a": 1}')), {}) == {"a": 1}
-    for raw in (b"[]", b"{", b"", b"\xff", b"1"):
+    for raw in (b"[]", b"{", b"", b"\xff", b"1", b"[" * 60000):
         with pytest.raises(EvidenceError):
             call(serve(_frame(raw)), {})
 

@@ -194,7 +194,7 @@ class Service:
             return {"result": await self.handle(json.loads(line))}
         except CloisterError as error:
             return {"error": error.to_wire()}
-        except ValueError:
+        except (ValueError, RecursionError):
             return {"error": BAD_COMMAND(expected="JSON", found="something else").to_wire()}
 
     def _frames(self, answer: Answer) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
@@ -234,9 +234,11 @@ class Service:
         return self._factory
 
 
-def _texts(fields: dict[str, Any]) -> dict[str, str]:
-    if not all(isinstance(value, str) and len(value) < 4096 for value in fields.values()):
-        raise BAD_COMMAND(expected="texts", found="another type")
+def _texts(fields: Any) -> dict[str, str]:
+    if not isinstance(fields, dict) or not all(
+        isinstance(value, str) and len(value) < 4096 for value in fields.values()
+    ):
+        raise BAD_COMMAND(expected="an object of texts", found="another type")
     return fields
 
 
@@ -247,20 +249,20 @@ def _reply(work: Callable[[], dict[str, Any]]) -> bytes:
         return json.dumps({"error": error.to_wire()}).encode()
     except OSError as error:
         refusal = BAD_QUOTE(expected="the operation to work", found=error.strerror or "an error")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         refusal = BAD_QUOTE(expected="a request of the protocol", found=type(error).__name__)
     return json.dumps({"error": refusal.to_wire()}).encode()
 
 
 def _sealing_context(data: bytes) -> bytes:
-    request = json.loads(data)
+    request = _texts(json.loads(data))
     if request.keys() != {"op", "context"} or request["op"] != "sealing_key":
         raise ValueError("not a sealing request")
     return from_hex(request["context"], name="context", max_size=MAX_CONTEXT)
 
 
 def _tsm(tree: TsmTree, machine: str, data: bytes) -> dict[str, Any]:
-    request = json.loads(data)
+    request = _texts(json.loads(data))
     operation, name = request["op"], request["name"]
     if operation == "mkdir":
         tree.mkdir(machine, name)

@@ -77,7 +77,8 @@ class Store:
     def _key(self, name: str, make: Callable[[], PrivateKey]) -> object:
         path = self._folder / f"{name}.key"
         if path.exists():
-            return load_pem_private_key(path.read_bytes(), None)
+            # Our own file, written whole: checking RSA-4096 again would cost half a second each start.
+            return load_pem_private_key(path.read_bytes(), None, unsafe_skip_rsa_key_validation=True)
         key = make()
         write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return key
