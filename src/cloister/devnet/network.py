@@ -21,6 +21,7 @@ from coincurve import PrivateKey
 from cloister.chain.anvil import Anvil
 from cloister.chain.contracts import call
 from cloister.chain.rpc import Rpc
+from cloister.chain.tx import Sender
 from cloister.core.attestation.model import measurement_id
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.keccak import keccak256
@@ -35,6 +36,7 @@ from cloister.devnet.tee.client import TeeControl, cleanup, devnet_roots
 
 API_KEY_FILE = "api-key"
 READY_TIMEOUT_S = 60.0
+GAS_WEI = 1000 * 10**18
 
 NOT_UP = define(
     "devnet.not_up",
@@ -70,6 +72,7 @@ class Devnet:
         self.rpc: Rpc | None = None
         self.genesis: Genesis | None = None
         self.network: Network | None = None
+        self._faucet: Sender | None = None
 
     async def __aenter__(self) -> Devnet:
         try:
@@ -102,7 +105,7 @@ class Devnet:
                 model.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await model
-        self._write_devnet_file()
+        await self._write_devnet_file()
 
     async def _start_chain(self) -> None:
         self._say("chain: anvil, interval mining")
@@ -142,7 +145,9 @@ class Devnet:
             self.genesis = Genesis.parse(self.layout.genesis.read_bytes())
             return
         self._say("contracts: deploying from the package's artifacts")
-        self.fund(address_of(deployer))
+        assert self.anvil is not None  # noqa: S101 - started before
+        for key in (deployer, PrivateKey(self.layout.secret_key("faucet"))):
+            self.anvil.fund(address_of(key), 10**9 * 10**18)
         listed = {
             measurement_id(m["role"], from_hex(m["measurement"], name="measurement")) for m in self.machines.values()
         }
@@ -177,14 +182,15 @@ class Devnet:
             "machine": self.machines[name]["machine"],
         }
         child = await self._node(name, "cloister.gatekeeper", config)
-        self.fund(from_hex(child.ready["address"], 20, name="address"))
+        await self.fund(from_hex(child.ready["address"], 20, name="address"))
         return child
 
     async def _start_gateway(self) -> None:
         self._say("gateway: the public door")
         config = {
-            "listen": f"127.0.0.1:{self.ports['gateway']}",
-            "socket": str(self.layout.gateway_socket),
+            "host": "127.0.0.1",
+            "port": self.ports["gateway"],
+            "workers": str(self.layout.gateway_socket),
             "rpc": self._chain_url(),
             "gatekeepers": self.gatekeeper_urls(),
             "network": str(self.layout.network),
@@ -215,7 +221,7 @@ class Devnet:
             "extra_ca": str(self.layout.model / "ca.pem") if mapped else None,
         }
         child = await self._node(name, "cloister.worker", config)
-        self.fund(from_hex(child.ready["address"], 20, name="address"))
+        await self.fund(from_hex(child.ready["address"], 20, name="address"))
         return child
 
     async def _start_model(self) -> None:
@@ -251,10 +257,14 @@ class Devnet:
         """The devnet owner's wallet key, funded."""
         return PrivateKey(self.layout.secret_key("owner"))
 
-    def fund(self, address: bytes) -> None:
-        """Give an account gas: this chain is ours."""
-        assert self.anvil is not None  # noqa: S101 - started before
-        self.anvil.fund(address)
+    async def fund(self, address: bytes) -> None:
+        """Give an account gas by a transaction, and wait for it.
+
+        The chain's control method would change state between blocks: proofs of the block before would fail."""
+        assert self.rpc is not None  # noqa: S101 - started before
+        if self._faucet is None:
+            self._faucet = Sender(self.rpc, PrivateKey(self.layout.secret_key("faucet")), self._chain_id())
+        await self._faucet.send(address, value=GAS_WEI)
 
     def _chain_url(self) -> str:
         assert self.anvil is not None  # noqa: S101 - started before
@@ -270,7 +280,7 @@ class Devnet:
         self.children.clear()
         if self.rpc is not None:
             await self.rpc.close()
-            self.rpc = None
+            self.rpc = self._faucet = None
         if self.anvil is not None:
             await asyncio.to_thread(self.anvil.stop)
             self.anvil = None
@@ -307,10 +317,10 @@ class Devnet:
                 raise NOT_UP(expected=f"{len(workers)} workers", found=f"{len(set(workers) & set(listed))}")
             await asyncio.sleep(0.2)
 
-    def _write_devnet_file(self) -> None:
+    async def _write_devnet_file(self) -> None:
         assert self.network is not None  # noqa: S101 - read before
         owner = self.owner()
-        self.fund(address_of(owner))
+        await self.fund(address_of(owner))
         passphrase = self.layout.home / "owner.passphrase"
         keystore = self.layout.home / "owner.keystore.json"
         if not keystore.exists():

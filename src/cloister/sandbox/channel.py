@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.errors import CloisterError
@@ -168,9 +168,8 @@ class Channel(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the harness's connection is ours."""
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError("a channel needs a stream transport")
-        self._transport = transport
+        # uvloop's transports have the interface but not the base class: a check by isinstance would refuse them.
+        self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the socket closed. The process watcher knows why; it gets a moment to say so (process.py)."""

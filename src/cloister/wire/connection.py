@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 
@@ -345,8 +345,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream socket
-        self._transport = transport
+        # uvloop's transports have the interface but not the base class: a check by isinstance would refuse them.
+        self._transport = cast(asyncio.Transport, transport)
         self._contain("on_open", self._on_open, self)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from enum import Enum
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httptools
 
@@ -352,9 +352,9 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is here."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream socket
-        self._transport = transport
-        transport.set_write_buffer_limits(high=self.server.limits.buffered)
+        # uvloop's transports have the interface but not the base class: a check by isinstance would refuse them.
+        stream = self._transport = cast(asyncio.Transport, transport)
+        stream.set_write_buffer_limits(high=self.server.limits.buffered)
         self.server.connections.add(self)
         if len(self.server.connections) > self.server.limits.connections or self.server.draining:
             self._refuse(OVERLOADED(expected=f"at most {self.server.limits.connections} connections", found="more"))

@@ -180,7 +180,7 @@ class RogueNode:
         await self._transact(key, data)
 
     async def _transact(self, key: PrivateKey, data: bytes) -> None:
-        self._devnet.fund(address_of(key))
+        await self._devnet.fund(address_of(key))
         genesis = self._client.network.genesis
         async with Rpc(f"{self._client.gateway.url}/v1/rpc") as rpc:
             await Sender(rpc, key, genesis.chain_id).send(genesis.address("Workers"), data)
