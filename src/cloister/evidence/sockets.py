@@ -47,7 +47,7 @@ def exchange(path: Path, request: bytes) -> bytes:
 
 
 def call(path: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """One JSON request and answer. A refusal of the service is raised as itself; raises EvidenceError otherwise."""
+    """One JSON request and answer. Raises EvidenceError: the service's own refusal, or evidence.socket quoting it."""
     raw = exchange(path, json.dumps(request).encode())
     try:
         answer = json.loads(raw)
@@ -81,7 +81,10 @@ class SealingSocket:
 
 
 def _refusal(fields: object) -> CloisterError:
-    return from_wire(fields, status=503)
+    error = from_wire(fields, status=503)
+    if isinstance(error, EvidenceError):
+        return error
+    return SOCKET_FAILED(expected="the request to be answered", found=f"{error.code}: {error.found}")
 
 
 def _exactly(link: socket.socket, size: int) -> bytes:

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ async def test_a_machines_sockets_refuse_what_they_do_not_know(service: Path, pa
         {"op": "other", "context": "0x"},
         {"op": "sealing_key", "context": "zz"},
     ):
-        with pytest.raises(CloisterError):
+        with pytest.raises(EvidenceError):
             await asyncio.to_thread(call, seal, request)
     for raw in (b"", b"[]", b"\xff", b"7", b"[" * 60000):
         assert "error" in json.loads(await asyncio.to_thread(exchange, seal, raw))
@@ -180,7 +180,7 @@ async def test_a_machines_sockets_refuse_what_they_do_not_know(service: Path, pa
         {"op": "mkdir", "name": 7},
         {"op": "rmdir", "name": "x"},
     ):
-        with pytest.raises(CloisterError):
+        with pytest.raises(EvidenceError):
             await asyncio.to_thread(call, path, request)
     report = await asyncio.to_thread(read_report, TsmSocket(path), bytes(64))
     assert report.provider == "tdx_guest"
@@ -218,31 +218,44 @@ def work(tmp_path: Path) -> Iterator[Path]:
     cleanup(folder)
 
 
-def _spawn(work: Path) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cloister.devnet.tee", "--work", str(work)], stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    assert json.loads(process.stdout.readline()) == {"ready": True, "service": "tee"}
-    return process
+@pytest.fixture
+def spawn(work: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """Starts the process on the work folder; whatever still runs at the end is killed by its pid."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "cloister.devnet.tee", "--work", str(work)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+        assert started[-1].stdout is not None
+        assert json.loads(started[-1].stdout.readline()) == {"ready": True, "service": "tee"}
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait(20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_process_ends_clean_on_a_signal(number: signal.Signals, work: Path) -> None:
-    process = _spawn(work)
+def test_the_process_ends_clean_on_a_signal(
+    number: signal.Signals, work: Path, spawn: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    process = spawn()
     process.send_signal(number)
     assert process.wait(20) == 0
     assert not is_mounted(work / "tsm")
     assert not (work / "control.sock").exists()
 
 
-def test_a_killed_process_is_tidied_and_its_roots_return(work: Path) -> None:
-    process = _spawn(work)
+def test_a_killed_process_is_tidied_and_its_roots_return(
+    work: Path, spawn: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    process = spawn()
     roots = devnet_roots(work)
     process.kill()
     process.wait(20)
     assert (work / "control.sock").exists()
-    again = _spawn(work)
+    again = spawn()
     assert asyncio.run(TeeControl(work).ready())["pid"] == again.pid
     assert devnet_roots(work) == roots
     again.kill()

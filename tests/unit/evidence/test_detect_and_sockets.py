@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cloister.core.errors import CloisterError, EvidenceError, RemoteError
+from cloister.core.errors import EvidenceError
 from cloister.evidence import sockets
 from cloister.evidence.detect import MachineConfig, open_tee, survey
 from cloister.evidence.sockets import SealingSocket, call, exchange
@@ -113,10 +113,10 @@ def test_a_refusal_of_the_service_keeps_its_code(serve: Callable[[bytes], Path])
     with pytest.raises(EvidenceError) as caught:
         call(serve(_frame(json.dumps({"error": known}).encode())), {})
     assert (caught.value.code, caught.value.found) == ("evidence.quote", "f")
-    with pytest.raises(RemoteError):
-        call(serve(_frame(b'{"error": {"code": "somebody.else"}}')), {})
-    with pytest.raises(CloisterError):
-        call(serve(_frame(b'{"error": 7}')), {})
+    for raw in (b'{"error": {"code": "somebody.else", "found": "x"}}', b'{"error": 7}'):
+        with pytest.raises(EvidenceError) as caught:
+            call(serve(_frame(raw)), {})
+        assert caught.value.code == "evidence.socket"
 
 
 async def test_a_sealing_key_is_32_bytes(serve: Callable[[bytes], Path]) -> None:

@@ -23,10 +23,9 @@ from cloister.devnet.tee.fuse import TsmMount
 from cloister.devnet.tee.machines import PROVIDERS, Factory, Machine, SnpHardware
 from cloister.devnet.tee.store import write_private
 from cloister.devnet.tee.tsm import TsmTree
-from cloister.evidence.detect import MachineConfig
-from cloister.evidence.tee import BAD_QUOTE, MAX_CONTEXT
 
 MAX_FRAME: Final = 65536
+MAX_CONTEXT: Final = 1024
 MAX_SOCKET_PATH: Final = 107
 REISSUE_S: Final = 6 * 3600
 
@@ -35,6 +34,12 @@ BAD_COMMAND = define(
     ConfigError,
     check="a command is a known one with exactly its fields",
     remedy="use cloister.devnet.tee.TeeControl",
+)
+NO_ANSWER = define(
+    "devnet.hardware",
+    ConfigError,
+    check="pretend hardware answers a request of its protocol",
+    remedy="ask as real hardware is asked: mkdir, write 64 bytes, read",
 )
 LONG_PATH = define(
     "devnet.path",
@@ -106,19 +111,20 @@ class Service:
         async with self._lock:
             machine = await asyncio.to_thread(self._factory_of().create, name, kind, role, folder)
             config = await self._interfaces(machine)
-        paths = {key: value for key, value in config.to_json().items() if value is not None}
+        paths = {key: value for key, value in config.items() if value is not None}
         certificates = machine.hardware.chip.certificates if isinstance(machine.hardware, SnpHardware) else {}
         return {
             "name": name,
             "kind": kind,
             "role": role,
             "measurement": to_hex(machine.measurement),
-            "machine": config.to_json(),
+            "machine": config,
             **paths,
             **{key: to_hex(value) for key, value in certificates.items()},
         }
 
-    async def _interfaces(self, machine: Machine) -> MachineConfig:
+    async def _interfaces(self, machine: Machine) -> dict[str, str | None]:
+        """The fields of ``cloister.evidence.detect.MachineConfig``, as JSON."""
         sealing = self._work / SOCKETS / f"{machine.name}-seal.sock"
         tsm = self._work / SOCKETS / f"{machine.name}-tsm.sock"
         nsm = self._work / SOCKETS / f"{machine.name}-nsm.sock"
@@ -130,14 +136,15 @@ class Service:
             if not has_tsm:
                 await self._listen(nsm, self._frames(lambda data: self._now(machine.name).hardware.nsm(data)))
             self._served.add(machine.name)
-        return MachineConfig(
-            tsm_root=self._work / MOUNT / machine.name if has_tsm and mounted else None,
-            tsm_socket=tsm if has_tsm and not mounted else None,
-            nsm_device=None,
-            nsm_socket=None if has_tsm else nsm,
-            sealing_socket=sealing,
-            collateral=self._write_collateral(machine),
-        )
+        paths = {
+            "tsm_root": self._work / MOUNT / machine.name if has_tsm and mounted else None,
+            "tsm_socket": tsm if has_tsm and not mounted else None,
+            "nsm_device": None,
+            "nsm_socket": None if has_tsm else nsm,
+            "sealing_socket": sealing,
+            "collateral": self._write_collateral(machine),
+        }
+        return {name: None if path is None else str(path) for name, path in paths.items()}
 
     def _write_collateral(self, machine: Machine) -> Path | None:
         path = self._work / SOCKETS / f"{machine.name}-collateral.json"
@@ -248,9 +255,9 @@ def _reply(work: Callable[[], dict[str, Any]]) -> bytes:
     except CloisterError as error:
         return json.dumps({"error": error.to_wire()}).encode()
     except OSError as error:
-        refusal = BAD_QUOTE(expected="the operation to work", found=error.strerror or "an error")
+        refusal = NO_ANSWER(expected="the operation to work", found=error.strerror or "an error")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        refusal = BAD_QUOTE(expected="a request of the protocol", found=type(error).__name__)
+        refusal = NO_ANSWER(expected="a request of the protocol", found=type(error).__name__)
     return json.dumps({"error": refusal.to_wire()}).encode()
 
 
