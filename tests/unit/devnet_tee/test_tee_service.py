@@ -20,7 +20,7 @@ from cloister.core.attestation.appraise import appraise, require
 from cloister.core.attestation.model import measurement_id
 from cloister.core.attestation.policy import devnet
 from cloister.core.attestation.roots import Roots
-from cloister.core.errors import CloisterError, ConfigError
+from cloister.core.errors import CloisterError, ConfigError, EvidenceError
 from cloister.devnet.tee import TeeControl, cleanup, devnet_roots
 from cloister.devnet.tee.client import is_mounted
 from cloister.devnet.tee.machines import Factory

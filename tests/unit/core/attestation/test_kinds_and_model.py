@@ -22,7 +22,7 @@ from cloister.core.errors import REGISTRY, AttestationError, CloisterError
 from support.hardware import KINDS, MEASUREMENT, NOW, binding, chip, evidence, factory, roots
 
 CHECKS = Path(__file__).resolve().parents[4] / "docs" / "audit" / "checks.md"
-MODULES = (cloister.devnet.tee.service, cloister.evidence.detect)
+MODULES = (cloister.devnet.tee.service, cloister.evidence.detect)  # loaded so that their codes are registered
 
 
 def test_every_kind_has_a_verifier_a_measurement_a_platform_rule_and_policy_rules() -> None:
