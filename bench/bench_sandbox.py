@@ -67,11 +67,15 @@ async def start_times(sandbox: DenoSandbox, deno: Path, folder: Path, rounds: in
         first = time.perf_counter() - began
         await process.close()
         began = time.perf_counter()
-        await asyncio.to_thread(subprocess.run, [deno, "run", script], env=plain_env(folder), check=True, stdout=-1)
+        await asyncio.to_thread(run_plain, deno, script, folder)
         if round_:
             ours.append(first)
             plain.append(time.perf_counter() - began)
     return statistics.median(ours), statistics.median(plain)
+
+
+def run_plain(deno: Path, script: Path, folder: Path) -> None:
+    subprocess.run([deno, "run", script], env=plain_env(folder), check=True, stdout=subprocess.PIPE)
 
 
 def plain_env(folder: Path) -> dict[str, str]:

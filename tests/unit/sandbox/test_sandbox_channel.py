@@ -1,0 +1,462 @@
+"""The worker's end of the socket, with the harness played by the test: every rule of spec/sandbox.md 3 broken once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cloister.core.errors import CloisterError, SandboxError
+from cloister.sandbox.calls import Call
+from cloister.sandbox.channel import MAX_HOST_CALLS, Channel
+from cloister.sandbox.errors import CLOSED
+from cloister.sandbox.frames import CHUNK, HEADER, WINDOW, Kind, dump, pack
+from cloister.sandbox.ports import AgentRequest, Limits
+from support.sandbox_kit import MemoryHost, request_of, spec_of
+
+
+class Wire(asyncio.Transport):
+    """Collects what the worker writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data, self.aborted = bytearray(), False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.data += data
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def frames(self) -> list[tuple[int, int, bytes]]:
+        out, at = [], 0
+        while at < len(self.data):
+            length, number, kind = HEADER.unpack_from(self.data, at)
+            out.append((kind, number, bytes(self.data[at + 9 : at + 9 + length])))
+            at += 9 + length
+        return out
+
+
+class Bench:
+    """A channel, its wire, what killed it."""
+
+    def __init__(self, host: MemoryHost | None = None, **limits: Any) -> None:
+        self.host, self.wire = host or MemoryHost(), Wire()
+        self.deaths: list[CloisterError] = []
+        spec = replace(spec_of("x", env={"A": "secret-a"}, secrets={"B": "secret-b"}), limits=Limits(**limits))
+        self.channel = Channel(spec, self.host, self.deaths.append)
+        self.channel.connection_made(self.wire)
+
+    def ready(self) -> Bench:
+        self.feed(Kind.READY, 0)
+        return self
+
+    def feed(self, kind: int, number: int, payload: bytes | dict[str, Any] = b"") -> None:
+        data = dump(payload) if isinstance(payload, dict) else payload
+        self.channel.data_received(HEADER.pack(len(data), number, kind) + data)
+
+    def begin(self, request: AgentRequest | None = None) -> Call:
+        return self.channel.begin(request or request_of())
+
+    async def sent(self) -> list[tuple[int, int, bytes]]:
+        await asyncio.sleep(0)
+        return self.wire.frames()
+
+    @property
+    def death(self) -> str | None:
+        assert len(self.deaths) <= 1, "on_fatal is called once"
+        return self.deaths[0].code if self.deaths else None
+
+
+HEAD = {"status": 200, "headers": [["content-type", "text/plain"]]}
+
+
+async def collect(call: Call) -> bytes:
+    return b"".join([piece async for piece in call.body(lambda _: None)])
+
+
+async def test_a_response_in_pieces_arrives_in_order() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    bench.feed(Kind.HEAD, call.number, HEAD)
+    bench.feed(Kind.CHUNK, call.number, b"one ")
+    bench.feed(Kind.CHUNK, call.number, b"two")
+    bench.feed(Kind.END, call.number)
+    head = await call.head
+    assert (head.status, head.headers) == (200, (("content-type", "text/plain"),))
+    assert await collect(call) == b"one two"
+    assert bench.death is None
+
+
+async def test_a_whole_response_is_one_frame() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    head = dump(HEAD)
+    bench.feed(Kind.RESPONSE, call.number, len(head).to_bytes(4, "little") + head + b"hello")
+    assert (await call.head).status == 200
+    assert await collect(call) == b"hello"
+
+
+async def test_the_first_frame_carries_settings_and_secrets() -> None:
+    bench = Bench()
+    bench.channel.introduce(bridge=True)
+    ((kind, number, payload),) = await bench.sent()
+    fields = json.loads(payload)
+    assert (kind, number, fields["bridge"], fields["window"]) == (Kind.INIT, 0, True, WINDOW)
+    assert (fields["env"], fields["secrets"]) == ({"A": "secret-a"}, {"B": "secret-b"})
+
+
+async def test_requests_are_written_with_head_and_body() -> None:
+    bench = Bench().ready()
+    bench.begin(request_of("/x?y=1", method="POST", body=b"\x00\xff", caller={"address": "0x01"}))
+    ((kind, number, payload),) = await bench.sent()
+    size = int.from_bytes(payload[:4], "little")
+    head = json.loads(payload[4 : 4 + size])
+    assert (kind, number, payload[4 + size :]) == (Kind.REQUEST, 1, b"\x00\xff")
+    assert (head["method"], head["path"], head["caller"]) == ("POST", "/x?y=1", {"address": "0x01"})
+
+
+VIOLATIONS: dict[str, Callable[[Bench, Call], None]] = {
+    "a second READY": lambda b, c: b.feed(Kind.READY, 0),
+    "FAILED after READY": lambda b, c: b.feed(Kind.FAILED, 0, {"kind": "Error"}),
+    "a head for a request that never was": lambda b, c: b.feed(Kind.HEAD, 99, HEAD),
+    "a head for request zero": lambda b, c: b.feed(Kind.HEAD, 0, HEAD),
+    "a chunk before the head": lambda b, c: b.feed(Kind.CHUNK, c.number, b"x"),
+    "an end before the head": lambda b, c: b.feed(Kind.END, c.number),
+    "a second head": lambda b, c: [b.feed(Kind.HEAD, c.number, HEAD) for _ in range(2)] and None,
+    "a frame after the end": lambda b, c: (
+        [b.feed(*f) for f in ((Kind.HEAD, c.number, HEAD), (Kind.END, c.number), (Kind.CHUNK, c.number, b"x"))] and None
+    ),
+    "a head that is no object": lambda b, c: b.feed(Kind.HEAD, c.number, b"[]"),
+    "a head that is no JSON": lambda b, c: b.feed(Kind.HEAD, c.number, b"\xff"),
+    "a response whose head is longer than its frame": lambda b, c: b.feed(Kind.RESPONSE, c.number, b"\xff\xff\xff\xff"),
+    "an empty whole response": lambda b, c: b.feed(Kind.RESPONSE, c.number, b""),
+    "PONG alone": lambda b, c: b.feed(Kind.PONG, c.number),
+    "an error without fields": lambda b, c: b.feed(Kind.ERROR, c.number, b"1"),
+    "a log line of an unknown level": lambda b, c: b.feed(Kind.LOG, 0, {"level": "fatal", "text": "x"}),
+    "a log line without text": lambda b, c: b.feed(Kind.LOG, 0, {"level": "info", "text": 7}),
+    "a host call without a name": lambda b, c: b.feed(Kind.HOST_CALL, c.number, {"call": 1, "args": {}}),
+    "a host call whose arguments are a list": lambda b, c: b.feed(
+        Kind.HOST_CALL, c.number, {"call": 1, "name": "state.get", "args": []}
+    ),
+    "a host call of a request that is not open": lambda b, c: b.feed(
+        Kind.HOST_CALL, 55, {"call": 1, "name": "state.get", "args": {}}
+    ),
+    "too many host calls at once": lambda b, c: (
+        [
+            b.feed(Kind.HOST_CALL, c.number, {"call": i, "name": "state.get", "args": {"key": "k"}})
+            for i in range(MAX_HOST_CALLS + 1)
+        ]
+        and None
+    ),
+    "an unknown frame type": lambda b, c: b.feed(77, c.number, b""),
+    "a frame that only the worker sends": lambda b, c: b.feed(Kind.INIT, 0, {}),
+    "a log flood": lambda b, c: (
+        [b.feed(Kind.LOG, 0, {"level": "info", "text": "x" * 8000}) for _ in range(2 * 64 * 65536 // 8000 + 9)] and None
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", VIOLATIONS)
+async def test_a_violation_ends_the_agent_and_fails_its_requests_by_name(sentence: str) -> None:
+    bench = Bench().ready()
+    call, other = bench.begin(), bench.begin()
+    VIOLATIONS[sentence](bench, call)
+    assert bench.death == "sandbox.protocol"
+    assert bench.wire.aborted
+    with pytest.raises(SandboxError) as caught:
+        await other.head
+    assert caught.value.code == "sandbox.protocol"
+    with pytest.raises(SandboxError):
+        bench.begin()
+
+
+BAD_HEADS: dict[str, dict[str, Any]] = {
+    "no status": {"headers": []},
+    "a status of text": {"status": "200", "headers": []},
+    "a boolean status": {"status": True, "headers": []},
+    "an informational status": {"status": 101, "headers": []},
+    "a status beyond 599": {"status": 700, "headers": []},
+    "no headers": {"status": 200},
+    "headers as an object": {"status": 200, "headers": {"a": "b"}},
+    "a header of one part": {"status": 200, "headers": [["a"]]},
+    "a header name with a space": {"status": 200, "headers": [["a b", "c"]]},
+    "an empty header name": {"status": 200, "headers": [["", "c"]]},
+    "a header value with a line break": {"status": 200, "headers": [["a", "b\r\nset-cookie: x"]]},
+    "a header value outside of latin-1": {"status": 200, "headers": [["a", "☃"]]},
+    "too many headers": {"status": 200, "headers": [["a", "b"]] * 129},
+    "headers too large together": {"status": 200, "headers": [["a", "b" * 9000]] * 4},
+}
+
+
+@pytest.mark.parametrize("sentence", BAD_HEADS)
+async def test_a_malformed_head_fails_its_request_only(sentence: str) -> None:
+    bench = Bench().ready()
+    call, other = bench.begin(), bench.begin()
+    bench.feed(Kind.HEAD, call.number, BAD_HEADS[sentence])
+    with pytest.raises(SandboxError) as caught:
+        await call.head
+    assert caught.value.code == "sandbox.bad_response"
+    assert bench.death is None
+    bench.feed(Kind.HEAD, other.number, HEAD)
+    assert (await other.head).status == 200
+    assert (Kind.CANCEL, call.number, b"") in await bench.sent()
+
+
+async def test_headers_of_a_connection_are_dropped() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    headers = [["Transfer-Encoding", "chunked"], ["Connection", "close"], ["Content-Length", "9"], ["X-A", "1"]]
+    bench.feed(Kind.HEAD, call.number, {"status": 204, "headers": headers})
+    assert (await call.head).headers == (("x-a", "1"),)
+
+
+async def test_a_body_over_the_limit_fails_its_request_only() -> None:
+    bench = Bench(response_bytes=10).ready()
+    call = bench.begin()
+    bench.feed(Kind.HEAD, call.number, HEAD)
+    bench.feed(Kind.CHUNK, call.number, b"12345678")
+    bench.feed(Kind.CHUNK, call.number, b"90123")
+    with pytest.raises(SandboxError) as caught:
+        await collect(call)
+    assert caught.value.code == "sandbox.response_too_large"
+    assert bench.death is None
+
+
+async def test_bytes_beyond_the_credit_window_end_the_agent() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    bench.feed(Kind.HEAD, call.number, HEAD)
+    for _ in range(WINDOW // CHUNK):
+        bench.feed(Kind.CHUNK, call.number, bytes(CHUNK))
+    assert bench.death is None
+    bench.feed(Kind.CHUNK, call.number, b"x")
+    assert bench.death == "sandbox.protocol"
+
+
+async def test_reading_grants_credit_and_the_body_may_go_on() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    bench.feed(Kind.HEAD, call.number, HEAD)
+    body = call.body(lambda _: None)
+    for _ in range(12):
+        bench.feed(Kind.CHUNK, call.number, bytes(CHUNK))
+        assert len(await anext(body)) == CHUNK
+    granted = sum(int.from_bytes(p, "little") for kind, _, p in await bench.sent() if kind == Kind.CREDIT)
+    assert granted == 12 * CHUNK
+    assert bench.death is None
+
+
+async def test_an_error_names_standard_kinds_and_never_quotes_the_agent() -> None:
+    for kind, found in (
+        ("TypeError", "TypeError"),
+        ("sk-secret-key", "an error of its own"),
+        (7, "an error of its own"),
+    ):
+        bench = Bench().ready()
+        call = bench.begin()
+        bench.feed(Kind.ERROR, call.number, {"kind": kind, "message": "sk-secret-key"})
+        with pytest.raises(SandboxError) as caught:
+            await call.head
+        assert (caught.value.code, caught.value.found) == ("sandbox.agent_threw", found)
+        assert "sk-secret" not in str(caught.value.to_wire())
+
+
+async def test_a_bundle_that_does_not_load_is_named() -> None:
+    bench = Bench()
+    bench.feed(Kind.FAILED, 0, {"kind": "SyntaxError"})
+    with pytest.raises(SandboxError) as caught:
+        await bench.channel.ready
+    assert (caught.value.code, bench.death) == ("sandbox.bundle", "sandbox.bundle")
+
+
+async def test_an_expired_request_fails_and_a_silent_agent_dies() -> None:
+    bench = Bench().ready()
+    call, other = bench.begin(), bench.begin()
+    bench.channel.expire(call, 0.02)
+    with pytest.raises(SandboxError) as caught:
+        await call.head
+    assert caught.value.code == "sandbox.deadline"
+    await asyncio.sleep(0.1)
+    assert bench.death == "sandbox.deadline"
+    with pytest.raises(SandboxError):
+        await other.head
+
+
+async def test_an_expired_request_of_a_living_agent_hurts_nobody_else() -> None:
+    bench = Bench().ready()
+    call, other = bench.begin(), bench.begin()
+    bench.channel.expire(call, 0.02)
+    assert (Kind.CANCEL, call.number, b"") in await bench.sent()
+    bench.feed(Kind.PONG, call.number)
+    bench.feed(Kind.HEAD, call.number, HEAD)  # late frames of a cancelled request are dropped
+    bench.feed(Kind.CHUNK, call.number, b"late")
+    bench.feed(Kind.END, call.number)
+    bench.feed(Kind.HEAD, other.number, HEAD)
+    bench.feed(Kind.END, other.number)
+    await asyncio.sleep(0.05)
+    assert await collect(other) == b""
+    assert bench.death is None
+
+
+async def test_cancelled_requests_that_never_end_are_bounded() -> None:
+    bench = Bench(concurrency=16).ready()
+    for _ in range(9):
+        call = bench.begin()
+        bench.channel.expire(call, 5.0)
+        bench.feed(Kind.PONG, call.number)
+    assert bench.death == "sandbox.deadline"
+
+
+async def test_a_caller_that_goes_away_cancels_its_request() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    bench.feed(Kind.HEAD, call.number, HEAD)
+    bench.feed(Kind.CHUNK, call.number, b"x")
+    body = call.body(lambda c: bench.channel.abandon(c, 1.0))
+    assert await anext(body) == b"x"
+    await body.aclose()
+    assert (Kind.CANCEL, call.number, b"") in await bench.sent()
+    bench.channel.die(closed())
+
+
+def closed() -> CloisterError:
+    return CLOSED(expected="an open sandbox", found="the end of the test")
+
+
+async def test_concurrency_is_bounded() -> None:
+    bench = Bench(concurrency=2).ready()
+    bench.begin()
+    bench.begin()
+    with pytest.raises(SandboxError) as caught:
+        bench.begin()
+    assert caught.value.code == "sandbox.busy"
+
+
+BAD_REQUESTS: dict[str, tuple[str, AgentRequest]] = {
+    "a body over the limit": ("sandbox.request_too_large", request_of(method="POST", body=bytes(101))),
+    "a method that fetch refuses": ("sandbox.bad_request", request_of(method="CONNECT")),
+    "a GET with a body": ("sandbox.bad_request", request_of(body=b"x")),
+    "a path without a slash": ("sandbox.bad_request", request_of("x")),
+    "a path with a line break": ("sandbox.bad_request", request_of("/\n")),
+    "a path of 20 KiB": ("sandbox.bad_request", request_of("/" + "a" * 20000)),
+    "a header with a line break": ("sandbox.bad_request", request_of(headers=(("a", "b\nc"),))),
+}
+
+
+@pytest.mark.parametrize("sentence", BAD_REQUESTS)
+async def test_a_request_that_cannot_be_expressed_is_refused_before_the_agent_sees_it(sentence: str) -> None:
+    code, request = BAD_REQUESTS[sentence]
+    bench = Bench(request_bytes=100).ready()
+    with pytest.raises(SandboxError) as caught:
+        bench.begin(request)
+    assert caught.value.code == code
+    assert await bench.sent() == []
+
+
+async def test_host_calls_are_answered_with_values_and_named_refusals() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    for index, name, args in (
+        (1, "state.put", {"key": "k", "value": "eA=="}),
+        (2, "state.get", {"key": "k"}),
+        (3, "x", {}),
+    ):
+        bench.feed(Kind.HOST_CALL, call.number, {"call": index, "name": name, "args": args})
+        await asyncio.sleep(0.01)
+    bench.feed(Kind.HOST_CALL, call.number, {"call": 4, "name": "keys.address", "args": {}})
+    await asyncio.sleep(0.01)
+    results = [json.loads(payload) for kind, _, payload in await bench.sent() if kind == Kind.HOST_RESULT]
+    assert results[0] == {"call": 1, "value": None}
+    assert results[1] == {"call": 2, "value": "eA=="}
+    assert results[2]["error"]["code"] == "sandbox.test_refused"
+    assert results[3]["error"]["code"] == "sandbox.host_call"
+    assert "mistake" not in json.dumps(results[3])
+
+
+async def test_host_calls_of_a_cancelled_request_are_refused() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    bench.channel.expire(call, 5.0)
+    bench.feed(Kind.PONG, call.number)
+    bench.feed(Kind.HOST_CALL, call.number, {"call": 1, "name": "state.put", "args": {"key": "k", "value": ""}})
+    results = [json.loads(payload) for kind, _, payload in await bench.sent() if kind == Kind.HOST_RESULT]
+    assert results[0]["error"]["code"] == "sandbox.deadline"
+    assert bench.host.calls == []
+
+
+async def test_logs_are_attributed_and_dropped_beyond_the_budget() -> None:
+    bench = Bench(log_bytes=300).ready()
+    call = bench.begin(request_of(request_id="0x77"))
+    bench.feed(Kind.LOG, call.number, {"level": "info", "text": "mine"})
+    bench.feed(Kind.LOG, 0, {"level": "warn", "text": "the process's"})
+    for _ in range(6):
+        bench.feed(Kind.LOG, 0, {"level": "info", "text": "x" * 100})
+    assert bench.host.lines[0] == ("0x77", "info", "mine")
+    assert bench.host.lines[1] == (None, "warn", "the process's")
+    assert sum("over its budget" in text for _, _, text in bench.host.lines) == 1
+    assert len(bench.host.lines) <= 4
+    assert bench.death is None
+
+
+async def test_death_is_final_and_told_once() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    bench.channel.die(closed())
+    bench.channel.die(closed())
+    bench.feed(Kind.HEAD, call.number, HEAD)
+    with pytest.raises(SandboxError) as caught:
+        await call.head
+    assert (caught.value.code, bench.death) == ("sandbox.closed", "sandbox.closed")
+
+
+VALID = b"".join(
+    [
+        pack(Kind.READY, 0),
+        pack(Kind.HEAD, 1, dump(HEAD)),
+        pack(Kind.CHUNK, 1, b"hello"),
+        pack(Kind.LOG, 1, dump({"level": "info", "text": "x"})),
+        pack(Kind.HOST_CALL, 1, dump({"call": 1, "name": "state.get", "args": {"key": "k"}})),
+        pack(Kind.END, 1),
+    ]
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, len(VALID) - 1), st.integers(1, 255))
+def test_any_flipped_byte_gives_an_answer_or_a_named_end(at: int, flip: int) -> None:
+    damaged = bytearray(VALID)
+    damaged[at] ^= flip
+
+    async def run() -> None:
+        bench = Bench()
+        call = bench.begin()
+        bench.channel.data_received(bytes(damaged))
+        await asyncio.sleep(0)
+        assert bench.death in (None, "sandbox.protocol", "sandbox.bundle")
+        if call.head.done() and call.head.exception() is None:
+            assert 200 <= call.head.result().status <= 599
+        bench.channel.die(closed())
+
+    asyncio.run(run())
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.sampled_from(list(Kind)), st.integers(0, 3), st.binary(max_size=40)), max_size=12))
+def test_garbage_frames_never_raise_into_the_event_loop(frames: list[tuple[Kind, int, bytes]]) -> None:
+    async def run() -> None:
+        bench = Bench()
+        bench.begin()
+        for kind, number, payload in frames:
+            bench.feed(kind, number, payload)
+        await asyncio.sleep(0)
+        assert bench.death in (None, "sandbox.protocol", "sandbox.bundle")
+        bench.channel.die(closed())
+
+    asyncio.run(run())
