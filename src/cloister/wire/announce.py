@@ -19,7 +19,7 @@ from cloister.core.encoding.hexes import from_hex, need_fields, to_hex
 from cloister.core.envelope.certificate import Seat
 from cloister.core.errors import TransportError, define
 
-MAX_SEATS: Final = 4096
+MAX_SEATS: Final = 1024
 MAX_ANNOUNCEMENT: Final = 4 << 20
 
 BAD_ANNOUNCEMENT = define(
