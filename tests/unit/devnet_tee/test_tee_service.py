@@ -173,15 +173,16 @@ async def test_a_machines_sockets_refuse_what_they_do_not_know(service: Path, pa
     if "tsm_socket" not in made:
         return
     path = Path(made["tsm_socket"])
-    for request in (
+    strange: tuple[dict[str, object], ...] = (
         {},
         {"op": "mkdir"},
         {"op": "format", "name": "x"},
         {"op": "mkdir", "name": 7},
         {"op": "rmdir", "name": "x"},
-    ):
+    )
+    for odd in strange:
         with pytest.raises(EvidenceError):
-            await asyncio.to_thread(call, path, request)
+            await asyncio.to_thread(call, path, odd)
     report = await asyncio.to_thread(read_report, TsmSocket(path), bytes(64))
     assert report.provider == "tdx_guest"
 

@@ -13,7 +13,7 @@ from cloister.core.attestation import kinds
 from cloister.core.attestation.model import Evidence
 from cloister.devnet.tee.client import cleanup, is_mounted, unmount
 from cloister.devnet.tee.fuse import TsmMount, TsmOperations
-from cloister.devnet.tee.machines import Machine, NitroHardware, SnpHardware, TdxHardware
+from cloister.devnet.tee.machines import Hardware, Machine, NitroHardware, SnpHardware, TdxHardware
 from cloister.devnet.tee.tsm import MAX_REPORTS, TsmTree
 from cloister.evidence.configfs_tsm import TsmFolder, probe, read_report
 from support.hardware import MEASUREMENT, NOW, chip, collateral, instance, platform, roots
@@ -22,7 +22,7 @@ DATA = bytes(range(64))
 
 
 def _tree() -> TsmTree:
-    hardware = {
+    hardware: dict[str, tuple[str, Hardware]] = {
         "t": ("tdx", TdxHardware(platform(), MEASUREMENT)),
         "s": ("snp", SnpHardware(chip(), MEASUREMENT)),
         "n": ("nitro", NitroHardware(instance(), MEASUREMENT, lambda: NOW)),

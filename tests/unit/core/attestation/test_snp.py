@@ -175,7 +175,7 @@ def test_a_sibling_product_of_the_generation_is_known() -> None:
 def _self_issued_ark() -> bytes:
     amd_root = factory().amd.root
     made = certificate(
-        "ARK-Genoa", amd_root.certificate.public_key(), factory().amd.signing,  # type: ignore[arg-type]
+        "ARK-Genoa", amd_root.certificate.public_key(), factory().amd.signing,
         start=NOW - DAY, end=NOW + DAY, root=True, digest=hashes.SHA384(),
     )  # fmt: skip
     return made.public_bytes(Encoding.DER)
@@ -302,7 +302,7 @@ def test_flipped_bits_of_the_certificates_are_refused() -> None:
             bad = bytearray(honest)
             bad[place] ^= 1 << (place % 8)
             with pytest.raises(CloisterError):
-                _verify(report, **{name: bytes(bad)})
+                _verify(report, NOW, **{name: bytes(bad)})
 
 
 @settings(max_examples=100, deadline=None)
@@ -310,4 +310,4 @@ def test_flipped_bits_of_the_certificates_are_refused() -> None:
 def test_garbage_is_a_named_refusal(blob: bytes, junk: bytes) -> None:
     for aux in ({}, {"vek": junk}, {"intermediate": junk}, {"ark": junk}):
         with pytest.raises(AttestationError):
-            _verify(blob, **aux)
+            _verify(blob, NOW, **aux)
