@@ -175,7 +175,7 @@ def test_a_sibling_product_of_the_generation_is_known() -> None:
 def _self_issued_ark() -> bytes:
     amd_root = factory().amd.root
     made = certificate(
-        "ARK-Genoa", amd_root.certificate.public_key(), factory().amd.signing,
+        "ARK-Genoa", amd_root.certificate.public_key(), factory().amd.signing,  # type: ignore[arg-type]
         start=NOW - DAY, end=NOW + DAY, root=True, digest=hashes.SHA384(),
     )  # fmt: skip
     return made.public_bytes(Encoding.DER)
@@ -237,7 +237,7 @@ def test_rsa_signatures_must_be_pss_with_the_full_salt() -> None:
         )
         for extension in honest.extensions:
             builder = builder.add_extension(extension.value, extension.critical)
-        vek = builder.sign(factory().amd.signing.key, hashes.SHA384(), rsa_padding=scheme)  # type: ignore[arg-type]
+        vek = builder.sign(factory().amd.signing.key, hashes.SHA384(), rsa_padding=scheme)
         report = _resigned(chip().report(MEASUREMENT, REPORT), {}, key)
         assert _refusal(lambda: _verify(report, vek=vek.public_bytes(Encoding.DER))) == "attestation.certificate"  # noqa: B023
 
