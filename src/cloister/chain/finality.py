@@ -86,7 +86,8 @@ class Follower:
         """New final headers since the last call, oldest first, each the child of the one before; often empty.
 
         The first call, without a ``last``, gives just the newest. ``source`` fills the gap; the quorum vouches for the
-        end, the parent hashes for the rest. A long gap is returned in pieces of MAX_CHUNK. Raises ChainError; ChainViewError for a head that is no descendant.
+        end, the parent hashes for the rest. A long gap comes in pieces of MAX_CHUNK. Raises ChainError;
+        ChainViewError for a head that is no descendant.
         """
         head = await self._verifier.finalized()
         if self.last is None:

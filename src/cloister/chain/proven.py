@@ -17,7 +17,6 @@ from cloister.core.chainview.records import (
     ClusterRecord,
     CommitteeRecord,
     PolicyRecord,
-    Slots,
     WorkerRecord,
     read_agent,
     read_agent_count,
@@ -28,6 +27,7 @@ from cloister.core.chainview.records import (
     read_worker,
     read_workers,
 )
+from cloister.core.chainview.words import Slots
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import ChainError, ChainViewError, define

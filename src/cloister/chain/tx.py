@@ -115,11 +115,15 @@ class Sender:
         )
 
     async def _explain(self, sent: Submitted, number: int) -> None:
-        """Run the failed call again on the state before it, to learn the reason; always raises."""
-        await self.rpc.call("eth_call", sent.request, hex(max(number - 1, 0)))
-        raise REVERTED(
-            expected="the transaction to succeed", found="out of gas, or reverted only beside its neighbours"
-        )
+        """Run the failed call again on the state before it, to learn the reason; always raises chain.reverted."""
+        found = "out of gas, or reverted only beside its neighbours"
+        try:
+            await self.rpc.call("eth_call", sent.request, hex(max(number - 1, 0)))
+        except ChainError as error:
+            if error.code == REVERTED.code:
+                raise
+            found = "reverted; the reason is no longer known to the endpoint"
+        raise REVERTED(expected="the transaction to succeed", found=found)
 
     async def _next_nonce(self) -> int:
         if self._nonce is None:

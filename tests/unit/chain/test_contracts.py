@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
@@ -52,7 +53,7 @@ B20 = st.binary(min_size=20, max_size=20)
 def signature(entry: dict[str, Any]) -> str:
     def kind(item: dict[str, Any]) -> str:
         if item["type"].startswith("tuple"):
-            return "(" + ",".join(kind(c) for c in item["components"]) + ")" + item["type"][5:]
+            return f"({','.join(kind(c) for c in item['components'])}){item['type'][5:]}"
         return str(item["type"])
 
     return f"{entry['name']}({','.join(kind(i) for i in entry['inputs'])})"
@@ -148,12 +149,13 @@ def test_short_or_wrong_answers(data: bytes) -> None:
 
 
 def test_mistakes_of_the_programmer_are_not_chain_errors() -> None:
-    for mistake in (
+    mistakes: list[Callable[[], bytes]] = [
         lambda: encode("Agents", "nothing"),
         lambda: encode("Agents", "pause"),
         lambda: encode_constructor("Token"),
         lambda: topic("Agents", "Nothing"),
-    ):
+    ]
+    for mistake in mistakes:
         with pytest.raises(TypeError):
             mistake()
     for name in ("Nothing", "../rpc", ""):

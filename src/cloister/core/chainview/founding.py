@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloister.core.chainview.layout import Layout, add, address_key, data_slot, mapping_slot
-from cloister.core.chainview.records import BAD_RECORD, Slots, _address, _Struct, _texts
+from cloister.core.chainview.words import BAD_RECORD, Slots, Struct, address_of_word, texts_of
 from cloister.core.encoding.hexes import need_bytes
 from cloister.core.encoding.signatures import MAX_MEMBERS
 
@@ -51,14 +51,14 @@ class SeatsRecord:
 def read_ceremony(slots: Slots, layout: Layout) -> CeremonyRecord:
     """The founding ceremony."""
     place = layout.variable("_ceremony")
-    at = _Struct(layout, place.type, slots, [place.slot])
+    at = Struct(layout, place.type, slots, [place.slot])
     return CeremonyRecord(at.word("id"), at.word("genesisId"))
 
 
 def read_seats(slots: Slots, layout: Layout) -> SeatsRecord:
     """The committee, in office or not. No members before the ceremony opens."""
     place = layout.variable("_committee")
-    at = _Struct(layout, place.type, slots, [place.slot])
+    at = Struct(layout, place.type, slots, [place.slot])
     count = at.number("members")
     if count > MAX_MEMBERS:
         raise BAD_RECORD(expected=f"at most {MAX_MEMBERS} members", found=str(count))
@@ -68,7 +68,7 @@ def read_seats(slots: Slots, layout: Layout) -> SeatsRecord:
         term=at.number("term"),
         master_epoch=at.number("masterEpoch"),
         threshold=at.number("threshold"),
-        members=tuple(_address(word) for word in members),
+        members=tuple(address_of_word(word) for word in members),
         network_id=at.word("networkId"),
         transcript=at.word("transcript"),
         mpk=at.words("mpk"),
@@ -81,11 +81,11 @@ def read_candidates(slots: Slots, layout: Layout, members: Sequence[bytes]) -> t
     table = layout.variable("_candidates")
     kind = layout.value_type(table)
     bases = [mapping_slot(table.slot, address_key(member)) for member in members]
-    at = _Struct(layout, kind, slots, bases)
+    at = Struct(layout, kind, slots, bases)
     heads = []
     for at.index in range(len(members)):
         heads.append(at.number("endpoint"))
-    texts = _texts(slots, [add(base, layout.fields(kind)["endpoint"].slot) for base in bases], heads)
+    texts = texts_of(slots, [add(base, layout.fields(kind)["endpoint"].slot) for base in bases], heads)
     found = []
     for at.index, member in enumerate(members):
         found.append(_candidate(at, member, texts[at.index]))
@@ -105,7 +105,7 @@ def read_confirmed(slots: Slots, layout: Layout, ceremony: bytes, member: bytes)
     return slots.get([mapping_slot(inner, address_key(member))])[0] & 0xFF == 1
 
 
-def _candidate(at: _Struct, member: bytes, endpoint: str) -> CandidateRecord | None:
+def _candidate(at: Struct, member: bytes, endpoint: str) -> CandidateRecord | None:
     if at.number("operator") == 0:
         return None
     return CandidateRecord(

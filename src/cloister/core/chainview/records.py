@@ -9,23 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
 
-from cloister.core.chainview.layout import Layout, Place, add, address_key, data_slot, mapping_slot
+from cloister.core.chainview.layout import Layout, add, address_key, data_slot, mapping_slot
+from cloister.core.chainview.words import BAD_RECORD, Slots, Struct, address_of_word, texts_of
 from cloister.core.encoding.hexes import need_bytes, need_uint
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.signatures import MAX_MEMBERS, SignerSet
 from cloister.core.errors import ChainViewError, define
 
 MAX_WORKERS = 4096
-MAX_TEXT = 256
 
-BAD_RECORD = define(
-    "chainview.record",
-    ChainViewError,
-    check="a contract record has the form that the contract writes",
-    remedy="the contract at this address is not the one that this build knows; compare network.json",
-)
 NO_COMMITTEE = define(
     "chainview.no_committee",
     ChainViewError,
@@ -33,13 +26,6 @@ NO_COMMITTEE = define(
     remedy="the founding ceremony has not finished; look at `cloister network status`",
     status=503,
 )
-
-
-class Slots(Protocol):
-    """Words of one contract's storage, as far as they are proven."""
-
-    def get(self, slots: Sequence[int]) -> Sequence[int]:
-        """The words of these slots, in order."""
 
 
 class UpgradeMode(IntEnum):
@@ -152,7 +138,7 @@ def agent_id(chain_id: int, agents: bytes, token_id: int) -> bytes:
 def read_agent(slots: Slots, layout: Layout, agent: bytes) -> AgentRecord | None:
     """The record of a 32-byte agent id; None if there is no such agent."""
     table = layout.variable("_agents")
-    at = _Struct(layout, layout.value_type(table), slots, [mapping_slot(table.slot, need_bytes("agent", agent, 32))])
+    at = Struct(layout, layout.value_type(table), slots, [mapping_slot(table.slot, need_bytes("agent", agent, 32))])
     if at.number("epoch") == 0:
         return None
     mode = at.number("upgradeMode")
@@ -197,7 +183,7 @@ def read_workers(slots: Slots, layout: Layout) -> tuple[WorkerRecord, ...]:
     if count > MAX_WORKERS:
         raise BAD_RECORD(expected=f"at most {MAX_WORKERS} workers", found=str(count))
     words = slots.get([add(data_slot(head), i) for i in range(count)])
-    found = _read_workers(slots, layout, [_address(word) for word in words])
+    found = _read_workers(slots, layout, [address_of_word(word) for word in words])
     if any(not record.listed for record in found):
         raise BAD_RECORD(expected="listed workers in the list", found="another one")
     return tuple(found)
@@ -207,7 +193,7 @@ def read_cluster(slots: Slots, layout: Layout, cluster: bytes) -> ClusterRecord 
     """The record of a 32-byte cluster id; None if there is no such cluster."""
     table = layout.variable("_clusters")
     base = mapping_slot(table.slot, need_bytes("cluster", cluster, 32))
-    at = _Struct(layout, layout.value_type(table), slots, [base])
+    at = Struct(layout, layout.value_type(table), slots, [base])
     if at.number("epoch") == 0:
         return None
     return ClusterRecord(cluster, at.address("owner"), at.number("epoch"), at.number("seats"))
@@ -216,7 +202,7 @@ def read_cluster(slots: Slots, layout: Layout, cluster: bytes) -> ClusterRecord 
 def read_committee(slots: Slots, layout: Layout) -> CommitteeRecord:
     """The committee in office. Raises ChainViewError (chainview.no_committee) before the founding is complete."""
     place = layout.variable("_committee")
-    at = _Struct(layout, place.type, slots, [place.slot])
+    at = Struct(layout, place.type, slots, [place.slot])
     if at.number("term") == 0:
         raise NO_COMMITTEE(expected="a term", found="term 0")
     head = add(place.slot, layout.fields(place.type)["members"].slot)
@@ -227,7 +213,7 @@ def read_committee(slots: Slots, layout: Layout) -> CommitteeRecord:
     return CommitteeRecord(
         term=at.number("term"),
         threshold=at.number("threshold"),
-        members=tuple(_address(word) for word in members),
+        members=tuple(address_of_word(word) for word in members),
         mpk=at.words("mpk"),
         master_epoch=at.number("masterEpoch"),
         network_id=at.word("networkId"),
@@ -256,56 +242,23 @@ def read_listed_at(slots: Slots, layout: Layout, measurement_id: bytes) -> int:
 # --- inside ---
 
 
-class _Struct:
-    """One struct instance among several read together: ``bases`` are their first slots, ``index`` chooses."""
-
-    def __init__(self, layout: Layout, type_name: str, slots: Slots, bases: Sequence[int], index: int = 0) -> None:
-        self._fields = layout.fields(type_name)
-        self._size = layout.words(type_name)
-        self._words = slots.get([add(base, i) for base in bases for i in range(self._size)])
-        self.index = index
-
-    def _at(self, place: Place, extra: int = 0) -> int:
-        return self._words[self.index * self._size + place.slot + extra]
-
-    def number(self, name: str) -> int:
-        place = self._fields[name]
-        return place.of(self._at(place))
-
-    def flag(self, name: str) -> bool:
-        value = self.number(name)
-        if value > 1:
-            raise BAD_RECORD(expected=f"{name} as 0 or 1", found=str(value))
-        return value == 1
-
-    def address(self, name: str) -> bytes:
-        return self.number(name).to_bytes(20, "big")
-
-    def word(self, name: str) -> bytes:
-        return self.number(name).to_bytes(32, "big")
-
-    def words(self, name: str) -> bytes:
-        place = self._fields[name]
-        return b"".join(self._at(place, i).to_bytes(32, "big") for i in range(place.size // 32))
-
-
 def _read_workers(slots: Slots, layout: Layout, workers: Sequence[bytes]) -> list[WorkerRecord]:
     table = layout.variable("_workers")
     type_name = layout.value_type(table)
     bases = [mapping_slot(table.slot, address_key(worker)) for worker in workers]
-    at = _Struct(layout, type_name, slots, bases)
+    at = Struct(layout, type_name, slots, bases)
     heads = []
     for at.index in range(len(workers)):
         heads.append(at.number("endpoint"))
     text_at = layout.fields(type_name)["endpoint"].slot
-    texts = _texts(slots, [add(base, text_at) for base in bases], heads)
+    texts = texts_of(slots, [add(base, text_at) for base in bases], heads)
     found = []
     for at.index, worker in enumerate(workers):
         found.append(_worker(at, worker, texts[at.index]))
     return found
 
 
-def _worker(at: _Struct, worker: bytes, endpoint: str) -> WorkerRecord:
+def _worker(at: Struct, worker: bytes, endpoint: str) -> WorkerRecord:
     return WorkerRecord(
         worker=worker,
         operator=at.address("operator"),
@@ -319,41 +272,3 @@ def _worker(at: _Struct, worker: bytes, endpoint: str) -> WorkerRecord:
         registered_at=at.number("registeredAt"),
         endpoint=endpoint,
     )
-
-
-def _texts(slots: Slots, places: Sequence[int], heads: Sequence[int]) -> list[str]:
-    """Strings from their head words; the data of all long ones is read together."""
-    long = {i: _long_size(head) for i, head in enumerate(heads) if head & 1}
-    wanted = [add(data_slot(places[i]), n) for i, size in long.items() for n in range(-(-size // 32))]
-    words = iter(slots.get(wanted))
-    texts = []
-    for i, head in enumerate(heads):
-        size = long.get(i)
-        raw = head.to_bytes(32, "big")
-        if size is None:
-            texts.append(_text(raw[:31], raw[31] >> 1))
-        else:
-            texts.append(_text(b"".join(next(words).to_bytes(32, "big") for _ in range(-(-size // 32))), size))
-    return texts
-
-
-def _long_size(head: int) -> int:
-    size = head >> 1
-    if not 32 <= size <= MAX_TEXT:
-        raise BAD_RECORD(expected=f"a text of at most {MAX_TEXT} bytes", found=str(size))
-    return size
-
-
-def _text(data: bytes, size: int) -> str:
-    if size > len(data) or any(data[size:]):
-        raise BAD_RECORD(expected="a text with zero padding", found="another form")
-    try:
-        return data[:size].decode("utf-8")
-    except UnicodeDecodeError:
-        raise BAD_RECORD(expected="text in UTF-8", found="other bytes") from None
-
-
-def _address(word: int) -> bytes:
-    if word == 0 or word >> 160:
-        raise BAD_RECORD(expected="an address", found="another word")
-    return word.to_bytes(20, "big")

@@ -9,7 +9,7 @@ import pytest
 import rlp as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trie import HexaryTrie
+from trie.hexary import HexaryTrie
 
 from cloister.core.chainview.proofs import (
     EMPTY_CODE,
