@@ -1,4 +1,4 @@
-"""Typed values from proven storage words: structs, texts, addresses. ``records.py`` and ``founding.py`` read with it."""
+"""Typed values from proven storage words: structs, texts, addresses. The base of ``records.py`` and ``founding.py``."""
 
 from __future__ import annotations
 
