@@ -40,7 +40,7 @@ async def test_the_api_key_is_nowhere_in_clear(demo: Demo, devnet: Devnet) -> No
 
 async def test_a_question_finds_the_passage_that_answers_it(demo: Demo) -> None:
     found = await demo.ask("Can Python erase secrets from memory?")
-    assert "wipe" in found[0]["text"]
+    assert "wipe" in found[0]["excerpt"]
     assert found[0]["score"] > 0.3
 
 

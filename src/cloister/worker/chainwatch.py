@@ -165,14 +165,14 @@ class ChainWatch:
             await self._moved.wait()
 
     async def run(self, agents: Callable[[], Mapping[bytes, object]], *, every_s: float = 0.25) -> None:
-        """Refresh for ever: checkpoint, freshness, pauses of ``agents()``. Failures wait for the next turn."""
+        """Refresh for ever: checkpoint, freshness, pauses of ``agents()`` and of those seen paused. Failures wait for the next turn."""
         while True:
             with contextlib.suppress(CloisterError):
                 await self.refresh()
             if self._monotonic() - self._fresh_at > self._max_age / 4:
                 with contextlib.suppress(CloisterError):
                     await self.prove_fresh()
-            for agent in list(agents()):
+            for agent in {*agents(), *self._paused}:
                 with contextlib.suppress(CloisterError):
                     await self.watch_pause(agent)
             await asyncio.sleep(every_s)

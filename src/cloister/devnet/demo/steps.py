@@ -80,7 +80,7 @@ class Demo:
         for name in documents:
             text = (ROOT / name).read_text()
             reply = await agent.post("/notes", json={"title": name, "text": text}, deadline_s=60)
-            expect(reply.status in (200, 201), "a stored note", f"{reply.status} {reply.text()[:200]}")
+            expect(reply.status in (200, 201), "a stored note", f"{reply.status} {reply.text[:200]}")
             stored += 1
             self.screen.say(f"{name}: {len(text)} characters, sealed, embedded, stored as ciphertext")
         return stored
@@ -89,12 +89,12 @@ class Demo:
         """Step 6c: one question; prints the passages found."""
         agent = await self.agent()
         reply = await agent.get(f"/search?k=2&q={_quoted(question)}")
-        expect(reply.status == 200, "passages", f"{reply.status} {reply.text()[:200]}")
+        expect(reply.status == 200, "passages", f"{reply.status} {reply.text[:200]}")
         found: list[dict[str, Any]] = reply.json()["results"]
         expect(found, "at least one passage", "none")
         self.screen.say(question)
         for item in found:
-            self.screen.passage(float(item["score"]), str(item["title"]), str(item["text"]))
+            self.screen.passage(float(item["score"]), str(item["title"]), str(item["excerpt"]))
         return found
 
     async def verify(self) -> list[Report]:
@@ -105,7 +105,7 @@ class Demo:
             await verify_network(self.client),
             await verify_agent(self.client, self.agent_id),
             await verify_worker(self.client, worker),
-            await verify_kept_receipt(self.client, self.client.ledger.find(reply.receipt.id)),
+            await verify_kept_receipt(self.client, self.client.ledger.load(reply.receipt.id)),
         ]
         for report in reports:
             for step in report.steps:
@@ -143,7 +143,7 @@ class Demo:
         reply = await agent.get("/notes")
         other = self._name_of(reply.receipt.worker)
         expect(other != name, "another worker", other)
-        expect(reply.json()["notes"], "the notes still there", reply.text()[:100])
+        expect(reply.json()["notes"], "the notes still there", reply.text[:100])
         self.screen.good(f"the client sealed again to {other}: {len(reply.json()['notes'])} notes are still there")
         return name, other
 
