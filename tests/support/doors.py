@@ -99,10 +99,8 @@ async def site(app: web.Application) -> AsyncIterator[str]:
     await runner.setup()
     where = web.TCPSite(runner, "127.0.0.1", 0)
     await where.start()
-    server = where._server
-    assert isinstance(server, asyncio.Server)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 

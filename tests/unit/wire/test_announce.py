@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.sealed import BOOT, WORKER, make_seat
 
 from cloister.core.encoding.signatures import address_of
 from cloister.core.errors import CloisterError
 from cloister.wire.announce import MAX_SEATS, Announcement, call_payload, split_call
+from support.sealed import BOOT, WORKER, make_seat
 
 SEAT = make_seat(b"\x09" * 32)
 GOOD = Announcement(address_of(WORKER), BOOT, (SEAT, make_seat(b"\x08" * 32, agent=b"\x23" * 32)))
