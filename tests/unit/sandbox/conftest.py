@@ -1,0 +1,22 @@
+"""One real sandbox per test module, on that module's event loop; nothing of it may outlive the module."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from cloister.sandbox.deno import DenoSandbox
+from support.sandbox_kit import children, mounts, network_namespaces
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def sandbox(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DenoSandbox]:
+    work: Path = tmp_path_factory.mktemp("sandbox")
+    before = children(), mounts(), network_namespaces()
+    async with DenoSandbox(work) as sandbox:
+        yield sandbox
+    assert (children(), mounts(), network_namespaces()) == before, "no process, mount or namespace outlives the sandbox"
+    assert [path.name for path in work.iterdir()] == ["deno.lock"], "no file outlives the sandbox"
