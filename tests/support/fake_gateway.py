@@ -57,21 +57,21 @@ class FakeWorker:
 
     def __post_init__(self) -> None:
         self.key = test_key(f"worker {self.name}")
-        self.restart()
+        self.restart(mine=False)
 
     @property
     def address(self) -> bytes:
         """20 bytes."""
         return address_of(self.key)
 
-    def restart(self, *, register: bool = True) -> None:
-        """A new boot: every session and certificate is gone."""
+    def restart(self, *, mine: bool = True) -> None:
+        """A new boot, registered: every session and certificate is gone."""
         self.boot = fresh()
         self.server = ServerSessions(self.boot, os.urandom)
         self.hpke = hpke.private_key(os.urandom(32))
         self.chain = ReceiptChain(self.address, self.boot, lambda d: sign_digest(self.receipt_key or self.key, d))
-        if register:
-            self.world.set_worker(self.key, self.boot, self.vendor)
+        self.world.set_worker(self.key, self.boot, self.vendor)
+        if mine:
             self.world.mine()
 
     def seat(self, agent: bytes, members: tuple[PrivateKey, ...] = MEMBERS[:3], **changes: Any) -> Seat:

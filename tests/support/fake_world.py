@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import rlp
@@ -94,11 +95,16 @@ class Store:
 
     def trie(self) -> HexaryTrie:
         """The storage trie."""
-        made = HexaryTrie({})
-        for slot, word in self.words.items():
-            if word:
-                made[keccak256(slot.to_bytes(32, "big"))] = rlp.encode(word.to_bytes(32, "big").lstrip(b"\0"))
-        return made
+        return _trie(frozenset(self.words.items()))
+
+
+@lru_cache(maxsize=256)
+def _trie(words: frozenset[tuple[int, int]]) -> HexaryTrie:
+    made = HexaryTrie({})
+    for slot, word in words:
+        if word:
+            made[keccak256(slot.to_bytes(32, "big"))] = rlp.encode(word.to_bytes(32, "big").lstrip(b"\0"))
+    return made
 
 
 class World:

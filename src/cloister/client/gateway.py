@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -223,9 +223,10 @@ def _object(body: bytes) -> dict[str, Any]:
 def _refusal(status: int, body: bytes) -> CloisterError:
     """The error that an HTTP error body claims; one of ours (client.bad_answer) where it claims none."""
     try:
-        value: Mapping[str, Any] | Any = json.loads(body)
+        value = json.loads(body)
     except (ValueError, RecursionError):
         value = None
-    if isinstance(value, dict) and isinstance(value.get("error"), dict):
-        return from_wire(value["error"], status=status)
+    error = value.get("error") if isinstance(value, dict) else None
+    if isinstance(error, dict) and isinstance(error.get("code"), str):
+        return from_wire(error, status=status)
     return BAD_ANSWER(expected="an answer of this API", found=f"HTTP {status}")

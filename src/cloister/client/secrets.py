@@ -7,29 +7,46 @@ agent, version and setter, so that a host cannot put back an older set or plant 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cloister.chain.contracts import encode
+from cloister.chain.contracts import call, decode_event, encode, topic
+from cloister.chain.tx import Receipt
 from cloister.core.chainview.records import AgentRecord
 from cloister.core.encoding import jcs
 from cloister.core.encoding.contexts import Context, frame
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.identity import AgentVersion, Purpose
-from cloister.core.errors import ConfigError, define
+from cloister.core.errors import ChainError, ConfigError, define
 from cloister.core.threshold import ibe
 
 if TYPE_CHECKING:
     from cloister.client.client import Client
 
 MAX_SECRETS = 128
+POLL_S, SETTLE_S = 0.25, 60.0
 MAX_VALUE = 64 << 10
 FOLDER = "secrets"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
+NOT_FINAL = define(
+    "client.secrets_pending",
+    ChainError,
+    check="no earlier change of the agent's secrets or epoch waits for finality",
+    remedy="wait a few blocks and set them again",
+    status=503,
+)
+RACED = define(
+    "client.secrets_raced",
+    ChainError,
+    check="the chain gave the secrets the version that they were sealed for",
+    remedy="set them again: another transaction came between, and workers cannot open these",
+    status=409,
+)
 BAD_SECRET = define(
     "client.secret_name",
     ConfigError,
@@ -71,10 +88,11 @@ def seal_secrets(
 async def set_secrets(client: Client, agent: bytes, values: Mapping[str, str]) -> SecretsSet:
     """Seal, upload, commit on chain. Replaces every secret set before. Raises CloisterError.
 
-    1. record and epochs by proof; 2. the next version; 3. seal; 4. upload; 5. the owner's transaction.
+    1. record and epochs by proof, once no change of them waits for finality; 2. the next version; 3. seal; 4. upload;
+    5. the owner's transaction; 6. the chain gave it the version that was sealed.
     """
     resolver = client.resolver
-    record = await resolver.record(agent)  # 1
+    record = await _settled(client, agent)  # 1
     version = record.secrets_version + 1  # 2
     setter = client.need_wallet().address
     at = await resolver.version(record)
@@ -82,6 +100,9 @@ async def set_secrets(client: Client, agent: bytes, values: Mapping[str, str]) -
     digest = await client.gateway.put_blob(ciphertext)  # 4
     data = encode("Agents", "setSecrets", record.token_id, digest)
     receipt = await client.send("Agents", data)  # 5
+    given = _version_given(client, receipt)  # 6
+    if given != version:
+        raise RACED(expected=f"version {version}", found=f"version {given}")
     _remember(client, agent, version, sorted(values))
     return SecretsSet(agent, digest, version, receipt.block_number)
 
@@ -100,6 +121,26 @@ async def describe_secrets(client: Client, agent: bytes) -> dict[str, Any]:
         "current": record.secrets_epoch == record.epoch,
         "names": mine if mine is not None else "set elsewhere",
     }
+
+
+async def _settled(client: Client, agent: bytes) -> AgentRecord:
+    """The proven record, when the newest block says the same of epoch and version. The newest block only delays."""
+    address = client.address("Agents")
+    for _ in range(int(SETTLE_S / POLL_S)):
+        record = await client.resolver.record(agent)
+        newest = await call(client.rpc, address, "Agents", "agent", agent)
+        if (newest["secretsVersion"], newest["epoch"]) == (record.secrets_version, record.epoch):
+            return record
+        await asyncio.sleep(POLL_S)
+    raise NOT_FINAL(expected=f"finality within {SETTLE_S:g} s", found=f"version {newest['secretsVersion']} waits")
+
+
+def _version_given(client: Client, receipt: Receipt) -> int:
+    wanted, address = to_hex(topic("Agents", "SecretsSet")), to_hex(client.address("Agents"))
+    for log in receipt.logs:
+        if str(log.get("address")).lower() == address and (log.get("topics") or [None])[0] == wanted:
+            return int(decode_event("Agents", log)[1]["version"])
+    raise RACED(expected="a SecretsSet log", found=f"{len(receipt.logs)} other logs")
 
 
 def _remember(client: Client, agent: bytes, version: int, names: list[str]) -> None:

@@ -70,10 +70,10 @@ class _Mirror:
 
 
 class Stream(_Mirror):
-    """A streamed answer: iterate over its chunks."""
+    """A streamed answer, or a list that comes in pieces: iterate over it."""
 
-    def __iter__(self) -> Iterator[bytes]:
-        inner: AsyncIterator[bytes] = self._inner.__aiter__()
+    def __iter__(self) -> Iterator[Any]:
+        inner: AsyncIterator[Any] = self._inner.__aiter__()
         while True:
             try:
                 yield _LOOP.run(_next(inner))
@@ -114,8 +114,8 @@ def _blocking(method: Any) -> Any:
 def _wrapped(value: Any) -> Any:
     if isinstance(value, AsyncAgent):
         return Agent(value)
-    return Stream(value) if isinstance(value, AsyncStream) else value
+    return Stream(value) if isinstance(value, AsyncStream) or inspect.isasyncgen(value) else value
 
 
-async def _next(iterator: AsyncIterator[bytes]) -> bytes:
+async def _next(iterator: AsyncIterator[T]) -> T:
     return await iterator.__anext__()
