@@ -165,7 +165,7 @@ class ChainWatch:
             await self._moved.wait()
 
     async def run(self, agents: Callable[[], Mapping[bytes, object]], *, every_s: float = 0.25) -> None:
-        """Refresh for ever: checkpoint, freshness, pauses (of ``agents()`` and those seen paused). Failures wait a turn."""
+        """Refresh for ever: checkpoint, freshness, pauses (``agents()`` and those seen paused). Failures wait."""
         while True:
             with contextlib.suppress(CloisterError):
                 await self.refresh()
