@@ -388,7 +388,7 @@ class PretendWorker:
         """Into the Workers contract."""
         self.world.now.workers[self.address] = self.facts(**changes)
 
-    def show(self, checkpoint: Checkpoint, **changes: Any) -> Shown:
+    def show(self, at: Checkpoint, **changes: Any) -> Shown:
         """Evidence over a binding; ``changes`` are to the binding."""
         fields: dict[str, Any] = {
             "network": self.network,
@@ -396,7 +396,7 @@ class PretendWorker:
             "node": self.address,
             "boot": self.boot,
             "config": b"\x33" * 32,
-            "checkpoint": checkpoint.block_hash,
+            "checkpoint": at.block_hash,
             "nonce": bytes(32),
             "keys": {"transport": self.transport.public},
         }

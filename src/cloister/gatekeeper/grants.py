@@ -52,7 +52,7 @@ class KeyDesk:
         """A lease and partials, or the refusal. Raises CloisterError; each outcome past the rate limit is audited.
 
         1. size and shape; 2. rate; 3. the checkpoint; 4. evidence, under the policy proven at it; 5. facts, proven
-        and newest; 6. the decision; 7. remembered; 8. signed and evaluated.
+        and newest; 6. the decision; 7. signed and evaluated; 8. remembered, then answered.
         """
         request = parse(KeysRequest.from_json, body)  # 1
         transport = request.shown.binding.keys.get(TRANSPORT)
@@ -62,7 +62,8 @@ class KeyDesk:
         self._limit.take((remote, node))  # 2
         try:
             grant = await self._decide(request)
-            answer = KeysAnswer(grant.lease, self._office.sign(grant.lease), self._partials(grant, transport))  # 8
+            answer = KeysAnswer(grant.lease, self._office.sign(grant.lease), self._partials(grant, transport))  # 7
+            self._store.record_grant(grant.lease)  # 8
         except CloisterError as error:
             self._note(request, error.code, None)
             raise
@@ -83,9 +84,7 @@ class KeyDesk:
             checkpoints=self._checkpoints.recent() | {checkpoint.block_hash},
         )
         facts = await self._facts(checkpoint, requester, request.agent)  # 5
-        grant = may_release(facts)  # 6
-        self._store.record_grant(grant.lease)  # 7
-        return grant
+        return may_release(facts)  # 6
 
     async def _facts(self, checkpoint: Checkpoint, requester: Requester, agent: bytes) -> Facts:
         at = self._chain.at(checkpoint)

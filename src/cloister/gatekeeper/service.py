@@ -96,6 +96,7 @@ class Gatekeeper:
     ) -> None:
         self.config, self.genesis, self.policy, self.keys, self.tee = config, genesis, policy, keys, tee
         self.chain, self.store = chain, Store(config.data / "state.db")
+        self._restored = restore(self.store, keys)
         self.audit = AuditLog(config.data / "audit.log")
         self.session: aiohttp.ClientSession = new_session()
         self.showing = Showing(tee, keys.address, secrets.token_bytes(32), config_hash(config))
@@ -112,7 +113,6 @@ class Gatekeeper:
         )
         self.head: Header | None = None
         self.desks: Desks | None = None
-        self._restored = restore(self.store, keys)
         self._small = RateLimit(per_s=SMALL_PER_S, burst=SMALL_BURST, clock=time.monotonic)
         self._quotes = RateLimit(per_s=EVIDENCE_PER_S, burst=EVIDENCE_BURST, clock=time.monotonic)
         self._rpcs: list[Rpc] = []
