@@ -26,7 +26,16 @@ ALLOWED: dict[str, set[str]] = {
     "gatekeeper": {"core", "chain", "fabric", "wire", "node", "evidence", "gatekeeper"},
     "gateway": {"core", "chain", "fabric", "wire", "node", "gateway"},
     "cli": {"core", "chain", "wire", "client", "cli"},
-    "devnet": {"core", "chain", "wire", "node", "client", "devnet", "sandbox"},  # spawns services, imports none
+    "devnet": {
+        "core",
+        "chain",
+        "wire",
+        "node",
+        "client",
+        "evidence",
+        "sandbox",
+        "devnet",
+    },  # spawns services, imports none
     "attestation": {"core"},
     "__init__": {"core", "client"},
 }
@@ -51,7 +60,7 @@ def our_imports(path: Path) -> list[tuple[str, bool]]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module] if node.module != "cloister" else [f"cloister.{a.name}" for a in node.names]
         for name in names:
-            if name.startswith("cloister."):
+            if name.startswith("cloister.") and not name.startswith("cloister.__"):
                 found.append((name.split(".")[1], id(node) in top))
     return found
 
