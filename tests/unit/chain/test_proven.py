@@ -162,6 +162,16 @@ async def test_what_does_not_exist_is_none_or_named(chain: TestChain) -> None:
         assert caught.value.code == "chainview.no_committee"
 
 
+async def test_a_zero_written_to_a_fresh_slot_reads_as_zero(chain: TestChain) -> None:
+    async with Rpc(chain.url) as rpc:
+        agent = await deploy_agent(chain, rpc, chain.keys[3])
+        token = await call(rpc, chain.contracts["Agents"], "Agents", "count")
+        await send(chain, rpc, chain.keys[3], "Agents", "setSecrets", token, bytes(32))
+        record = await (await state(chain, rpc)).agent(agent)
+        assert record is not None
+        assert (record.secrets_hash, record.secrets_version) == (bytes(32), 1)
+
+
 async def test_a_record_is_as_of_its_checkpoint(chain: TestChain) -> None:
     async with Rpc(chain.url) as rpc:
         agent = await deploy_agent(chain, rpc, chain.keys[3])
