@@ -230,7 +230,8 @@ class Devnet:
         if not key.exists():
             write_private(key, b"sk-devnet-" + secrets.token_hex(16).encode())
         arguments = ["--work", str(self.layout.model), "--port", str(self.ports["model"]), "--key-file", str(key)]
-        await self._spawn("model", "cloister.devnet.model", arguments, timeout=60.0)
+        one = {"OPENBLAS_NUM_THREADS": "1"}  # more threads spin for each other on a small machine
+        await self._spawn("model", "cloister.devnet.model", arguments, timeout=60.0, env=one)
 
     # --- facts ---
 
@@ -299,8 +300,10 @@ class Devnet:
         write_json(file, config)
         return await self._spawn(name, module, ["--config", str(file)], timeout=READY_TIMEOUT_S)
 
-    async def _spawn(self, name: str, module: str, arguments: list[str], *, timeout: float) -> Child:
-        child = await spawn(name, module, arguments, log_dir=self.layout.logs, timeout=timeout)
+    async def _spawn(
+        self, name: str, module: str, arguments: list[str], *, timeout: float, env: Mapping[str, str] | None = None
+    ) -> Child:
+        child = await spawn(name, module, arguments, log_dir=self.layout.logs, timeout=timeout, env=env)
         self.children[name] = child
         return child
 

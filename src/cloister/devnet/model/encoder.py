@@ -125,7 +125,8 @@ class Encoder:
         return mixed.transpose(0, 2, 1, 3).reshape(batch, width, size)
 
     def _linear(self, values: Array, name: str) -> Array:
-        result: Array = values @ self._weights[name + "weight"].T + self._weights[name + "bias"]
+        flat = values.reshape(-1, values.shape[-1]) @ self._weights[name + "weight"].T + self._weights[name + "bias"]
+        result: Array = flat.reshape(*values.shape[:-1], -1)
         return result
 
     def _norm(self, values: Array, name: str) -> Array:
