@@ -13,7 +13,6 @@ from typing import Final
 
 import msgspec
 
-from cloister.core.encoding.contexts import Context, frame
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.statements import CallerSession
 from cloister.core.envelope.certificate import KeyCertificate
@@ -30,6 +29,7 @@ from cloister.core.envelope.model import (
     encode_json,
     encode_plaintext,
     encode_record,
+    request_aad,
 )
 from cloister.core.envelope.stream import Opener
 from cloister.core.keys import hpke
@@ -123,8 +123,7 @@ class ClientSession:
         ciphertext_of_psk = self._psk.ciphertext if (not self.confirmed if with_ibe is None else with_ibe) else b""
         cert, flags = self.certificate, FLAG_IBE if ciphertext_of_psk else 0
         header = HEADER.pack(MAGIC, self._kind, flags, cert.boot, cert.id, self._enc, self._psk.id, seq)
-        aad = frame(Context.SEALED_REQUEST, header, cert.agent)
-        sealed = self._context.seal_at(seq, aad, encode_plaintext(head_bytes, body))
+        sealed = self._context.seal_at(seq, request_aad(header, cert.agent), encode_plaintext(head_bytes, body))
         salt = receipt_salt(self._context, seq)
         return SealedRequest(
             data=encode_record(header, ciphertext_of_psk, sealed),

@@ -156,7 +156,15 @@ class Record:
 
     def aad(self, agent: bytes) -> bytes:
         """What the request's AEAD authenticates besides the plaintext."""
-        return frame(Context.SEALED_REQUEST, self.header, agent)
+        return request_aad(self.header, agent)
+
+
+_REQUEST = frame(Context.SEALED_REQUEST) + HEADER.size.to_bytes(4, "big")
+
+
+def request_aad(header: bytes, agent: bytes) -> bytes:
+    """frame(SEALED_REQUEST, header 142, agent 32), written out: it is made for every request."""
+    return b"%b%b\0\0\0\x20%b" % (_REQUEST, header, agent)
 
 
 def check_headers(headers: Headers) -> None:

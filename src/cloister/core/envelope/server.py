@@ -211,8 +211,8 @@ class ServerSessions:
     def open_request(self, agent: bytes, record: bytes, now_ms: int, psk_open: PskOpen) -> OpenRequest:
         """Open one record for ``agent``. ``psk_open(certificate, ibe ciphertext)`` decrypts by the agent's call key.
 
-        The numbers are those of spec/sealed-http.md 6. Raises EnvelopeError by name; ``SealedRefusalError`` (steps 9
-        and 10) carries the sealed answer; whatever ``psk_open`` raises of CloisterError passes through.
+        The numbers are those of spec/sealed-http.md 6. Raises EnvelopeError by name; ``SealedRefusalError`` (steps 10
+        and 11) carries the sealed answer; whatever ``psk_open`` raises of CloisterError passes through.
         """
         self._now = max(self._now, now_ms)
         self._retired.forget(self._now)
@@ -222,30 +222,32 @@ class ServerSessions:
         held = self._held.get(parsed.certificate_id)
         if held is None or held.certificate.agent != agent:  # 3
             raise CERTIFICATE_UNKNOWN(expected="a certificate held now", found=to_hex(parsed.certificate_id)[:18])
-        session, psk, name = self._session(held, parsed, psk_open)  # 4, 5
-        session.window.check(parsed.seq)  # 6
+        if parsed.ibe and not compare_digest(hashlib.sha256(parsed.ibe).digest(), parsed.psk_id):  # 4
+            raise PSK_MISMATCH(expected="the hash of the ciphertext", found=to_hex(parsed.psk_id)[:18])
+        session, psk, name = self._session(held, parsed, psk_open)  # 5, 6
+        session.window.check(parsed.seq)  # 7
         try:
-            plaintext = session.context.open_at(parsed.seq, parsed.aad(agent), parsed.ciphertext)  # 7
+            plaintext = session.context.open_at(parsed.seq, parsed.aad(agent), parsed.ciphertext)  # 8
         except SealError:
             raise NOT_AUTHENTIC(expected="a request sealed to this certificate", found="other bytes") from None
         session.window.mark(parsed.seq)
         if psk is not None:
             self._remember(held, parsed, name, session, psk)
-        return self._opened(session, parsed, plaintext)  # 8, 9, 10
+        return self._opened(session, parsed, plaintext)  # 9, 10, 11
 
     def _session(self, held: _Held, parsed: Record, psk_open: PskOpen) -> tuple[_Session, bytes | None, bytes]:
-        """Steps 4 and 5: the session that the record names, or a new one with the psk to remember if it opens."""
+        """Steps 5 and 6: the session that the record names, or a new one with the psk to remember if it opens."""
         name = parsed.certificate_id + parsed.enc + parsed.psk_id
         session = self._sessions.get(name)
         if session is not None and parsed.kind != KIND_ONE_SHOT:
             self._sessions.move_to_end(name)
             return session, None, name
         served = self._retired.get(parsed.enc)
-        if served is not None or session is not None:  # 4
+        if served is not None or session is not None:  # 5
             error = SESSION_EXPIRED if served is False else REPLAY
             raise error(expected="a context that is not over", found=to_hex(parsed.enc)[:18])
         self._retired.need_room(2)
-        psk = self._psk(held, parsed, psk_open)  # 5
+        psk = self._psk(held, parsed, psk_open)  # 6
         context = held.recipient.context(parsed.enc, psk=psk, psk_id=parsed.psk_id)
         return _Session(held.certificate, context), psk, name
 
@@ -256,8 +258,6 @@ class ServerSessions:
             return known
         if not parsed.ibe:
             raise PSK_UNKNOWN(expected="a known psk or its IBE ciphertext", found=to_hex(parsed.psk_id)[:18])
-        if not compare_digest(hashlib.sha256(parsed.ibe).digest(), parsed.psk_id):
-            raise PSK_MISMATCH(expected="the hash of the ciphertext", found=to_hex(parsed.psk_id)[:18])
         psk = psk_open(held.certificate, parsed.ibe)
         if len(psk) != PSK_SIZE:
             raise PSK_MISMATCH(expected=f"{PSK_SIZE} bytes", found=f"{len(psk)} bytes")
@@ -276,14 +276,14 @@ class ServerSessions:
             self._retired.add(oldest[32:64], gone.horizon, one_shot=False)
 
     def _opened(self, session: _Session, parsed: Record, plaintext: bytes) -> OpenRequest:
-        head_bytes, body = split_plaintext(plaintext)  # 8
+        head_bytes, body = split_plaintext(plaintext)  # 9
         if len(body) > self._limits.body:
             raise TOO_LARGE(expected=f"a body of at most {self._limits.body} bytes", found=f"{len(body)} bytes")
         head = decode_request_head(head_bytes)
         responder = Responder(session.context, parsed.seq, bytes.fromhex(head.request_id[2:]), self._rng)
         try:
-            self._check_deadline(head, session)  # 9
-            caller = self._caller(head.caller, session)  # 10
+            self._check_deadline(head, session)  # 10
+            caller = self._caller(head.caller, session)  # 11
         except CloisterError as error:
             raise SealedRefusalError(error, responder.error(error)) from None
         if parsed.kind == KIND_ONE_SHOT:
@@ -298,7 +298,7 @@ class ServerSessions:
         session.horizon = max(session.horizon, head.deadline_ms)
 
     def _caller(self, given: Caller | None, session: _Session) -> VerifiedCaller | None:
-        """Step 10: the caller that this session belongs to, verified once."""
+        """Step 11: the caller that this session belongs to, verified once."""
         caller = session.caller if given is None else self._verified(given, session)
         if caller is not None and caller.expiry * 1000 <= self._now:
             raise BAD_CALLER(expected="an expiry ahead", found=f"{caller.expiry} (Unix seconds)")

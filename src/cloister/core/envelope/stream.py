@@ -38,6 +38,7 @@ from cloister.core.receipts.commitments import response_commitment
 RAND_SIZE: Const = 32
 _PREFIX: Const = 5
 _MAX_INDEX: Const = 1 << 32
+_RESPONSE: Const = frame(Context.SEALED_RESPONSE) + b"\0\0\0\x08"
 
 TRUNCATED = define(
     "envelope.truncated",
@@ -99,9 +100,9 @@ class _Cipher:
     __slots__ = ("_aad", "_aead")
 
     def __init__(self, context: hpke.Context, seq: int, request_id: bytes, rand: bytes) -> None:
-        number = seq.to_bytes(8, "big")
-        self._aead = AESGCM(context.export(frame(Context.SEALED_RESPONSE, number, rand), 32))
-        self._aad = frame(Context.SEALED_RESPONSE, number, request_id) + b"\0\0\0\x08"
+        start = _RESPONSE + seq.to_bytes(8, "big")  # frame(SEALED_RESPONSE, seq, …), written out: once per answer
+        self._aead = AESGCM(context.export(b"%b\0\0\0\x20%b" % (start, rand), 32))
+        self._aad = b"%b\0\0\0\x10%b\0\0\0\x08" % (start, request_id)
 
     def seal(self, index: int, last: int, data: bytes) -> bytes:
         text = self._aead.encrypt(index.to_bytes(12, "big"), data, self._bound(index, last))

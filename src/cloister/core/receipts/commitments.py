@@ -10,10 +10,12 @@ import msgspec
 from cloister.core.encoding.contexts import Context, digest, frame
 from cloister.core.keys.hpke import Context as SealedContext
 
+_SALT = frame(Context.RECEIPT) + b"\0\0\0\x08"
+
 
 def receipt_salt(context: SealedContext, seq: int) -> bytes:
     """The salt of request ``seq`` in its sealed context: caller and worker know it, nobody else. 32 bytes."""
-    return context.export(frame(Context.RECEIPT, seq.to_bytes(8, "big")), 32)
+    return context.export(_SALT + seq.to_bytes(8, "big"), 32)  # frame(RECEIPT, seq)
 
 
 def request_commitment(salt: bytes, head: bytes, body: bytes) -> bytes:
