@@ -28,7 +28,7 @@ from cloister.wire.committee import Committee
 
 ROOT = Path(__file__).parents[4]
 DOCUMENTS = ("README.md", "docs/threat-model.md", "docs/limitations.md", "docs/decisions/README.md")
-QUESTIONS = ("What can a worker that was broken still read?", "How does pausing an agent take effect?")
+QUESTIONS = ("Does the devnet run on real TEE hardware?", "What happens if a node's data folder is copied elsewhere?")
 
 
 class Demo:
@@ -110,7 +110,7 @@ class Demo:
         for report in reports:
             for step in report.steps:
                 expect(step.ok, step.check, f"{step.code}: {step.found}")
-                self.screen.good(f"{step.code}: {step.check}")
+                self.screen.good(f"{report.subject.split(' ')[0]:<9} {step.expected}")
         return reports
 
     async def attack(self) -> list[str]:
