@@ -7,6 +7,12 @@ __all__ = ["main"]
 
 def main() -> None:
     """Entry point of the ``cloister`` program."""
+    import os
+
     from cloister.cli.app import app
 
+    if "_CLOISTER_COMPLETE" in os.environ:
+        from typer.completion import completion_init
+
+        completion_init()
     app(prog_name="cloister")

@@ -1,0 +1,64 @@
+"""A served fake network at the machine's own time, and a runner that speaks to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cloister.cli.app import app
+from support.fake_gateway import FakeGateway, FakeWorker, serving
+from support.fake_world import World
+
+Run = Callable[..., Result]
+
+
+@dataclass
+class CliNet:
+    """The network behind the commands."""
+
+    world: World
+    gateway: FakeGateway
+    workers: list[FakeWorker]
+    agent: bytes
+    home: Path
+
+    @property
+    def options(self) -> list[str]:
+        """Global options that name and pin it."""
+        return ["--gateway", self.gateway.url, "--fingerprint", self.world.network.fingerprint()]
+
+
+@pytest.fixture(autouse=True)
+def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CLOISTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture
+def cli_net(tmp_path: Path) -> Iterator[CliNet]:
+    """A network with one agent on two workers."""
+    world = World(now=int(time.time()))
+    agent = world.set_agent()
+    workers = [FakeWorker(world, "one", "intel"), FakeWorker(world, "two", "amd")]
+    gateway = FakeGateway(world, workers)
+    world.mine()
+    gateway.offer(agent)
+    with serving(gateway):
+        yield CliNet(world, gateway, workers, agent, tmp_path / "home")
+
+
+@pytest.fixture
+def run() -> Run:
+    """``run("wallet", "list", input="…")``: a result with exit code, stdout, stderr."""
+
+    def go(*args: str, input: str | None = None, net: Any = None) -> Result:
+        return CliRunner().invoke(app, [*(net.options if net else []), *args], input=input)
+
+    return go
