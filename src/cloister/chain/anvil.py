@@ -7,11 +7,13 @@ their reasons are in docs/decisions/chain-toolchain.md.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -109,7 +111,12 @@ class Anvil:
         log = self.state.with_suffix(".log").open("ab")
         with log:
             self._process = subprocess.Popen(
-                line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_quiet(self.state)
+                line,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_quiet(self.state),
+                preexec_fn=_die_with_parent,
             )
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -173,6 +180,11 @@ def _fetch(cache_dir: Path) -> None:
     done = subprocess.run(line, check=False, capture_output=True, env=env, timeout=300)
     if done.returncode:
         raise NO_ANVIL(expected="the package to be fetched", found=done.stderr.decode(errors="replace")[-200:])
+
+
+def _die_with_parent() -> None:
+    """In the child before exec: the kernel ends it when its parent dies, however that happens (prctl PDEATHSIG)."""
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
 
 
 def _quiet(state: Path) -> dict[str, str]:
