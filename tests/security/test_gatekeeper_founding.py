@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cloister.core.attestation.model import measurement_id
 from cloister.core.errors import CloisterError
 from cloister.core.policy.release import vendor_class_id
 from cloister.core.threshold.dkg import Dealing
@@ -17,6 +18,7 @@ from cloister.devnet.layout import free_ports
 from cloister.gatekeeper.founding import dealing_digest
 from cloister.gatekeeper.peers import verify_peer
 from cloister.wire.ask import ask, new_session
+from cloister.wire.messages import Shown
 from support.gatekeepers import GATEKEEPER_IMAGE, WORKER_IMAGE, Seat, World, node_keys, policy, turn_all
 
 
@@ -84,8 +86,6 @@ def worker_image(cast: Cast) -> None:
 
 def listed_later(cast: Cast) -> None:
     image = b"\x78" * 48
-    from cloister.core.attestation.model import measurement_id
-
     cast.world.now.listed[measurement_id("gatekeeper", image)] = cast.world.headers[-1].number
     _swap_tee(cast, image)
 
@@ -127,13 +127,11 @@ async def test_evidence_of_a_worker_is_no_gatekeepers(cast: Cast) -> None:
     show = member.showing.show
 
     async def as_worker(*args: Any) -> Any:
-        from cloister.wire.messages import Shown
-
         honest = await show(*args)
         binding = dataclasses.replace(honest.binding, role="worker")
         return Shown(await member.tee.quote(binding.report_data()), binding)
 
-    member.showing.show = as_worker  # type: ignore[method-assign]
+    member.showing.show = as_worker  # type: ignore[method-assign, assignment]
     with pytest.raises(CloisterError) as caught:
         await _verify(cast, cast.seats[0])
     assert caught.value.code == "attestation.role"
@@ -155,7 +153,7 @@ async def test_a_recorded_answer_to_another_nonce_is_refused(cast: Cast) -> None
     async def replay(*_: Any) -> Any:
         return recorded
 
-    member.showing.show = replay  # type: ignore[method-assign]
+    member.showing.show = replay  # type: ignore[method-assign, assignment]
     with pytest.raises(CloisterError) as caught:
         await _verify(cast, cast.seats[0])
     assert caught.value.code == "attestation.nonce"
@@ -231,7 +229,7 @@ async def test_a_folder_that_was_copied_is_refused_by_name(cast: Cast, tmp_path:
     copy = tmp_path / "copy"
     shutil.copytree(cast.seats[0].folder, copy)
     changed = {"machine": "machine 99"} if moved == "to another machine" else {"image": b"\x01" * 48}
-    thief = dataclasses.replace(cast.seats[0].tee, **changed)  # type: ignore[arg-type]
+    thief = dataclasses.replace(cast.seats[0].tee, **changed)
     with pytest.raises(CloisterError) as caught:
         node_keys(copy, thief)
     assert caught.value.code == "node.foreign_folder"

@@ -266,9 +266,8 @@ def replaced(part: str) -> Callable[[Stage], KeysRequest]:
 
     def make(stage: Stage) -> KeysRequest:
         honest = stage.request()
-        binding = dataclasses.replace(honest.shown.binding, **{part: b"\x09" * (20 if part == "node" else 32)})
-        if part == "network":
-            binding = dataclasses.replace(honest.shown.binding, network=b"\x09" * 32)
+        changes: dict[str, Any] = {part: b"\x09" * (20 if part == "node" else 32)}
+        binding = dataclasses.replace(honest.shown.binding, **changes)
         return dataclasses.replace(honest, shown=Shown(honest.shown.evidence, binding))
 
     return make

@@ -153,7 +153,7 @@ class Crash(BaseException):
 
 def crashing(real: Callable[..., Any], wanted: str, *, after: bool) -> Callable[..., Any]:
     """``real``, but it dies once at the call named ``wanted``."""
-    fired = []
+    fired: list[str] = []
 
     def call(name: str, *args: Any) -> Any:
         if name == wanted and not fired and not after:
@@ -169,7 +169,7 @@ def crashing(real: Callable[..., Any], wanted: str, *, after: bool) -> Callable[
 
 
 def crashing_async(real: Callable[..., Any], wanted: str, *, after: bool) -> Callable[..., Any]:
-    fired = []
+    fired: list[str] = []
 
     async def call(name: str, *args: Any) -> Any:
         if name == wanted and not fired and not after:

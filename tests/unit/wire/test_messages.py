@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -101,7 +102,8 @@ def test_a_field_of_another_type_is_refused(name: str) -> None:
     for path in paths(plain):
         if FREE_TEXT & set(path) or (path == ("network",) and name.startswith("info")) or path == ("head",):
             continue
-        for new in (1.5, [[]], "0xZZ", -1):
+        wrong: tuple[Any, ...] = (1.5, [[]], "0xZZ", -1)
+        for new in wrong:
             with pytest.raises(CloisterError):
                 kind.from_json(with_value(plain, path, new))
 
@@ -114,12 +116,13 @@ def test_a_missing_or_extra_field_is_refused(name: str) -> None:
             kind.from_json({k: v for k, v in plain.items() if k != field})
     with pytest.raises(CloisterError):
         kind.from_json({**plain, "more": 1})
-    for other in (None, [], "text", 5):
+    others: tuple[Any, ...] = (None, [], "text", 5)
+    for other in others:
         with pytest.raises(CloisterError):
             kind.from_json(other)
 
 
-LISTS = {
+LISTS: dict[str, Callable[[], object]] = {
     "signatures": lambda: messages.signed_from_json(
         Checkpoint, {"statement": POINTS.to_json(), "signatures": ["0x"] * 65}
     ),
