@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -55,6 +54,8 @@ _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]{1,256}")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,16384}")
 _IDEM = re.compile(r"[\x20-\x7e]{1,128}")
 _REQUEST_ID = re.compile(r"0x[0-9a-f]{32}")
+_LINE = re.compile(rf"{_REQUEST_ID.pattern} {_METHOD.pattern} {_PATH.pattern}")
+_LINES = re.compile(rf"(?:{_NAME.pattern}\0{_VALUE.pattern}\n)*")
 
 
 class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,9 +101,11 @@ class RequestHead(
         """Itself. Raises EnvelopeError (envelope.head) unless every field is within its form."""
         if self.version != 1:
             raise BAD_HEAD(expected="version 1", found=str(self.version))
-        _match(_REQUEST_ID, "request id", self.request_id)
-        _match(_METHOD, "method", self.method)
-        _match(_PATH, "path", self.path)
+        if not _LINE.fullmatch(f"{self.request_id} {self.method} {self.path}"):  # no part may hold a space
+            _match(_REQUEST_ID, "request id", self.request_id)
+            _match(_METHOD, "method", self.method)
+            _match(_PATH, "path", self.path)
+            raise BAD_HEAD(expected="a request id, a method and a path", found="something else")
         if not 0 <= self.deadline_ms < 1 << 53:
             raise BAD_HEAD(expected="a deadline in Unix milliseconds", found=str(self.deadline_ms)[:40])
         if self.idempotency_key is not None:
@@ -140,8 +143,7 @@ class WireFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     error: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """A parsed request record. ``header`` is what the AAD covers; ``ibe`` is empty when it was not sent."""
 
     header: bytes
@@ -171,11 +173,16 @@ def check_headers(headers: Headers) -> None:
     """Raise EnvelopeError unless names are lower-case tokens and values printable Latin-1 (no line breaks)."""
     if len(headers) > MAX_HEADERS:
         raise BAD_HEAD(expected=f"at most {MAX_HEADERS} headers", found=str(len(headers)))
+    text = "".join([f"{name}\0{value}\n" for name, value in headers])
+    count = len(headers)
+    if text.count("\0") == count and text.count("\n") == count and _LINES.fullmatch(text):  # one match for all
+        return
     for name, value in headers:
         if not _NAME.fullmatch(name):
             raise BAD_HEAD(expected="header names as lower-case tokens", found=repr(name)[:80])
         if not _VALUE.fullmatch(value):
             raise BAD_HEAD(expected=f"a printable value of header {name}", found="other characters or over 16 KiB")
+    raise BAD_HEAD(expected="headers within their form", found="others")
 
 
 def encode_record(header: bytes, ibe: bytes, ciphertext: bytes) -> bytes:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hmac import compare_digest
 from typing import Final
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from cloister.core.encoding.hexes import need_bytes, to_hex
@@ -139,8 +140,7 @@ class _Session:
     caller: VerifiedCaller | None = None
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class OpenRequest:
+class OpenRequest(msgspec.Struct, frozen=True):
     """An authentic request. ``session_id`` is the sender's enc (32 bytes); ``responder`` seals the answer."""
 
     head: RequestHead
@@ -152,6 +152,9 @@ class OpenRequest:
     seq: int
     head_bytes: bytes
     salt: bytes
+
+    def __repr__(self) -> str:
+        return f"OpenRequest({self.head.request_id})"
 
     def commitment(self) -> bytes:
         """The receipt's salted commitment to the request. 32 bytes."""

@@ -147,6 +147,8 @@ class Responder:
         self._need(started=True)
         self._hash.update(data)
         self.body_bytes += len(data)
+        if 0 < len(data) <= MAX_CHUNK:
+            return self._next(data, 0)
         pieces = (data[at : at + MAX_CHUNK] for at in range(0, len(data), MAX_CHUNK))
         return b"".join(self._next(piece, 0) for piece in pieces)
 

@@ -8,6 +8,7 @@ costs one X25519 exchange and eight HMACs. The library's own HPKE has neither co
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from hmac import digest as _hmac
 from typing import Final
 
@@ -68,6 +69,30 @@ def _expand(prk: bytes, label: bytes, info: bytes, size: int, suite: bytes = _SU
     return out[:size]
 
 
+_INNER = bytes(x ^ 0x36 for x in range(256))
+_OUTER = bytes(x ^ 0x5C for x in range(256))
+
+
+class _Exporter:
+    """HMAC-SHA256 under one key, with the two padded-key blocks hashed once: a third of the time per export."""
+
+    __slots__ = ("_inner", "_outer", "_secret")
+
+    def __init__(self, secret: bytes) -> None:
+        block = secret.ljust(64, b"\0")
+        self._secret = secret
+        self._inner, self._outer = sha256(block.translate(_INNER)), sha256(block.translate(_OUTER))
+
+    def expand(self, info: bytes, size: int) -> bytes:
+        """LabeledExpand under the label "sec"."""
+        if size > 32:
+            return _expand(self._secret, b"sec", info, size)
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(b"%b%bsec%b\x01" % (size.to_bytes(2, "big"), _SUITE, info))
+        outer.update(inner.digest())
+        return outer.digest()[:size]
+
+
 _NO_PSK_ID = _extract(b"", b"psk_id_hash", b"")
 
 
@@ -79,7 +104,7 @@ class Context:
     def __init__(self, key: bytes, base_nonce: bytes, exporter: bytes) -> None:
         self._aead = AESGCM(key)
         self._base_nonce = int.from_bytes(base_nonce, "big")
-        self._exporter = exporter
+        self._exporter = _Exporter(exporter)
 
     def __repr__(self) -> str:
         return "Context(secret)"
@@ -99,7 +124,7 @@ class Context:
         """``length`` secret bytes for this context text (RFC 9180 section 5.3)."""
         if not 0 < length <= MAX_EXPORT:
             raise ValueError(f"export length {length} is not in 1..{MAX_EXPORT}")
-        return _expand(self._exporter, b"sec", exporter_context, length)
+        return self._exporter.expand(exporter_context, length)
 
     def _nonce(self, seq: int) -> bytes:
         if seq < 0 or seq >> 64:

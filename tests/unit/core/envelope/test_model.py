@@ -102,6 +102,11 @@ BAD_HEADS: dict[str, dict[str, Any]] = {
     "an upper-case header name": {"headers": (("X-A", "1"),)},
     "an empty header name": {"headers": (("", "1"),)},
     "a header name with a colon": {"headers": (("a:", "1"),)},
+    "a header name with the separators of the check": {"headers": (("a\0b\nc", "1"),)},
+    "a header value with the separators of the check": {"headers": (("a", "1\nb\0002"),)},
+    "two headers that look like other two": {"headers": (("a", "1\n"), ("b\0c", "2"))},
+    "a method with a space and a path": {"method": "GET /x", "path": "/y"},
+    "a request id that holds the method": {"request_id": "0x" + "00" * 16 + " GET", "method": "X"},
     "a header value with a line break": {"headers": (("a", "1\r\nx: 2"),)},
     "a header value with a zero byte": {"headers": (("a", "\0"),)},
     "a header value beyond Latin-1": {"headers": (("a", "€"),)},
@@ -121,6 +126,32 @@ def test_heads_refused_for(sentence: str) -> None:
         bad.check()
     with pytest.raises(CloisterError):
         model.decode_request_head(msgspec.json.encode(bad))
+
+
+TEXTS = st.text(st.sampled_from("ab-:\0\n\t \r\x7fé€A"), max_size=4)
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS), max_size=4))
+def test_the_one_match_for_all_headers_says_what_each_alone_would_say(headers: list[tuple[str, str]]) -> None:
+    good = all(model._NAME.fullmatch(n) and model._VALUE.fullmatch(v) for n, v in headers)
+    try:
+        model.check_headers(tuple(headers))
+    except CloisterError:
+        assert not good
+    else:
+        assert good
+
+
+@given(TEXTS, TEXTS, TEXTS)
+def test_the_one_match_for_the_first_line_says_what_each_part_would_say(rid: str, method: str, path: str) -> None:
+    parts = {"request_id": "0x" + "00" * 16 + rid, "method": "GET" + method, "path": "/" + path}
+    good = not rid and model._METHOD.fullmatch(parts["method"]) and model._PATH.fullmatch(parts["path"])
+    try:
+        head(**parts).check()
+    except CloisterError:
+        assert not good
+    else:
+        assert good
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,14 @@ def test_the_response_commitment_is_over_canonical_headers(
         return
     body_hash = hashlib.sha256(body).digest()
     canonical = jcs.encode([list(pair) for pair in headers])
-    expected = digest(Context.RECEIPT_RESPONSE, b"salt", status.to_bytes(2, "big"), canonical, body_hash)
-    assert response_commitment(b"salt", status, headers, body_hash) == expected
+    expected = digest(Context.RECEIPT_RESPONSE, b"s" * 32, status.to_bytes(2, "big"), canonical, body_hash)
+    assert response_commitment(b"s" * 32, status, headers, body_hash) == expected
+
+
+@given(B32, st.binary(max_size=300), st.binary(max_size=300))
+def test_the_request_commitment_is_the_digest_of_its_parts(salt: bytes, first: bytes, body: bytes) -> None:
+    expected = digest(Context.RECEIPT_REQUEST, salt, first, hashlib.sha256(body).digest())
+    assert request_commitment(salt, first, body) == expected
 
 
 def test_commitments_depend_on_salt_head_and_body() -> None:
