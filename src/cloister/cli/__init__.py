@@ -12,7 +12,7 @@ def main() -> None:
     from cloister.cli.app import app
 
     if "_CLOISTER_COMPLETE" in os.environ:
-        from typer.completion import completion_init
+        from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
     app(prog_name="cloister")
