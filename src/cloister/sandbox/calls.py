@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
 from cloister.core.errors import CloisterError
@@ -102,7 +102,7 @@ class Call:
             self.head.exception()  # seen: a caller that has gone away is no unhandled error
         self._wake()
 
-    async def body(self, done: Callable[[Call], None]) -> AsyncIterator[bytes]:
+    async def body(self, done: Callable[[Call], None]) -> AsyncGenerator[bytes, None]:
         """Chunks in order. Raises the request's error after the chunks that came before it."""
         try:
             while True:

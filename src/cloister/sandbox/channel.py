@@ -178,7 +178,7 @@ class Channel(asyncio.Protocol):
             self._on_lost()
 
     def data_received(self, data: bytes) -> None:
-        """asyncio: bytes from the harness."""
+        """asyncio: bytes from the harness. Border: whatever they provoke ends this agent, not the event loop."""
         if self._dead is not None:
             return
         try:
@@ -188,6 +188,8 @@ class Channel(asyncio.Protocol):
                     return
         except CloisterError as error:
             self.die(error)
+        except Exception as error:
+            self.die(PROTOCOL(expected="frames that this worker can read", found=type(error).__name__))
 
     # -- from the agent
 
@@ -247,10 +249,10 @@ class Channel(asyncio.Protocol):
     def _on_log(self, number: int, payload: bytes) -> None:
         fields = load_object(payload)
         level, text = fields.get("level"), fields.get("text")
-        if level not in _LEVELS or not isinstance(text, str):
+        if not isinstance(level, str) or level not in _LEVELS or not isinstance(text, str):
             raise PROTOCOL(expected="LOG with level and text", found="other fields")
         call = self._calls.get(number)
-        self.log(call.request_id if call else None, str(level), text)
+        self.log(call.request_id if call else None, level, text)
 
     def log(self, request_id: str | None, level: str, text: str) -> None:
         """Pass a line to the owner's log while the budget lasts. Raises SandboxError for a flood far beyond it."""

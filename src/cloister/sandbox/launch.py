@@ -17,6 +17,7 @@ from cloister.sandbox.errors import CRASHED, MEMORY
 from cloister.sandbox.namespaces import Launched
 
 _TAIL: Final = 4 << 10
+_TELL_S: Final = 2.0
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _MEMORY_MARKS: Final = (b"out of memory", b"memory allocation of", b"heap limit", b"Allocation failed", b"OOM")
 
@@ -37,7 +38,9 @@ class Watched:
         self._stderr = stderr.fileno()
         os.set_blocking(self._stderr, False)
         os.set_blocking(info_fd, False)
+        self._doomed = self._told = False
         self._pidfd = os.pidfd_open(launched.process.pid)
+        self._loop.add_reader(info_fd, self._hear)
         self._loop.add_reader(self._stderr, self._drain)
         self._loop.add_reader(self._pidfd, self._reap)
 
@@ -47,7 +50,20 @@ class Watched:
         return not self.exited.done()
 
     def kill(self) -> None:
-        """SIGKILL to the agent and to its bubblewrap. Idempotent."""
+        """SIGKILL to the agent and to its bubblewrap. Idempotent.
+
+        A bubblewrap that dies before it has released its child leaves that child behind, waiting. So the kill waits
+        for the child's number, which comes first, unless that takes too long.
+        """
+        if self._doomed or not self.alive:
+            return
+        self._doomed = True
+        if self._told:
+            self._kill_now()
+        else:
+            self._loop.call_later(_TELL_S, self._kill_now)
+
+    def _kill_now(self) -> None:
         if self.alive:
             for pidfd in self._pidfds():
                 with contextlib.suppress(ProcessLookupError):
@@ -55,9 +71,8 @@ class Watched:
 
     def usage(self) -> tuple[int, int]:
         """CPU microseconds so far and resident bytes now (the last known after the end)."""
-        inner = self._agent() if self.alive else None
-        if inner is not None:
-            pid = inner[0]
+        if self.alive and self._inner is not None:
+            pid = self._inner[0]
             with contextlib.suppress(OSError, IndexError):
                 # The CPU clock of another process: (~pid << 3) | CPUCLOCK_SCHED, clock_getcpuclockid(3).
                 self._cpu_us = time.clock_gettime_ns((~pid << 3) | 2) // 1000
@@ -73,19 +88,23 @@ class Watched:
                 return CRASHED(expected="a living process", found=f"{signal.Signals(code - 128).name}")
         return CRASHED(expected="a living process", found=f"exit code {code}")
 
-    def _agent(self) -> tuple[int, int] | None:
-        """(process id, pidfd) of the agent itself, as bubblewrap reports it; None until it has."""
-        if self._inner is None:
-            with contextlib.suppress(OSError, ValueError):
-                self._info += os.read(self._info_fd, 4096)
+    def _hear(self) -> None:
+        """Learn the agent's process id from bubblewrap: {"child-pid": N, ...}, written before the agent runs."""
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(self._info_fd, 4096)
+            self._info += data
+            with contextlib.suppress(ValueError, KeyError, ProcessLookupError):
                 pid = int(json.loads(self._info)["child-pid"])
                 self._inner = pid, os.pidfd_open(pid)
-        return self._inner
+            if not data or self._inner is not None:
+                self._told = True
+                self._loop.remove_reader(self._info_fd)
+                if self._doomed:
+                    self._kill_now()
 
     def _pidfds(self) -> Iterator[int]:
-        inner = self._agent()
-        if inner is not None:
-            yield inner[1]
+        if self._inner is not None:
+            yield self._inner[1]
         yield self._pidfd
 
     def _drain(self) -> None:
@@ -103,6 +122,7 @@ class Watched:
     def _reap(self) -> None:
         self.usage()
         self._loop.remove_reader(self._pidfd)
+        self._loop.remove_reader(self._info_fd)
         # The usage of bubblewrap includes the agent that it waited for: what a crash cost is counted too.
         _, status, used = os.wait4(self._process.pid, 0)
         code = self._process.returncode = os.waitstatus_to_exitcode(status)

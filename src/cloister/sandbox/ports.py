@@ -69,6 +69,16 @@ class AgentResponseHead:
     headers: Headers
 
 
+class Chunks(Protocol):
+    """A response body, in order. Always ``aclose`` it: before the end that tells the agent that nobody waits."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """The chunks. Raises SandboxError where the body breaks off."""
+
+    async def aclose(self) -> None:
+        """Done reading, or not interested any more. Idempotent."""
+
+
 class HostCalls(Protocol):
     """Calls from agent code into the worker, per request. ``call`` gets a name such as "state.get" and JSON-ready
     arguments (bytes as base64 text) and returns a JSON-ready value; it raises CloisterError to refuse."""
@@ -83,7 +93,7 @@ class HostCalls(Protocol):
 class AgentProcess(Protocol):
     """A running sandbox of one agent."""
 
-    async def fetch(self, request: AgentRequest) -> tuple[AgentResponseHead, AsyncIterator[bytes]]:
+    async def fetch(self, request: AgentRequest) -> tuple[AgentResponseHead, Chunks]:
         """Run one request; raises SandboxError by name (deadline, memory, crashed, too large)."""
 
     async def close(self) -> None:
@@ -102,6 +112,9 @@ class Sandbox(Protocol):
 
     async def start(self, spec: AgentSpec, host: HostCalls) -> AgentProcess:
         """Start one agent. Raises SandboxError (sandbox.start, sandbox.bundle, ...)."""
+
+    async def close(self) -> None:
+        """Stop every agent and remove what they left."""
 
     @classmethod
     def check_machine(cls, work: Path) -> list[dict[str, Any]]:

@@ -15,8 +15,9 @@ from support.sandbox_kit import children, mounts, network_namespaces
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def sandbox(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DenoSandbox]:
     work: Path = tmp_path_factory.mktemp("sandbox")
-    before = children(), mounts(), network_namespaces()
+    before = children(), network_namespaces()
     async with DenoSandbox(work) as sandbox:
         yield sandbox
-    assert (children(), mounts(), network_namespaces()) == before, "no process, mount or namespace outlives the sandbox"
+        assert str(work) not in mounts(), "a sandbox mounts nothing where others see it"
+    assert (children(), network_namespaces()) == before, "no process and no namespace outlives the sandbox"
     assert [path.name for path in work.iterdir()] == ["deno.lock"], "no file outlives the sandbox"

@@ -9,6 +9,7 @@ import pytest
 from cloister.core.errors import SandboxError
 from cloister.sandbox import machine
 from cloister.sandbox.deno import DenoSandbox
+from cloister.sandbox.errors import MACHINE
 
 
 def test_every_need_is_one_row_with_what_was_found(tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_every_need_is_one_row_with_what_was_found(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_said_with_a_hint_and_never_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(name: str) -> Path:
-        raise machine.MACHINE(expected=f"the program {name}", found="nothing of that name")
+        raise MACHINE(expected=f"the program {name}", found="nothing of that name")
 
     monkeypatch.setattr(machine, "find_tool", nothing)
     rows = {row["name"]: row for row in machine.check_machine(tmp_path)}
@@ -53,7 +54,7 @@ def test_an_unknown_program_is_refused_by_name() -> None:
 
 
 def test_another_processor_is_refused_because_the_filter_is_written_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
     with pytest.raises(SandboxError) as caught:
         machine.find_tools()
     assert caught.value.found == "aarch64"

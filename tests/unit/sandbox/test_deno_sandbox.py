@@ -71,7 +71,10 @@ const routes = {
     globalThis.aborted = ctx.signal.reason.name;
     return new Response("late");
   },
-  aborted: async () => { await new Promise((r) => setTimeout(r, 5)); return new Response(globalThis.aborted ?? "none"); },
+  async aborted() {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    return new Response(globalThis.aborted ?? "none");
+  },
   async after(request, ctx) {
     setTimeout(() => ctx.state.put("late", 1).catch((error) => { globalThis.late = error.message; }), 5);
     return new Response("ok");

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -122,44 +121,38 @@ async def test_requests_are_written_with_head_and_body() -> None:
     assert (head["method"], head["path"], head["caller"]) == ("POST", "/x?y=1", {"address": "0x01"})
 
 
-VIOLATIONS: dict[str, Callable[[Bench, Call], None]] = {
-    "a second READY": lambda b, c: b.feed(Kind.READY, 0),
-    "FAILED after READY": lambda b, c: b.feed(Kind.FAILED, 0, {"kind": "Error"}),
-    "a head for a request that never was": lambda b, c: b.feed(Kind.HEAD, 99, HEAD),
-    "a head for request zero": lambda b, c: b.feed(Kind.HEAD, 0, HEAD),
-    "a chunk before the head": lambda b, c: b.feed(Kind.CHUNK, c.number, b"x"),
-    "an end before the head": lambda b, c: b.feed(Kind.END, c.number),
-    "a second head": lambda b, c: [b.feed(Kind.HEAD, c.number, HEAD) for _ in range(2)] and None,
-    "a frame after the end": lambda b, c: (
-        [b.feed(*f) for f in ((Kind.HEAD, c.number, HEAD), (Kind.END, c.number), (Kind.CHUNK, c.number, b"x"))] and None
-    ),
-    "a head that is no object": lambda b, c: b.feed(Kind.HEAD, c.number, b"[]"),
-    "a head that is no JSON": lambda b, c: b.feed(Kind.HEAD, c.number, b"\xff"),
-    "a response whose head is longer than its frame": lambda b, c: b.feed(Kind.RESPONSE, c.number, b"\xff\xff\xff\xff"),
-    "an empty whole response": lambda b, c: b.feed(Kind.RESPONSE, c.number, b""),
-    "PONG alone": lambda b, c: b.feed(Kind.PONG, c.number),
-    "an error without fields": lambda b, c: b.feed(Kind.ERROR, c.number, b"1"),
-    "a log line of an unknown level": lambda b, c: b.feed(Kind.LOG, 0, {"level": "fatal", "text": "x"}),
-    "a log line without text": lambda b, c: b.feed(Kind.LOG, 0, {"level": "info", "text": 7}),
-    "a host call without a name": lambda b, c: b.feed(Kind.HOST_CALL, c.number, {"call": 1, "args": {}}),
-    "a host call whose arguments are a list": lambda b, c: b.feed(
-        Kind.HOST_CALL, c.number, {"call": 1, "name": "state.get", "args": []}
-    ),
-    "a host call of a request that is not open": lambda b, c: b.feed(
-        Kind.HOST_CALL, 55, {"call": 1, "name": "state.get", "args": {}}
-    ),
-    "too many host calls at once": lambda b, c: (
-        [
-            b.feed(Kind.HOST_CALL, c.number, {"call": i, "name": "state.get", "args": {"key": "k"}})
-            for i in range(MAX_HOST_CALLS + 1)
-        ]
-        and None
-    ),
-    "an unknown frame type": lambda b, c: b.feed(77, c.number, b""),
-    "a frame that only the worker sends": lambda b, c: b.feed(Kind.INIT, 0, {}),
-    "a log flood": lambda b, c: (
-        [b.feed(Kind.LOG, 0, {"level": "info", "text": "x" * 8000}) for _ in range(2 * 64 * 65536 // 8000 + 9)] and None
-    ),
+Frames = list[tuple[int, int, bytes | dict[str, Any]]]
+GET = {"call": 1, "name": "state.get", "args": {"key": "k"}}
+LINE = {"level": "info", "text": "x" * 8000}
+
+# What the harness sends after READY, while request 1 is open.
+VIOLATIONS: dict[str, Frames] = {
+    "a second READY": [(Kind.READY, 0, b"")],
+    "FAILED after READY": [(Kind.FAILED, 0, {"kind": "Error"})],
+    "a head for a request that never was": [(Kind.HEAD, 99, HEAD)],
+    "a head for request zero": [(Kind.HEAD, 0, HEAD)],
+    "a chunk before the head": [(Kind.CHUNK, 1, b"x")],
+    "an end before the head": [(Kind.END, 1, b"")],
+    "a second head": [(Kind.HEAD, 1, HEAD), (Kind.HEAD, 1, HEAD)],
+    "a frame after the end": [(Kind.HEAD, 1, HEAD), (Kind.END, 1, b""), (Kind.CHUNK, 1, b"x")],
+    "a second end": [(Kind.HEAD, 1, HEAD), (Kind.END, 1, b""), (Kind.END, 1, b"")],
+    "an error after the end": [(Kind.HEAD, 1, HEAD), (Kind.END, 1, b""), (Kind.ERROR, 1, {"kind": "Error"})],
+    "a head that is no object": [(Kind.HEAD, 1, b"[]")],
+    "a head that is no JSON": [(Kind.HEAD, 1, b"\xff")],
+    "a response whose head is longer than its frame": [(Kind.RESPONSE, 1, b"\xff\xff\xff\xff")],
+    "an empty whole response": [(Kind.RESPONSE, 1, b"")],
+    "PONG alone": [(Kind.PONG, 1, b"")],
+    "an error without fields": [(Kind.ERROR, 1, b"1")],
+    "a log line of an unknown level": [(Kind.LOG, 0, {"level": "fatal", "text": "x"})],
+    "a log line whose level is a list": [(Kind.LOG, 0, {"level": [], "text": "x"})],
+    "a log line without text": [(Kind.LOG, 0, {"level": "info", "text": 7})],
+    "a host call without a name": [(Kind.HOST_CALL, 1, {"call": 1, "args": {}})],
+    "a host call whose arguments are a list": [(Kind.HOST_CALL, 1, {**GET, "args": []})],
+    "a host call of a request that is not open": [(Kind.HOST_CALL, 55, GET)],
+    "too many host calls at once": [(Kind.HOST_CALL, 1, GET)] * (MAX_HOST_CALLS + 1),
+    "an unknown frame type": [(77, 1, b"")],
+    "a frame that only the worker sends": [(Kind.INIT, 0, {})],
+    "a log flood": [(Kind.LOG, 0, LINE)] * (2 * 64 * 65536 // 8000 + 9),
 }
 
 
@@ -167,7 +160,9 @@ VIOLATIONS: dict[str, Callable[[Bench, Call], None]] = {
 async def test_a_violation_ends_the_agent_and_fails_its_requests_by_name(sentence: str) -> None:
     bench = Bench().ready()
     call, other = bench.begin(), bench.begin()
-    VIOLATIONS[sentence](bench, call)
+    for frame in VIOLATIONS[sentence]:
+        bench.feed(*frame)
+    assert call.number == 1
     assert bench.death == "sandbox.protocol"
     assert bench.wire.aborted
     with pytest.raises(SandboxError) as caught:
@@ -321,7 +316,7 @@ async def test_a_caller_that_goes_away_cancels_its_request() -> None:
     bench.feed(Kind.CHUNK, call.number, b"x")
     body = call.body(lambda c: bench.channel.abandon(c, 1.0))
     assert await anext(body) == b"x"
-    await body.aclose()
+    await body.aclose()  # type: ignore[attr-defined]
     assert (Kind.CANCEL, call.number, b"") in await bench.sent()
     bench.channel.die(closed())
 

@@ -13,6 +13,7 @@ from cloister.sandbox.namespaces import PROXY_PORT
 from cloister.sandbox.ports import Limits
 
 SOCKET, BRIDGE = "/run/a/s.sock", "/run/a/p.sock"
+WARM_CPU_S: Final = 20
 _PROXY: Final = f"http://127.0.0.1:{PROXY_PORT}"
 _WALLS: Final = [
     *["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"],
@@ -41,7 +42,7 @@ class Plan:
 def command(tools: Tools, plan: Plan, *, seccomp_fd: int, info_fd: int) -> list[str]:
     """The whole argument list. It holds no secret: settings and secrets go over the socket."""
     return [
-        *limit_arguments(plan.limits, tools.prlimit, plan.uid),
+        *limit_arguments(plan.limits, tools.prlimit, plan.uid, WARM_CPU_S if plan.socket is None else None),
         str(tools.bwrap),
         *_WALLS,
         *(["--unshare-net"] if plan.uid is None or plan.bridge is not None else []),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,6 +30,21 @@ class Parts:
     folder: Path
     proxy: EgressProxy
     watched: Watched | None = None
+
+
+class Body:
+    """The chunks of one response. Implements ports.Chunks."""
+
+    def __init__(self, call: Call, done: Callable[[Call], None]) -> None:
+        self._call, self._done, self._chunks = call, done, call.body(done)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._chunks
+
+    async def aclose(self) -> None:
+        """Nobody reads on. A generator that was never begun would not notice: so it is said here. Idempotent."""
+        await self._chunks.aclose()
+        self._done(self._call)
 
 
 class DenoProcess:
@@ -71,7 +86,7 @@ class DenoProcess:
             self.channel.die(error)
             raise error from None
 
-    async def fetch(self, request: AgentRequest) -> tuple[AgentResponseHead, AsyncIterator[bytes]]:
+    async def fetch(self, request: AgentRequest) -> tuple[AgentResponseHead, Body]:
         """Run one request: head now, body as it comes. The deadline covers both. Raises SandboxError by name."""
         call = self.channel.begin(request)
         left = min(self._limits.wall_s, request.deadline_ms / 1000 - time.time())
@@ -82,7 +97,7 @@ class DenoProcess:
         except BaseException:
             self._done(call)
             raise
-        return head, call.body(self._done)
+        return head, Body(call, self._done)
 
     async def close(self) -> None:
         """Kill and clean up: process, namespace, sockets, folder. Idempotent."""
@@ -97,7 +112,9 @@ class DenoProcess:
         return {"cpu_us": cpu, "rss_bytes": rss, "egress_bytes": proxy.sent, "ingress_bytes": proxy.received}
 
     def _done(self, call: Call) -> None:
-        self._timers.pop(call.number).cancel()
+        timer = self._timers.pop(call.number, None)
+        if timer is not None:
+            timer.cancel()
         self.channel.abandon(call, GRACE_S)
 
     def _on_lost(self) -> None:

@@ -122,13 +122,17 @@ class DenoSandbox:
     async def _connect(self, listener: socket.socket, process: DenoProcess, watched: Watched, uid: int | None) -> None:
         """Accept exactly one connection, from the agent's user. Afterwards nobody else can knock."""
         loop = asyncio.get_running_loop()
-        accept = asyncio.ensure_future(loop.sock_accept(listener))
-        either: set[asyncio.Future[Any]] = {accept, watched.exited}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not accept.done():
-            accept.cancel()
+        knocked: asyncio.Future[Any] = loop.create_future()
+        # Not sock_accept: when that is cancelled it unregisters later, by a number that is another file's by then.
+        loop.add_reader(listener, _resolve, knocked)
+        try:
+            await asyncio.wait({knocked, watched.exited}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            loop.remove_reader(listener)
+        if not knocked.done():
             raise START(expected="a process that starts", found=watched.reason(watched.exited.result()).found)
-        connection = accept.result()[0]
+        connection, _ = listener.accept()
+        connection.setblocking(False)
         _, peer, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if peer != (os.geteuid() if uid is None else uid):
             connection.close()
@@ -205,6 +209,11 @@ class DenoSandbox:
         finally:
             watched.kill()
             await watched.exited
+
+
+def _resolve(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _discard(task: asyncio.Task[tuple[Launched, Watched]]) -> None:
