@@ -235,10 +235,10 @@ class Committee:
             page = TablePage.from_json(answer)
             signer = self._ours(recover(page_digest(self.network, nonce, after, page.rows, page.more), page.fresh))
             rows += [dict(row) for row in page.rows]
-            if (member and signer != member) or len(rows) > MAX_TABLE or (page.more and not page.rows):
+            further = after_row(rows[-1]) if page.rows else b""
+            if (member and signer != member) or len(rows) > MAX_TABLE or (page.more and further <= after):
                 raise WRONG_ANSWER(expected="one member's table, page by page", found="another answer")
-            member, more = signer, page.more
-            after = after_row(rows[-1]) if rows else b""
+            member, more, after = signer, page.more, further
         return member, rows
 
     # Below: one question to everyone.

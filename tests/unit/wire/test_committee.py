@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,7 +21,16 @@ from cloister.core.encoding.statements import Checkpoint, HeartBeat, Lease, Stat
 from cloister.core.errors import CloisterError
 from cloister.core.policy.release import identities_of
 from cloister.wire.committee import Committee
-from cloister.wire.heads import EndorsedHead, HeadAnswer, HeadMove, HeadsRequest, fresh_digest
+from cloister.wire.heads import (
+    EndorsedHead,
+    HeadAnswer,
+    HeadMove,
+    HeadsRequest,
+    TablePage,
+    after_row,
+    fresh_digest,
+    page_digest,
+)
 from cloister.wire.messages import (
     AdmissionRequest,
     KeyPartial,
@@ -400,3 +410,83 @@ async def test_a_head_of_another_agent_is_no_answer() -> None:
 def test_signed_statements_travel_with_their_signatures() -> None:
     request = keys_request()
     assert signed_to_json(request.checkpoint)["signatures"][0].startswith("0x")
+
+
+def row(number: int) -> dict[str, Any]:
+    return {
+        "agent": to_hex(number.to_bytes(32, "big")),
+        "epoch": 1,
+        "height": 1,
+        "parent": to_hex(b"\1" * 32),
+        "head": to_hex(b"\2" * 32),
+    }
+
+
+def table(key: PrivateKey, rows: list[dict[str, Any]], *, size: int = 2, lie: str = "") -> Handler:
+    """A member that serves its table in pages of ``size``."""
+
+    def answer(request: web.Request, _: Any) -> Any:
+        nonce, after = from_hex(request.query["nonce"], 32), from_hex(request.query["after"])
+        rest = [r for r in rows if not after or after_row(r) > after]
+        page, more = rest[:size], len(rest) > size
+        if lie == "endless":
+            page, more = rows[:size], True
+        elif lie == "empty":
+            page, more = [], True
+        seen = b"\x12" * 32 if lie == "replay" else nonce
+        signer = STRANGER if lie == "stranger" else KEYS[len(after) % 2] if lie == "two" else key
+        fresh = sign_digest(signer, page_digest(NETWORK, seen, after, page, more))
+        return TablePage(tuple(page), more, fresh).to_json()
+
+    return answering(answer)
+
+
+def counter() -> Callable[[int], bytes]:
+    numbers = itertools.count(1)
+    return lambda size: next(numbers).to_bytes(size, "big")
+
+
+async def test_whole_tables_of_r_others_arrive_page_by_page() -> None:
+    rows = [row(i) for i in range(5)]
+    async with committee(*(table(k, rows) for k in KEYS)) as asked:
+        tables = await asked.head_tables(SIGNERS.members[0], counter())
+    assert len(tables) == 4, "one's own table does not count"
+    assert all(t == rows for t in tables)
+
+
+async def test_an_empty_table_is_a_table() -> None:
+    async with committee(*(table(k, []) for k in KEYS)) as asked:
+        assert await asked.head_tables(SIGNERS.members[0], counter()) == [[]] * 4
+
+
+@pytest.mark.parametrize("lie", ["empty", "endless", "replay", "stranger", "two"])
+async def test_a_table_does_not_count_that_is(lie: str) -> None:
+    liars = [table(k, [row(i) for i in range(5)], lie=lie) for k in KEYS[:3]]
+    async with committee(*liars, *(table(k, []) for k in KEYS[3:])) as asked:
+        with pytest.raises(CloisterError):
+            await asked.head_tables(SIGNERS.members[4], counter())
+
+
+async def test_one_member_under_many_endpoints_is_one_table() -> None:
+    async with committee(*[table(KEYS[1], [])] * 5) as asked:
+        with pytest.raises(CloisterError) as caught:
+            await asked.head_tables(SIGNERS.members[0], counter())
+    assert caught.value.code == "gatekeeper.too_few"
+
+
+async def test_quorums_of_heads_follow_n_and_f() -> None:
+    for n, faults, endorse, load in ((5, 1, 4, 3), (7, 1, 5, 4), (7, 2, 5, 5), (3, 1, 3, 2), (4, 1, 3, 3)):
+        members = tuple(bytes([i]) * 20 for i in range(1, n + 1))
+        asked = Committee([], SignerSet(1, n // 2 + 1, members), NETWORK, faults=faults)
+        assert (asked.endorse_quorum, asked.load_quorum) == (endorse, load)
+        assert 2 * endorse - n > faults or endorse == n
+        assert endorse + load - n > faults or load == n or endorse == n
+
+
+async def test_nobody_to_ask_is_too_few() -> None:
+    asked = Committee([], SIGNERS, NETWORK)
+    for question in (asked.checkpoint(), asked.heartbeat(b"\1" * 32), asked.heads(AGENT, 1, b"\1" * 32)):
+        with pytest.raises(CloisterError) as caught:
+            await question
+        assert caught.value.code == "gatekeeper.too_few"
+    await asked.close()
