@@ -1,0 +1,281 @@
+"""The nouns of framed connections: frame types, caps, refusals, and both ends of one stream."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections import deque
+from dataclasses import dataclass
+from enum import IntEnum
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+
+from cloister.core.errors import CloisterError, TransportError, define, from_wire
+
+if TYPE_CHECKING:
+    from cloister.wire.connection import Connection
+
+HEADER: Final = struct.Struct("<IIB")
+WINDOW: Final = 256 << 10
+PIECE: Final = 64 << 10
+CREDIT: Final = struct.Struct("<I")
+
+
+class Type(IntEnum):
+    """Frame types. Numbers are on the wire."""
+
+    REQUEST = 1
+    HEAD = 2
+    CHUNK = 3
+    END = 4
+    ERROR = 5
+    CANCEL = 6
+    ANNOUNCE = 7
+    CREDIT = 8
+
+
+FRAME_CAPS: Final = {
+    Type.HEAD: 128 << 10,
+    Type.CHUNK: PIECE,
+    Type.END: 128 << 10,
+    Type.ERROR: 16 << 10,
+    Type.CANCEL: 0,
+    Type.ANNOUNCE: 4 << 20,
+    Type.CREDIT: CREDIT.size,
+}
+
+LOST = define(
+    "frames.lost",
+    TransportError,
+    check="the connection to the peer stays open",
+    remedy="repeat if the request is safe to repeat; the peer stopped or restarted",
+    status=502,
+)
+BUSY = define(
+    "frames.busy",
+    TransportError,
+    check="the peer has room for one more request",
+    remedy="repeat in some seconds",
+    status=503,
+)
+TOO_LARGE = define(
+    "frames.too_large",
+    TransportError,
+    check="a frame stays within the cap of its type",
+    remedy="send less in one message",
+    status=413,
+)
+CANCELLED = define(
+    "frames.cancelled",
+    TransportError,
+    check="somebody still waits for the answer",
+    remedy="none needed: the one who asked went away",
+    status=499,
+)
+INTERNAL = define(
+    "frames.internal",
+    TransportError,
+    check="the peer's handler ends by an answer or a named refusal",
+    remedy="see the peer's log; this is a fault of the software",
+    status=500,
+)
+BROKEN = define(
+    "frames.broken",
+    TransportError,
+    check="frames follow the format of wire/connection.py",
+    remedy="both ends must run the same version",
+    status=502,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Caps of one connection. request: bytes of one REQUEST; streams: served at once; pending: request bytes of all
+    streams served at once; buffered: bytes written and not yet taken by the kernel before new requests are refused."""
+
+    request: int = 16 << 20
+    streams: int = 1024
+    pending: int = 256 << 20
+    buffered: int = 64 << 20
+
+
+class Sink(Protocol):
+    """Takes what comes back on a stream, as synchronous calls from the event loop. ``end`` or ``failed`` is last."""
+
+    def head(self, data: bytes) -> None:
+        """The HEAD frame."""
+
+    def chunk(self, data: bytes) -> None:
+        """A CHUNK: tell ``Call.consumed`` when it is dealt with."""
+
+    def end(self, data: bytes) -> None:
+        """The END frame."""
+
+    def failed(self, error: CloisterError) -> None:
+        """The peer refused, or the connection went."""
+
+
+class Call:
+    """The opener's handle on one stream."""
+
+    __slots__ = ("_connection", "_owed", "_unread", "id", "sink")
+
+    def __init__(self, connection: Connection, stream: int, sink: Sink) -> None:
+        self._connection, self.id, self.sink = connection, stream, sink
+        self._owed = 0
+        self._unread = 0
+
+    def consumed(self, size: int) -> None:
+        """``size`` bytes of chunks are dealt with: the writer may send as many again."""
+        self._unread -= size
+        self._owed += size
+        if self._owed >= WINDOW // 2:
+            self._connection.credit(self.id, self._owed)
+            self._owed = 0
+
+    def cancel(self) -> None:
+        """Nobody waits any more. The sink hears nothing further."""
+        self._connection.cancel(self.id)
+
+    def received(self, size: int) -> None:
+        """Account for a chunk. Raises TransportError if the peer sent more than its credit."""
+        self._unread += size
+        if self._unread + self._owed > WINDOW:
+            raise BROKEN(expected="chunks within the credit", found=f"{self._unread} unread bytes")
+
+
+class Incoming:
+    """The server's handle on one stream. The first of ``end``, ``fail`` and the handler's return finishes it."""
+
+    def __init__(self, connection: Connection, stream: int, kind: int, payload: bytes) -> None:
+        self.connection, self.id, self.kind, self.payload = connection, stream, kind, payload
+        self._credit = WINDOW
+        self._done = False
+        self._more = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    async def head(self, data: bytes) -> None:
+        """Send the HEAD frame. Raises TransportError when nobody waits any more."""
+        await self._ready()
+        self.connection.write(self.id, Type.HEAD, data)
+
+    async def send(self, data: bytes) -> None:
+        """Send body bytes of any length, as fast as the reader takes them. Raises as ``head``."""
+        at = 0
+        while at < len(data):
+            await self._ready()
+            piece = data[at : at + min(PIECE, self._credit)]
+            self._credit -= len(piece)
+            self.connection.write(self.id, Type.CHUNK, piece)
+            at += len(piece)
+
+    def end(self, data: bytes = b"") -> None:
+        """Finish, with up to 128 KiB of last bytes."""
+        if not self._done:
+            self._finish(Type.END, data)
+
+    def fail(self, error: CloisterError) -> None:
+        """Finish with a named refusal."""
+        if not self._done:
+            self._finish(Type.ERROR, msgspec.json.encode({**error.to_wire(), "status": error.status}))
+
+    @property
+    def done(self) -> bool:
+        """Whether it was finished."""
+        return self._done
+
+    def give(self, credit: int) -> None:
+        """The reader took ``credit`` bytes. Raises TransportError beyond the window."""
+        if credit > WINDOW - self._credit:
+            raise BROKEN(expected="credit for bytes that were sent", found=f"{credit} more")
+        self._credit += credit
+        self._more.set()
+
+    async def _ready(self) -> None:
+        while self._credit <= 0:
+            self._more.clear()
+            await self._more.wait()
+        if not self.connection.writable.is_set():
+            await self.connection.writable.wait()
+        if self._done or self.connection.closed:
+            raise CANCELLED(expected="a stream in progress", found="one that is over")
+
+    def _finish(self, kind: Type, data: bytes) -> None:
+        if not self.connection.closed:
+            self.connection.write(self.id, kind, data)
+        self._done = True
+
+
+class Stream:
+    """``async with connection.stream(kind, payload) as stream: async for chunk in stream``: HEAD's bytes are in
+    ``head`` once anything arrived; END's bytes are the last item; a refusal is raised. Leaving early cancels."""
+
+    def __init__(self, connection: Connection, kind: int, payload: bytes) -> None:
+        self._connection, self._kind, self._payload = connection, kind, payload
+        self._items: deque[bytes] = deque()
+        self._call: Call | None = None
+        self._over = False
+        self._error: CloisterError | None = None
+        self._news = asyncio.Event()
+        self.head_bytes: bytes | None = None
+
+    async def __aenter__(self) -> Stream:
+        self._call = self._connection.open(self._kind, self._payload, self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._call is not None and not self._over:
+            self._call.cancel()
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._items:
+            if self._error is not None:
+                raise self._error
+            if self._over:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        data = self._items.popleft()
+        if self._call is not None and not self._over:
+            self._call.consumed(len(data))
+        return data
+
+    def head(self, data: bytes) -> None:
+        """Sink: the HEAD frame."""
+        self.head_bytes = data
+        self._news.set()
+
+    def chunk(self, data: bytes) -> None:
+        """Sink: a CHUNK frame."""
+        self._items.append(data)
+        self._news.set()
+
+    def end(self, data: bytes) -> None:
+        """Sink: the END frame."""
+        if data:
+            self._items.append(data)
+        self._over = True
+        self._news.set()
+
+    def failed(self, error: CloisterError) -> None:
+        """Sink: the stream failed."""
+        self._error, self._over = error, True
+        self._news.set()
+
+
+def parse_error(payload: bytes) -> CloisterError:
+    """The refusal in an ERROR frame; a malformed one becomes RemoteError."""
+    try:
+        fields = msgspec.json.decode(payload)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        fields = None
+    status = fields.get("status") if isinstance(fields, dict) else None
+    known = isinstance(status, int) and not isinstance(status, bool) and 400 <= status <= 599
+    return from_wire(fields, status=status if known and isinstance(status, int) else 502)
