@@ -48,6 +48,7 @@ async def call(
     passphrase_fd: PassphraseFd = None,
     code_hash: Annotated[str | None, typer.Option(help="Refuse any other code (0x…).")] = None,
     vendor: Annotated[str | None, typer.Option(help="Only workers of this vendor class, such as intel.")] = None,
+    evidence: Annotated[bool, typer.Option(help="Ask the worker's hardware for evidence first.")] = False,
     allow_instant: AllowInstant = False,
     deadline: Annotated[float, typer.Option(help="Seconds that the worker may take.", min=0.1, max=600)] = 30.0,
     stream: Annotated[bool, typer.Option(help="Print pieces as they come.")] = False,
@@ -61,7 +62,7 @@ async def call(
     body = _body(data)
     verb = (method or ("POST" if body is not None else "GET")).upper()
     who = settings.wallet(wallet, passphrase_fd) if wallet else None
-    demand = demand_of(code_hash, vendor, allow_instant)
+    demand = demand_of(code_hash, vendor, allow_instant, evidence)
     options: dict[str, Any] = {
         "headers": [_header(h) for h in header or ()],
         "body": body,

@@ -17,7 +17,7 @@ AllowInstant = Annotated[
 ]
 
 
-def demand_of(code_hash: str | None, vendor: str | None, allow_instant: bool) -> Demand:
+def demand_of(code_hash: str | None, vendor: str | None, allow_instant: bool, evidence: bool) -> Demand:
     """The demand that these options make. Raises EncodingError for a malformed hash."""
     from cloister.client.demand import Demand
     from cloister.core.encoding.hexes import from_hex
@@ -26,4 +26,5 @@ def demand_of(code_hash: str | None, vendor: str | None, allow_instant: bool) ->
         code_hash=from_hex(code_hash.lower(), 32, name="code hash") if code_hash else None,
         vendor=vendor,
         upgrade_not_instant=not allow_instant,
+        evidence=evidence,
     )

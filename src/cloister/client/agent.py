@@ -98,8 +98,9 @@ class Agent:
     def _who(self) -> Any:
         return None if self._anonymous else self._client.wallet
 
-    def _check(self, resolution: Resolution) -> Resolution:
-        return self._demand.apply(resolution, self._client.wallet.address if self._client.wallet else None)
+    async def _check(self, resolution: Resolution) -> Resolution:
+        found = self._demand.apply(resolution, self._client.wallet.address if self._client.wallet else None)
+        return await self._client.with_evidence(found) if self._demand.evidence else found
 
     def _build(
         self,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +69,9 @@ PAST_DEADLINE = define(
     remedy="allow more time, or try again later",
     status=504,
 )
+
+
+Check = Callable[[Resolution], Awaitable[Resolution]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +202,7 @@ class Caller:
         self._clock = clock
         self._sessions = Sessions(resolver.network.mpk, rng)
 
-    async def call(
-        self, agent: bytes, request: Request, check: Callable[[Resolution], Resolution], who: Wallet | None
-    ) -> Reply:
+    async def call(self, agent: bytes, request: Request, check: Check, who: Wallet | None) -> Reply:
         """Send and collect the whole answer. Raises by name: see the module's first lines."""
         head: Head | None = None
         body = bytearray()
@@ -227,7 +228,7 @@ class Caller:
         self,
         agent: bytes,
         request: Request,
-        check: Callable[[Resolution], Resolution],
+        check: Check,
         who: Wallet | None,
         *,
         whole: bool = False,
@@ -239,7 +240,7 @@ class Caller:
         tries = _Tries(request)
         while True:
             found = await self._resolver.resolve(agent, quick=request.repeatable, again=tries.resolve_again)
-            resolution = check(found)
+            resolution = await check(found)
             sitting = tries.choose(resolution)
             started = False
             try:

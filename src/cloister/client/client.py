@@ -14,6 +14,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,7 +29,7 @@ from cloister.client.demand import Demand
 from cloister.client.gateway import Gateway
 from cloister.client.home import Home
 from cloister.client.receipts import Ledger
-from cloister.client.resolve import Resolver
+from cloister.client.resolve import Resolution, Resolver
 from cloister.client.wallet import Wallet, shown
 from cloister.core.chainview.records import AgentRecord, UpgradeMode, agent_id
 from cloister.core.encoding.hexes import BAD_FIELD, from_hex, to_hex
@@ -76,6 +77,7 @@ class Client:
         self._resolver: Resolver | None = None
         self._calls: Caller | None = None
         self._sender: Sender | None = None
+        self._attested: set[bytes] = set()
         self._connecting = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -160,6 +162,27 @@ class Client:
             return {**facts, "seats": [], "why_no_seat": f"{error.code}: {error.found}"}
         seats = [{"worker": to_hex(s.worker.worker), "vendor": s.vendor, "boot": to_hex(s.worker.boot)} for s in found]
         return {**facts, "seats": seats}
+
+    async def with_evidence(self, resolution: Resolution) -> Resolution:
+        """The resolution with those seats whose workers showed good evidence over our nonce, once per boot.
+
+        Raises the first failing check where no worker did."""
+        from cloister.client.verify import verify_worker
+
+        kept, refused = [], []
+        for sitting in resolution.sittings:
+            if sitting.worker.boot not in self._attested:
+                report = await verify_worker(self, sitting.worker.worker)
+                try:
+                    report.require()
+                except CloisterError as error:
+                    refused.append(error)
+                    continue
+                self._attested.add(sitting.worker.boot)
+            kept.append(sitting)
+        if not kept:
+            raise refused[0]
+        return replace(resolution, sittings=tuple(kept))
 
     # --- transactions ---
 

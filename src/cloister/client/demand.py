@@ -42,13 +42,16 @@ NO_SUCH_WORKER = define(
 @dataclass(frozen=True, slots=True)
 class Demand:
     """Empty fields demand nothing. ``code_hash``, ``manifest_hash``: 32 bytes. ``vendor``: vendor class such as
-    "intel". ``worker``: 20-byte address. ``upgrade_not_instant``: refuse the upgrade rule `instant`."""
+    "intel". ``worker``: 20-byte address. ``upgrade_not_instant``: refuse the upgrade rule `instant`. ``evidence``: ask
+    each worker for fresh evidence over this client's nonce, and appraise it here, before the first request to a boot.
+    """
 
     code_hash: bytes | None = None
     manifest_hash: bytes | None = None
     vendor: str | None = None
     worker: bytes | None = None
     upgrade_not_instant: bool = True
+    evidence: bool = False
 
     def __post_init__(self) -> None:
         for name, size in (("code_hash", 32), ("manifest_hash", 32), ("worker", 20)):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cloister.client import Demand
 from cloister.client.verify import (
     Report,
     verify_agent,
@@ -258,6 +259,31 @@ async def test_an_unlisted_measurement_is_refused(attested: Any) -> None:
     attested.world.list_measurement(measurement_id("worker", hardware.MEASUREMENT), 0)
     attested.world.mine()
     assert set(failed(await worker_report(attested)).values()) == {"attestation.measurement"}
+
+
+async def test_evidence_may_be_demanded_before_a_call(attested: Any) -> None:
+    asked: list[bytes] = []
+    real = attested.gateway.evidence
+
+    def counted(worker: bytes, nonce: bytes) -> Any:
+        asked.append(nonce)
+        return real(worker, nonce)
+
+    attested.gateway.evidence = counted
+    async with attested.client() as client:
+        agent = await client.agent(attested.agent, demand=Demand(evidence=True))
+        for _ in range(2):
+            assert (await agent.get("/")).ok
+        assert len(asked) == 1
+        attested.gateway.evidence = lambda worker, nonce: real(worker, fresh())
+        other = await client.agent(attested.agent, demand=Demand(evidence=True))
+        assert (await other.get("/")).ok
+    async with attested.client() as client:
+        agent = await client.agent(attested.agent, demand=Demand(evidence=True))
+        with pytest.raises(CloisterError) as caught:
+            await agent.get("/")
+    assert caught.value.code == "attestation.nonce"
+    assert len(attested.one.ran) == 3
 
 
 async def test_a_worker_that_is_not_registered_ends_the_report(attested: Any) -> None:
