@@ -1,36 +1,44 @@
 """The agents that finalised state places on this worker: leased, loaded, run, renewed, dropped (DESIGN sections 5, 9).
 
-``Placed`` is one agent under one version of its code and epochs. ``AgentTable`` holds them all and follows the chain.
+``Placed`` is one agent under one version of its code and epochs. ``AgentTable`` holds them all and follows the chain::
+
+    absent   placed elsewhere, paused, or its version ended: nothing of it is held
+    placed   keys of this period (and of the last one while its lease lasts), state loaded, sessions open
+    running  placed, and its process was asked for
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from cloister.core.chainview.records import AgentRecord
-from cloister.core.encoding import jcs
-from cloister.core.encoding.contexts import Context, frame
-from cloister.core.encoding.hexes import need_bytes, to_hex
+from cloister.core.encoding.contexts import Context
+from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.identity import Purpose
+from cloister.core.encoding.statements import Lease
 from cloister.core.envelope.certificate import KeyCertificate, Seat
 from cloister.core.envelope.server import ServerSessions
-from cloister.core.errors import CloisterError, PolicyError, SealError, define
-from cloister.core.policy.manifest import Manifest
+from cloister.core.errors import CloisterError, PolicyError, define
 from cloister.core.policy.placement import place
 from cloister.core.policy.release import PAUSED
 from cloister.core.state.sealing import StateKeys
-from cloister.core.threshold.ibe import decrypt
 from cloister.fabric.ports import Fabric
-from cloister.sandbox.ports import AgentProcess, AgentSpec, HostCalls, Limits, Sandbox
+from cloister.sandbox.ports import AgentProcess, Sandbox
+from cloister.worker.agentlog import AgentLog
+from cloister.worker.bundles import Outside, agent_spec, secret_facts
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.host import AgentHost
 from cloister.worker.leases import AgentKeys
 from cloister.worker.state import AgentState
+
+# Agents that are leased or dropped at once: one that hangs holds nobody else up.
+AT_ONCE = 8
+# After a failed start the same answer is given for so long: a broken agent costs its callers' patience, not our CPU.
+COOL_S = 1.0
 
 NOT_HERE = define(
     "worker.no_such_agent",
@@ -39,31 +47,20 @@ NOT_HERE = define(
     remedy="fetch the agent's seats: placement names the workers that hold a lease now",
     status=421,
 )
-WRONG_CODE = define(
-    "worker.wrong_code",
+WRONG_LEASE = define(
+    "worker.wrong_lease",
     PolicyError,
-    check="code and manifest hash to what finalised state says",
-    remedy="deploy the agent again; the store lost or changed its bundle",
-    status=503,
-)
-WRONG_SECRETS = define(
-    "worker.wrong_secrets",
-    SealError,
-    check="the secrets' ciphertext is the one that the owner's transaction committed to",
-    remedy="set the secrets again with `cloister agent secrets set`",
+    check="a lease is for this worker, unexpired, and says of the agent what finalised state says",
+    remedy="none needed: the worker asks again at the next checkpoint",
     status=503,
 )
 
 
-def secrets_aad(network: bytes, agent: bytes, version: int, setter: bytes) -> bytes:
-    """Associated data of an agent's secrets: network, agent, version, and who set them (spec/keys.md)."""
-    number = version.to_bytes(8, "big")
-    return frame(Context.SECRETS, network, need_bytes("agent", agent, 32), number, need_bytes("setter", setter, 20))
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Placed:
-    """One agent on this worker. ``keys`` is the newest period's lease, ``older`` the one before while it is valid."""
+    """One agent on this worker. ``keys`` is the newest period's lease, ``older`` the one before while it is valid.
+
+    ``closed``: dropped; requests that still hold it start nothing and commit nothing."""
 
     keys: AgentKeys
     record: AgentRecord
@@ -71,32 +68,53 @@ class Placed:
     host: AgentHost
     older: AgentKeys | None = None
     process: AgentProcess | None = None
-    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    starting: asyncio.Task[AgentProcess] | None = None
+    failed: tuple[CloisterError, float] | None = None
+    closed: bool = False
 
-    def keys_of(self, certificate: KeyCertificate) -> AgentKeys:
-        """The lease that a certificate belongs to. Raises worker.no_such_agent when it has ended."""
+    def open_psk(self, certificate: KeyCertificate, ibe: bytes) -> bytes:
+        """Decrypt a caller's pre-shared key by the lease that the certificate belongs to.
+
+        Raises worker.no_such_agent when that lease has ended, ThresholdError for a ciphertext that does not open."""
         for keys in (self.keys, self.older):
             if keys is not None and keys.seat.certificate.id == certificate.id:
-                return keys
+                return keys.open_psk(certificate, ibe)
         raise NOT_HERE(expected="a certificate of a lease held now", found=f"period {certificate.period}")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An agent that finalised state places here: its record and the epochs above its own."""
+
+    record: AgentRecord
+    cluster_epoch: int
+    master_epoch: int
+
+    def fits(self, terms: Lease) -> bool:
+        """Whether a lease is of this very version: code, manifest, cluster and all three epochs."""
+        record = self.record
+        code = (record.code_hash, record.manifest_hash, record.cluster)
+        epochs = (record.epoch, self.cluster_epoch, self.master_epoch)
+        return (terms.code_hash, terms.manifest_hash, terms.cluster) == code and (
+            (terms.agent_epoch, terms.cluster_epoch, terms.master_epoch) == epochs
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Devices:
     """What the table needs from this machine. ``acquire(agent)`` gets keys; ``heads(agent, epoch)`` what the committee
-    remembers, with the quorum; ``attest(nonce)`` evidence for agent code; ``log(agent, level, text)`` agent logs."""
+    remembers, with the quorum; ``attest(nonce)`` evidence for agent code; ``log(agent)`` an agent's log."""
 
     acquire: Callable[[bytes], Awaitable[AgentKeys]]
     heads: Callable[[bytes, int], Awaitable[tuple[Any, int]]]
     attest: Callable[[bytes], Awaitable[Mapping[str, Any]]]
-    log: Callable[[bytes, str, str], None]
+    log: Callable[[bytes], AgentLog]
     rng: Callable[[int], bytes]
-    map_host: Mapping[str, tuple[str, int]]
-    extra_ca: bytes | None
+    outside: Outside
 
 
 class AgentTable:
-    """All agents of this worker."""
+    """All agents of this worker. One task calls ``reconcile``; requests call the rest."""
 
     def __init__(
         self,
@@ -110,6 +128,9 @@ class AgentTable:
         self._worker, self._watch, self._fabric = worker, watch, fabric
         self._sandbox, self._sessions, self._devices = sandbox, sessions, devices
         self._placed: dict[bytes, Placed] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._height = 0
+        self._left = False
         self.problems: dict[bytes, CloisterError] = {}
         self.changed = asyncio.Event()
 
@@ -118,8 +139,8 @@ class AgentTable:
         return self._placed
 
     def seats(self) -> list[Seat]:
-        """What this worker announces: one seat per agent, of the newest lease."""
-        return [p.keys.seat for p in self._placed.values()]
+        """What this worker announces: one seat per agent, of the newest lease; none when it is leaving."""
+        return [] if self._left else [p.keys.seat for p in self._placed.values()]
 
     def get(self, agent: bytes) -> Placed:
         """An agent held here. Raises worker.no_such_agent, or policy.paused from any block seen."""
@@ -130,155 +151,198 @@ class AgentTable:
             raise NOT_HERE(expected="an agent of this worker", found=to_hex(agent)[:18])
         return placed
 
+    def advance(self, height: int) -> None:
+        """A checkpoint of ``height`` was verified: forget the keys of leases that it ends. Needs no chain endpoint."""
+        if height <= self._height:
+            return
+        self._height = height
+        for certificate in self._sessions.advance(height):
+            placed = self._placed.get(certificate.agent)
+            if placed is None:
+                continue
+            if placed.older is not None and placed.older.seat.certificate.id == certificate.id:
+                placed.older = None
+            if placed.keys.seat.certificate.id == certificate.id:
+                self._drop(certificate.agent)
+
     async def reconcile(self) -> None:
         """Bring leases and processes in line with the newest checkpoint. A failing agent does not stop the others.
 
-        1. end what this height ends; 2. which agents are placed here, from proven workers and clusters; 3. drop the
-        others; 4. lease or renew each.
+        1. forget what this height ends; 2. drop what a block seen has paused; 3. which agents are placed here, by
+        proof; 4. drop the others; 5. lease or renew each.
         """
-        checkpoint = self._watch.checkpoint
-        ended = self._sessions.advance(checkpoint.number)  # 1
-        for certificate in ended:
-            await self._end(certificate)
-        wanted = await self._wanted()  # 2
-        for agent in set(self._placed) - set(wanted):  # 3
-            await self._drop(agent)
-        for agent, record in wanted.items():  # 4
-            try:
-                await self._keep(agent, record, checkpoint.number)
-                self.problems.pop(agent, None)
-            except CloisterError as error:
-                self.problems[agent] = error
+        self.advance(self._watch.checkpoint.number)  # 1
+        for agent in [a for a in self._placed if self._watch.seen_paused(a)]:  # 2
+            self._drop(agent)
+        wanted = await self._wanted()  # 3
+        for agent in set(self._placed) - set(wanted):  # 4
+            self._drop(agent)
+        free = asyncio.Semaphore(AT_ONCE)
+
+        async def keep(agent: bytes) -> CloisterError | None:
+            async with free:
+                try:
+                    await self._keep(agent, wanted[agent])
+                except CloisterError as error:
+                    return error
+            return None
+
+        outcomes = await asyncio.gather(*(keep(agent) for agent in wanted))  # 5
+        self.problems = {a: e for a, e in zip(wanted, outcomes, strict=True) if e is not None}
 
     async def process(self, placed: Placed) -> AgentProcess:
-        """The agent's running process, started if needed. Raises worker.wrong_code, worker.wrong_secrets, sandbox.*."""
+        """The agent's running process, started if needed. A caller that goes away stops nobody else's start.
+
+        Raises worker.no_such_agent for a dropped agent, what ``agent_spec`` raises, SandboxError."""
         if placed.process is not None and placed.process.alive:
             return placed.process
-        async with placed.starting:
-            if placed.process is None or not placed.process.alive:
-                if placed.process is not None:
-                    await placed.process.close()
-                placed.process = await self._start(placed)
-        return placed.process
+        if placed.closed:
+            raise NOT_HERE(expected="an agent of this worker", found="one that was dropped")
+        if placed.starting is None:
+            _require_cool(placed)
+            placed.starting = asyncio.ensure_future(self._start(placed))
+            placed.starting.add_done_callback(_seen)
+        starting = placed.starting
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            if starting.cancelled() and placed.closed:
+                raise NOT_HERE(expected="an agent of this worker", found="one that was dropped") from None
+            raise
+
+    def leave(self) -> None:
+        """Announce no seats from now on: callers go elsewhere while this worker ends."""
+        self._left = True
+        self.changed.set()
 
     async def close(self) -> None:
-        """Stop every agent."""
+        """Stop every agent, and wait for it."""
         for agent in list(self._placed):
-            await self._drop(agent)
+            self._drop(agent)
+        await asyncio.gather(*self._stopping)
 
-    async def _wanted(self) -> dict[bytes, AgentRecord]:
-        state = self._watch.state()
+    # --- inside: which agents ---
+
+    async def _wanted(self) -> dict[bytes, Wanted]:
+        state, height = self._watch.state(), self._watch.checkpoint.number
         committee = await state.committee()
-        height = self._watch.checkpoint.number
         live = [w.worker for w in await state.workers() if w.live_at(height)]
-        wanted = {}
-        for agent in await self._watch.agent_ids():
-            record = await self._watch.agent(agent)
-            if record is None or record.paused or self._watch.seen_paused(agent):
-                continue
-            cluster = await state.cluster(record.cluster)
-            if cluster is not None and self._worker in place(committee.term_seed, agent, live, cluster.seats):
-                wanted[agent] = record
-        return wanted
+        free = asyncio.Semaphore(AT_ONCE)
 
-    async def _keep(self, agent: bytes, record: AgentRecord, height: int) -> None:
+        async def one(agent: bytes) -> Wanted | None:
+            async with free:
+                record = await self._watch.agent(agent)
+                if record is None or record.paused or self._watch.seen_paused(agent):
+                    return None
+                cluster = await state.cluster(record.cluster)
+            if cluster is None or self._worker not in place(committee.term_seed, agent, live, cluster.seats):
+                return None
+            return Wanted(record, cluster.epoch, committee.master_epoch)
+
+        agents = await self._watch.agent_ids() if self._worker in live else []
+        found = await asyncio.gather(*(one(agent) for agent in agents))
+        return {agent: wanted for agent, wanted in zip(agents, found, strict=True) if wanted is not None}
+
+    async def _keep(self, agent: bytes, wanted: Wanted) -> None:
+        """1. another version than the one held ends at once; 2. new secrets; 3. a lease of this period; 4. it says
+        what the chain says; 5. nothing ended meanwhile; 6. the older lease serves on until it ends."""
         placed = self._placed.get(agent)
-        if placed is not None and _same_version(placed.keys, record):
-            if placed.record.secrets_hash != record.secrets_hash:
-                await self._restart(placed, record)
-            if self._current(placed.keys, height):
+        if placed is not None and not wanted.fits(placed.keys.terms):  # 1
+            self._drop(agent)
+            placed = None
+        if placed is not None:
+            await self._follow_secrets(placed, wanted.record)  # 2
+            if placed.keys.terms.period >= self._watch.checkpoint.number // max(1, self._watch.period_blocks):  # 3
                 return
         keys = await self._devices.acquire(agent)
-        if placed is not None and keys.version == placed.keys.version and _same_code(keys, placed.keys):
-            placed.older, placed.keys, placed.record = placed.keys, keys, record
-        else:
-            if placed is not None:
-                await self._drop(agent)
-            self._placed[agent] = await self._place(agent, keys, record)
+        self._require_lease(agent, keys.terms, wanted)  # 4
+        fresh = None if placed is not None else await self._load(agent, keys, wanted.record)
+        if self._placed.get(agent) is not placed or self._watch.seen_paused(agent):  # 5
+            return
+        if fresh is not None:
+            self._placed[agent] = fresh
+        elif placed is not None:
+            placed.older, placed.keys = placed.keys, keys  # 6
         self._sessions.add(keys.seat.certificate, keys.hpke_key)
         self.changed.set()
 
-    def _current(self, keys: AgentKeys, height: int) -> bool:
-        return keys.terms.period >= height // max(1, self._watch.period_blocks)
+    def _require_lease(self, agent: bytes, terms: Lease, wanted: Wanted) -> None:
+        if (terms.agent, terms.worker) != (agent, self._worker) or not wanted.fits(terms):
+            raise WRONG_LEASE(expected="the agent's version at the checkpoint", found="a lease of another one")
+        if terms.expiry <= self._height:
+            raise WRONG_LEASE(expected=f"an end after block {self._height}", found=f"block {terms.expiry}")
 
-    async def _place(self, agent: bytes, keys: AgentKeys, record: AgentRecord) -> Placed:
+    async def _load(self, agent: bytes, keys: AgentKeys, record: AgentRecord) -> Placed:
         identity = bytes(keys.version.key(Purpose.STATE))
         state_key = keys.key(Purpose.STATE).symmetric(Context.STATE_DATA_KEY, identity)
         state = AgentState(self._fabric.state, StateKeys(state_key, identity), agent.hex(), self._devices.rng)
         answers, quorum = await self._devices.heads(agent, keys.version.agent_epoch)
         await state.load(answers, quorum)
-        host = AgentHost(self._devices.attest, lambda level, text: self._devices.log(agent, level, text))
-        return Placed(keys, record, state, host)
+        return Placed(keys, record, state, AgentHost(self._devices.attest, self._devices.log(agent)))
+
+    # --- inside: processes ---
 
     async def _start(self, placed: Placed) -> AgentProcess:
-        terms = placed.keys.terms
-        bundle = await self._fabric.blobs.get(terms.code_hash)
-        manifest_bytes = await self._fabric.blobs.get(terms.manifest_hash)
-        for data, expected in ((bundle, terms.code_hash), (manifest_bytes, terms.manifest_hash)):
-            if hashlib.sha256(data).digest() != expected:
-                raise WRONG_CODE(expected=to_hex(expected), found="other bytes")
-        manifest = Manifest.parse(manifest_bytes)
-        secrets = await self._secrets(placed)
-        spec = AgentSpec(
-            agent=terms.agent,
-            code_hash=terms.code_hash,
-            bundle=bundle,
-            env=manifest.environment(secrets),
-            secrets=manifest.handles(secrets),
-            egress=manifest.egress,
-            limits=Limits(**manifest.limits),
-            map_host=self._devices.map_host,
-            extra_ca=self._devices.extra_ca,
-            entry=manifest.entry,
-        )
-        host: HostCalls = placed.host
-        return await self._sandbox.start(spec, host)
+        """Start until the process has the secrets of the newest record; remember a failure for a moment."""
+        try:
+            old, placed.process = placed.process, None
+            if old is not None:
+                await old.close()
+            while True:
+                record = placed.record
+                spec = await agent_spec(self._fabric.blobs, placed.keys, record, self._devices.outside)
+                placed.host.logged.hide(spec.secrets.values())
+                process = await self._sandbox.start(spec, placed.host)
+                if secret_facts(record) == secret_facts(placed.record):
+                    placed.process = process
+                    return process
+                await process.close()
+        except CloisterError as error:
+            placed.failed = (error, asyncio.get_running_loop().time() + COOL_S)
+            raise
+        finally:
+            placed.starting = None
 
-    async def _secrets(self, placed: Placed) -> dict[str, str]:
-        """The agent's secrets: only the ciphertext whose hash the owner's transaction committed to."""
-        record, keys = placed.record, placed.keys
-        if record.secrets_hash == bytes(32) or record.secrets_epoch != record.epoch:
-            return {}  # none set, or set under an epoch that is closed: the owner sets them again
-        ciphertext = await self._fabric.blobs.get(record.secrets_hash)
-        if hashlib.sha256(ciphertext).digest() != record.secrets_hash:
-            raise WRONG_SECRETS(expected=to_hex(record.secrets_hash), found="other bytes")
-        aad = secrets_aad(keys.version.network, keys.version.agent, record.secrets_version, record.secrets_setter)
-        identity = bytes(keys.version.key(Purpose.SECRETS))
-        plain = decrypt(keys.key(Purpose.SECRETS), keys.mpk, identity, ciphertext, aad)
-        values = jcs.decode(plain)
-        if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
-            raise WRONG_SECRETS(expected="a JSON object of texts", found="another form")
-        return values
-
-    async def _restart(self, placed: Placed, record: AgentRecord) -> None:
+    async def _follow_secrets(self, placed: Placed, record: AgentRecord) -> None:
+        """Take the newest record. Other secrets: the process ends, the next request starts one that has them."""
+        same = secret_facts(placed.record) == secret_facts(record)
         placed.record = record
+        if same:
+            return
+        placed.failed = None
         process, placed.process = placed.process, None
         if process is not None:
             await process.close()
 
-    async def _end(self, certificate: KeyCertificate) -> None:
-        placed = self._placed.get(certificate.agent)
-        if placed is None:
-            return
-        if placed.older is not None and placed.older.seat.certificate.id == certificate.id:
-            placed.older = None
-        if placed.keys.seat.certificate.id == certificate.id:
-            await self._drop(certificate.agent)
-
-    async def _drop(self, agent: bytes) -> None:
+    def _drop(self, agent: bytes) -> None:
+        """Serve the agent no more, from this very moment; its process ends in the background."""
         placed = self._placed.pop(agent, None)
         self._sessions.erase_agent(agent)
-        if placed is not None and placed.process is not None:
-            with contextlib.suppress(CloisterError):
-                await placed.process.close()
+        if placed is None:
+            return
+        placed.closed = True
+        task = asyncio.ensure_future(_stop(placed))
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
         self.changed.set()
 
 
-def _same_version(keys: AgentKeys, record: AgentRecord) -> bool:
-    terms = keys.terms
-    mine = (terms.code_hash, terms.manifest_hash, terms.cluster, terms.agent_epoch)
-    return mine == (record.code_hash, record.manifest_hash, record.cluster, record.epoch)
+def _require_cool(placed: Placed) -> None:
+    if placed.failed is not None and asyncio.get_running_loop().time() < placed.failed[1]:
+        raise placed.failed[0].with_traceback(None)
 
 
-def _same_code(one: AgentKeys, other: AgentKeys) -> bool:
-    return (one.terms.code_hash, one.terms.manifest_hash) == (other.terms.code_hash, other.terms.manifest_hash)
+async def _stop(placed: Placed) -> None:
+    if placed.starting is not None:
+        placed.starting.cancel()
+        await asyncio.gather(placed.starting, return_exceptions=True)
+    process, placed.process = placed.process, None
+    if process is not None:
+        with contextlib.suppress(CloisterError):
+            await process.close()
+
+
+def _seen(task: asyncio.Task[AgentProcess]) -> None:
+    """A start that failed while nobody waited is no unhandled error: the next request meets it again."""
+    if not task.cancelled():
+        task.exception()

@@ -1,29 +1,47 @@
 """The worker's verified view of the chain: newest checkpoint with t signatures, records by proof (spec/chainview.md).
 
 The endpoint that serves proofs is not trusted, nor is the host's clock. Time is checkpoint height, and a checkpoint is
-fresh only while t gatekeepers answered a nonce of ours not long ago by this machine's monotonic clock.
+fresh only while t gatekeepers answered a nonce of ours not long ago by this machine's monotonic clock, and see no block
+far above it. Restrictions (pause, removal) count from any block seen; their end counts only by proof.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
 from cloister.chain.proven import ProvenState
-from cloister.chain.rpc import Rpc
+from cloister.chain.rpc import Rpc, quantity
+from cloister.core.chainview.checkpoints import NOT_A_CHECKPOINT
 from cloister.core.chainview.records import AgentRecord, agent_id
+from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.network import Network
 from cloister.core.encoding.signatures import Signed
 from cloister.core.encoding.statements import Checkpoint, HeartBeat
-from cloister.core.errors import ChainViewError, CloisterError, define
+from cloister.core.errors import ChainViewError, CloisterError, PolicyError, define
+from cloister.node import logs
+
+# How far the committee's newest block may be above our checkpoint (gatekeepers take keys requests from as far).
+MAX_BEHIND = 16
+# Heights remembered against a second block at one height.
+KEPT_HEIGHTS = 256
+# An endpoint's claim about its newest block is believed up to this far above the checkpoint.
+MAX_AHEAD = 1 << 14
+_AT_ONCE = 32
 
 STALE_VIEW = define(
     "worker.stale_view",
     ChainViewError,
     check="t gatekeepers answered this worker's nonce within the freshness limit",
     remedy="the worker is cut off from the committee: call another worker, or wait until it is back",
+    status=503,
+)
+BEHIND = define(
+    "worker.behind_committee",
+    ChainViewError,
+    check=f"the newest checkpoint is at most {MAX_BEHIND} blocks below what the committee says that it signed",
+    remedy="somebody holds newer checkpoints back from this worker: call another worker",
     status=503,
 )
 WENT_BACK = define(
@@ -33,6 +51,14 @@ WENT_BACK = define(
     remedy="stop this worker: the committee contradicts itself or somebody holds its keys",
     status=503,
 )
+REMOVED = define(
+    "worker.removed",
+    PolicyError,
+    check="no block seen says that this worker was removed or left",
+    remedy="call another worker; a removed one comes back with a new identity only",
+    status=503,
+)
+_log = logs.get("chainwatch")
 
 
 class CommitteePort(Protocol):
@@ -42,13 +68,14 @@ class CommitteePort(Protocol):
         """The newest checkpoint with t signatures."""
 
     async def heartbeat(self, nonce: bytes) -> tuple[HeartBeat, ...]:
-        """t answers to a nonce."""
+        """t answers to a nonce, of distinct members."""
 
 
 class ChainWatch:
     """Keeps the newest verified checkpoint and reads records by proof at it.
 
     ``monotonic`` is this machine's steady clock in seconds; ``rng`` gives nonces; ``max_age_s`` is the freshness limit.
+    ``news`` counts what happened: a new checkpoint, a restriction seen or ended.
     """
 
     def __init__(
@@ -65,11 +92,15 @@ class ChainWatch:
         self._monotonic, self._rng, self._max_age = monotonic, rng, max_age_s
         self._signed: Signed | None = None
         self._fresh_at = float("-inf")
-        self._hashes: dict[int, bytes] = {}
+        self._blocks: dict[int, tuple[bytes, bytes]] = {}
+        self._conflict: CloisterError | None = None
         self._records: dict[bytes, AgentRecord | None] = {}
         self._proven: ProvenState | None = None
-        self._paused: set[bytes] = set()
-        self._moved = asyncio.Condition()
+        self._restricted: dict[bytes, int] = {}  # agent id or our address -> newest height claimed when it was seen
+        self._worker: bytes | None = None
+        self._said: dict[str, str] = {}
+        self._moved = asyncio.Event()
+        self.news = 0
 
     @property
     def signed(self) -> Signed:
@@ -82,14 +113,21 @@ class ChainWatch:
     def checkpoint(self) -> Checkpoint:
         """The newest checkpoint."""
         statement = self.signed.statement
-        assert isinstance(statement, Checkpoint)  # noqa: S101 - accept() took nothing else
+        assert isinstance(statement, Checkpoint)  # noqa: S101 - refresh() took nothing else
         return statement
 
     def require_fresh(self) -> Checkpoint:
-        """The newest checkpoint. Raises worker.stale_view when the committee has been silent for too long."""
-        age = self._monotonic() - self._fresh_at
+        """The newest checkpoint, if this worker may serve now.
+
+        1. the committee never contradicted itself; 2. it answered not long ago; 3. no block seen removed this worker.
+        Raises worker.checkpoint_conflict, worker.stale_view, worker.removed."""
+        if self._conflict is not None:  # 1
+            raise self._conflict.with_traceback(None)
+        age = self._monotonic() - self._fresh_at  # 2
         if age > self._max_age:
             raise STALE_VIEW(expected=f"an answer within {self._max_age:.0f} s", found=f"silence for {age:.0f} s")
+        if self._worker in self._restricted:  # 3
+            raise REMOVED(expected="a worker in service", found="removed or gone at a block that this worker saw")
         return self.checkpoint
 
     def state(self) -> ProvenState:
@@ -122,57 +160,132 @@ class ChainWatch:
 
     def seen_paused(self, agent: bytes) -> bool:
         """Whether any block seen, proven or not, had the agent paused since its last proven resume."""
-        return agent in self._paused
+        return agent in self._restricted
 
     async def refresh(self) -> bool:
-        """Fetch the newest checkpoint; True if it moved. Raises the committee's refusal, or WENT_BACK.
+        """Fetch the newest checkpoint; True if it moved. Raises the committee's refusal, or WENT_BACK for ever.
 
-        1. t signatures under this network; 2. never two hashes at one height; 3. never backwards.
+        1. t signatures under this network; 2. of this chain; 3. never two blocks at one height; 4. never backwards.
         """
         signed = await self._committee.checkpoint()
         new = signed.statement
         assert isinstance(new, Checkpoint)  # noqa: S101 - the committee port returns checkpoints
         signed.verify(self._network.founding, self._network.id)  # 1
-        if self._hashes.setdefault(new.number, new.block_hash) != new.block_hash:  # 2
-            raise WENT_BACK(expected=f"one block at {new.number}", found="two signed blocks at one height")
-        if self._signed is not None and new.number <= self.checkpoint.number:  # 3
+        if new.chain_id != self._network.genesis.chain_id:  # 2
+            raise NOT_A_CHECKPOINT(expected=f"chain {self._network.genesis.chain_id}", found=f"chain {new.chain_id}")
+        block = (new.block_hash, new.state_root)
+        if self._blocks.setdefault(new.number, block) != block:  # 3
+            self._conflict = WENT_BACK(expected=f"one block at {new.number}", found="two signed blocks at one height")
+            raise self._conflict
+        if self._signed is not None and new.number <= self.checkpoint.number:  # 4
             return False
         self._signed, self._records = signed, {}
-        for old in [n for n in self._hashes if n < new.number - 256]:
-            del self._hashes[old]
-        async with self._moved:
-            self._moved.notify_all()
+        for old in [n for n in self._blocks if n < new.number - KEPT_HEIGHTS]:
+            del self._blocks[old]
+        self._tell()
         return True
 
     async def prove_fresh(self) -> None:
-        """Ask t gatekeepers to answer a fresh nonce; the time *before* asking counts."""
+        """Ask t gatekeepers to answer a fresh nonce; the time *before* asking counts.
+
+        Their middle answer also says how far the committee is: a host that lets heartbeats through and holds
+        checkpoints back must not stop this worker's time. Raises worker.behind_committee."""
         before = self._monotonic()
-        await self._committee.heartbeat(self._rng(32))
+        beats = await self._committee.heartbeat(self._rng(32))
+        middle = sorted(beat.number for beat in beats)[len(beats) // 2]
+        if self.checkpoint.number + MAX_BEHIND < middle:
+            raise BEHIND(expected=f"a checkpoint near block {middle}", found=f"block {self.checkpoint.number}")
         self._fresh_at = before
 
     async def watch_pause(self, agent: bytes) -> None:
         """Note a pause at the newest block seen (unproven: restrictive only), or its end by proof."""
-        if await self.state().newest_paused(agent):
-            self._paused.add(agent)
-        elif agent in self._paused:
-            record = await self.agent(agent)
-            if record is not None and not record.paused:
-                self._paused.discard(agent)
+        await self._watch(agent, self.state().newest_paused(agent), lambda: self._proven_running(agent))
 
-    async def moved(self) -> None:
-        """Wait until the checkpoint moves."""
-        async with self._moved:
-            await self._moved.wait()
+    async def watch_removal(self, worker: bytes) -> None:
+        """Note that this worker was removed or left, at the newest block seen; or its return by proof."""
+        self._worker = worker
+        await self._watch(worker, self.state().newest_removed(worker), lambda: self._proven_live(worker))
 
-    async def run(self, agents: Callable[[], Mapping[bytes, object]], *, every_s: float = 0.25) -> None:
-        """Refresh for ever: checkpoint, freshness, pauses (``agents()`` and those seen paused). Failures wait."""
+    async def changed(self, since: int, timeout_s: float) -> None:
+        """Wait until ``news`` is above ``since``, at most ``timeout_s``."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.news <= since:
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError:
+            return
+
+    async def follow(self, *, every_s: float = 0.25) -> None:
+        """For ever: the newest checkpoint and freshness. Asks the committee only; a refusal waits for the next turn."""
         while True:
-            with contextlib.suppress(CloisterError):
-                await self.refresh()
+            await self._contained("checkpoint", self.refresh())
             if self._monotonic() - self._fresh_at > self._max_age / 4:
-                with contextlib.suppress(CloisterError):
-                    await self.prove_fresh()
-            for agent in {*agents(), *self._paused}:
-                with contextlib.suppress(CloisterError):
-                    await self.watch_pause(agent)
+                await self._contained("freshness", self.prove_fresh())
             await asyncio.sleep(every_s)
+
+    async def watch_restrictions(
+        self, worker: bytes, agents: Callable[[], Mapping[bytes, object]], *, every_s: float = 0.25
+    ) -> None:
+        """For ever: pauses of ``agents()`` and of those seen paused, and this worker's own removal."""
+        while True:
+            names = set(agents()) | (set(self._restricted) - {worker})
+            await self._contained("removal", self.watch_removal(worker))
+            await self._contained("pauses", self._all_pauses(names))
+            await asyncio.sleep(max(every_s, 0.005 * len(names)))
+
+    # --- inside ---
+
+    async def _all_pauses(self, names: Iterable[bytes]) -> None:
+        """Every agent is asked about, whatever another one's question comes to; the first refusal is raised."""
+        free = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(agent: bytes) -> None:
+            async with free:
+                await self.watch_pause(agent)
+
+        for outcome in await asyncio.gather(*(one(agent) for agent in names), return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _watch(self, name: bytes, newest: Awaitable[bool], ended: Callable[[], Awaitable[bool]]) -> None:
+        """1. the newest block restricts: note it at once, then with that block's height; 2. a note ends when a
+        checkpoint of at least that height proves its end. So neither an endpoint's second thought nor an older
+        checkpoint ends it."""
+        if await newest:  # 1
+            if name not in self._restricted:
+                self._restricted[name] = self.checkpoint.number
+                self._tell()
+            claimed = quantity(await self._rpc.call("eth_blockNumber"), "block number", 64)
+            height = min(claimed, self.checkpoint.number + MAX_AHEAD)
+            self._restricted[name] = max(height, self._restricted.get(name, 0))
+        elif name in self._restricted and self.checkpoint.number >= self._restricted[name] and await ended():  # 2
+            self._restricted.pop(name, None)
+            self._tell()
+
+    async def _proven_running(self, agent: bytes) -> bool:
+        record = await self.agent(agent)
+        return record is not None and not record.paused
+
+    async def _proven_live(self, worker: bytes) -> bool:
+        record = await self.state().worker(worker)
+        return record is not None and record.live_at(self.checkpoint.number)
+
+    async def _contained(self, what: str, work: Awaitable[object]) -> None:
+        """A refusal is logged when it is a new one; anything else ends the process."""
+        try:
+            await work
+            self._said.pop(what, None)
+        except CloisterError as error:
+            if self._said.get(what) != error.code:
+                _log.warning(f"{what} waits", code=error.code, expected=error.expected, found=error.found)
+            self._said[what] = error.code
+
+    def _tell(self) -> None:
+        self.news += 1
+        self._moved.set()
+
+
+def short(name: bytes) -> str:
+    """How logs name agents and workers."""
+    return to_hex(name)[:18]

@@ -1,19 +1,42 @@
-"""Settings of one worker process (docs/operate/worker.md). Their hash is in the worker's report data."""
+"""Settings of one worker process (docs/operate/worker.md). Their hash is in the worker's report data.
+
+The host writes them, so none may weaken what the worker promises: each has bounds, and a production network refuses
+what only a devnet may have.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from cloister.core.errors import ConfigError, define
+from cloister.core.encoding.hexes import from_hex
+from cloister.core.errors import CloisterError, ConfigError, define
 
+MAX_FRESH_S: Final = 60
+MAX_ENDPOINTS: Final = 64
+MAX_ENDPOINT: Final = 256
+_LEVELS: Final = ("debug", "info", "warning", "error")
+_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
+
+BAD_SETTING = define(
+    "worker.setting",
+    ConfigError,
+    check="every setting is within the bounds of docs/operate/worker.md",
+    remedy="correct the setting that is named",
+)
 BAD_MAP = define(
     "worker.map_host",
     ConfigError,
     check="map_host maps a host name to ip:port, on a devnet only",
     remedy='write {"api.example.com": "127.0.0.1:8443"}, and only with a network file of mode devnet',
+)
+WORK_ON_DISK = define(
+    "worker.work_folder",
+    ConfigError,
+    check="the sandbox's work folder lies in memory, where the host cannot change compiled code",
+    remedy="set `work` to a folder on a tmpfs, for example /run/cloister",
 )
 
 
@@ -22,7 +45,8 @@ class WorkerConfig:
     """data: the node's folder. network: network.json. rpc: chain endpoint. gatekeepers: base URLs. gateway: its unix
     socket. fabric: the ciphertext store's folder. operator: 0x address that answers for this worker. endpoint: what
     the Workers contract says about where it is. machine: ``evidence.MachineConfig`` fields. map_host, extra_ca: a
-    devnet's stand-ins for outside hosts. fresh_s: how long t answers to a nonce keep the worker serving."""
+    devnet's stand-ins for outside hosts. work: where sandboxes keep compiled code, by default below ``data``.
+    fresh_s: how long t answers to a nonce keep the worker serving."""
 
     data: Path
     network: Path
@@ -35,8 +59,35 @@ class WorkerConfig:
     machine: dict[str, Any]
     map_host: dict[str, str] = field(default_factory=dict)
     extra_ca: Path | None = None
+    work: Path | None = None
     fresh_s: int = 15
     log_level: str = "info"
+
+
+def check_config(config: WorkerConfig, mode: str) -> None:
+    """Raise ConfigError unless the settings are within their bounds and fit the network's mode.
+
+    1. bounds; 2. a devnet's stand-ins on a devnet only; 3. outside a devnet the work folder lies in memory."""
+    if not 1 <= config.fresh_s <= MAX_FRESH_S:  # 1
+        raise BAD_SETTING(expected=f"fresh_s from 1 to {MAX_FRESH_S}", found=str(config.fresh_s))
+    if not 1 <= len(config.gatekeepers) <= MAX_ENDPOINTS or len(set(config.gatekeepers)) != len(config.gatekeepers):
+        raise BAD_SETTING(expected=f"1 to {MAX_ENDPOINTS} distinct gatekeepers", found=f"{len(config.gatekeepers)}")
+    if not 1 <= len(config.endpoint.encode()) <= MAX_ENDPOINT:
+        raise BAD_SETTING(expected=f"an endpoint of 1 to {MAX_ENDPOINT} bytes", found="another size")
+    if config.log_level not in _LEVELS:
+        raise BAD_SETTING(expected=f"log_level in {', '.join(_LEVELS)}", found=config.log_level[:20])
+    operator_of(config)
+    mapped_hosts(config, mode)  # 2
+    if mode != "devnet" and not in_memory(work_folder(config)):  # 3
+        raise WORK_ON_DISK(expected="a folder on a tmpfs", found="one on a disk")
+
+
+def operator_of(config: WorkerConfig) -> bytes:
+    """The operator's 20 bytes. Raises ConfigError."""
+    try:
+        return from_hex(config.operator, 20, name="operator")
+    except CloisterError as error:
+        raise BAD_SETTING(expected=error.expected, found=error.found) from None
 
 
 def mapped_hosts(config: WorkerConfig, mode: str) -> Mapping[str, tuple[str, int]]:
@@ -46,7 +97,29 @@ def mapped_hosts(config: WorkerConfig, mode: str) -> Mapping[str, tuple[str, int
     hosts = {}
     for host, target in config.map_host.items():
         ip, _, port = target.rpartition(":")
-        if not ip or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        if not ip or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
             raise BAD_MAP(expected="ip:port", found=target[:80])
         hosts[host] = (ip, int(port))
     return hosts
+
+
+def work_folder(config: WorkerConfig) -> Path:
+    """Where sandboxes work. It is emptied at every start."""
+    return config.work or config.data / "sandbox"
+
+
+def in_memory(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether a folder (or where it will be) lies on a memory file system. False when that cannot be told."""
+    try:
+        lines = mounts.read_text().splitlines()
+        wanted = folder.resolve()
+    except OSError:
+        return False
+    kinds = {}
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        fields = left.split(" ")
+        if len(fields) > 4 and right:
+            kinds[fields[4]] = right.split(" ")[0]  # a later mount covers an earlier one
+    under = [point for point in kinds if wanted.is_relative_to(point)]
+    return bool(under) and kinds[max(under, key=len)] in _MEMORY

@@ -1,21 +1,25 @@
-"""Sending new state heads to the committee, in batches of at most a second (spec/state.md 6).
+"""Sending new state heads to the committee, in batches of at most a second (spec/state.md 9, 10).
 
-Answers do not wait for this: a receipt says ``local`` until a quorum has signed. A head that was refused or unanswered
-stays pending in the store's own record and is sent again.
+Answers do not wait for this: a receipt says ``local`` until a quorum has signed. Heads of one agent are a chain, so a
+quorum on one head covers all below it: members that are ahead refuse the older ones, and that is no harm. A head that
+was refused or unanswered stays pending in the store's own record and is sent again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from cloister.core.encoding.signatures import Signed
 from cloister.core.errors import CloisterError
+from cloister.core.state.heads import Link
 from cloister.wire.heads import HeadMove, HeadsRequest
 from cloister.worker.agents import Placed
 from cloister.worker.leases import NodeIdentity
 
-BATCH = 64
+# Heads in one request, and of one agent among them.
+BATCH, SHARE = 128, 64
 
 
 class EndorsePort(Protocol):
@@ -25,46 +29,90 @@ class EndorsePort(Protocol):
         """Per head: q signatures, or why not."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """One head that is not endorsed yet."""
+
+    agent: bytes
+    placed: Placed
+    link: Link
+
+    @property
+    def version(self) -> tuple[bytes, int]:
+        return self.agent, self.placed.keys.version.agent_epoch
+
+
 class Endorser:
-    """Keeps the committee's memory of every placed agent's head up to date."""
+    """Keeps the committee's memory of every placed agent's head up to date.
+
+    ``refusals``: per agent why its newest head is not endorsed."""
 
     def __init__(
         self, node: NodeIdentity, committee: EndorsePort, placed: Callable[[], Mapping[bytes, Placed]]
     ) -> None:
         self._node, self._committee, self._placed = node, committee, placed
-        self._done: dict[tuple[bytes, int], tuple[int, Signed | None]] = {}
+        self._done: dict[tuple[bytes, int], tuple[int, Signed]] = {}
         self.refusals: dict[bytes, CloisterError] = {}
 
     async def turn(self) -> int:
-        """Send what is not endorsed yet, oldest first; returns how many heads were endorsed. Raises StateError."""
-        endorsed = 0
-        for agent, placed in list(self._placed().items()):
-            endorsed += await self._agent(agent, placed)
-        return endorsed
+        """Send what is not endorsed yet, oldest first; returns how many heads were endorsed.
 
-    async def _agent(self, agent: bytes, placed: Placed) -> int:
-        epoch = placed.keys.version.agent_epoch
-        height, proof = self._done.get((agent, epoch), (0, None))
+        One agent's unreadable store stops no other agent. Raises the committee's refusal of a whole request."""
+        placed = dict(self._placed())
+        self._forget(placed)
+        waiting: list[_Waiting] = []
+        for agent, one in placed.items():
+            try:
+                waiting += await self._waiting(agent, one)
+            except CloisterError as error:
+                self.refusals[agent] = error
+        count = 0
+        for start in range(0, len(waiting), BATCH):
+            count += await self._send(waiting[start : start + BATCH])
+        return count
+
+    def _forget(self, placed: Mapping[bytes, Placed]) -> None:
+        now = {(agent, one.keys.version.agent_epoch) for agent, one in placed.items()}
+        self._done = {version: done for version, done in self._done.items() if version in now}
+        self.refusals = {agent: error for agent, error in self.refusals.items() if agent in placed}
+
+    async def _waiting(self, agent: bytes, placed: Placed) -> list[_Waiting]:
         record = (await placed.state.snapshot()).record
-        links = [link for link in record.links() if link.height > height][:BATCH]
-        if not links:
-            return 0
-        moves = tuple(HeadMove(agent, epoch, link.height, link.parent, link.head) for link in links)
+        done = self._done.get((agent, placed.keys.version.agent_epoch))
+        height = 0 if done is None else done[0]
+        if record.height <= height:
+            return []
+        return [_Waiting(agent, placed, link) for link in record.links() if link.height > height][:SHARE]
+
+    async def _send(self, batch: Sequence[_Waiting]) -> int:
+        """One request. ``proven``: the newest head of each agent that has a quorum, for members that missed it."""
+        versions = {one.version: one.placed for one in batch}
+        moves = [HeadMove(*one.version, one.link.height, one.link.parent, one.link.head) for one in batch]
         request = HeadsRequest(
-            moves,
+            tuple(moves),
             self._node.address,
             self._node.boot,
-            leases=(placed.keys.seat.lease,),
-            proven=() if proof is None else (proof,),
+            leases=tuple(placed.keys.seat.lease for placed in versions.values()),
+            proven=tuple(self._done[version][1] for version in versions if version in self._done),
         )
         answers = await self._committee.endorse_heads(request.signed(self._node.key))
         count = 0
-        for link, answer in zip(links, answers, strict=True):
-            if isinstance(answer, CloisterError):
-                self.refusals[agent] = answer
-                break
-            self._done[agent, epoch] = (link.height, answer)
-            placed.state.endorsed(link.height)
+        for version in versions:
+            mine = [(o, a) for o, a in zip(batch, answers, strict=True) if o.version == version]
+            count += self._took(version[0], mine)
+        return count
+
+    def _took(self, agent: bytes, answers: Sequence[tuple[_Waiting, Signed | CloisterError]]) -> int:
+        """The highest head with a quorum covers those below it; what is above it waits."""
+        signed = [(n, one, a) for n, (one, a) in enumerate(answers, 1) if isinstance(a, Signed)]
+        count = 0
+        if signed:
+            count, one, proof = signed[-1]
+            self._done[one.version] = (one.link.height, proof)
+            one.placed.state.endorsed(one.link.height)
+        newest = answers[-1][1]
+        if isinstance(newest, CloisterError):
+            self.refusals[agent] = newest
+        else:
             self.refusals.pop(agent, None)
-            count += 1
         return count

@@ -10,10 +10,10 @@ import binascii
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from cloister.core.encoding.hexes import from_hex
-from cloister.core.errors import CloisterError, SandboxError, define
+from cloister.core.errors import SandboxError, define
+from cloister.worker.agentlog import AgentLog
 
-MAX_KEY, MAX_LIST = 512, 1000
+MAX_KEY, MAX_LIST = 256, 1000
 
 NO_SUCH_CALL = define(
     "sandbox.no_such_call",
@@ -52,18 +52,19 @@ class StatePort(Protocol):
 
 
 Attest = Callable[[bytes], Awaitable[Mapping[str, Any]]]
-LogLine = Callable[[str, str], None]
 
 
 class AgentHost:
     """Host calls of one agent. ``open``/``close`` bracket each request with its state transaction."""
 
-    def __init__(self, attest: Attest, log: LogLine) -> None:
-        self._attest, self._log = attest, log
+    def __init__(self, attest: Attest, logged: AgentLog) -> None:
+        self._attest, self.logged = attest, logged
         self._requests: dict[str, StatePort] = {}
 
     def open(self, request_id: str, state: StatePort) -> None:
-        """Host calls of this request now reach ``state``."""
+        """Host calls of this request now reach ``state``. Ids are given out once: RuntimeError for one in use."""
+        if request_id in self._requests:
+            raise RuntimeError("two requests under one id would share a transaction")
         self._requests[request_id] = state
 
     def close(self, request_id: str) -> None:
@@ -72,7 +73,7 @@ class AgentHost:
 
     def log(self, request_id: str | None, level: str, text: str) -> None:
         """A line from the agent: to the agent's own log, never mixed with the worker's."""
-        self._log(level, text)
+        self.logged.line(level, text)
 
     async def call(self, request_id: str, name: str, args: Mapping[str, Any]) -> Any:
         """Serve one host call. Raises CloisterError to refuse."""
@@ -104,6 +105,8 @@ async def _list(state: StatePort, args: Mapping[str, Any]) -> list[str]:
     prefix, after, limit = args.get("prefix", ""), args.get("after"), args.get("limit", MAX_LIST)
     if not isinstance(prefix, str) or not (after is None or isinstance(after, str)):
         raise BAD_ARGUMENT(expected="prefix and after as texts", found="another type")
+    if max(len(_utf8("prefix", prefix)), len(_utf8("after", after or ""))) > MAX_KEY:
+        raise BAD_ARGUMENT(expected=f"prefix and after of at most {MAX_KEY} bytes", found="more")
     if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_LIST:
         raise BAD_ARGUMENT(expected=f"limit from 1 to {MAX_LIST}", found=repr(limit)[:40])
     return await state.list(prefix, after=after or "", limit=limit)
@@ -119,9 +122,16 @@ _STATE_CALLS: Mapping[str, Callable[[StatePort, Mapping[str, Any]], Awaitable[An
 
 def _key(args: Mapping[str, Any]) -> str:
     key = args.get("key")
-    if not isinstance(key, str) or not 0 < len(key.encode("utf-8", "replace")) <= MAX_KEY:
+    if not isinstance(key, str) or not 0 < len(_utf8("key", key)) <= MAX_KEY:
         raise BAD_ARGUMENT(expected=f"a key of 1 to {MAX_KEY} bytes", found=type(key).__name__)
     return key
+
+
+def _utf8(name: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise BAD_ARGUMENT(expected=f"{name} as Unicode text", found="half a surrogate pair") from None
 
 
 def _bytes(value: object) -> bytes:
@@ -134,11 +144,8 @@ def _bytes(value: object) -> bytes:
 
 
 def _nonce(value: object) -> bytes:
-    """A nonce as 0x-hex or base64, exactly 32 bytes."""
-    try:
-        data = from_hex(value, 32, name="nonce") if isinstance(value, str) and value[:2] == "0x" else _bytes(value)
-    except CloisterError:
-        raise BAD_ARGUMENT(expected="a nonce of 32 bytes", found="something else") from None
+    """A nonce as base64, exactly 32 bytes."""
+    data = _bytes(value)
     if len(data) != 32:
         raise BAD_ARGUMENT(expected="a nonce of 32 bytes", found=f"{len(data)} bytes")
     return data

@@ -6,6 +6,7 @@ forgets the older period's keys. Keys live here and nowhere else in the process.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,13 +19,15 @@ from cloister.core.encoding.identity import AgentVersion, Purpose
 from cloister.core.encoding.signatures import Signed, SignerSet, address_of, sign_digest
 from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.envelope.certificate import KeyCertificate, Seat
+from cloister.core.errors import ThresholdError
 from cloister.core.keys.hpke import private_key
+from cloister.core.policy.release import identities_of
 from cloister.core.threshold.ibe import DerivedKey, decrypt
-from cloister.core.threshold.partial import Partial, TransportKey, recover
+from cloister.core.threshold.partial import Partial, TransportKey, recover, verify_partial
 from cloister.core.threshold.shares import PublicShares
 from cloister.evidence.tee import Tee
 from cloister.wire.committee import Granted
-from cloister.wire.messages import KeysRequest, Shown
+from cloister.wire.messages import KeysAnswer, KeysRequest, Shown
 
 Rng = Callable[[int], bytes]
 
@@ -32,8 +35,8 @@ Rng = Callable[[int], bytes]
 class GrantPort(Protocol):
     """What acquiring asks of the committee (``wire.committee.Committee``)."""
 
-    async def keys(self, request: KeysRequest) -> Granted:
-        """A lease and t partials per key."""
+    async def keys(self, request: KeysRequest, *, verify: Callable[[KeysAnswer], None] | None = None) -> Granted:
+        """A lease and t partials per key; members whose answer ``verify`` refuses do not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +118,44 @@ async def acquire(
 ) -> AgentKeys:
     """Get the agent's keys for the checkpoint's period. Raises the committee's refusal, EvidenceError, ThresholdError.
 
-    1. a transport key for this request alone; 2. evidence that binds it; 3. t agreeing members; 4. their lease,
-    signed for this network; 5. each key recovered and checked against MPK; 6. an HPKE key for this agent, period and
-    boot, certified.
+    1. a transport key for this request alone; 2. evidence that binds it; 3. t agreeing members; 4. each key recovered
+    and checked against MPK; if that fails a member lied: ask again and take only partials that verify alone;
+    5. their lease, signed for this network; 6. an HPKE key for this agent, period and boot, certified.
     """
     at = checkpoint.statement
     assert isinstance(at, Checkpoint)  # noqa: S101 - the chain watch holds checkpoints only
     transport = TransportKey.generate(rng)  # 1
     shown = await show(tee, node.binding("worker", at.block_hash, bytes(32), {"transport": transport.public}))  # 2
-    granted = await committee.keys(KeysRequest(shown, agent, checkpoint))  # 3
-    granted.lease.verify(signers, node.network)  # 4
-    derived = {}
-    for name, parts in granted.partials.items():  # 5
-        partials = [Partial(p.index, p.e1, p.e2, p.e3) for p in parts]
-        derived[name] = recover(partials, signers.threshold, shares, bytes(granted.identities[name]), transport)
+    request = KeysRequest(shown, agent, checkpoint)
+    granted = await committee.keys(request)  # 3
+    try:
+        derived = await _recovered(granted, signers.threshold, shares, transport)  # 4
+    except ThresholdError:
+        granted = await committee.keys(request, verify=lambda a: _honest(a, node.network, shares, transport))
+        derived = await _recovered(granted, signers.threshold, shares, transport)
+    granted.lease.verify(signers, node.network)  # 5
     hpke_key = private_key(rng(32))  # 6
     public = hpke_key.public_key().public_bytes_raw()
     certificate = KeyCertificate.under(granted.terms, network=node.network, hpke_key=public)
     seat = Seat(certificate, certificate.sign(node.sign), granted.lease)
     return AgentKeys(shares.mpk, seat, derived, hpke_key)
+
+
+async def _recovered(
+    granted: Granted, threshold: int, shares: PublicShares, transport: TransportKey
+) -> dict[tuple[Purpose, int], DerivedKey]:
+    """Every key of the grant. Each takes milliseconds of pairings: requests are served in between."""
+    derived = {}
+    for name, parts in granted.partials.items():
+        partials = [Partial(p.index, p.e1, p.e2, p.e3) for p in parts]
+        derived[name] = recover(partials, threshold, shares, bytes(granted.identities[name]), transport)
+        await asyncio.sleep(0)
+    return derived
+
+
+def _honest(answer: KeysAnswer, network: bytes, shares: PublicShares, transport: TransportKey) -> None:
+    """Raise ThresholdError unless every partial of this member's answer verifies alone."""
+    identities = identities_of(answer.lease, network)
+    for p in answer.partials:
+        identity = bytes(identities[p.purpose, p.period])
+        verify_partial(Partial(p.index, p.e1, p.e2, p.e3), identity, shares, transport.public)

@@ -13,7 +13,7 @@ from typing import Any
 from cloister.core.encoding.hexes import need_bytes
 from cloister.core.errors import TransportError, define
 from cloister.node import logs
-from cloister.wire.announce import Announcement, Kind, split_call
+from cloister.wire.announce import MAX_ANNOUNCEMENT, MAX_SEATS, Announcement, Kind, split_call
 from cloister.wire.frames import FrameClient, Incoming
 from cloister.worker.agents import AgentTable
 from cloister.worker.leases import NodeIdentity
@@ -42,7 +42,7 @@ class GatewayLink:
     ) -> None:
         self._node, self._server, self._table = node, server, table
         self._evidence, self._status = evidence, status
-        self._client = FrameClient(socket, handler=self._serve, announce=self._announcement, report=_report)
+        self._client = FrameClient(socket, handler=self.handle, announce=self.announcement, report=_report)
 
     def start(self) -> None:
         """Connect in the background, and stay connected."""
@@ -56,10 +56,21 @@ class GatewayLink:
         """Leave."""
         await self._client.close()
 
-    def _announcement(self) -> bytes:
-        return Announcement(self._node.address, self._node.boot, tuple(self._table.seats())).encode()
+    def announcement(self) -> bytes:
+        """What this worker serves now, as far as one frame holds it: seats that do not fit are logged, not fatal."""
+        seats = tuple(self._table.seats())
+        fitting = seats[:MAX_SEATS]
+        while True:
+            data = Announcement(self._node.address, self._node.boot, fitting).encode()
+            if len(data) <= MAX_ANNOUNCEMENT:
+                break
+            fitting = fitting[: len(fitting) * 7 // 8]
+        if len(fitting) < len(seats):
+            _log.error("too many seats for one announcement", announced=len(fitting), held=len(seats))
+        return data
 
-    async def _serve(self, incoming: Incoming) -> None:
+    async def handle(self, incoming: Incoming) -> None:
+        """Serve one stream of the gateway. Raises CloisterError: the stream then ends with that refusal."""
         if incoming.kind == Kind.CALL:
             agent, record = split_call(incoming.payload)
             await self._server.serve(agent, record, incoming)

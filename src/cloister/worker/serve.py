@@ -1,51 +1,79 @@
-"""One sealed request, from its bytes to its receipt (spec/sealed-http.md 6-8, ARCHITECTURE.md).
+"""One sealed request, from its bytes to its receipt (spec/sealed-http.md 6-8, spec/receipts.md, spec/state.md 9).
 
 The answer leaves only after the state that it depends on is durable. A handler that lost a race is run again, at most
-three times; nothing of an attempt that did not commit is ever shown.
+three times; nothing of an attempt that did not commit is ever shown. A failed answer is sealed and has no receipt.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from cloister.core.encoding.hexes import to_hex
+from cloister.core.envelope.model import Headers, ResponseHead, encode_json
 from cloister.core.envelope.server import OpenRequest, SealedRefusalError, ServerSessions
-from cloister.core.errors import CloisterError, StateError
-from cloister.core.receipts.receipt import Exchange, ReceiptChain, StateChange, Usage
-from cloister.core.state.heads import HeadRecord
+from cloister.core.errors import CloisterError, TransportError, define
+from cloister.core.receipts.receipt import Exchange, ReceiptChain, Usage
 from cloister.fabric.ports import CONFLICT
-from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead
+from cloister.node import logs
+from cloister.sandbox.errors import BAD_RESPONSE, CLOSED, DEADLINE
+from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead, Chunks
+from cloister.wire.frames import INTERNAL
 from cloister.worker.agents import AgentTable, Placed
 from cloister.worker.chainwatch import ChainWatch
+from cloister.worker.scope import RequestScope
 
-ATTEMPTS = 3
-_DROPPED = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "content-length"})
+ATTEMPTS: Final = 3
+# After the deadline: time for what the sandbox says about it to reach the caller.
+GRACE_S: Final = 2.0
+LAST_WORDS_S: Final = 5.0
+# They describe one hop (RFC 9110 7.6.1); the sealed call is another one.
+HOP_HEADERS: Final = frozenset(
+    {"connection", "content-length", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"}
+    | {"te", "trailer", "transfer-encoding", "upgrade"}
+)
+
+STALLED = define(
+    "worker.reader_stalled",
+    TransportError,
+    check="the caller takes the answer before its deadline",
+    remedy="read faster, or set a later deadline",
+    status=408,
+)
+
+_log = logs.get("serve")
 
 
 class Answer(Protocol):
     """Where the sealed answer goes: the caller's stream."""
 
     async def send(self, data: bytes) -> None:
-        """Write some bytes; waits for the reader."""
+        """Write some bytes; waits for the reader. Raises TransportError when nobody reads any more."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Ran:
-    """A handler that has answered and committed: its head, its body to come, and the state it left."""
+    """A handler that answered and committed: what it answers, and its state until ``close``."""
 
-    head: AgentResponseHead
-    chunks: AsyncIterator[bytes]
-    before: HeadRecord
-    after: HeadRecord
-    cpu_us: int
-    egress: int
+    head: ResponseHead
+    chunks: Chunks
+    scope: RequestScope
+    call: str
+    placed: Placed
+
+    async def close(self) -> None:
+        """Tell the agent that nobody waits any more, if it still streams; refuse its host calls."""
+        self.placed.host.close(self.call)
+        self.scope.close()
+        await self.chunks.aclose()
 
 
 class Server:
-    """Serves sealed requests for the agents in the table."""
+    """Serves sealed requests for the agents in the table. ``now_ms``: the host's clock, Unix milliseconds."""
 
     def __init__(
         self,
@@ -58,108 +86,146 @@ class Server:
     ) -> None:
         self._watch, self._table, self._sessions = watch, table, sessions
         self._receipts, self._now_ms = receipts, now_ms
+        self._calls = 0
+        self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.served = 0
         self.refused = 0
 
     async def serve(self, agent: bytes, record: bytes, answer: Answer) -> None:
-        """Serve one record. Raises CloisterError only for what could not be opened: everything later is sealed.
+        """Serve one record. Raises CloisterError for what could not be opened, and when the caller is gone.
 
-        1. a fresh view of the chain; 2. the agent is held here and not paused; 3. open; 4. run and commit;
-        5. head and body; 6. receipt.
+        1. a fresh view of the chain, and no key of a lease that it ends; 2. the agent is held here and not paused;
+        3. open; 4. run and commit; 5. head and body; 6. receipt. From 4 on every refusal is sealed to the caller.
         """
+        self._active += 1
+        self._idle.clear()
         try:
             checkpoint = self._watch.require_fresh()  # 1
+            self._table.advance(checkpoint.number)
             placed = self._table.get(agent)  # 2
-            request = self._sessions.open_request(  # 3
-                agent, record, self._now_ms(), lambda cert, ibe: placed.keys_of(cert).open_psk(cert, ibe)
-            )
+            request = self._sessions.open_request(agent, record, self._now_ms(), placed.open_psk)  # 3
+            await self._within_time(placed, request, checkpoint.number, answer)
+            self.served += 1
         except SealedRefusalError as refusal:
             self.refused += 1
-            await answer.send(refusal.sealed)
-            return
+            await _last_words(answer, refusal.sealed)
         except CloisterError:
             self.refused += 1
             raise
+        finally:
+            self._active -= 1
+            if not self._active:
+                self._idle.set()
+
+    @property
+    def active(self) -> int:
+        """Requests in progress."""
+        return self._active
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until no request is in progress, at most so long. True: none is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        return not self._active
+
+    async def _within_time(self, placed: Placed, request: OpenRequest, height: int, answer: Answer) -> None:
+        """``_answer``, until shortly after the deadline: the sandbox ends the handler at the deadline by itself.
+
+        Raises SealedRefusalError while something can still be said to the caller, else the refusal."""
+        left = (request.head.deadline_ms - self._now_ms()) / 1000 + GRACE_S
         try:
-            await self._answer(placed, request, checkpoint.number, answer)
-            self.served += 1
+            async with asyncio.timeout(left):
+                await self._answer(placed, request, height, answer)
+        except TimeoutError:
+            if request.responder.started:
+                raise STALLED(expected="a reader", found="one that takes nothing") from None
+            raise _sealed(request, DEADLINE(expected="an answer before the deadline", found="none")) from None
         except CloisterError as error:
-            self.refused += 1
-            if not request.responder.done:
-                await answer.send(request.responder.error(error))
+            raise _sealed(request, error) from None
+        except Exception as error:
+            _log.error("contained", where="request", exc_info=error)
+            fault = INTERNAL(expected="an answer or a named refusal", found="a fault of the worker")
+            raise _sealed(request, fault) from None
 
     async def _answer(self, placed: Placed, request: OpenRequest, height: int, answer: Answer) -> None:
         process = await self._table.process(placed)
-        ran = await self._run(placed, process, request)  # 4
-        headers = tuple((n.lower(), v) for n, v in ran.head.headers if n.lower() not in _DROPPED)
-        await answer.send(request.responder.head(ran.head.status, headers, height))  # 5
-        async for chunk in ran.chunks:
-            await answer.send(request.responder.chunk(chunk))
-        exchange = Exchange(
-            bytes.fromhex(request.head.request_id[2:]),
-            ran.head.status,
-            request.commitment(),
-            request.responder.commitment(request.salt),
-        )
+        before = process.usage()
+        ran = await self._run(placed, process, request, height)  # 4
+        responder = request.responder
+        try:
+            await answer.send(responder.head(ran.head.status, ran.head.headers, height))  # 5
+            async for chunk in ran.chunks:
+                await answer.send(responder.chunk(chunk))
+            await ran.scope.commit_body()
+        finally:
+            await ran.close()
         receipt, signature = self._receipts.issue(  # 6
             request.certificate,
-            exchange,
+            Exchange(
+                bytes.fromhex(request.head.request_id[2:]),
+                ran.head.status,
+                request.commitment(),
+                responder.commitment(request.salt),
+            ),
             checkpoint=height,
             host_time_ms=self._now_ms(),
-            state=_change(ran),
-            usage=self._usage(process, request, ran),
+            state=ran.scope.change(),
+            usage=_usage(before, process.usage(), len(request.body), responder.body_bytes),
         )
-        await answer.send(request.responder.final(receipt.encoded, signature))
+        await answer.send(responder.final(receipt.encoded, signature))
 
-    async def _run(self, placed: Placed, process: AgentProcess, request: OpenRequest) -> Ran:
+    async def _run(self, placed: Placed, process: AgentProcess, request: OpenRequest, height: int) -> Ran:
         """Run the handler until its writes commit: at most three times when others wrote first."""
-        usage = process.usage()
-        cpu, egress = usage.get("cpu_us", 0), usage.get("egress_bytes", 0)
-        for attempt in range(1, ATTEMPTS + 1):
+        for left in reversed(range(ATTEMPTS)):
             try:
-                before, head, chunks, after = await self._attempt(placed, process, request, attempt)
-                return Ran(head, chunks, before, after, cpu, egress)
-            except StateError as error:
-                if error.code != CONFLICT.code or attempt == ATTEMPTS:
+                return await self._attempt(placed, process, request, height)
+            except CloisterError as error:
+                if error.code != CONFLICT.code or not left:
                     raise
         raise RuntimeError("the loop returns or raises")
 
-    async def _attempt(
-        self, placed: Placed, process: AgentProcess, request: OpenRequest, attempt: int
-    ) -> tuple[HeadRecord, AgentResponseHead, AsyncIterator[bytes], HeadRecord]:
+    async def _attempt(self, placed: Placed, process: AgentProcess, request: OpenRequest, height: int) -> Ran:
+        """1. state of its own, refused if this request committed before; 2. the handler answers; 3. the head can be
+        sent; 4. the agent was not dropped meanwhile; 5. commit. An attempt that fails is cancelled and forgotten."""
         name = request.head.request_id[2:]
-        call = f"{name}-{attempt}"
-        transaction = await placed.state.begin(name)
-        before = transaction.record
-        placed.host.open(call, transaction)
+        self._calls += 1
+        call = f"{name}-{self._calls}"
+        scope = RequestScope(placed.state, await placed.state.begin(name), name)  # 1
+        placed.host.open(call, scope)
+        chunks: Chunks | None = None
         try:
-            head, chunks = await process.fetch(_agent_request(call, request))
-            after = await transaction.commit(name)
-        except BaseException:
+            head, chunks = await process.fetch(_agent_request(call, request))  # 2
+            checked = _checked(head, height)  # 3
+            if placed.closed:  # 4
+                raise CLOSED(expected="an agent of this worker", found="one that was dropped while it ran")
+            await scope.commit_head()  # 5
+            return Ran(checked, chunks, scope, call, placed)
+        except BaseException as error:
             placed.host.close(call)
+            scope.close()
+            if chunks is not None:
+                await chunks.aclose()
+            if scope.conflict is not None and isinstance(error, CloisterError):
+                raise scope.conflict from None  # the handler failed because of it
             raise
-        # Writes made while the body streams have a transaction of their own, committed before the stream's end.
-        tail = await placed.state.begin(f"{name}t{attempt}")
-        placed.host.open(call, tail)
 
-        async def body() -> AsyncIterator[bytes]:
-            try:
-                async for chunk in chunks:
-                    yield chunk
-                await tail.commit(f"{name}t{attempt}")
-            finally:
-                placed.host.close(call)
 
-        return before, head, body(), after
+def _sealed(request: OpenRequest, error: CloisterError) -> CloisterError:
+    """The refusal with the bytes that say it to the caller; itself when the answer is complete."""
+    if request.responder.done:
+        return error
+    return SealedRefusalError(error, request.responder.error(error))
 
-    def _usage(self, process: AgentProcess, request: OpenRequest, ran: Ran) -> Usage:
-        usage = process.usage()
-        return Usage(
-            cpu_us=max(0, usage.get("cpu_us", 0) - ran.cpu_us),
-            egress_bytes=max(0, usage.get("egress_bytes", 0) - ran.egress),
-            request_bytes=len(request.body),
-            response_bytes=request.responder.body_bytes,
-        )
+
+async def _last_words(answer: Answer, sealed: bytes) -> None:
+    try:
+        async with asyncio.timeout(LAST_WORDS_S):
+            await answer.send(sealed)
+    except TimeoutError:
+        raise STALLED(expected="a reader", found="one that takes nothing") from None
 
 
 def host_now_ms() -> int:
@@ -167,10 +233,21 @@ def host_now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _change(ran: Ran) -> StateChange:
-    if ran.after.height == ran.before.height == 0:
-        return StateChange()
-    return StateChange(ran.before.head, ran.after.head, "local")
+def _checked(head: AgentResponseHead, height: int) -> ResponseHead:
+    """The response head, in a form that can be sealed: known before anything commits. Raises sandbox.bad_response."""
+    headers: Headers = tuple((n.lower(), v) for n, v in head.headers if n.lower() not in HOP_HEADERS)
+    try:
+        checked = ResponseHead(status=head.status, checkpoint=height, headers=headers).check()
+        encode_json(checked)
+    except CloisterError as error:
+        raise BAD_RESPONSE(expected="a status and headers that fit a sealed head", found=error.code) from None
+    return checked
+
+
+def _usage(before: Mapping[str, int], after: Mapping[str, int], request: int, response: int) -> Usage:
+    """What the process used meanwhile (requests that ran beside this one included), and both bodies' bytes."""
+    used = {name: max(0, after.get(name, 0) - before.get(name, 0)) for name in ("cpu_us", "egress_bytes")}
+    return Usage(**used, request_bytes=request, response_bytes=response)
 
 
 def _agent_request(call: str, request: OpenRequest) -> AgentRequest:
@@ -180,7 +257,7 @@ def _agent_request(call: str, request: OpenRequest) -> AgentRequest:
         request_id=call,
         method=head.method,
         path=head.path,
-        headers=tuple((n, v) for n, v in head.headers if n not in _DROPPED),
+        headers=tuple((n, v) for n, v in head.headers if n not in HOP_HEADERS),
         body=request.body,
         caller=caller,
         deadline_ms=head.deadline_ms,
