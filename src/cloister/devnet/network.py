@@ -273,6 +273,11 @@ class Devnet:
 
     # --- down ---
 
+    async def crash(self) -> None:
+        """SIGKILL every process but the chain, which ends in order and keeps its state file. ``start`` brings it back."""
+        await asyncio.gather(*(child.kill() for child in self.children.values()))
+        await self.stop()
+
     async def stop(self) -> None:
         """Stop everything; SIGKILL what does not listen. Mounts and sockets go, folders stay."""
         for group in (["worker-", "gateway", "model"], ["gk-"], ["tee"]):
