@@ -16,6 +16,7 @@ from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.network import ContractRef, Genesis, Network
 from cloister.core.encoding.signatures import SignerSet, address_of, sign_digest
 from cloister.core.encoding.statements import Checkpoint
+from cloister.core.envelope.certificate import Seat
 from cloister.core.errors import CloisterError
 from cloister.gateway.config import GatewayConfig
 from cloister.gateway.service import Gateway
@@ -114,7 +115,7 @@ class FakeWorker:
     def __init__(self, path: Path, world: World, serve: Serve | None = None) -> None:
         self.world, self.custom = world, serve
         self.seen: list[bytes] = []
-        self.seats = (world.seat,)
+        self.seats: tuple[Seat, ...] = (world.seat,)
         self.client = FrameClient(path, handler=self.serve, announce=self.announcement)
 
     def announcement(self) -> bytes:

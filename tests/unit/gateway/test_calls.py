@@ -12,7 +12,7 @@ import pytest
 
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.envelope.client import seal_once
-from cloister.core.envelope.stream import Body, Failed, Final, Head
+from cloister.core.envelope.stream import Body, Event, Failed, Final, Head
 from cloister.core.errors import CloisterError
 from cloister.wire.announce import Kind, split_call
 from cloister.wire.connection import WINDOW
@@ -118,7 +118,7 @@ async def test_an_answer_streams_while_it_is_made(tmp_path: Path) -> None:
         sealed = here.world.seal()
         async with post(here, sealed.data) as reply:
             assert reply.headers["transfer-encoding"] == "chunked"
-            events = []
+            events: list[Event] = []
             while not any(isinstance(e, Body) for e in events):
                 events += sealed.opener.feed(await asyncio.wait_for(reply.content.readany(), 5))
             assert not step.is_set()
@@ -154,7 +154,7 @@ async def test_a_large_answer_arrives_whole_and_a_caller_that_does_not_read_stop
                 before = sent
                 await asyncio.sleep(0.1)
             assert sent < len(body)
-            events = []
+            events: list[Event] = []
             async for data in reply.content.iter_any():
                 events += sealed.opener.feed(data)
         sealed.opener.close()

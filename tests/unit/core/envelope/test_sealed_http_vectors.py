@@ -74,7 +74,8 @@ def open_record(record: bytes) -> tuple[Any, bytes, bytes]:
 
 def chunks(opened: Any, seq: int, request_id: bytes, stream: bytes) -> list[tuple[int, bytes]]:
     """(final flag, plaintext) of every chunk."""
-    number, rand, at, out = seq.to_bytes(8, "big"), stream[:32], 32, []
+    out: list[tuple[int, bytes]] = []
+    number, rand, at = seq.to_bytes(8, "big"), stream[:32], 32
     key = AESGCM(opened.export(framed("sealed/response", number, rand), 32))
     while at < len(stream):
         size, last = int.from_bytes(stream[at : at + 4], "big"), stream[at + 4]

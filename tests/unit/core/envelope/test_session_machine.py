@@ -133,7 +133,7 @@ class Sessions(RuleBasedStateMachine):
         assert all(len(held.psks) <= 2 for held in server._held.values())
 
 
-Sessions.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Sessions.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestSessions = Sessions.TestCase
 
 
