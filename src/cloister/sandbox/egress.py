@@ -103,10 +103,13 @@ class EgressProxy:
             self._tasks.discard(task)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._tasks) > 2 * MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
         try:
+            host, port = await self._target(reader)
             if len(self._tasks) > MAX_CONNECTIONS:
                 raise _RefusedError("429 Too Many Requests", f"more than {MAX_CONNECTIONS} connections")
-            host, port = await self._target(reader)
             upstream = await self._open(host, port)
         except _RefusedError as refusal:
             self._note(f"egress refused: {refusal.reason}")
