@@ -87,7 +87,7 @@ CASES: dict[str, tuple[Case, str]] = {
     "an agent that does not exist": (unknown_agent, "policy.agent_unknown"),
     "bytes that are no sealed request": (garbage_record, "envelope.malformed"),
     "a boot that no worker has": (unknown_boot, "gateway.no_worker"),
-    "a body over every cap": (oversized_body, "gateway.too_large"),
+    "a body over every cap": (oversized_body, "http.too_large"),
     "a request past its deadline": (past_deadline, "envelope.deadline"),
     "a pre-shared key that was never sent": (psk_that_was_never_sent, "envelope.psk_unknown"),
     "a bundle over 16 MiB": (bundle_over_the_limit, "manifest.bundle"),

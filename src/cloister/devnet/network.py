@@ -274,7 +274,7 @@ class Devnet:
     # --- down ---
 
     async def crash(self) -> None:
-        """SIGKILL every process but the chain, which ends in order and keeps its state file. ``start`` brings it back."""
+        """SIGKILL every process but the chain, which ends in order and keeps its state. ``start`` brings it back."""
         await asyncio.gather(*(child.kill() for child in self.children.values()))
         await self.stop()
 

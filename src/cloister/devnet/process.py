@@ -121,5 +121,9 @@ async def _drain(process: asyncio.subprocess.Process) -> None:
 
 
 def _why(log: Path, error: Exception) -> str:
+    """The reason as the child's own log ends: the refusal of its last line, or the line itself."""
     tail = [line for line in log.read_text(errors="replace").splitlines()[-3:] if line.strip()]
+    with contextlib.suppress(ValueError, IndexError, KeyError, TypeError):
+        last = json.loads(tail[-1])
+        return f"{last['code']}: expected {last['expected']}, found {last['found']}"
     return f"{str(error) or 'silence'}; log ends: {' | '.join(tail)[-300:]}"

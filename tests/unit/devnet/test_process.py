@@ -109,3 +109,15 @@ async def test_children_die_with_their_parent_even_by_sigkill(tmp_path: Path) ->
             break
         await asyncio.sleep(0.05)
     assert gone(child)
+
+
+async def test_the_refusal_of_a_childs_last_log_line_is_the_reason(tmp_path: Path) -> None:
+    text = (
+        "import sys, json\n"
+        "line = {'code': 'node.foreign_folder', 'expected': 'our own', 'found': 'another', 'event': 'refused'}\n"
+        "sys.stderr.write(json.dumps(line) + '\\n'); sys.exit(1)\n"
+    )
+    env = module(tmp_path, "refused_child", text)
+    with pytest.raises(ConfigError) as caught:
+        await spawn("refused", "refused_child", [], log_dir=tmp_path / "logs", env=env)
+    assert caught.value.found == "node.foreign_folder: expected our own, found another"
