@@ -8,25 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any, Protocol
 
-from eth_abi.abi import decode as abi_decode
-from eth_abi.abi import encode as abi_encode
-
+from cloister.chain import abi
+from cloister.chain.abi import BAD_ANSWER
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.errors import ChainError, define
 
-BAD_ANSWER = define(
-    "chain.bad_answer",
-    ChainError,
-    check="a chain endpoint's answer has the form that the contract's interface gives it",
-    remedy="check the contract address and the endpoint; an older contract version answers differently",
-    status=502,
-)
 WRONG_CODE = define(
     "chain.wrong_code",
     ChainError,
@@ -100,7 +92,7 @@ def encode(name: str, fn: str, *args: Any) -> bytes:
     Addresses are 20 bytes; structs are dicts, dataclasses (fields in order) or sequences.
     """
     entry = _function(name, fn, len(args))
-    return _selector(entry) + _encode(entry["inputs"], args)
+    return _selector(entry) + abi.encode(_types(entry["inputs"]), args)
 
 
 def encode_constructor(name: str, *args: Any) -> bytes:
@@ -109,13 +101,13 @@ def encode_constructor(name: str, *args: Any) -> bytes:
     inputs = found[0]["inputs"] if found else []
     if len(inputs) != len(args):
         raise TypeError(f"{name} takes {len(inputs)} constructor arguments, got {len(args)}")
-    return artifact(name).bytecode + _encode(inputs, args)
+    return artifact(name).bytecode + abi.encode(_types(inputs), args)
 
 
 def decode(name: str, fn: str, data: bytes) -> Any:
     """The answer of ``fn``: None, one value, or a tuple. Raises ChainError for bytes of another form."""
     outputs = _function(name, fn, None)["outputs"]
-    values = _decode(outputs, data)
+    values = abi.decode(_types(outputs), data)
     if not outputs:
         return None
     return values[0] if len(outputs) == 1 else tuple(values)
@@ -153,7 +145,7 @@ def describe_revert(data: bytes) -> str:
     if entry is None:
         return f"unknown error 0x{data[:4].hex()}"
     try:
-        values = _decode(entry["inputs"], data[4:])
+        values = abi.decode(_types(entry["inputs"]), data[4:])
     except ChainError:
         return f"{entry['name']}(malformed)"
     return f"{entry['name']}({', '.join(_show(v) for v in values)})"
@@ -192,31 +184,16 @@ def _function(name: str, fn: str, arity: int | None) -> dict[str, Any]:
     return fitting[0]
 
 
-def _type(item: Mapping[str, Any]) -> str:
-    kind = str(item["type"])
-    if not kind.startswith("tuple"):
-        return kind
-    return f"({','.join(_type(c) for c in item['components'])}){kind[5:]}"
+def _types(items: Sequence[Mapping[str, Any]]) -> list[abi.Type]:
+    return [abi.parse(item) for item in items]
 
 
 def _signature(entry: Mapping[str, Any]) -> str:
-    return f"{entry['name']}({','.join(_type(i) for i in entry['inputs'])})"
+    return f"{entry['name']}({','.join(t.text for t in _types(entry['inputs']))})"
 
 
 def _selector(entry: Mapping[str, Any]) -> bytes:
     return keccak256(_signature(entry).encode())[:4]
-
-
-def _encode(inputs: Sequence[Mapping[str, Any]], args: Sequence[Any]) -> bytes:
-    return bytes(abi_encode([_type(i) for i in inputs], [_down(i, a) for i, a in zip(inputs, args, strict=True)]))
-
-
-def _decode(outputs: Sequence[Mapping[str, Any]], data: bytes) -> list[Any]:
-    try:
-        values = abi_decode([_type(o) for o in outputs], data)
-    except Exception as error:  # eth-abi raises many kinds; all mean the same here
-        raise BAD_ANSWER(expected="ABI-encoded values", found=f"{len(data)} bytes, {type(error).__name__}") from None
-    return [_up(o, v) for o, v in zip(outputs, values, strict=True)]
 
 
 def _decode_log(entry: Mapping[str, Any], topics: Sequence[bytes], data: bytes) -> dict[str, Any]:
@@ -224,41 +201,11 @@ def _decode_log(entry: Mapping[str, Any], topics: Sequence[bytes], data: bytes) 
     plain = [i for i in entry["inputs"] if not i["indexed"]]
     if len(indexed) != len(topics):
         raise BAD_ANSWER(expected=f"{len(indexed)} indexed fields", found=str(len(topics)))
-    values = dict(zip((i["name"] for i in plain), _decode(plain, data), strict=True))
+    values = dict(zip((i["name"] for i in plain), abi.decode(_types(plain), data), strict=True))
     for item, word in zip(indexed, topics, strict=True):
-        dynamic = item["type"] in ("string", "bytes") or item["type"].endswith("]") or item["type"] == "tuple"
-        values[item["name"]] = word if dynamic else _decode([item], word)[0]
+        kind = abi.parse(item)
+        values[item["name"]] = abi.decode([kind], word)[0] if kind.is_value else word
     return values
-
-
-def _down(item: Mapping[str, Any], value: Any) -> Any:
-    """A Python value in the form that eth-abi takes."""
-    kind = str(item["type"])
-    if kind.endswith("]"):
-        inner = {**item, "type": kind[: kind.rindex("[")]}
-        return [_down(inner, v) for v in value]
-    if kind == "tuple":
-        return tuple(_down(c, v) for c, v in zip(item["components"], _members(item, value), strict=True))
-    return value
-
-
-def _members(item: Mapping[str, Any], value: Any) -> Sequence[Any]:
-    if isinstance(value, Mapping):
-        return [value[c["name"]] for c in item["components"]]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, f.name) for f in fields(value)]
-    return list(value)
-
-
-def _up(item: Mapping[str, Any], value: Any) -> Any:
-    """An eth-abi value in this house's form."""
-    kind = str(item["type"])
-    if kind.endswith("]"):
-        inner = {**item, "type": kind[: kind.rindex("[")]}
-        return [_up(inner, v) for v in value]
-    if kind == "tuple":
-        return {c["name"]: _up(c, v) for c, v in zip(item["components"], value, strict=True)}
-    return bytes.fromhex(value[2:]) if kind == "address" else value
 
 
 def _show(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloister.chain.contracts import BAD_ANSWER
+from cloister.chain.abi import BAD_ANSWER
 from cloister.chain.rpc import Rpc, quantity
 from cloister.core.chainview.header import Header, verify_header
 from cloister.core.chainview.rlp import encode, from_uint

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from cloister.chain.contracts import BAD_ANSWER, artifact, call
+from cloister.chain.abi import BAD_ANSWER
+from cloister.chain.contracts import artifact, call
 from cloister.chain.rpc import REVERTED, Rpc, quantity
 from cloister.core.chainview.layout import Layout
 from cloister.core.chainview.proofs import BAD_PROOF, MAX_NODE, MAX_NODES, Account, verify_account, verify_slot

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from cloister.chain.contracts import BAD_ANSWER, describe_revert
+from cloister.chain.abi import BAD_ANSWER
+from cloister.chain.contracts import describe_revert
 from cloister.core.encoding.hexes import from_hex
 from cloister.core.errors import ChainError, CloisterError, define
 

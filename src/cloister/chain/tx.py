@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import rlp
 from coincurve import PrivateKey
 
 from cloister.chain.rpc import REVERTED, RPC_ERROR, Rpc, quantity
+from cloister.core.chainview import rlp
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.signatures import address_of
@@ -142,11 +142,12 @@ class Sender:
         return 2 * base + _TIP
 
     def _sign(self, nonce: int, max_fee: int, gas: int, to: bytes | None, value: int, data: bytes) -> bytes:
-        fields = [self.chain_id, nonce, _TIP, max_fee, gas, to or b"", value, data, []]
+        numbers = [rlp.from_uint(n) for n in (self.chain_id, nonce, _TIP, max_fee, gas)]
+        fields: list[rlp.Encodable] = [*numbers, to or b"", rlp.from_uint(value), data, []]
         digest = keccak256(b"\x02", rlp.encode(fields))
         signature = self._key.sign_recoverable(digest, hasher=None)
         r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:64], "big")
-        return b"\x02" + bytes(rlp.encode([*fields, signature[64], r, s]))
+        return b"\x02" + rlp.encode([*fields, *(rlp.from_uint(n) for n in (signature[64], r, s))])
 
     async def _broadcast(self, raw: bytes) -> None:
         try:
@@ -163,4 +164,4 @@ class Sender:
 
 def create_address(sender: bytes, nonce: int) -> bytes:
     """Address of a contract that ``sender`` creates with ``nonce``."""
-    return keccak256(rlp.encode([sender, nonce]))[-20:]
+    return keccak256(rlp.encode([sender, rlp.from_uint(nonce)]))[-20:]

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cloister.chain.contracts import BAD_ANSWER
+from cloister.chain.abi import BAD_ANSWER
 from cloister.chain.headers import fetch_header
 from cloister.chain.rpc import quantity
 from cloister.client.receipts import Kept
