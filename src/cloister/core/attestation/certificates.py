@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -21,6 +22,9 @@ from cloister.core.attestation.refusals import BAD_CERTIFICATE, MALFORMED, OUT_O
 
 MAX_CERTIFICATE: Final = 8192
 MAX_CHAIN: Final = 8
+STRONG: Final = (hashes.SHA384,)
+COMMON: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+Digests = tuple[type[hashes.HashAlgorithm], ...]
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -68,10 +72,11 @@ def need_ca(certificate: x509.Certificate, below: int) -> None:
         raise BAD_CERTIFICATE(expected=f"{_name(certificate)} may issue {below} levels", found="it may not")
 
 
-def need_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
-    """Check issuer name and signature with SHA-384. Raises attestation.certificate."""
-    if not isinstance(certificate.signature_hash_algorithm, hashes.SHA384):
-        raise BAD_CERTIFICATE(expected=f"{_name(certificate)} signed over SHA-384", found="another hash")
+def need_issued(certificate: x509.Certificate, issuer: x509.Certificate, digests: Digests = STRONG) -> None:
+    """Check issuer name and signature over one of ``digests``. Raises attestation.certificate."""
+    if not isinstance(certificate.signature_hash_algorithm, digests):
+        allowed = " or ".join(digest.name for digest in digests)
+        raise BAD_CERTIFICATE(expected=f"{_name(certificate)} signed over {allowed}", found="another hash")
     try:
         certificate.verify_directly_issued_by(issuer)
     except (InvalidSignature, ValueError, TypeError) as error:
@@ -79,7 +84,7 @@ def need_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> None
         raise BAD_CERTIFICATE(expected=expected, found=type(error).__name__) from None
 
 
-def walk(chain: Sequence[x509.Certificate], now: int) -> int:
+def walk(chain: Sequence[x509.Certificate], now: int, digests: Digests = STRONG) -> int:
     """Verify a chain, root first, leaf last; returns the earliest notAfter (Unix seconds).
 
     The root must be self-signed; whether it is trusted is the caller's check (``Roots.require``).
@@ -87,14 +92,32 @@ def walk(chain: Sequence[x509.Certificate], now: int) -> int:
     """
     if not 2 <= len(chain) <= MAX_CHAIN:
         raise BAD_CERTIFICATE(expected=f"a chain of 2 to {MAX_CHAIN}", found=str(len(chain)))
-    issuers, leaf = chain[:-1], chain[-1]
     end = min(need_valid_at(certificate, now) for certificate in chain)
+    _need_linked(chain, digests)
+    return end
+
+
+@lru_cache(maxsize=256)
+def linked(chain: tuple[bytes, ...]) -> tuple[x509.Certificate, ...]:
+    """A chain in DER, root first, checked in all that does not depend on the time; a few are remembered.
+
+    For vendors whose chains come back with every piece of evidence. Dates and the root are the caller's checks.
+    Raises AttestationError (attestation.malformed, attestation.certificate).
+    """
+    if not 2 <= len(chain) <= MAX_CHAIN:
+        raise BAD_CERTIFICATE(expected=f"a chain of 2 to {MAX_CHAIN}", found=str(len(chain)))
+    loaded = tuple(load(der, "chain") for der in chain)
+    _need_linked(loaded, STRONG)
+    return loaded
+
+
+def _need_linked(chain: Sequence[x509.Certificate], digests: Digests) -> None:
+    issuers, leaf = chain[:-1], chain[-1]
     for place, issuer in enumerate(issuers):
         need_ca(issuer, below=len(issuers) - place - 1)
     _need_leaf(leaf)
     for certificate, issuer in zip(chain, (chain[0], *issuers), strict=True):
-        need_issued(certificate, issuer)
-    return end
+        need_issued(certificate, issuer, digests)
 
 
 def need_p384(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:

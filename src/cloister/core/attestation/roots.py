@@ -15,7 +15,7 @@ from cloister.core.attestation.refusals import UNPINNED_ROOT
 from cloister.core.encoding.hexes import BAD_FIELD, from_hex, need_bytes, to_hex
 from cloister.core.errors import AttestationError, define
 
-VENDORS: Final = ("amd", "aws", "intel", "microsoft", "nvidia")
+VENDORS: Final = ("amd", "aws", "intel", "microsoft", "nvidia", "nvidia-rim", "tpm")
 MAX_ROOTS: Final = 16
 
 SIMULATED_ROOT = define(
@@ -34,6 +34,8 @@ VENDOR_ROOTS: Final[Mapping[str, Mapping[str, str]]] = {
         "ARK-Turin": "1f084161a44bb6d93778a904877d4819cafa5d05ef4193b2ded9dd9c73dd3f6a",
     },
     "aws": {"AWS Nitro Enclaves Root G1": "641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b"},
+    "nvidia": {"NVIDIA Device Identity CA": "102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48"},
+    "nvidia-rim": {"NVIDIA CoRIM signing Root CA": "12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1"},
 }
 
 
