@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -42,14 +43,17 @@ async def up(
     as_json: AsJson = False,
 ) -> None:
     """Start a whole network on this machine, with pretend TEEs, and run it until control-C."""
-    from cloister.devnet import commands
+    from cloister.devnet import commands, live
 
-    def ready(known: Mapping[str, Any]) -> None:
+    home = settings_of(context).home.path
+
+    def ready(known: Mapping[str, Any]) -> Any:
         print_facts({name: known.get(name) for name in SHOWN if name in known}, as_json=as_json)
         say("the network runs; control-C stops it. In another terminal:")
         say("  cloister agent new hello && cloister agent deploy hello")
+        return live.show(home) if sys.stderr.isatty() and not as_json else None
 
-    await commands.up(settings_of(context).home.path, workers=workers, map_host=map_host, say=say, on_ready=ready)
+    await commands.up(home, workers=workers, map_host=map_host, say=say, on_ready=ready)
     say("stopped; its data stays")
 
 
