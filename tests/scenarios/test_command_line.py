@@ -1,6 +1,6 @@
 """The command line against a real network, as a person types it.
 
-1. new, build (twice, same hash), deploy, list, show, call, receipts, verify, pause, resume, secrets: each by its program.
+1. new, build (twice, same hash), deploy, list, show, call, receipts, verify, pause, resume.
 2. `cloister up` starts a network of its own, and control-C leaves no process, mount or socket.
 """
 
@@ -35,6 +35,7 @@ async def run(home: Path, *arguments: str, code: int = 0, stdin: bytes = b"") ->
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8"},
+        cwd=home,
     )
     out, err = await asyncio.wait_for(process.communicate(stdin), 90)
     assert process.returncode == code, (arguments, out.decode(), err.decode())
@@ -47,13 +48,12 @@ async def facts(home: Path, *arguments: str) -> Any:
 
 
 async def test_a_person_deploys_calls_verifies_and_pauses(devnet: Devnet) -> None:
-    home, project = devnet.options.home, devnet.layout.home / "projects" / "hello"
-    project.parent.mkdir(exist_ok=True)
-    await run(home, "agent", "new", str(project))
-    first = await facts(home, "agent", "build", str(project))
-    again = await facts(home, "agent", "build", str(project))
+    home = devnet.options.home
+    await run(home, "agent", "new", "hello")
+    first = await facts(home, "agent", "build", "hello")
+    again = await facts(home, "agent", "build", "hello")
     assert first["code_hash"] == again["code_hash"]
-    deployed = await facts(home, "agent", "deploy", str(project))
+    deployed = await facts(home, "agent", "deploy", "hello")
     agent = deployed["agent"]
     assert agent in json.dumps(await facts(home, "agent", "list"))
     shown = await facts(home, "agent", "show", agent)
