@@ -92,6 +92,7 @@ class Workers:
 
     def _forget(self, connection: Connection) -> bytes | None:
         boot = self._by_connection.pop(connection, None)
-        if boot is not None and self._by_boot[boot].connection is connection:
-            del self._by_boot[boot]
+        linked = self._by_boot.get(boot) if boot is not None else None
+        if linked is not None and linked.connection is connection:  # another connection may have taken this boot over
+            del self._by_boot[linked.boot]
         return boot
