@@ -96,6 +96,17 @@ def children() -> set[int]:
     return found
 
 
+def descendants(pids: set[int]) -> set[int]:
+    """These processes and all that they started."""
+    found, todo = set(pids), list(pids)
+    while todo:
+        tasks = Path(f"/proc/{todo.pop()}/task").glob("*/children")
+        new = {int(pid) for task in tasks for pid in task.read_text().split()} - found
+        found |= new
+        todo += new
+    return found
+
+
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 

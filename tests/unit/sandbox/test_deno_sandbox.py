@@ -13,7 +13,7 @@ import pytest
 from cloister.core.errors import CloisterError, SandboxError
 from cloister.sandbox.deno import DenoProcess, DenoSandbox
 from cloister.sandbox.ports import AgentSpec, Limits, Sandbox
-from support.sandbox_kit import AGENT_ID, MemoryHost, ask, children, open_files, request_of, spec_of
+from support.sandbox_kit import AGENT_ID, MemoryHost, ask, children, descendants, open_files, request_of, spec_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -171,16 +171,6 @@ async def test_settings_and_secrets_are_inside_and_nowhere_outside(sandbox: Deno
                 assert b"setting-value-1" not in seen
                 assert b"secret-value-2" not in seen
     assert "value" not in repr(settings)
-
-
-def descendants(pids: set[int]) -> set[int]:
-    found, todo = set(pids), list(pids)
-    while todo:
-        tasks = Path(f"/proc/{todo.pop()}/task").glob("*/children")
-        new = {int(pid) for task in tasks for pid in task.read_text().split()} - found
-        found |= new
-        todo += new
-    return found
 
 
 async def test_responses_of_every_kind_arrive_whole(sandbox: DenoSandbox) -> None:

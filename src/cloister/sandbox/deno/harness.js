@@ -81,7 +81,7 @@ function host(request, name, args) {
   return new Promise((resolve, reject) => {
     const call = nextCall++;
     const go = () => {
-      if (request.over) return reject(new Error("the request of this context is over")), next();
+      if (request.over) return reject(new Error("the request of this context is over"));
       calls.set(call, { resolve, reject });
       sendJson(HOST_CALL, request.id, { call, name, args });
     };
@@ -91,7 +91,7 @@ function host(request, name, args) {
 }
 
 function next() {
-  if (waiting.length && calls.size < HOST_CALLS) waiting.shift()();
+  while (waiting.length && calls.size < HOST_CALLS) waiting.shift()();
 }
 
 function onResult({ call, value, error }) {

@@ -29,6 +29,8 @@ from cloister.sandbox.limits import fresh_uid
 from cloister.sandbox.namespaces import Launched, Spawner
 from cloister.sandbox.ports import AgentSpec, HostCalls, Limits
 
+# How long a bundle may take to load while its compiled code is made; without it the agent starts slower.
+WARM_S: Final = 4.0
 MAX_SETTINGS: Final = 512 << 10
 
 
@@ -203,7 +205,7 @@ class DenoSandbox:
         if launched.listener is not None:
             launched.listener.close()
         try:
-            await asyncio.wait_for(asyncio.shield(watched.exited), Limits().start_s)
+            await asyncio.wait_for(asyncio.shield(watched.exited), WARM_S)
         except TimeoutError:
             pass
         finally:
