@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import traceback
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import PurePath
 from typing import Any, TextIO
-
-import structlog
 
 from cloister.core.errors import CloisterError
 
@@ -52,36 +56,70 @@ _PUBLIC_WORDS = frozenset(("public", "count", "id"))
 BLANK = "[redacted]"
 
 
+@dataclass(slots=True)
+class _Output:
+    """Where lines of this process go. ``stream`` None is stderr, as it is at that moment."""
+
+    service: str = "unnamed"
+    low: int = logging.INFO
+    stream: TextIO | None = None
+
+
+_output = _Output()
+
+
+class Logger:
+    """Writes lines under one name. ``exc_info``: an exception, or True for the one being handled."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def debug(self, event: str, /, **fields: Any) -> None:
+        """For people who look for a fault."""
+        self._write("debug", event, fields)
+
+    def info(self, event: str, /, **fields: Any) -> None:
+        """Something worth knowing happened."""
+        self._write("info", event, fields)
+
+    def warning(self, event: str, /, **fields: Any) -> None:
+        """Something went wrong, and the service goes on."""
+        self._write("warning", event, fields)
+
+    def error(self, event: str, /, **fields: Any) -> None:
+        """Something that should not happen."""
+        self._write("error", event, fields)
+
+    def exception(self, event: str, /, **fields: Any) -> None:
+        """``error`` about the exception that is being handled."""
+        self._write("error", event, {"exc_info": True, **fields})
+
+    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        if _LEVELS[level] < _output.low:
+            return
+        error = _describe(fields.pop("exc_info", None))
+        fixed = {"event": event, "level": level, "service": _output.service, "logger": self._name}
+        fixed["host_time"] = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        # What a caller names cannot replace who, what and when; these stand first, so no cap cuts them off.
+        line = _render(fixed, _clean({**fixed, **error, **{k: v for k, v in fields.items() if k not in fixed}}))
+        stream = _output.stream or sys.stderr
+        with suppress(OSError):  # a log that nobody can read stops no service
+            stream.write(line + "\n")
+            stream.flush()
+
+
 def configure(service: str, *, level: str = "info", stream: TextIO | None = None) -> None:
     """Set up logging of this process once, at start; other libraries' warnings go the same way."""
-    low = _LEVELS[level]
-    out = sys.stderr if stream is None else stream
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="host_time"),
-            _with_service(service),
-            _describe_error,
-            clean,
-            _render,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(low),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
-        cache_logger_on_first_use=False,
-    )
+    _output.low, _output.service, _output.stream = _LEVELS[level], service, stream
     root = logging.getLogger()
-    root.handlers[:] = [_Bridge(max(low, logging.WARNING))]
+    root.handlers[:] = [_Bridge(max(_output.low, logging.WARNING))]
 
 
-def get(name: str) -> Any:
+def get(name: str) -> Logger:
     """A logger: ``get("worker.leases").info("lease taken", agent="ab12")``."""
-    return structlog.get_logger(logger_name=name)
-
-
-def clean(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Blank secrets and cap sizes, at every depth."""
-    return {str(k)[:64]: BLANK if is_secret(str(k)) else _clip(v, 0) for k, v in list(event.items())[:MAX_ITEMS]}
+    return Logger(name)
 
 
 def is_secret(name: str) -> bool:
@@ -90,30 +128,28 @@ def is_secret(name: str) -> bool:
     return bool(words & _SECRET_WORDS) and not words & _PUBLIC_WORDS
 
 
-def _with_service(service: str) -> Any:
-    def add(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event["service"] = service
-        if "logger_name" in event:
-            event["logger"] = event.pop("logger_name")
-        return event
-
-    return add
+def _clean(fields: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+    """Blank secrets and cap sizes, at every depth."""
+    items = list(fields.items())[:MAX_ITEMS]
+    return {str(k)[:64]: BLANK if is_secret(str(k)) else _clip(v, depth) for k, v in items}
 
 
-def _describe_error(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    error = event.pop("exc_info", None)
+def _describe(error: Any) -> dict[str, Any]:
+    """An exception as its code or type and its last frames; never its text."""
     if error is True:
         error = sys.exc_info()[1]
-    if isinstance(error, BaseException):
-        event["error"] = error.code if isinstance(error, CloisterError) else type(error).__name__
-        frames = traceback.extract_tb(error.__traceback__)[-8:]
-        event["at"] = [f"{frame.name}:{frame.lineno}" for frame in frames]
-    return event
+    if not isinstance(error, BaseException):
+        return {}
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    name = error.code if isinstance(error, CloisterError) else type(error).__name__
+    return {"error": name, "at": [f"{frame.name}:{frame.lineno}" for frame in frames]}
 
 
 def _clip(value: Any, depth: int) -> Any:
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value)):
         return value
+    if isinstance(value, int):
+        return value if value.bit_length() <= 256 else f"<{value.bit_length()} bits>"
     if isinstance(value, (bytes, bytearray, memoryview)):
         return f"<{len(value)} bytes>"
     if isinstance(value, CloisterError):
@@ -121,20 +157,18 @@ def _clip(value: Any, depth: int) -> Any:
     if isinstance(value, BaseException):
         return type(value).__name__
     if depth < _MAX_DEPTH and isinstance(value, Mapping):
-        items = list(value.items())[:MAX_ITEMS]
-        return {str(k)[:64]: BLANK if is_secret(str(k)) else _clip(v, depth + 1) for k, v in items}
+        return _clean(value, depth + 1)
     if depth < _MAX_DEPTH and isinstance(value, (list, tuple, set, frozenset)):
         return [_clip(item, depth + 1) for item in list(value)[:MAX_ITEMS]]
+    if not isinstance(value, (str, PurePath, Enum)):
+        return f"<{type(value).__name__}>"  # its text may hold anything
     text = str(value)
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
 
 
-def _render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
-    line = json.dumps(event, default=str)
-    if len(line) > MAX_LINE:
-        kept = {k: event[k] for k in ("event", "level", "service", "host_time", "logger") if k in event}
-        line = json.dumps({**kept, "cut": len(line)}, default=str)
-    return line
+def _render(fixed: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
+    line = json.dumps(fields)
+    return line if len(line) <= MAX_LINE else json.dumps({**{k: fields[k] for k in fixed}, "cut": len(line)})
 
 
 class _Bridge(logging.Handler):

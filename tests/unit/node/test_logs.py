@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import logging
@@ -9,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cloister.core.errors import ConfigError, define
 from cloister.node import logs
@@ -19,10 +21,11 @@ REFUSED = define("testlogs.refused", ConfigError, check="a thing holds", remedy=
 
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
-    out, handlers = io.StringIO(), logging.getLogger().handlers[:]
+    out, handlers, before = io.StringIO(), logging.getLogger().handlers[:], dataclasses.replace(logs._output)
     logs.configure("worker", stream=out)
     yield out
-    structlog.reset_defaults()
+    for name in ("service", "low", "stream"):
+        setattr(logs._output, name, getattr(before, name))
     logging.getLogger().handlers[:] = handlers
 
 
@@ -74,6 +77,18 @@ def test_a_field_with_such_a_name_is_blanked_at_every_depth(stream: io.StringIO,
     logs.get("x").info("event", **{name: "hunter2"}, deep={"list": [{name: "hunter2"}]})
     assert "hunter2" not in stream.getvalue()
     assert stream.getvalue().count(logs.BLANK) == 2
+
+
+def test_nothing_leaks_below_the_depth_that_is_shown_or_through_an_objects_text(stream: io.StringIO) -> None:
+    class Talkative:
+        def __str__(self) -> str:
+            return "hunter2"
+
+    deep: Any = {"key": "hunter2", "blob": b"hunter2"}
+    for _ in range(10):
+        deep = {"inner": [deep]}
+        logs.get("x").info("event", deep=deep, thing=Talkative())
+    assert "hunter2" not in stream.getvalue()
 
 
 @pytest.mark.parametrize("name", ["public_key", "key_id", "keyboard", "monkey", "token_count", "agent"])
@@ -139,3 +154,80 @@ def test_a_level_cuts_what_is_below(stream: io.StringIO) -> None:
     assert [line["event"] for line in lines(stream)] == ["loud"]
     with pytest.raises(KeyError):
         logs.configure("worker", level="loud")
+
+
+def test_no_field_replaces_who_what_and_when(stream: io.StringIO) -> None:
+    logs.get("x").info("real", event="forged", level="error", service="other", logger="y", host_time="never")
+    (line,) = lines(stream)
+    assert (line["event"], line["level"], line["service"], line["logger"]) == ("real", "info", "worker", "x")
+    assert line["host_time"] != "never"
+
+
+def test_many_fields_never_push_out_who_what_and_when(stream: io.StringIO) -> None:
+    logs.get("x").warning("full", **{f"f{n}": n for n in range(100)})
+    logs.get("x").warning("long", **{f"f{n}": "y" * 1000 for n in range(20)})
+    full, long = lines(stream)
+    assert {"event", "level", "service", "logger", "host_time"} <= set(full) & set(long)
+    assert len(full) == logs.MAX_ITEMS
+    assert long["cut"] > logs.MAX_LINE
+
+
+ODD: dict[str, Any] = {
+    "a number too long for text": 10**5000,
+    "not a number": float("nan"),
+    "infinity": float("-inf"),
+    "an object": object(),
+    "a set": {1, 2},
+    "a key of bytes": {b"k": b"v"},
+    "a long number deep inside": [[[[[10**5000]]]]],
+}
+
+
+@pytest.mark.parametrize("value", ODD.values(), ids=ODD)
+def test_any_value_makes_a_line_of_strict_json(stream: io.StringIO, value: Any) -> None:
+    logs.get("x").info("event", odd=value)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    assert "odd" in json.loads(stream.getvalue(), parse_constant=refuse)
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=80),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+            max_leaves=8,
+        ),
+        max_size=40,
+    )
+)
+def test_anything_logged_is_one_bounded_line(fields: dict[str, Any]) -> None:
+    out, before = io.StringIO(), logs._output.stream
+    logs._output.stream = out
+    try:
+        logs.get("x").error("event", **fields)
+    finally:
+        logs._output.stream = before
+    (line,) = out.getvalue().splitlines()
+    assert len(line) <= logs.MAX_LINE
+    assert json.loads(line)["event"] == "event"
+
+
+def test_a_stream_that_breaks_stops_nobody(stream: io.StringIO) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError("no space left")
+
+    logs.configure("worker", stream=Full())
+    logs.get("x").error("lost")
+    assert stream.getvalue() == ""
+
+
+def test_before_it_is_set_up_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.get("x").info("early")
+    logs.get("x").debug("too quiet")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["event"] == "early"
