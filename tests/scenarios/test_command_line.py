@@ -34,7 +34,7 @@ async def run(home: Path, *arguments: str, code: int = 0, stdin: bytes = b"") ->
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8"},
+        env={**os.environ, "LANG": "C.UTF-8"},  # the bundler's cache and certificates are the person's own
         cwd=home,
     )
     out, err = await asyncio.wait_for(process.communicate(stdin), 90)
