@@ -67,7 +67,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(escape(_plain(row.get(column))) for column in columns))
+        table.add_row(*(escape(_short(_plain(row.get(column)))) for column in columns))
     out().print(table)
 
 
@@ -79,7 +79,9 @@ def print_steps(steps: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     for step in steps:
         mark = "[green]ok     [/green]" if step["ok"] else "[red]refused[/red]"
         out().print(f"{step['number']:>2}  {mark}  {escape(str(step['check']))}")
-        if not step["ok"]:
+        if step["ok"]:
+            out().print(f"[dim]             {escape(str(step['found']))}[/dim]")
+        else:
             out().print(f"             expected  {escape(str(step['expected']))}")
             out().print(f"             found     {escape(str(step['found']))}  ({escape(str(step['code']))})")
 
@@ -99,6 +101,11 @@ def progress(text: str) -> Iterator[None]:
 def say(text: str) -> None:
     """One line for a person, on stderr."""
     err().print(escape(text))
+
+
+def _short(text: str) -> str:
+    """Long hex is cut in tables, after enough digits to name the thing; ``--json`` has all of it."""
+    return f"{text[:18]}…" if text.startswith("0x") and len(text) > 42 else text
 
 
 def _plain(value: Any) -> str:

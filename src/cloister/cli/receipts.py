@@ -29,7 +29,7 @@ async def receipts(
     """List kept receipts, or print one. Check one again with `cloister verify receipt`."""
     ledger = Ledger(settings_of(context).home)
     if receipt is not None:
-        print_json(ledger.load(from_hex(receipt.lower(), name="receipt id", max_size=32)).to_json())
+        print_json(ledger.load(from_hex(receipt.lower().rstrip("…"), name="receipt id", max_size=32)).to_json())
         return
     wanted = from_hex(agent.lower(), 32, name="agent id") if agent else None
     rows = [_row(kept) for kept in ledger.newest(limit, agent=wanted)]

@@ -27,7 +27,7 @@ async def set_(
     as_json: AsJson = False,
 ) -> None:
     """Seal secrets to the agent and commit to them on chain. This replaces all secrets set before."""
-    from cloister.client.secrets import set_secrets
+    from cloister.client.secrets import set_secrets, undeclared
 
     settings = settings_of(context)
     if len(names) > 1 and fd is not None:
@@ -37,8 +37,11 @@ async def set_(
         found = await client.agent_id(agent)
         with progress("sealing and committing"):
             done = await set_secrets(client, found, values)
+        unknown = await undeclared(client, found, names)
     print_facts({**done.to_json(), "names": sorted(names)}, as_json=as_json)
     say("workers load them once the block is final")
+    if unknown:
+        say(f"note: the agent's manifest does not declare {', '.join(unknown)}: its code will not see them")
 
 
 @command(app, "list")

@@ -74,7 +74,7 @@ async def receipt(
     if Path(receipt).is_file():
         kept = Kept.parse(read_file(Path(receipt)))
     else:
-        kept = Ledger(settings.home).load(from_hex(receipt.lower(), name="receipt id", max_size=32))
+        kept = Ledger(settings.home).load(from_hex(receipt.lower().rstrip("…"), name="receipt id", max_size=32))
     async with settings.client() as client:
         with progress("checking the receipt"):
             report = await verify_kept_receipt(client, kept)

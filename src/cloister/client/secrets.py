@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from cloister.core.encoding.contexts import Context, frame
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.identity import AgentVersion, Purpose
 from cloister.core.errors import ChainError, ConfigError, define
+from cloister.core.policy.manifest import parse
 from cloister.core.threshold import ibe
 
 if TYPE_CHECKING:
@@ -105,6 +106,13 @@ async def set_secrets(client: Client, agent: bytes, values: Mapping[str, str]) -
         raise RACED(expected=f"version {version}", found=f"version {given}")
     _remember(client, agent, version, sorted(values))
     return SecretsSet(agent, digest, version, receipt.block_number)
+
+
+async def undeclared(client: Client, agent: bytes, names: Iterable[str]) -> list[str]:
+    """Names that the agent's present manifest does not declare: its code would not see them. Raises CloisterError."""
+    record = await client.resolver.record(agent)
+    manifest = parse(await client.gateway.get_blob(record.manifest_hash))
+    return sorted(set(names) - set(manifest.secrets))
 
 
 async def describe_secrets(client: Client, agent: bytes) -> dict[str, Any]:

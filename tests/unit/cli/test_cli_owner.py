@@ -72,7 +72,9 @@ def test_deploy_pause_secrets_resume(run: Any, devnet: LiveGateway, chain: TestC
     assert facts(run("agent", "resume", token, "--json"))["paused"] is False
 
     assert "has no secrets" in run("agent", "secrets", "list", token).stderr
-    put = facts(run("agent", "secrets", "set", token, "API_KEY", "--json", input="hunter2\n"))
+    result = run("agent", "secrets", "set", token, "API_KEY", "--json", input="hunter2\n")
+    put = facts(result)
+    assert "does not declare API_KEY" in result.stderr
     assert (put["version"], put["names"]) == (1, ["API_KEY"])
     until(run, token, "secrets_version", 1)
     listed = facts(run("agent", "secrets", "list", token, "--json"))

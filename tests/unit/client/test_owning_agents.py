@@ -98,7 +98,7 @@ async def test_the_manifests_upgrade_rule_is_the_chains(rule: Any, mode: Upgrade
     done = await live.deployed(upgrade=rule)
     assert (await live.client.resolver.record(done.agent)).upgrade_mode is mode
     steps = {s.code: s.ok for s in (await verify_agent(live.client, done.agent)).steps}
-    assert steps["manifest.upgrade"]
+    assert steps["client.upgrade_rule"]
     if mode is UpgradeMode.FROZEN:
         assert await code_of(set_code(live.client, done.agent, CODE + b" ", manifest())) == "chain.reverted"
     else:

@@ -76,7 +76,7 @@ BAD_NETWORKS: dict[str, tuple[Change, dict[int, str]]] = {
     "the gateway relays to another chain": (other_chain, {3: "client.wrong_chain"}),
     "the first block is another one": (other_genesis_block, {4: "chain.bad_answer"}),
     "strangers signed the checkpoint": (strangers, {5: "encoding.signature"}),
-    "another policy is in force": (another_policy, {11: "policy.document"}),
+    "another policy is in force": (another_policy, {11: "client.policy_in_force"}),
     "another master key is in office": (another_committee, {12: "client.committee"}),
 }
 
@@ -100,7 +100,7 @@ async def test_contract_code_is_checked_one_by_one(net: Any) -> None:
         net.world.code_hash = lambda name: fresh() if name == "Workers" else real(name)
         net.world.mine()
         report = await verify_network(client)
-    assert failed(report) == {10: "encoding.network"}
+    assert failed(report) == {10: "client.contract_code"}
 
 
 async def test_a_good_agent_passes_every_step(net: Any) -> None:
@@ -139,7 +139,7 @@ BAD_AGENTS: dict[str, tuple[Change, dict[int, str]]] = {
     "nobody keeps the bundle": (no_bundle, {4: "client.bad_answer"}),
     "the bundle is another one": (other_bundle, {4: "client.blob"}),
     "the manifest is another one": (other_manifest, {5: "client.blob"}),
-    "the chain has another upgrade rule": (other_rule, {6: "manifest.upgrade"}),
+    "the chain has another upgrade rule": (other_rule, {6: "client.upgrade_rule"}),
     "it is paused in a newer block": (paused, {3: "policy.paused", 7: "policy.paused"}),
     "strangers leased it": (unleased, {7: "encoding.signature"}),
 }
