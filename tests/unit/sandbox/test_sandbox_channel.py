@@ -316,7 +316,7 @@ async def test_a_caller_that_goes_away_cancels_its_request() -> None:
     bench.feed(Kind.CHUNK, call.number, b"x")
     body = call.body(lambda c: bench.channel.abandon(c, 1.0))
     assert await anext(body) == b"x"
-    await body.aclose()  # type: ignore[attr-defined]
+    await body.aclose()
     assert (Kind.CANCEL, call.number, b"") in await bench.sent()
     bench.channel.die(closed())
 

@@ -28,7 +28,7 @@ def run(number: int, *arguments: int, arch: int = X86_64) -> int:
         elif code == 0x54:
             accumulator &= value
         elif code == 0x06:
-            return value
+            return int(value)
         else:
             test = {0x15: accumulator == value, 0x35: accumulator >= value, 0x45: bool(accumulator & value)}[code]
             at += if_true if test else if_false
