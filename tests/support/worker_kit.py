@@ -19,6 +19,8 @@ from cloister.chain.rpc import UNREACHABLE, Rpc
 from cloister.core.attestation.policy import devnet
 from cloister.core.attestation.roots import Roots
 from cloister.core.chainview.layout import add, data_slot
+from cloister.core.encoding import jcs
+from cloister.core.encoding.identity import Purpose
 from cloister.core.encoding.signatures import Signed, address_of
 from cloister.core.encoding.statements import HeartBeat
 from cloister.core.envelope.certificate import KeyCertificate, Seat
@@ -32,7 +34,7 @@ from cloister.core.policy.release import identities_of
 from cloister.core.receipts.receipt import Admission, Exchange, Receipt, ReceiptChain, verify_receipt
 from cloister.core.state.endorse import Answer
 from cloister.core.threshold.groups import hash_identity, to_bytes
-from cloister.core.threshold.ibe import DerivedKey
+from cloister.core.threshold.ibe import DerivedKey, encrypt
 from cloister.fabric.embedded import open_fabric
 from cloister.fabric.ports import Fabric
 from cloister.sandbox.errors import CLOSED, CRASHED, DEADLINE
@@ -40,12 +42,12 @@ from cloister.sandbox.ports import AgentRequest, AgentResponseHead, AgentSpec, H
 from cloister.wire.frames import CANCELLED
 from cloister.worker.agentlog import AgentLog
 from cloister.worker.agents import AgentTable, Devices, Placed
-from cloister.worker.bundles import Outside
+from cloister.worker.bundles import Outside, secrets_aad
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.leases import AgentKeys, NodeIdentity
 from cloister.worker.serve import Server
 from support.fake_gateway import FakeGateway
-from support.fake_world import CLUSTER, MEMBERS, MPK, ROOT, World, test_key
+from support.fake_world import CLUSTER, MEMBERS, MPK, OWNER, ROOT, World, test_key
 
 PERIOD = 100
 CONFIG = b"\x0c" * 32
@@ -321,7 +323,7 @@ class Got:
 
 @dataclass
 class Rig:
-    """One worker boot. Make it with ``rig(...)``, then ``await open``."""
+    """One worker boot: ``await Rig(world, folder).open()``."""
 
     world: World
     folder: Path
@@ -332,9 +334,11 @@ class Rig:
     acquired: list[bytes] = field(default_factory=list)
     refuse: CloisterError | None = None
     terms: dict[str, Any] = field(default_factory=dict)
+    on_acquire: Callable[[bytes], Awaitable[None]] | None = None
+    known: list[Answer] = field(default_factory=lambda: [Answer(address_of(m), 0, bytes(32)) for m in MEMBERS[:3]])
 
     async def open(self, fabric: Fabric | None = None) -> Rig:
-        """Wire everything and follow the chain once."""
+        """Register the worker and wire everything; ``follow`` or ``deploy`` come next."""
         self.key, self.boot = test_key(f"worker {self.name}"), os.urandom(32)
         self.node = NodeIdentity(self.key, self.boot, CONFIG, self.world.network.id)
         self.world.set_worker(self.key, self.boot)
@@ -354,7 +358,6 @@ class Rig:
         self.table = AgentTable(self.node.address, self.watch, self.fabric, self.sandbox, self.sessions, self.devices())
         self.receipts = ReceiptChain(self.node.address, self.boot, self.node.sign)
         self.server = Server(self.watch, self.table, self.sessions, self.receipts, now_ms=self.now_ms)
-        await self.follow()
         return self
 
     async def close(self) -> None:
@@ -378,16 +381,20 @@ class Rig:
         )
 
     async def acquire(self, agent: bytes) -> AgentKeys:
-        """A lease of the newest block and the keys that go with it, as t members would give them."""
+        """A lease of the newest block and the keys that go with it, as t members would give them.
+
+        ``refuse`` is raised instead, ``terms`` change the lease, ``on_acquire`` runs before the answer."""
         self.acquired.append(agent)
         await asyncio.sleep(0)
         if self.refuse is not None:
             raise self.refuse
+        if self.on_acquire is not None:
+            await self.on_acquire(agent)
         return keys_of(self.world, self.node, agent, **self.terms)
 
     async def heads(self, agent: bytes, epoch: int) -> tuple[Any, int]:
-        """The committee knows no head yet."""
-        return [Answer(address_of(m), 0, bytes(32)) for m in MEMBERS[:3]], 3
+        """What the committee knows: no head, unless ``known`` says so."""
+        return self.known, 3
 
     async def attest(self, nonce: bytes) -> dict[str, Any]:
         """Evidence that echoes."""
@@ -408,6 +415,19 @@ class Rig:
             await self.fabric.blobs.put(blob)
         await self.follow(1)
         return agent
+
+    async def set_secrets(self, agent: bytes, values: object, *, version: int = 1, **spoilt: Any) -> bytes:
+        """Seal secrets to the agent's present epoch, store them, say so on chain. Returns the ciphertext's hash.
+
+        ``spoilt``: fields of the record that then say something else than what was sealed."""
+        record, setter = self.world.agents[agent], address_of(OWNER)
+        at = identities_of(self.world.lease(agent, bytes(20), bytes(32)), self.world.network.id)[Purpose.SECRETS, 0]
+        aad = secrets_aad(self.world.network.id, agent, version, setter)
+        sealed = encrypt(MPK, bytes(at), jcs.encode(values), aad, os.urandom)
+        digest = await self.fabric.blobs.put(sealed)
+        fields = {"secrets_hash": digest, "secrets_version": version, "secrets_setter": setter}
+        self.world.set_agent(record.token_id, **(fields | {"secrets_epoch": record.epoch} | spoilt))
+        return digest
 
     def placed(self, agent: bytes) -> Placed:
         """The table's entry."""
@@ -438,6 +458,10 @@ class Rig:
         sealed = session.seal(self.head(**head), body)
         return await self.send(session.certificate, sealed)
 
+    async def call_with(self, agent: bytes) -> None:
+        """A record of no session: for refusals that come before any is looked at."""
+        await self.server.serve(agent, os.urandom(300), Sink())
+
     async def send(self, certificate: KeyCertificate, sealed: SealedRequest, sink: Sink | None = None) -> Got:
         """Serve a sealed request and open the answer."""
         sink = sink or Sink()
@@ -455,7 +479,10 @@ def opened(certificate: KeyCertificate, sealed: SealedRequest, data: bytes) -> G
             got.body += event.data
         elif isinstance(event, Final):
             exchange = Exchange(
-                bytes.fromhex(sealed.request_id[2:]), got.status, sealed.commitment, sealed.opener.commitment(sealed.salt)
+                bytes.fromhex(sealed.request_id[2:]),
+                got.status,
+                sealed.commitment,
+                sealed.opener.commitment(sealed.salt),
             )
             admission = Admission(certificate.worker, certificate.boot, certificate.expiry)
             got.receipt = verify_receipt(event.receipt, event.signature, certificate, admission, exchange)
