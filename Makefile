@@ -26,7 +26,7 @@ check: setup ## types, lint, formats
 	@.venv/bin/mypy
 
 long: setup ## exhaustive runs: every bit, every crash point, soak
-	@$(PY) -m pytest -q tests
+	@$(PY) tools/long.py
 
 contracts: setup ## recompile with pinned solc and compare with the shipped artifacts; forge tests
 	@$(PY) contracts/build.py --check --test

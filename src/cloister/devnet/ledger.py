@@ -42,9 +42,12 @@ async def deploy(
     chain_id: int,
     measurements: Sequence[bytes],
     roots: Mapping[str, Any],
+    parameters: Mapping[str, int],
 ) -> Genesis:
-    """Deploy every contract and write genesis.json. ``measurements``: founding measurement ids."""
-    policy = devnet_policy(Roots.from_json(dict(roots)))
+    """Deploy every contract and write genesis.json.
+
+    ``measurements``: founding measurement ids. ``parameters``: network parameters that differ from the devnet's."""
+    policy = devnet_policy(Roots.from_json(dict(roots)), **parameters)
     document = policy.to_json()
     sender = Sender(rpc, deployer, chain_id)
     contracts = await deploy_all(sender, policy.hash(), measurements, default_seats=policy.network.seats)

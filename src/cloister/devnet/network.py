@@ -51,12 +51,16 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True)
 class Options:
-    """What a person may choose. ``map_host``: host -> (ip, port) that sandboxes reach instead of the real host."""
+    """What a person may choose. ``map_host``: host -> (ip, port) that sandboxes reach instead of the real host.
+
+    ``parameters``: network parameters of the first policy (``period_blocks`` and so on); they count at founding only.
+    """
 
     home: Path
     workers: int = len(WORKERS)
     with_model: bool = True
     block_time: float = 1.0
+    parameters: Mapping[str, int] = field(default_factory=dict)
     map_host: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import sys
@@ -18,7 +19,8 @@ from cloister.devnet.network import Devnet, Options
 
 async def show(home: Path, screen: Screen) -> None:
     """All nine steps."""
-    devnet = Devnet(Options(home), screen.say)
+    own_model = bool(os.environ.get("OPENAI_API_KEY"))
+    devnet = Devnet(Options(home, with_model=not own_model), screen.say)
     try:
         with screen.step(1, "a chain, gatekeepers, workers, a gateway (steps 1 to 4)"):
             await devnet.start()

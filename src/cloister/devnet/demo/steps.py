@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from cloister.client.agent import Agent
 from cloister.client.build import build
@@ -18,6 +19,7 @@ from cloister.client.wallet import Wallet
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.signatures import SignerSet
 from cloister.core.errors import CloisterError
+from cloister.core.policy.manifest import Manifest, normalize
 from cloister.core.policy.release import PAUSED
 from cloister.devnet import tools
 from cloister.devnet.demo.attacks import RogueNode, SealedAttacker, refusal
@@ -59,8 +61,9 @@ class Demo:
         """Step 5: bundle agents/notes and put it on chain; wait until two workers hold it."""
         out = self.devnet.layout.home / "build" / "notes"
         built = await build(ROOT / "agents" / "notes", out, deno=tools.deno())
+        manifest = with_egress(built.manifest, os.environ.get("OPENAI_BASE_URL"))
         self.screen.fact("bundle", f"{len(built.bundle)} bytes, sha256 {built.code_hash.hex()[:16]}…")
-        self.deployed = await deploy_agent(self.client, built.bundle, built.manifest)
+        self.deployed = await deploy_agent(self.client, built.bundle, manifest)
         self.screen.fact("agent", to_hex(self.deployed.agent))
         await await_seats(self.client, self.agent_id, seats=2)
         self.screen.good("two workers hold a lease that three gatekeepers signed")
@@ -88,7 +91,7 @@ class Demo:
     async def ask(self, question: str) -> list[dict[str, Any]]:
         """Step 6c: one question; prints the passages found."""
         agent = await self.agent()
-        reply = await agent.get(f"/search?k=2&q={_quoted(question)}")
+        reply = await agent.get(f"/search?k=2&q={quote(question)}")
         expect(reply.status == 200, "passages", f"{reply.status} {reply.text[:200]}")
         found: list[dict[str, Any]] = reply.json()["results"]
         expect(found, "at least one passage", "none")
@@ -216,12 +219,14 @@ class Demo:
         return to_hex(worker)
 
 
+def with_egress(manifest: Manifest, base_url: str | None) -> Manifest:
+    """The manifest, allowed to reach the host of the user's own OPENAI_BASE_URL as well."""
+    host = urlsplit(base_url).netloc if base_url else ""
+    if not host or host in manifest.egress:
+        return manifest
+    return normalize({**manifest.to_json(), "egress": [*manifest.egress, host]})
+
+
 def owner_wallet(devnet: Devnet) -> Wallet:
     """The devnet owner's wallet."""
     return Wallet(devnet.owner())
-
-
-def _quoted(text: str) -> str:
-    from urllib.parse import quote
-
-    return quote(text)

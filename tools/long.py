@@ -1,0 +1,50 @@
+"""``make long``: every test, exhaustive ones included, and the contracts' deep fuzz. Writes docs/build/long-result.json."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "docs" / "build" / "long-result.json"
+
+
+def run(name: str, *line: str) -> dict[str, object]:
+    """One suite: its last line with counts, exit status, seconds."""
+    begin = time.monotonic()
+    done = subprocess.run(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    lines = [text for text in done.stdout.splitlines() if re.search(r"\d+ (tests? )?(passed|failed)", text)]
+    print(f"{name}: {lines[-1] if lines else done.stdout[-300:]}")
+    if done.returncode:
+        print(done.stdout[-4000:])
+    return {
+        "suite": name,
+        "exit": done.returncode,
+        "seconds": round(time.monotonic() - begin),
+        "summary": re.sub(r" in [\d.]+s.*|=+", "", lines[-1]).strip() if lines else "no counts",
+    }
+
+
+def main() -> int:
+    """Run everything; 0 if all passed."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    suites = [
+        run("pytest", sys.executable, "-m", "pytest", "-q", "tests", "--timeout", "3600"),
+        run("contracts", sys.executable, "contracts/build.py", "--test"),
+    ]
+    result = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": commit.stdout.strip(),
+        "suites": suites,
+    }
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    return max(int(str(s["exit"])) for s in suites)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
