@@ -7,7 +7,7 @@ wrong inside a check, foreign exceptions included, is that check failing.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -72,6 +72,7 @@ class _Question:
 
 Facts = tuple[str, str]
 Step = Callable[[_Question, Claims], Facts]
+Steps = tuple[tuple[Refusal, Step], ...]
 
 
 def appraise(
@@ -94,7 +95,17 @@ def appraise(
     Returns a Verdict. Without authentic claims it ends after the second check.
     """
     question = _Question(evidence, binding, policy, now, network, role, measurements, checkpoints, nonce)
-    first = _run(1, kinds.UNKNOWN_KIND, lambda: _known_kind(question))
+    return _judge(question, frozenset(kinds.KINDS) - kinds.DEVICES, STEPS)
+
+
+def appraise_device(evidence: Evidence, binding: Binding, *, policy: Policy, now: int) -> Verdict:
+    """Checks 1 to 8 for a GPU or a switch. ``devices.appraise_devices`` calls it, once the CPU's binding names it."""
+    question = _Question(evidence, binding, policy, now, b"", "", frozenset(), None, None)
+    return _judge(question, kinds.DEVICES, DEVICE_STEPS)
+
+
+def _judge(question: _Question, allowed: frozenset[str], steps: Steps) -> Verdict:
+    first = _run(1, kinds.UNKNOWN_KIND, lambda: _known_kind(question, allowed))
     if not first.ok:
         return Verdict((first,), None)
     held: list[Claims] = []
@@ -102,13 +113,21 @@ def appraise(
     if not second.ok:
         return Verdict((first, second), None)
     claims = held[0]
-    rest = [_run(i, refusal, partial(step, question, claims)) for i, (refusal, step) in enumerate(STEPS, start=3)]
+    rest = [_run(i, refusal, partial(step, question, claims)) for i, (refusal, step) in enumerate(steps, start=3)]
     return Verdict((first, second, *rest), claims)
 
 
 def require(verdict: Verdict) -> Claims:
     """The claims of an accepted verdict. Raises AttestationError with the first failing check's code."""
-    for check in verdict.checks:
+    require_checks(verdict.checks)
+    if verdict.claims is None or len(verdict.checks) != 2 + len(STEPS):
+        raise NO_CHECKS(expected=f"{2 + len(STEPS)} checks and claims", found=f"{len(verdict.checks)} checks")
+    return verdict.claims
+
+
+def require_checks(checks: Iterable[Check]) -> None:
+    """Raise AttestationError with the first failing check's code, if one fails."""
+    for check in checks:
         if not check.ok:
             raise AttestationError(
                 code=check.code,
@@ -118,9 +137,6 @@ def require(verdict: Verdict) -> Claims:
                 remedy=check.remedy,
                 status=403,
             )
-    if verdict.claims is None or len(verdict.checks) != 2 + len(STEPS):
-        raise NO_CHECKS(expected=f"{2 + len(STEPS)} checks and claims", found=f"{len(verdict.checks)} checks")
-    return verdict.claims
 
 
 def _run(number: int, refusal: Refusal, step: Callable[[], Facts]) -> Check:
@@ -135,8 +151,8 @@ def _run(number: int, refusal: Refusal, step: Callable[[], Facts]) -> Check:
     return Check(number, refusal.code, refusal.check, expected, found, "", ok=True)
 
 
-def _known_kind(q: _Question) -> Facts:
-    both = sorted(set(kinds.KINDS) & set(q.policy.kinds))
+def _known_kind(q: _Question, allowed: frozenset[str]) -> Facts:
+    both = sorted(allowed & set(q.policy.kinds))
     if q.evidence.kind not in both:
         raise kinds.UNKNOWN_KIND(expected=", ".join(both) or "none", found=str(q.evidence.kind)[:32] or "none")
     return ", ".join(both), q.evidence.kind
@@ -202,6 +218,9 @@ def _report_data(q: _Question, claims: Claims) -> Facts:
 def _role(q: _Question, claims: Claims) -> Facts:
     if q.binding.role != q.role or q.role not in ROLES:
         raise ROLE(expected=q.role, found=q.binding.role)
+    possible = q.policy.kinds[claims.kind].get("roles", ROLES)
+    if q.role not in possible:
+        raise ROLE(expected=f"{' or '.join(possible) or 'no role'} on {claims.kind}", found=q.role)
     return q.role, q.binding.role
 
 
@@ -237,7 +256,7 @@ def _measurement(q: _Question, claims: Claims) -> Facts:
     return "a listed measurement", measurement.hex()[:16]
 
 
-STEPS: Final[tuple[tuple[Refusal, Step], ...]] = (
+STEPS: Final[Steps] = (
     (STALE, _fresh),
     (TCB_STATUS, _tcb_status),
     (ADVISORY, _advisories),
@@ -251,3 +270,4 @@ STEPS: Final[tuple[tuple[Refusal, Step], ...]] = (
     (NONCE, _nonce),
     (MEASUREMENT, _measurement),
 )
+DEVICE_STEPS: Final[Steps] = STEPS[:6]  # up to the platform: a device has no role, network or measurement of ours

@@ -75,7 +75,7 @@ def need_ca(certificate: x509.Certificate, below: int) -> None:
 def need_issued(certificate: x509.Certificate, issuer: x509.Certificate, digests: Digests = STRONG) -> None:
     """Check issuer name and signature over one of ``digests``. Raises attestation.certificate."""
     if not isinstance(certificate.signature_hash_algorithm, digests):
-        allowed = " or ".join(digest.name for digest in digests)
+        allowed = " or ".join(digest.__name__ for digest in digests)
         raise BAD_CERTIFICATE(expected=f"{_name(certificate)} signed over {allowed}", found="another hash")
     try:
         certificate.verify_directly_issued_by(issuer)

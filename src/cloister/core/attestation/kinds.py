@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
-from cloister.core.attestation import nitro, snp, tdx
+from cloister.core.attestation import azure, nitro, nvidia, snp, tdx, tpm
 from cloister.core.attestation.model import Claims, Evidence
 from cloister.core.attestation.roots import Roots
 from cloister.core.errors import AttestationError, define
@@ -31,17 +31,37 @@ class Verifier(Protocol):
 LaunchMeasurement = Callable[[Claims], bytes]
 PlatformRule = Callable[[Claims, Mapping[str, Any]], None]
 
-KINDS: Final[dict[str, Verifier]] = {"tdx": tdx.verify, "snp": snp.verify, "nitro": nitro.verify}
+KINDS: Final[dict[str, Verifier]] = {
+    "tdx": tdx.verify,
+    "snp": snp.verify,
+    "nitro": nitro.verify,
+    "azure-snp": azure.verify_snp,
+    "azure-tdx": azure.verify_tdx,
+    "tpm": tpm.verify,
+    "nvidia-gpu": nvidia.verify_gpu,
+    "nvidia-switch": nvidia.verify_switch,
+}
 LAUNCH: Final[dict[str, LaunchMeasurement]] = {
     "tdx": tdx.launch_measurement,
     "snp": snp.launch_measurement,
     "nitro": nitro.launch_measurement,
+    "azure-snp": azure.launch_measurement,
+    "azure-tdx": azure.launch_measurement,
+    "tpm": tpm.launch_measurement,
+    "nvidia-gpu": nvidia.launch_measurement,
+    "nvidia-switch": nvidia.launch_measurement,
 }
 PLATFORM_RULES: Final[dict[str, PlatformRule]] = {
     "tdx": tdx.check_platform,
     "snp": snp.check_platform,
     "nitro": nitro.check_platform,
+    "azure-snp": azure.check_platform,
+    "azure-tdx": azure.check_platform,
+    "tpm": tpm.check_platform,
+    "nvidia-gpu": nvidia.check_gpu,
+    "nvidia-switch": nvidia.check_switch,
 }
+DEVICES: Final = frozenset({"nvidia-gpu", "nvidia-switch"})  # they count beside CPU evidence only: devices.py
 
 
 def verify(evidence: Evidence, roots: Roots, now: int) -> Claims:
@@ -53,5 +73,5 @@ def verify(evidence: Evidence, roots: Roots, now: int) -> Claims:
 
 
 def launch_measurement(claims: Claims) -> bytes:
-    """The 48 bytes under which policy lists the launched software: of TDX, SNP or Nitro."""
+    """The 48 bytes under which policy lists the launched software."""
     return LAUNCH[claims.kind](claims)

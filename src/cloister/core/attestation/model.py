@@ -67,8 +67,8 @@ class Binding:
 class Evidence:
     """What a node shows. ``blob``: quote, report or document. ``aux``: certificates and collateral, by name.
 
-    Kinds: "tdx", "snp", "nitro" (part B adds the others). aux of tdx: the nine QuoteCollateralV3 fields as one
-    JSON text under "collateral"; of snp: "vek", "intermediate", "ark" (DER); of nitro: none.
+    Kinds and the parts of each: spec/attestation.md 1. For example, aux of tdx: the nine QuoteCollateralV3 fields as
+    one JSON text under "collateral"; of snp: "vek", "intermediate", "ark" (DER); of nitro: none.
     """
 
     kind: str

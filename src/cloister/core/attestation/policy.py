@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Self
@@ -71,6 +72,22 @@ def _floor(name: str, value: Any) -> dict[str, int]:
     return {part: _number(0, 65535)(f"{name}.{part}", least) for part, least in value.items()}
 
 
+def _version(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,5}){0,3}", value):
+        raise _refuse(name, "a dotted version", value)
+    return value
+
+
+def _roles(*possible: str) -> Field:
+    def read(name: str, value: Any) -> tuple[str, ...]:
+        roles = _texts(name, value)
+        if not set(roles) <= set(possible):
+            raise _refuse(name, f"roles of {', '.join(possible)}", value)
+        return roles
+
+    return read
+
+
 KIND_RULES: Final[dict[str, dict[str, Field]]] = {
     "tdx": {
         "tcb": _texts,
@@ -87,7 +104,18 @@ KIND_RULES: Final[dict[str, dict[str, Field]]] = {
         "minimum_tcb": _floors,
     },
     "nitro": {"tcb": _texts},
+    "tpm": {"tcb": _texts, "roles": _roles("worker")},  # it hides nothing: never in a committee
+    "nvidia-gpu": {
+        "tcb": _texts,
+        "allow_unsaid_mode": _flag,
+        "allow_missing_fwid": _flag,
+        "features": _texts,
+        "minimum_driver": _version,
+    },
+    "nvidia-switch": {"tcb": _texts, "allow_missing_fwid": _flag},
 }
+for _inner in ("snp", "tdx"):
+    KIND_RULES[f"azure-{_inner}"] = {**KIND_RULES[_inner], "allow_secure_boot_off": _flag}
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +240,7 @@ def devnet(roots: Roots, **network: int) -> Policy:
         name="devnet",
         mode="devnet",
         roots=roots,
-        kinds=cloud.kinds,
+        kinds={**cloud.kinds, "tpm": {"tcb": ("Unrated",), "roles": ("worker",)}},
         refused_generations=cloud.refused_generations,
         refused_advisories=cloud.refused_advisories,
         max_evidence_age_s=cloud.max_evidence_age_s,

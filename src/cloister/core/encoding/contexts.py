@@ -32,6 +32,8 @@ class Context(Enum):
     KEY_CERTIFICATE = "cloister/v1/key-certificate"
     FRESHNESS = "cloister/v1/freshness"
     EVIDENCE = "cloister/v1/evidence"
+    DEVICE_NONCE = "cloister/v1/device-nonce"
+    DEVICE_EVIDENCE = "cloister/v1/device-evidence"
     AUDIT_LOG = "cloister/v1/audit-log"
     IBE_CIPHERTEXT = "cloister/v1/ibe/ciphertext"
     # hash-to-curve and key derivation

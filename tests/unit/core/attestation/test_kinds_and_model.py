@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import cloister.attestation as facade
 import cloister.devnet.tee.service
 import cloister.evidence.detect
-from cloister.core.attestation import certificates, kinds
+from cloister.core.attestation import certificates, credential, devices, kinds
 from cloister.core.attestation.model import Binding, Evidence, measurement_id
 from cloister.core.attestation.policy import KIND_RULES
 from cloister.core.attestation.refusals import fail_closed
@@ -22,11 +22,17 @@ from cloister.core.errors import REGISTRY, AttestationError, CloisterError
 from support.hardware import KINDS, MEASUREMENT, NOW, binding, chip, evidence, factory, roots
 
 CHECKS = Path(__file__).resolve().parents[4] / "docs" / "audit" / "checks.md"
-MODULES = (cloister.devnet.tee.service, cloister.evidence.detect)  # loaded so that their codes are registered
+MODULES = (
+    cloister.devnet.tee.service,
+    cloister.evidence.detect,
+    credential,
+    devices,
+)  # loaded so that their codes are registered
 
 
 def test_every_kind_has_a_verifier_a_measurement_a_platform_rule_and_policy_rules() -> None:
-    assert set(kinds.KINDS) == set(kinds.LAUNCH) == set(kinds.PLATFORM_RULES) == set(KIND_RULES) == set(KINDS)
+    assert set(kinds.KINDS) == set(kinds.LAUNCH) == set(kinds.PLATFORM_RULES) == set(KIND_RULES)
+    assert set(KINDS) | kinds.DEVICES < set(kinds.KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -38,7 +44,7 @@ def test_the_launch_measurement_is_48_bytes(kind: str) -> None:
 
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(AttestationError) as caught:
-        kinds.verify(Evidence("tpm", b""), roots(), NOW)
+        kinds.verify(Evidence("abacus", b""), roots(), NOW)
     assert caught.value.code == "attestation.unknown_kind"
 
 

@@ -59,25 +59,32 @@ def _object(value: dict[str, Any], rule: dict[str, Any], place: str) -> list[str
     return wrong
 
 
+NEVER_ALLOWED = {"allow_migration_agent", "allow_secure_boot_off", "allow_unsaid_mode", "allow_missing_fwid"}
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_policies_are_for_production_and_refuse_milan(name: str) -> None:
     one = shipped(name)
     assert (one.name, one.mode) == (name, "production")
     assert one.roots == Roots.production()
     assert "Milan" in one.refused_generations
-    assert set(one.kinds) == {"tdx", "snp", "nitro"}
+    assert {"tdx", "snp", "nitro", "nvidia-gpu", "nvidia-switch"} <= set(one.kinds)
+    assert "tpm" not in one.kinds
     assert "OutOfDate" not in one.kinds["tdx"]["tcb"]
     assert _conforms(one.to_json(), schema()) == []
 
 
 def test_strict_is_stricter_than_cloud() -> None:
     strict, cloud = shipped("strict").kinds, shipped("cloud").kinds
+    assert {kind for kind in cloud if kind.startswith("azure")}
+    assert not any(kind.startswith("azure") for kind in strict)
+    assert set(strict["nvidia-gpu"]["features"]) < set(cloud["nvidia-gpu"]["features"])
     for kind in strict:
         assert set(strict[kind]["tcb"]) <= set(cloud[kind]["tcb"])
         for name, value in strict[kind].items():
             if name.startswith("allow_"):
                 assert value is False
-                assert cloud[kind][name] is (name != "allow_migration_agent")
+                assert cloud[kind][name] is (name not in NEVER_ALLOWED)
     assert strict["snp"]["max_vmpl"] < cloud["snp"]["max_vmpl"]
 
 
