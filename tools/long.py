@@ -1,4 +1,4 @@
-"""``make long``: every test, exhaustive ones included, and the contracts' deep fuzz. Writes docs/build/long-result.json."""
+"""``make long``: every test, exhaustive ones included, and forge. Writes docs/build/long-result.json."""
 
 from __future__ import annotations
 

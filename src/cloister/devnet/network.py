@@ -157,7 +157,9 @@ class Devnet:
         }
         roots = devnet_roots(self.layout.tee)
         assert self.rpc is not None  # noqa: S101 - started before
-        self.genesis = await ledger.deploy(self.layout, self.rpc, deployer, self._chain_id(), sorted(listed), roots)
+        self.genesis = await ledger.deploy(
+            self.layout, self.rpc, deployer, self._chain_id(), sorted(listed), roots, self.options.parameters
+        )
 
     async def _start_gatekeepers(self) -> None:
         self._say("gatekeepers: five processes on three vendors' hardware")
