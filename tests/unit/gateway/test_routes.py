@@ -55,12 +55,19 @@ async def test_members_that_are_ahead_are_asked_for_the_height_that_t_share(tmp_
         assert value["checkpoint"]["number"] == 51
 
 
-async def test_one_dead_member_costs_nothing_and_two_end_it(tmp_path: Path) -> None:
+async def test_one_dead_member_costs_nothing_and_with_two_the_last_checkpoint_is_served_on(tmp_path: Path) -> None:
     async with door(tmp_path) as here:
         here.keepers[0].broken = True
-        assert (await get_json(here, "/v1/checkpoint"))["checkpoint"]["number"] == 50
+        first = await get_json(here, "/v1/checkpoint")
+        assert first["checkpoint"]["number"] == 50
         here.gateway.checkpoint._at = float("-inf")
         here.keepers[1].broken = True
+        assert await get_json(here, "/v1/checkpoint") == first
+
+
+async def test_without_a_first_checkpoint_the_members_refusal_is_said(tmp_path: Path) -> None:
+    async with door(tmp_path) as here:
+        here.keepers[0].broken = here.keepers[1].broken = True
         status, body = await get(here, "/v1/checkpoint")
         assert (status, code_of(body)) == (503, "gatekeeper.asleep")
 
