@@ -19,6 +19,7 @@ from cloister.core.attestation.refusals import DEBUG, PLATFORM
 from cloister.core.errors import AttestationError, CloisterError, Refusal, define
 
 MAX_SKEW_S: Final = 60
+DAY_S: Final = 86400
 
 
 def _rule(name: str, check: str, remedy: str) -> Refusal:
@@ -177,10 +178,17 @@ def _fresh(q: _Question, claims: Claims) -> Facts:
 
 
 def _tcb_status(q: _Question, claims: Claims) -> Facts:
-    allowed = q.policy.kinds[claims.kind]["tcb"]
-    if claims.tcb_status not in allowed:
+    rules = q.policy.kinds[claims.kind]
+    allowed, days = rules["tcb"], rules.get("grace", {}).get(claims.tcb_status)
+    if claims.tcb_status in allowed:
+        return " or ".join(allowed), claims.tcb_status
+    dated = claims.details.get("tcb_date_s")
+    if days is None or dated is None:
         raise TCB_STATUS(expected=" or ".join(allowed) or "none", found=claims.tcb_status)
-    return " or ".join(allowed), claims.tcb_status
+    end = dated + days * DAY_S
+    if q.now > end:
+        raise TCB_STATUS(expected=f"{claims.tcb_status} until {end}", found=f"{claims.tcb_status} at {q.now}")
+    return f"{claims.tcb_status} until {end}", f"{claims.tcb_status}, in its grace"
 
 
 def _advisories(q: _Question, claims: Claims) -> Facts:
@@ -191,10 +199,10 @@ def _advisories(q: _Question, claims: Claims) -> Facts:
 
 
 def _generation(q: _Question, claims: Claims) -> Facts:
-    refused = q.policy.refused_generations
-    if claims.generation in refused:
-        raise GENERATION(expected=f"not {' or '.join(refused)}", found=claims.generation)
-    return f"not {' or '.join(refused)}" if refused else "any", claims.generation
+    refused, names = q.policy.refused_generations, (claims.generation, *claims.details.get("generation_names", ()))
+    if bad := [name for name in names if name in refused]:
+        raise GENERATION(expected=f"not {' or '.join(refused)}", found=", ".join(bad))
+    return f"not {' or '.join(refused)}" if refused else "any", ", ".join(names)
 
 
 def _debug(q: _Question, claims: Claims) -> Facts:

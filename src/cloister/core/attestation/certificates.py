@@ -18,10 +18,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.utils import CryptographyDeprecationWarning
 
-from cloister.core.attestation.refusals import BAD_CERTIFICATE, MALFORMED, OUT_OF_DATE
+from cloister.core.attestation.refusals import BAD_CERTIFICATE, MALFORMED, OUT_OF_DATE, REVOKED
 
 MAX_CERTIFICATE: Final = 8192
 MAX_CHAIN: Final = 8
+MAX_CRL: Final = 65536
 STRONG: Final = (hashes.SHA384,)
 COMMON: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 Digests = tuple[type[hashes.HashAlgorithm], ...]
@@ -118,6 +119,34 @@ def _need_linked(chain: Sequence[x509.Certificate], digests: Digests) -> None:
     _need_leaf(leaf)
     for certificate, issuer in zip(chain, (chain[0], *issuers), strict=True):
         need_issued(certificate, issuer, digests)
+
+
+def need_not_revoked(der: bytes, chain: Sequence[x509.Certificate], now: int) -> int:
+    """Check a chain, root first, against one revocation list in DER; returns the last second at which the list counts.
+
+    The list must be signed by an authority of the chain; it judges what that authority issued. Raises
+    attestation.malformed, attestation.certificate, attestation.expired, attestation.revoked.
+    """
+    revoked = _load_crl(der)
+    issuers = [place for place, one in enumerate(chain[:-1]) if one.subject == revoked.issuer]
+    if not issuers or not revoked.is_signature_valid(chain[issuers[0]].public_key()):  # type: ignore[arg-type]
+        raise BAD_CERTIFICATE(expected="a revocation list signed by an authority of the chain", found="another")
+    start, end = revoked.last_update_utc, revoked.next_update_utc
+    if end is None or not int(start.timestamp()) <= now < int(end.timestamp()):
+        raise OUT_OF_DATE(expected=f"a revocation list valid from {start} to {end}", found=str(now))
+    subject = chain[issuers[0] + 1]
+    if revoked.get_revoked_certificate_by_serial_number(subject.serial_number) is not None:
+        raise REVOKED(expected=f"{_name(subject)} not revoked", found="revoked")
+    return int(end.timestamp()) - 1
+
+
+def _load_crl(der: bytes) -> x509.CertificateRevocationList:
+    if not isinstance(der, bytes) or not 0 < len(der) <= MAX_CRL:
+        raise MALFORMED(expected=f"a revocation list of 1 to {MAX_CRL} bytes", found="another size")
+    try:
+        return x509.load_der_x509_crl(der)
+    except Exception as error:
+        raise MALFORMED(expected="a revocation list in DER", found=type(error).__name__) from None
 
 
 def need_p384(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:

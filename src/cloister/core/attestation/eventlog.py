@@ -7,7 +7,8 @@ is believed only as far as its replay equals what the hardware signed. What an e
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import hmac
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +22,8 @@ EV_NO_ACTION: Final = 3
 END: Final = 0xFFFFFFFF  # the unused rest of a CCEL area
 SIGNATURE: Final = b"Spec ID Event03\0"
 STARTUP: Final = b"StartupLocality\0"
-HASHES: Final[Mapping[int, str]] = {0x000B: "sha256", 0x000C: "sha384"}
+SHA384: Final = 0x000C
+HASHES: Final[Mapping[int, str]] = {0x000B: "sha256", SHA384: "sha384"}
 _MAX_INDEX: Final = 31
 
 BAD_REPLAY = define(
@@ -115,3 +117,27 @@ def _event(at: Reader, index: int, sizes: Mapping[int, int]) -> Event:
             raise MALFORMED(expected="digests of the described algorithms", found=f"{algorithm:04x}")
         digests[algorithm] = at.take(sizes[algorithm])
     return Event(index, kind, digests, at.take(at.number(4)))
+
+
+def replay_rtmrs(log: bytes) -> tuple[list[bytes], int]:
+    """RTMR0 to RTMR3 after a CCEL, and the number of its events. Raises as ``parse``."""
+    events = parse(log)
+    values = replay(events, SHA384)
+    if not set(values) <= {1, 2, 3, 4}:
+        raise MALFORMED(expected="events of registers 1 to 4", found=", ".join(map(str, sorted(values))))
+    return [values.get(place + 1, bytes(48)) for place in range(4)], len(events)
+
+
+def need_rtmrs(log: bytes, signed: Sequence[bytes]) -> int:
+    """The number of events, if a CCEL replays to these four values. Raises attestation.event_log for the first that
+    differs."""
+    values, count = replay_rtmrs(log)
+    need_equal(values, signed)
+    return count
+
+
+def need_equal(values: Sequence[bytes], signed: Sequence[bytes]) -> None:
+    """RTMR by RTMR. Raises attestation.event_log."""
+    for place, (ours, theirs) in enumerate(zip(values, signed, strict=True)):
+        if not hmac.compare_digest(ours, theirs):
+            raise BAD_REPLAY(expected=f"RTMR{place} {theirs.hex()[:32]}", found=ours.hex()[:32])

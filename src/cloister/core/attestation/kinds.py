@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
-from cloister.core.attestation import azure, nitro, nvidia, snp, tdx, tpm
+from cloister.core.attestation import azure, dstack, nitro, nvidia, sgx, snp, tdx, tpm
 from cloister.core.attestation.model import Claims, Evidence
 from cloister.core.attestation.roots import Roots
 from cloister.core.errors import AttestationError, define
@@ -35,6 +35,8 @@ KINDS: Final[dict[str, Verifier]] = {
     "tdx": tdx.verify,
     "snp": snp.verify,
     "nitro": nitro.verify,
+    "sgx": sgx.verify,
+    "dstack": dstack.verify,
     "azure-snp": azure.verify_snp,
     "azure-tdx": azure.verify_tdx,
     "tpm": tpm.verify,
@@ -45,6 +47,8 @@ LAUNCH: Final[dict[str, LaunchMeasurement]] = {
     "tdx": tdx.launch_measurement,
     "snp": snp.launch_measurement,
     "nitro": nitro.launch_measurement,
+    "sgx": sgx.launch_measurement,
+    "dstack": dstack.launch_measurement,
     "azure-snp": azure.launch_measurement,
     "azure-tdx": azure.launch_measurement,
     "tpm": tpm.launch_measurement,
@@ -55,6 +59,8 @@ PLATFORM_RULES: Final[dict[str, PlatformRule]] = {
     "tdx": tdx.check_platform,
     "snp": snp.check_platform,
     "nitro": nitro.check_platform,
+    "sgx": sgx.check_platform,
+    "dstack": dstack.check_platform,
     "azure-snp": azure.check_platform,
     "azure-tdx": azure.check_platform,
     "tpm": tpm.check_platform,

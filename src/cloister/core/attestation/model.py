@@ -10,6 +10,7 @@ from cloister.core.encoding import jcs
 from cloister.core.encoding.contexts import Context, frame
 from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
 
+_AUX_SIZES = {"event_log": 1 << 20}
 ROLES = ("worker", "gatekeeper", "faces")
 
 
@@ -81,13 +82,13 @@ class Evidence:
 
     @classmethod
     def from_json(cls, value: object) -> Evidence:
-        """Parse ``to_json`` output. Raises EncodingError; sizes are capped (blob 16 KiB, aux 64 KiB each)."""
+        """Parse ``to_json`` output. Raises EncodingError; sizes are capped (blob 16 KiB, aux 64 KiB, logs 1 MiB)."""
         data = need_fields("evidence", value, {"kind", "blob", "aux"})
         aux = data["aux"] if isinstance(data["aux"], dict) and len(data["aux"]) <= 16 else {}
         return cls(
             kind=str(data["kind"])[:32],
             blob=from_hex(data["blob"], name="blob", max_size=16384),
-            aux={str(k)[:64]: from_hex(v, name=str(k)[:64], max_size=65536) for k, v in aux.items()},
+            aux={str(k)[:64]: from_hex(v, name=str(k)[:64], max_size=_AUX_SIZES.get(k, 65536)) for k, v in aux.items()},
         )
 
 

@@ -22,6 +22,7 @@ MODES: Final = ("devnet", "production")
 SHIPPED: Final = ("strict", "cloud")
 VERSION: Final = 1
 MAX_SIZE: Final = 65536
+MAX_LISTED: Final = 256
 
 BAD_POLICY = define(
     "policy.document",
@@ -88,20 +89,61 @@ def _roles(*possible: str) -> Field:
     return read
 
 
+def _ids(*sizes: int) -> Field:
+    """Different byte strings of these sizes, in lower-case hex without 0x. An empty list lists nothing: any counts."""
+
+    def read(name: str, value: Any) -> tuple[str, ...]:
+        good = isinstance(value, (list, tuple)) and len(value) <= MAX_LISTED and len(set(map(str, value))) == len(value)
+        if not good or not all(_is_hex(one, sizes) for one in value):
+            raise _refuse(name, f"a list of different hex texts of {' or '.join(map(str, sizes))} bytes", value)
+        return tuple(value)
+
+    return read
+
+
+def _is_hex(value: Any, sizes: tuple[int, ...]) -> bool:
+    return isinstance(value, str) and len(value) // 2 in sizes and re.fullmatch(r"(?:[0-9a-f]{2})+", value) is not None
+
+
+def _grace(name: str, value: Any) -> dict[str, int]:
+    if not isinstance(value, dict) or len(value) > 16 or "Revoked" in value:
+        raise _refuse(name, "{TCB status: days after its date}, never for Revoked", value)
+    return {_texts(name, (status,))[0]: _number(1, 3650)(f"{name}.{status}", days) for status, days in value.items()}
+
+
+def _signers(name: str, value: Any) -> dict[str, dict[str, int]]:
+    if not isinstance(value, dict) or len(value) > MAX_LISTED or not all(_is_hex(one, (32,)) for one in value):
+        raise _refuse(name, "{MRSIGNER in hex: {isv_prod_id, min_isv_svn}}", value)
+    known = {"isv_prod_id", "min_isv_svn"}
+    items = {signer: _object(f"{name}.{signer[:8]}", parts, known) for signer, parts in value.items()}
+    return {signer: {k: _number(0, 65535)(k, parts[k]) for k in sorted(known)} for signer, parts in items.items()}
+
+
+_INTEL: Final[dict[str, Field]] = {
+    "tcb": _texts,
+    "grace": _grace,
+    "allow_dynamic_platform": _flag,
+    "allow_cached_keys": _flag,
+    "allow_smt_enabled": _flag,
+    "min_tcb_evaluation_number": _number(0, 1 << 31),
+    "platforms": _ids(16),
+    "owners": _ids(16),
+}
 KIND_RULES: Final[dict[str, dict[str, Field]]] = {
-    "tdx": {
-        "tcb": _texts,
-        "allow_dynamic_platform": _flag,
-        "allow_cached_keys": _flag,
-        "allow_smt_enabled": _flag,
-        "min_tcb_evaluation_number": _number(0, 1 << 31),
-    },
+    "tdx": _INTEL,
+    "sgx": {**_INTEL, "signers": _signers},
+    "dstack": {**_INTEL, "compose_hashes": _ids(32), "apps": _ids(20)},
     "snp": {
         "tcb": _texts,
         "max_vmpl": _number(0, 3),
         "allow_migration_agent": _flag,
         "allow_smt_enabled": _flag,
         "minimum_tcb": _floors,
+        "require_crl": _flag,
+        "chips": _ids(8, 64),
+        "owners": _texts,
+        "id_keys": _ids(48),
+        "author_keys": _ids(48),
     },
     "nitro": {"tcb": _texts},
     "tpm": {"tcb": _texts, "roles": _roles("worker")},  # it hides nothing: never in a committee

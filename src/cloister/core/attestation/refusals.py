@@ -36,6 +36,13 @@ OUT_OF_DATE = define(
     check="certificates and collateral are valid at the time of verification",
     remedy="produce fresh evidence with fresh collateral; compare the clocks of both sides",
 )
+REVOKED = define(
+    "attestation.revoked",
+    AttestationError,
+    check="no certificate of the chain is revoked",
+    remedy="the vendor withdrew the key: use another machine, or certificates issued after the vendor's fix",
+    status=403,
+)
 BAD_SIGNATURE = define(
     "attestation.signature",
     AttestationError,

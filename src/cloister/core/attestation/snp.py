@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from cloister.core.attestation.certificates import common_name, load, need_p384, walk
+from cloister.core.attestation.certificates import common_name, linked, need_not_revoked, need_p384, need_valid_at
+from cloister.core.attestation.dcap import need_listed
 from cloister.core.attestation.model import Claims, Evidence
 from cloister.core.attestation.refusals import (
     BAD_CERTIFICATE,
@@ -27,6 +28,7 @@ from cloister.core.attestation.roots import Roots
 VENDOR: Final = "amd"
 REPORT_SIZE: Final = 1184
 SIGNED_SIZE: Final = 672
+CERTIFICATES: Final = ("vek", "intermediate", "ark")
 PRODUCTS: Final = {"Milan": ("Milan",), "Genoa": ("Genoa", "Bergamo", "Siena"), "Turin": ("Turin",)}
 COMPONENTS: Final = ("fmc", "bootloader", "tee", "snp", "microcode")
 OID: Final = "1.3.6.1.4.1.3704.1"
@@ -38,12 +40,12 @@ _VCEK, _VLEK = 0, 1
 def verify(evidence: Evidence, roots: Roots, now: int) -> Claims:
     """Claims of an authentic SNP report.
 
-    Args: evidence (blob: 1184-byte report; aux, DER: "vek" (VCEK or VLEK), "intermediate" (ASK or ASVK), "ark"),
-    roots (uses "amd"), now (Unix seconds). Raises AttestationError.
+    Args: evidence (blob: 1184-byte report; aux, DER: "vek" (VCEK or VLEK), "intermediate" (ASK or ASVK), "ark", and
+    optionally "crl", AMD's revocation list), roots (uses "amd"), now (Unix seconds). Raises AttestationError.
     """
     # 1. Sizes and names.
     report = evidence.blob
-    if len(report) != REPORT_SIZE or set(evidence.aux) != {"vek", "intermediate", "ark"}:
+    if len(report) != REPORT_SIZE or set(evidence.aux) - {"crl"} != set(CERTIFICATES):
         found = f"{len(report)} bytes and {', '.join(sorted(evidence.aux)) or 'nothing'}"
         raise MALFORMED(expected=f"a report of {REPORT_SIZE} bytes, vek, intermediate and ark", found=found)
     # 2. A version and a signature algorithm that we know; which kind of key signed.
@@ -54,9 +56,11 @@ def verify(evidence: Evidence, roots: Roots, now: int) -> Claims:
         raise MALFORMED(expected="version 2 to 5, ECDSA P-384, VCEK or VLEK", found=found)
     # 3. The root is pinned.
     roots.require(VENDOR, evidence.aux["ark"])
-    ark, intermediate, vek = (load(evidence.aux[name], name) for name in ("ark", "intermediate", "vek"))
-    # 4. The chain ARK, ASK or ASVK, VCEK or VLEK: RSA-4096 PSS over SHA-384, valid now.
-    fresh_until = _need_chain(ark, intermediate, vek, now)
+    # 4. The chain ARK, ASK or ASVK, VCEK or VLEK: RSA-4096 PSS over SHA-384, valid now, and not revoked.
+    ark, intermediate, vek = _chain(evidence.aux["ark"], evidence.aux["intermediate"], evidence.aux["vek"])
+    fresh_until = min(need_valid_at(certificate, now) for certificate in (ark, intermediate, vek))
+    if "crl" in evidence.aux:
+        fresh_until = min(fresh_until, need_not_revoked(evidence.aux["crl"], (ark, intermediate, vek), now))
     # 5. The product: root, intermediate and key agree.
     generation = _need_product(ark, intermediate, vek, signer)
     # 6. The key signed the report.
@@ -64,7 +68,8 @@ def verify(evidence: Evidence, roots: Roots, now: int) -> Claims:
     # 7. The key is that of this chip at this TCB.
     _need_chip(report, vek, signer, generation)
     # 8. Claims.
-    return _claims(report, generation, fresh_until, signer)
+    owner = _owner(vek) if signer == _VLEK else ""
+    return _claims(report, generation, fresh_until, signer, {"owner": owner, "crl": "crl" in evidence.aux})
 
 
 def launch_measurement(claims: Claims) -> bytes:
@@ -73,8 +78,11 @@ def launch_measurement(claims: Claims) -> bytes:
 
 
 def check_platform(claims: Claims, rules: Mapping[str, Any]) -> None:
-    """VMPL, migration, SMT and TCB floor. Raises AttestationError (attestation.platform)."""
+    """VMPL, migration, SMT, TCB floor, revocation, and the lists. Raises AttestationError (attestation.platform)."""
     details = claims.details
+    if rules["require_crl"] and not details["crl"]:
+        raise PLATFORM(expected="AMD's revocation list beside the report", found="none")
+    _need_lists(claims, rules)
     if details["vmpl"] > rules["max_vmpl"]:
         raise PLATFORM(expected=f"VMPL <= {rules['max_vmpl']}", found=str(details["vmpl"]))
     if details["migration_agent"] and not rules["allow_migration_agent"]:
@@ -99,16 +107,34 @@ def _u32(report: bytes, offset: int) -> int:
     return int(struct.unpack_from("<I", report, offset)[0])
 
 
-def _need_chain(ark: x509.Certificate, intermediate: x509.Certificate, vek: x509.Certificate, now: int) -> int:
-    for certificate in (ark, intermediate, vek):
+def _need_lists(claims: Claims, rules: Mapping[str, Any]) -> None:
+    chip = claims.platform_id.hex()
+    short = chip[:16] if not any(claims.platform_id[8:]) else chip  # Turin names a chip by 8 bytes
+    if rules["chips"] and not {chip, short} & set(rules["chips"]):
+        raise PLATFORM(expected=f"one of {len(rules['chips'])} listed chips", found=chip[:32])
+    need_listed("platform owner", claims.details["owner"], rules["owners"])
+    need_listed("id key", claims.measurements["id_key_digest"].hex(), rules["id_keys"])
+    need_listed("author key", claims.measurements["author_key_digest"].hex(), rules["author_keys"])
+
+
+def _chain(*ders: bytes) -> tuple[x509.Certificate, ...]:
+    """The chain, root first, checked in all that does not depend on the time."""
+    chain = linked(ders)
+    for certificate in chain:
         scheme = certificate.signature_algorithm_parameters
         if not isinstance(scheme, padding.PSS) or scheme._salt_length != 48:
             raise BAD_CERTIFICATE(expected="RSA-PSS with a 48-byte salt", found=type(scheme).__name__)
-    for certificate in (ark, intermediate):
+    for certificate in chain[:2]:
         key = certificate.public_key()
         if not isinstance(key, rsa.RSAPublicKey) or key.key_size != 4096:
             raise BAD_CERTIFICATE(expected="an RSA-4096 authority", found=type(key).__name__)
-    return walk((ark, intermediate, vek), now)
+    return chain
+
+
+def _owner(vek: x509.Certificate) -> str:
+    """The cloud provider that a VLEK was given to: its CSP id, if the VLEK says one."""
+    oid = x509.ObjectIdentifier(f"{OID}.5")
+    return _text_extension(vek, "5") if any(one.oid == oid for one in vek.extensions) else ""
 
 
 def _need_product(ark: x509.Certificate, intermediate: x509.Certificate, vek: x509.Certificate, signer: int) -> str:
@@ -168,7 +194,7 @@ def _text_extension(certificate: x509.Certificate, suffix: str) -> str:
     return raw[2:].decode("ascii")
 
 
-def _claims(report: bytes, generation: str, fresh_until: int, signer: int) -> Claims:
+def _claims(report: bytes, generation: str, fresh_until: int, signer: int, more: Mapping[str, Any]) -> Claims:
     policy = int.from_bytes(report[0x08:0x10], "little")
     platform = int.from_bytes(report[0x40:0x48], "little")
     reported, committed = (parse_tcb(report[at : at + 8], generation) for at in (0x180, 0x1E0))
@@ -181,6 +207,7 @@ def _claims(report: bytes, generation: str, fresh_until: int, signer: int) -> Cl
         "reported_tcb": reported,
         "signing_key": "VLEK" if signer == _VLEK else "VCEK",
         "version": _u32(report, 0x00),
+        **more,
     }
     return Claims(
         kind="snp",

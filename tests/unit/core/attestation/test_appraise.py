@@ -225,7 +225,7 @@ def test_freshness_ends_with_its_second() -> None:
 
 
 def test_unknown_kinds_are_refused_first() -> None:
-    for kind in ("sgx", "", "TDX", "tdx "):
+    for kind in ("sgx2", "", "TDX", "tdx "):
         verdict = _ask(Evidence(kind, b"x"))
         assert _failed(verdict) == ["attestation.unknown_kind"]
         assert len(verdict.checks) == 1
