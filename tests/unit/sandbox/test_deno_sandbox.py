@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cloister.core.errors import CloisterError, SandboxError
-from cloister.sandbox.deno import DenoProcess, DenoSandbox
+from cloister.sandbox.deno import DenoProcess, DenoSandbox, command
 from cloister.sandbox.ports import AgentSpec, Limits, Sandbox
 from support.sandbox_kit import AGENT_ID, MemoryHost, ask, children, descendants, open_files, request_of, spec_of
 
@@ -363,6 +363,20 @@ async def test_a_cancelled_start_leaves_no_process(sandbox: DenoSandbox) -> None
             break
         await asyncio.sleep(0.02)
     assert children() == before
+
+
+async def test_compiled_code_is_made_once_and_then_found_by_every_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = command._environment
+    monkeypatch.setattr(command, "_environment", lambda plan: [*plain(plan), "--setenv", "DENO_LOG", "debug"])
+    async with DenoSandbox(tmp_path) as sandbox:
+        for _ in range(2):
+            running = Running(sandbox, replace(spec(), limits=Limits(log_bytes=1 << 20)))
+            async with running as (_, host):
+                assert host.logged("V8 code cache hit for ES module: file:///agent/agent.js")
+        caches = list((tmp_path / "deno" / "bundles").glob("*/cache"))
+        assert len(caches) == 1
 
 
 async def test_a_second_sandbox_does_not_share_a_work_folder(tmp_path: Path) -> None:

@@ -358,7 +358,9 @@ addEventListener("error", (event) => {
 });
 
 if (Deno.args[0] === "warm") {
+  // Leaving at once keeps the database of compiled code in the one form that a read-only reader can open.
   await import(AGENT).catch(() => {});
+  Deno.exit(0);
 } else {
   conn = await Deno.connect({ transport: "unix", path: "/run/a/s.sock" });
   receive();

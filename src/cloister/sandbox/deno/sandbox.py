@@ -197,17 +197,27 @@ class DenoSandbox:
         return launched, watched
 
     async def _warm(self, script: Path, cache: Path) -> None:
-        """Load the bundle once, so that V8's compiled code lies in ``cache``. A bundle that fails leaves less there."""
+        """Load the bundle, so that V8's compiled code lies in ``cache``. A bundle that fails leaves less there.
+
+        Twice: the first leaves Deno's database as after a crash, which only a process that may write can recover. The
+        second recovers it, and leaves a log and an index without which a read-only reader could not open it.
+        """
         uid = fresh_uid() if self._rooted else None
         if uid is not None:
             os.chown(cache, uid, uid)
-        launched, watched = await self._launch(self._plan(script.parent, Limits(), uid), lambda text: None)
+        plan = self._plan(script.parent, Limits(), uid)
+        if await self._load_once(plan):
+            await self._load_once(plan)
+
+    async def _load_once(self, plan: Plan) -> bool:
+        """Run a process that only loads its bundle; whether it ended by itself and in time."""
+        launched, watched = await self._launch(plan, lambda text: None)
         if launched.listener is not None:
             launched.listener.close()
         try:
-            await asyncio.wait_for(asyncio.shield(watched.exited), WARM_S)
+            return await asyncio.wait_for(asyncio.shield(watched.exited), WARM_S) == 0
         except TimeoutError:
-            pass
+            return False
         finally:
             watched.kill()
             await watched.exited
