@@ -21,7 +21,8 @@ from cloister.core.envelope.stream import Final
 from cloister.core.errors import CloisterError
 from cloister.core.keys import hpke
 from cloister.core.receipts.commitments import request_commitment, response_commitment
-from cloister.core.receipts.receipt import Admission, Exchange, ReceiptChain, verify_chain, verify_receipt
+from cloister.core.receipts.receipt import Exchange, ReceiptChain
+from cloister.core.receipts.verify import Admission, verify_chain, verify_receipt
 from support.sealed import (
     AGENT,
     MPK,

@@ -200,7 +200,7 @@ class World:
     def derived(self, agent: bytes, purpose: Purpose, period: int = 0) -> ibe.DerivedKey:
         """The agent's key that gatekeepers would release."""
         lease = self.lease(agent, bytes(20), bytes(32))
-        from cloister.core.policy.release import identities_of
+        from cloister.core.policy.identities import identities_of
 
         version = identities_of(lease, self.network.id)[(Purpose.STATE, 0)].version
         return ibe.DerivedKey(to_bytes(hash_identity(bytes(version.key(purpose, period))) * ROOT))

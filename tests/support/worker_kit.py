@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cloister.chain.rpc import UNREACHABLE, Rpc
 from cloister.core.attestation.policy import devnet
 from cloister.core.attestation.roots import Roots
@@ -30,8 +32,9 @@ from cloister.core.envelope.server import ServerSessions
 from cloister.core.envelope.stream import Body, Failed, Final, Head
 from cloister.core.errors import CloisterError
 from cloister.core.keys.hpke import private_key
-from cloister.core.policy.release import identities_of
-from cloister.core.receipts.receipt import Admission, Exchange, Receipt, ReceiptChain, verify_receipt
+from cloister.core.policy.identities import identities_of
+from cloister.core.receipts.receipt import Exchange, Receipt, ReceiptChain
+from cloister.core.receipts.verify import Admission, verify_receipt
 from cloister.core.state.endorse import Answer
 from cloister.core.threshold.groups import hash_identity, to_bytes
 from cloister.core.threshold.ibe import DerivedKey, encrypt
@@ -521,9 +524,14 @@ async def get(ctx: Calls, key: str) -> bytes | None:
 
 async def refused(work: Awaitable[Any], code: str) -> CloisterError:
     """The refusal that this ends with; fails unless it has the code."""
-    try:
+    with pytest.raises(CloisterError) as caught:
         await work
-    except CloisterError as error:
-        assert error.code == code, f"{error.code} instead of {code}: {error}"
-        return error
-    raise AssertionError(f"not refused with {code}")
+    assert caught.value.code == code, str(caught.value)
+    return caught.value
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something that happens in another task."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for knows nothing of this test
+            await asyncio.sleep(0.001)

@@ -32,7 +32,8 @@ from cloister.core.envelope.client import ClientSession, Psk, SealedRequest
 from cloister.core.envelope.model import TOO_LARGE, RequestHead
 from cloister.core.envelope.stream import Body, Event, Failed, Final, Head
 from cloister.core.errors import CloisterError, EnvelopeError, TransportError, define
-from cloister.core.receipts.receipt import Exchange, Receipt, verify_receipt
+from cloister.core.receipts.receipt import Exchange, Receipt
+from cloister.core.receipts.verify import verify_receipt
 
 MAX_ATTEMPTS = 4
 MAX_BODY = 8 << 20

@@ -24,8 +24,9 @@ from cloister.core.encoding.statements import Lease
 from cloister.core.envelope.certificate import NOT_LEASED
 from cloister.core.errors import ChainViewError, ConfigError, PolicyError, define
 from cloister.core.policy import manifest as manifests
-from cloister.core.policy.release import AGENT_UNKNOWN, PAUSED, WORKER_UNKNOWN
-from cloister.core.receipts.receipt import Admission, Receipt, verify_receipt
+from cloister.core.policy.refusals import AGENT_UNKNOWN, PAUSED, WORKER_UNKNOWN
+from cloister.core.receipts.receipt import Receipt
+from cloister.core.receipts.verify import Admission, verify_receipt
 from cloister.wire.messages import parse_json
 
 if TYPE_CHECKING:

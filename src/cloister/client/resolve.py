@@ -28,8 +28,8 @@ from cloister.core.encoding.signatures import MAX_MEMBERS, Signed
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.envelope.certificate import KeyCertificate, Seat
 from cloister.core.errors import ChainViewError, CloisterError, PolicyError, TransportError, define
-from cloister.core.policy.release import AGENT_UNKNOWN, PAUSED, WORKER_REMOVED
-from cloister.core.receipts.receipt import Admission
+from cloister.core.policy.refusals import AGENT_UNKNOWN, PAUSED, WORKER_REMOVED
+from cloister.core.receipts.verify import Admission
 
 MAX_SEATS = 64
 CAREFUL_S = 5.0

@@ -31,8 +31,9 @@ from cloister.core.chainview.checkpoints import STALE
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.envelope.certificate import NOT_LEASED
 from cloister.core.errors import CloisterError, Refusal, from_wire
-from cloister.core.policy.release import AGENT_UNKNOWN, PAUSED, WORKER_UNKNOWN
-from cloister.core.receipts.receipt import BAD_SIGNATURE, MALFORMED
+from cloister.core.policy.refusals import AGENT_UNKNOWN, PAUSED, WORKER_UNKNOWN
+from cloister.core.receipts.receipt import MALFORMED
+from cloister.core.receipts.verify import BAD_SIGNATURE
 
 if TYPE_CHECKING:
     from cloister.client.client import Client

@@ -6,7 +6,7 @@ from cloister.core.attestation.policy import Policy
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.statements import WorkerAdmission
 from cloister.core.errors import CloisterError
-from cloister.core.policy.release import WORKER_REMOVED
+from cloister.core.policy.refusals import WORKER_REMOVED
 from cloister.gatekeeper.attest import attest
 from cloister.gatekeeper.audit import AuditLog
 from cloister.gatekeeper.checkpoints import Checkpoints

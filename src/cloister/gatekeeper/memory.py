@@ -15,9 +15,9 @@ from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.identity import AgentVersion, Purpose
 from cloister.core.encoding.statements import Lease, StateHead
 from cloister.core.errors import CloisterError, PolicyError, define
-from cloister.core.policy.release import WORKER_REMOVED
-from cloister.core.state.endorse import Head, HeadTable
+from cloister.core.policy.refusals import WORKER_REMOVED
 from cloister.core.state.heads import genesis_head
+from cloister.core.state.table import Head, HeadTable
 from cloister.gatekeeper.checkpoints import Checkpoints
 from cloister.gatekeeper.limits import RateLimit
 from cloister.gatekeeper.office import Office

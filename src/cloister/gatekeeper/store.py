@@ -16,7 +16,7 @@ from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.errors import ConfigError, define
 from cloister.core.policy.release import Ledger
-from cloister.core.state.endorse import KEPT_EPOCHS, Head
+from cloister.core.state.table import KEPT_EPOCHS, Head
 
 KEEP_CHECKPOINTS = 128
 _VERSION = 1

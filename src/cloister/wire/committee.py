@@ -19,7 +19,7 @@ from cloister.core.encoding.identity import KeyIdentity, Purpose
 from cloister.core.encoding.signatures import BAD_SIGNATURE, Signed, SignerSet, recover
 from cloister.core.encoding.statements import Checkpoint, HeartBeat, Lease, Statement, WorkerAdmission
 from cloister.core.errors import CloisterError, TransportError, define, from_wire
-from cloister.core.policy.release import identities_of
+from cloister.core.policy.identities import identities_of
 from cloister.core.state.endorse import MAX_HEADS as MAX_TABLE
 from cloister.core.state.endorse import Answer
 from cloister.wire.ask import ask, new_session

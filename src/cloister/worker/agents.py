@@ -24,7 +24,7 @@ from cloister.core.envelope.certificate import KeyCertificate, Seat
 from cloister.core.envelope.server import ServerSessions
 from cloister.core.errors import CloisterError, PolicyError, define
 from cloister.core.policy.placement import place
-from cloister.core.policy.release import PAUSED
+from cloister.core.policy.refusals import PAUSED
 from cloister.core.state.sealing import StateKeys
 from cloister.fabric.ports import Fabric
 from cloister.sandbox.ports import AgentProcess, Sandbox

@@ -21,7 +21,7 @@ from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.envelope.certificate import KeyCertificate, Seat
 from cloister.core.errors import ThresholdError
 from cloister.core.keys.hpke import private_key
-from cloister.core.policy.release import identities_of
+from cloister.core.policy.identities import identities_of
 from cloister.core.threshold.ibe import DerivedKey, decrypt
 from cloister.core.threshold.partial import Partial, TransportKey, recover, verify_partial
 from cloister.core.threshold.shares import PublicShares

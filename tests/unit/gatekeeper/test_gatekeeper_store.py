@@ -16,7 +16,7 @@ from cloister.core.encoding import jcs
 from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.errors import CloisterError
 from cloister.core.policy.release import Ledger
-from cloister.core.state.endorse import Head, HeadTable
+from cloister.core.state.table import Head, HeadTable
 from cloister.gatekeeper.audit import AuditLog, verify_line
 from cloister.gatekeeper.config import GatekeeperConfig
 from cloister.gatekeeper.limits import RateLimit

@@ -19,7 +19,7 @@ from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.signatures import Signed, SignerSet, address_of, sign_digest
 from cloister.core.encoding.statements import Checkpoint, HeartBeat, Lease, Statement, WorkerAdmission
 from cloister.core.errors import CloisterError
-from cloister.core.policy.release import identities_of
+from cloister.core.policy.identities import identities_of
 from cloister.wire.committee import Committee
 from cloister.wire.heads import (
     EndorsedHead,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -12,12 +13,12 @@ from cloister.core.encoding.identity import Purpose
 from cloister.core.encoding.signatures import address_of
 from cloister.core.errors import CloisterError
 from cloister.core.policy.placement import place
-from cloister.core.policy.release import CAP
+from cloister.core.policy.refusals import CAP
 from cloister.core.state.endorse import Answer
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker.bundles import WRONG_SECRETS
 from support.fake_world import manifest, test_key
-from support.worker_kit import PERIOD, Calls, Reply, Rig, list_workers, put, refused, set_cluster_epoch
+from support.worker_kit import PERIOD, Calls, Reply, Rig, list_workers, put, refused, set_cluster_epoch, until
 
 Make = Callable[..., Awaitable[Rig]]
 
@@ -33,7 +34,8 @@ async def settle() -> None:
 
 async def test_agents_are_leased_where_finalised_state_places_them_and_announced(rig: Rig) -> None:
     one, two = await rig.deploy(1), await rig.deploy(2)
-    assert set(rig.table.placed()) == {one, two} and rig.table.changed.is_set()
+    assert set(rig.table.placed()) == {one, two}
+    assert rig.table.changed.is_set()
     assert {s.certificate.agent for s in rig.table.seats()} == {one, two}
     assert [rig.acquired.count(a) for a in (one, two)] == [1, 1], "a lease is not asked for twice"
     for seat in rig.table.seats():
@@ -59,7 +61,8 @@ async def test_an_agent_that_moves_to_other_workers_is_dropped(rig: Rig) -> None
     assert rig.node.address not in place(seed, agent, everyone, 2), "choose other keys: this one keeps its seat"
     list_workers(rig.world, *everyone)
     await rig.follow(1)
-    assert not rig.table.placed() and not rig.sessions.certificates
+    assert not rig.table.placed()
+    assert not rig.sessions.certificates
 
 
 async def test_one_agents_trouble_stops_no_other(rig: Rig) -> None:
@@ -72,7 +75,8 @@ async def test_one_agents_trouble_stops_no_other(rig: Rig) -> None:
 
     rig.on_acquire = picky
     await rig.follow(1)
-    assert good in rig.table.placed() and bad not in rig.table.placed()
+    assert good in rig.table.placed()
+    assert bad not in rig.table.placed()
     assert {a: e.code for a, e in rig.table.problems.items()} == {bad: "policy.cap"}
     rig.world.set_agent(2, paused=True)
     await rig.follow(1)
@@ -101,14 +105,16 @@ async def test_at_a_period_change_the_older_certificate_serves_until_it_ends_and
     await rig.follow(PERIOD)
     placed = rig.placed(agent)
     assert (placed.keys.terms.period, rig.acquired.count(agent)) == (old.period + 1, 2)
-    assert placed.older is not None and placed.older.terms.period == old.period
+    assert placed.older is not None
+    assert placed.older.terms.period == old.period
     assert [s.certificate.period for s in rig.table.seats()] == [old.period + 1], "the newest is announced"
     late = rig.session(agent)
     for session in (old_session, late):
         assert (await rig.call(agent, session=session)).whole
     assert rig.sandbox.starts == 1, "a renewal restarts nothing"
     await rig.follow(PERIOD)
-    assert placed.older is not None and placed.older.terms.period == old.period + 1
+    assert placed.older is not None
+    assert placed.older.terms.period == old.period + 1
     held = {n[1] for keys in (placed.keys, placed.older) for n in keys.derived if n[0] is Purpose.CALL}
     assert old.period not in held, "no key of the ended period is kept"
     await refused(rig.call(agent, session=old_session), "envelope.certificate_unknown")
@@ -131,7 +137,8 @@ async def test_a_committee_that_does_not_renew_ends_the_agent_with_its_lease(rig
     assert (await rig.call(agent, session=session)).whole, "the lease still lasts"
     assert rig.table.problems[agent].code == "policy.cap"
     await rig.follow(PERIOD)
-    assert not rig.table.placed() and not rig.sessions.certificates
+    assert not rig.table.placed()
+    assert not rig.sessions.certificates
     await settle()
     assert not rig.sandbox.running
     rig.refuse = None
@@ -145,7 +152,8 @@ async def test_keys_are_forgotten_by_height_even_when_no_chain_endpoint_answers(
     rig.world.mine(2 * PERIOD)
     await rig.watch.refresh()
     await refused(rig.table.reconcile(), "chain.unreachable")
-    assert not rig.table.placed() and not rig.sessions.certificates
+    assert not rig.table.placed()
+    assert not rig.sessions.certificates
     with pytest.raises(CloisterError, match=r"worker\.no_such_agent"):
         rig.table.get(agent)
 
@@ -153,10 +161,11 @@ async def test_keys_are_forgotten_by_height_even_when_no_chain_endpoint_answers(
 async def test_a_lease_that_ended_while_it_was_fetched_is_not_taken(rig: Rig) -> None:
     rig.terms = {"period": 1, "expiry": rig.world.number}
     agent = await rig.deploy()
-    assert rig.table.problems[agent].code == "worker.wrong_lease" and not rig.table.placed()
+    assert rig.table.problems[agent].code == "worker.wrong_lease"
+    assert not rig.table.placed()
 
 
-WRONG = {
+WRONG: dict[str, dict[str, Any]] = {
     "other code": {"code_hash": b"\x01" * 32},
     "another manifest": {"manifest_hash": b"\x01" * 32},
     "another cluster": {"cluster": b"\x01" * 32},
@@ -172,7 +181,7 @@ async def test_a_lease_that_says_something_else_than_the_chain_is_refused(rig: R
         rig.terms = terms
         await rig.follow(1)
         assert rig.table.problems[agent].code == "worker.wrong_lease", name
-        assert not rig.table.placed() and not rig.sessions.certificates, name
+        assert len(rig.table.placed()) + len(rig.sessions.certificates) == 0, name
 
 
 # --- another version ---
@@ -188,9 +197,11 @@ async def test_new_code_means_new_lease_new_process_and_the_end_of_old_sessions(
     rig.world.set_agent(code_hash=digest)
     await rig.follow(1)
     await settle()
-    assert not old.alive and rig.seat(agent).certificate.code_hash == digest
+    assert not old.alive
+    assert rig.seat(agent).certificate.code_hash == digest
     await refused(rig.call(agent, session=session), "envelope.certificate_unknown")
-    assert (await rig.call(agent)).whole and rig.sandbox.processes[1].spec.bundle == new
+    assert (await rig.call(agent)).whole
+    assert rig.sandbox.processes[1].spec.bundle == new
 
 
 @pytest.mark.parametrize("layer", ["agent", "cluster"])
@@ -242,13 +253,15 @@ async def test_secrets_that_change_are_there_with_the_next_request_and_in_no_log
         await rig.follow(1)
         assert (await rig.call(agent, session=session)).body == value.encode(), "sessions survive"
         spec = rig.sandbox.processes[-1].spec
-        assert dict(spec.env) == {"API_KEY": value} and set(spec.secrets) == {"API_KEY"}
+        assert dict(spec.env) == {"API_KEY": value}
+        assert set(spec.secrets) == {"API_KEY"}
         assert value not in repr(spec)
-    assert rig.sandbox.starts == 3 and len(rig.sandbox.running) == 1
+    assert rig.sandbox.starts == 3
+    assert len(rig.sandbox.running) == 1
     assert [text for _, text in rig.logged] == ["my key is None", *["my key is [redacted]"] * 2]
 
 
-SPOILT: dict[str, tuple[dict[str, object], str]] = {
+SPOILT: dict[str, tuple[dict[str, Any], str]] = {
     "a ciphertext that the store does not have": ({"secrets_hash": b"\x01" * 32}, "fabric.no_blob"),
     "another setter than the one who sealed": ({"secrets_setter": b"\x01" * 20}, "worker.wrong_secrets"),
     "another version than the one sealed": ({"secrets_version": 7}, "worker.wrong_secrets"),
@@ -272,7 +285,8 @@ async def test_secrets_count_only_as_the_owner_committed_to_them(make: Make) -> 
         await rig.set_secrets(agent, values)
         await rig.follow(1)
         got = await rig.call(agent)
-        assert got.code == WRONG_SECRETS.code and "sk-" not in str(got.error), values
+        assert got.code == WRONG_SECRETS.code, values
+        assert "sk-" not in str(got.error), values
 
 
 async def test_an_epoch_bump_withholds_the_secrets_of_the_old_epoch(make: Make) -> None:
@@ -297,13 +311,13 @@ async def test_secrets_that_change_while_the_process_starts_are_the_newest(make:
     agent = await with_secrets(rig)
     rig.sandbox.gate = asyncio.Event()
     task = asyncio.ensure_future(rig.call(agent))
-    while not rig.sandbox.starts:
-        await asyncio.sleep(0.001)
+    await until(lambda: rig.sandbox.starts)
     await rig.set_secrets(agent, {"API_KEY": "sk-new-value"})
     await rig.follow(1)
     rig.sandbox.gate.set()
     assert (await task).body == b"sk-new-value"
-    assert rig.sandbox.starts == 2 and len(rig.sandbox.running) == 1
+    assert rig.sandbox.starts == 2
+    assert len(rig.sandbox.running) == 1
 
 
 # --- pauses ---
@@ -322,7 +336,9 @@ async def test_a_pause_seen_at_any_block_stops_the_process_and_a_proven_resume_b
     await refused(rig.call_with(agent), "policy.paused")
     await rig.table.reconcile()
     await settle()
-    assert not rig.table.placed() and not rig.sandbox.running and not rig.sessions.certificates
+    assert not rig.table.placed()
+    assert not rig.sandbox.running
+    assert not rig.sessions.certificates
     rig.world.paused_now.clear()
     await rig.watch.watch_pause(agent)
     assert rig.watch.seen_paused(agent), "the endpoint's second thought counts nothing"
@@ -352,7 +368,8 @@ async def test_an_agent_that_is_paused_while_its_lease_is_fetched_is_not_taken(r
 
     rig.on_acquire = paused_meanwhile
     await rig.follow(1)
-    assert not rig.table.placed() and not rig.sessions.certificates
+    assert not rig.table.placed()
+    assert not rig.sessions.certificates
 
 
 # --- processes ---
@@ -362,24 +379,24 @@ async def test_callers_share_one_start_and_one_that_leaves_stops_nobody(rig: Rig
     agent = await rig.deploy()
     rig.sandbox.gate = asyncio.Event()
     tasks = [asyncio.ensure_future(rig.call(agent)) for _ in range(3)]
-    while not rig.sandbox.starts:
-        await asyncio.sleep(0.001)
+    await until(lambda: rig.sandbox.starts)
     tasks[0].cancel()
     await settle()
     rig.sandbox.gate.set()
-    assert [(await t).whole for t in tasks[1:]] == [True, True] and rig.sandbox.starts == 1
+    assert [(await t).whole for t in tasks[1:]] == [True, True]
+    assert rig.sandbox.starts == 1
 
 
 async def test_an_agent_that_is_dropped_while_it_starts_leaves_no_process(rig: Rig) -> None:
     agent = await rig.deploy()
     rig.sandbox.gate = asyncio.Event()
     task = asyncio.ensure_future(rig.call(agent))
-    while not rig.sandbox.starts:
-        await asyncio.sleep(0.001)
+    await until(lambda: rig.sandbox.starts)
     rig.world.set_agent(paused=True)
     await rig.follow(1)
     got = await task
-    assert got.code == "worker.no_such_agent" and got.whole
+    assert got.code == "worker.no_such_agent"
+    assert got.whole
     rig.sandbox.gate.set()
     await settle()
     assert not rig.sandbox.running
@@ -397,7 +414,8 @@ async def test_a_crashed_process_is_replaced_by_the_next_request_and_state_is_ke
     agent = await rig.deploy()
     session = rig.session(agent)
     codes = [(await rig.call(agent, body, session=session)).code for body in (b"one", b"crash", b"two")]
-    assert codes == ["", "sandbox.crashed", ""] and rig.sandbox.starts == 2
+    assert codes == ["", "sandbox.crashed", ""]
+    assert rig.sandbox.starts == 2
     tx = await rig.placed(agent).state.begin("reader")
     assert (await tx.get("k"), tx.record.height) == (b"two", 2)
 
@@ -407,10 +425,11 @@ async def test_closing_ends_every_process_and_every_start(rig: Rig) -> None:
     assert (await rig.call(one)).whole
     rig.sandbox.gate = asyncio.Event()
     waiting = asyncio.ensure_future(rig.call(two))
-    while rig.sandbox.starts < 2:
-        await asyncio.sleep(0.001)
+    await until(lambda: rig.sandbox.starts >= 2)
     await rig.table.close()
-    assert not rig.sandbox.running and not rig.table.placed() and not rig.sessions.certificates
+    assert not rig.sandbox.running
+    assert not rig.table.placed()
+    assert not rig.sessions.certificates
     assert (await waiting).code == "worker.no_such_agent"
 
 
@@ -419,7 +438,8 @@ async def test_leaving_announces_nothing_and_still_serves(rig: Rig) -> None:
     session = rig.session(agent)
     rig.table.changed.clear()
     rig.table.leave()
-    assert rig.table.seats() == [] and rig.table.changed.is_set()
+    assert rig.table.seats() == []
+    assert rig.table.changed.is_set()
     assert (await rig.call(agent, session=session)).whole
 
 
@@ -427,4 +447,5 @@ async def test_state_that_the_committee_knows_to_be_newer_is_not_served(rig: Rig
     agent = rig.world.set_agent()
     rig.known = [Answer(bytes([n]) * 20, 5, b"\x01" * 32) for n in range(3)]
     await rig.follow(1)
-    assert rig.table.problems[agent].code == "state.rolled_back" and not rig.table.placed()
+    assert rig.table.problems[agent].code == "state.rolled_back"
+    assert not rig.table.placed()

@@ -7,84 +7,24 @@ identities itself; a requester never names an epoch, a period or an identity.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cloister.core.encoding.hexes import BAD_FIELD
-from cloister.core.encoding.identity import AgentVersion, KeyIdentity, Purpose
+from cloister.core.encoding.identity import AgentVersion, KeyIdentity
 from cloister.core.encoding.statements import Checkpoint, Lease
-from cloister.core.errors import PolicyError, define
+from cloister.core.policy.identities import granted_identities
 from cloister.core.policy.placement import may_hold
-
-WORKER_UNKNOWN = define(
-    "policy.worker_unknown",
-    PolicyError,
-    check="the worker is registered at the checkpoint",
-    remedy="register the worker with the committee's admission, then wait for finality",
-    status=403,
-)
-WORKER_REMOVED = define(
-    "policy.worker_removed",
-    PolicyError,
-    check="the worker is neither removed nor gone, at the checkpoint or at any newer block seen",
-    remedy="a removed worker gets no keys; start it with a new identity and a new admission",
-    status=403,
-)
-BOOT_MISMATCH = define(
-    "policy.boot_mismatch",
-    PolicyError,
-    check="the attested boot is the one that the worker registered",
-    remedy="a restarted worker registers its new boot before it asks for keys",
-    status=403,
-)
-WORKER_EXPIRED = define(
-    "policy.worker_expired",
-    PolicyError,
-    check="the worker's registration covers the checkpoint's height",
-    remedy="renew the registration with fresh evidence",
-    status=403,
-)
-MEASUREMENT_MISMATCH = define(
-    "policy.measurement_mismatch",
-    PolicyError,
-    check="the attested measurement and vendor are the ones that the worker registered",
-    remedy="register again from the image that runs now",
-    status=403,
-)
-AGENT_UNKNOWN = define(
-    "policy.agent_unknown",
-    PolicyError,
-    check="the agent exists at the checkpoint",
-    remedy="check the agent id and the network; a new agent appears when its block is final",
-    status=404,
-)
-PAUSED = define(
-    "policy.paused",
-    PolicyError,
-    check="the agent is not paused, at the checkpoint or at any newer block seen",
-    remedy="its owner resumes it with `cloister agent resume`",
-    status=403,
-)
-EPOCH_CLOSED = define(
-    "policy.epoch_closed",
-    PolicyError,
-    check="no newer epoch of the agent, its cluster or the master key was seen",
-    remedy="ask again with a newer checkpoint: keys of closed epochs are not released",
-    status=409,
-)
-CAP = define(
-    "policy.cap",
-    PolicyError,
-    check="one worker holds at most max_agents_per_worker distinct agents per term",
-    remedy="add workers; the cap returns with the next term",
-    status=403,
-)
-WRONG_TERM = define(
-    "policy.wrong_term",
-    PolicyError,
-    check="the checkpoint was signed in the term of the committee in office",
-    remedy="fetch a checkpoint of the present committee",
-    status=409,
+from cloister.core.policy.refusals import (
+    AGENT_UNKNOWN,
+    BOOT_MISMATCH,
+    CAP,
+    EPOCH_CLOSED,
+    MEASUREMENT_MISMATCH,
+    PAUSED,
+    WORKER_EXPIRED,
+    WORKER_REMOVED,
+    WORKER_UNKNOWN,
+    WRONG_TERM,
 )
 
 
@@ -282,23 +222,3 @@ def _grant(facts: Facts, agent: AgentFacts) -> Grant:
         expiry=(period + 2) * facts.limits.period_blocks,
     )
     return Grant(lease, granted_identities(version, period))
-
-
-def granted_identities(version: AgentVersion, period: int) -> tuple[KeyIdentity, ...]:
-    """What one grant releases, in wire order: call keys of this and the next period, then the lasting ones."""
-    lasting = (Purpose.STATE, Purpose.SECRETS, Purpose.IDENTITY, Purpose.LOG)
-    calls = tuple(version.key(Purpose.CALL, p) for p in (period, period + 1))
-    return calls + tuple(version.key(purpose) for purpose in lasting)
-
-
-def identities_of(lease: Lease, network: bytes) -> Mapping[tuple[Purpose, int], KeyIdentity]:
-    """The identities that go with a lease, by (purpose, period): for whoever recovers the keys."""
-    version = AgentVersion(
-        network=network,
-        master_epoch=lease.master_epoch,
-        cluster=lease.cluster,
-        cluster_epoch=lease.cluster_epoch,
-        agent=lease.agent,
-        agent_epoch=lease.agent_epoch,
-    )
-    return {(i.purpose, i.period): i for i in granted_identities(version, lease.period)}

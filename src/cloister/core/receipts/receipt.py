@@ -1,22 +1,18 @@
-"""Receipts: what ran, where, on what, and how an outsider checks it (spec/receipts.md).
+"""Receipts: what ran, where, on what; how a worker issues them (spec/receipts.md). An outsider's half is ``verify.py``.
 
 A receipt proves that hardware attested as X signed these words. It does not prove that the answer is true.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
-from hmac import compare_digest
-from itertools import pairwise
 from typing import Any, Final, Literal
 
 from cloister.core.encoding import jcs
 from cloister.core.encoding.contexts import Context, digest
 from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
-from cloister.core.encoding.signatures import verify_signer
-from cloister.core.encoding.statements import Lease
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.errors import CloisterError, ReceiptError, define
 
@@ -30,41 +26,6 @@ MALFORMED = define(
     ReceiptError,
     check="the receipt is canonical JSON with exactly the fields of spec/receipts.md",
     remedy="ask the worker for the receipt again; a damaged one proves nothing",
-)
-WRONG_CERTIFICATE = define(
-    "receipt.wrong_certificate",
-    ReceiptError,
-    check="the receipt names the agent, code, epochs, worker and boot that the request was sealed to",
-    remedy="do not trust the answer: another worker, code or epoch made it",
-    status=403,
-)
-BAD_SIGNATURE = define(
-    "receipt.signature",
-    ReceiptError,
-    check="the worker's attested key signed the receipt",
-    remedy="do not trust the answer",
-    status=403,
-)
-NOT_ADMITTED = define(
-    "receipt.not_admitted",
-    ReceiptError,
-    check="proven chain state admits this worker with this boot at the receipt's height",
-    remedy="do not trust the answer: the worker was removed, restarted or never admitted",
-    status=403,
-)
-WRONG_EXCHANGE = define(
-    "receipt.wrong_exchange",
-    ReceiptError,
-    check="the receipt commits to this request and this answer",
-    remedy="do not trust the answer: the receipt belongs to another exchange",
-    status=403,
-)
-BROKEN_CHAIN = define(
-    "receipt.chain",
-    ReceiptError,
-    check="receipts of one boot are consecutive and each names the one before it",
-    remedy="ask for the missing receipts; a worker that cannot show them hides or forked its log",
-    status=403,
 )
 
 
@@ -220,78 +181,6 @@ class Exchange:
     response: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """A worker as proven chain state has it: until which height (exclusive), with which boot, removed or not."""
-
-    worker: bytes
-    boot: bytes
-    expiry: int
-    removed: bool = False
-
-    @classmethod
-    def of_lease(cls, lease: Lease) -> Admission:
-        """The admission that a verified lease vouches for: the committee grants leases to admitted workers alone."""
-        return cls(lease.worker, lease.boot, lease.expiry)
-
-
-def verify_receipt(
-    encoded: bytes,
-    signature: bytes,
-    certificate: KeyCertificate,
-    admission: Admission,
-    exchange: Exchange | None,
-) -> Receipt:
-    """The receipt, after the checks of spec/receipts.md 4, by number. Raises ReceiptError at the first that fails.
-
-    ``exchange`` None is for an auditor who has no texts: then step 5 is left out and the receipt says nothing of them.
-    """
-    receipt = Receipt.decode(encoded)  # 1
-    _same_certificate(receipt, certificate)  # 2
-    try:
-        verify_signer(receipt.id, signature, receipt.worker)  # 3
-    except CloisterError as error:
-        raise BAD_SIGNATURE(expected=error.expected, found=error.found) from None
-    _admitted(receipt, admission)  # 4
-    if exchange is not None:
-        _same_exchange(receipt, exchange)  # 5
-    return receipt
-
-
-def _same_certificate(receipt: Receipt, certificate: KeyCertificate) -> None:
-    names = (
-        "network",
-        "agent",
-        "code_hash",
-        "manifest_hash",
-        "master_epoch",
-        "cluster_epoch",
-        "agent_epoch",
-        "worker",
-        "boot",
-    )
-    differing = [name for name in names if getattr(receipt, name) != getattr(certificate, name)]
-    if differing:
-        raise WRONG_CERTIFICATE(expected="the certificate's fields", found=f"other {', '.join(differing)}")
-
-
-def _admitted(receipt: Receipt, admission: Admission) -> None:
-    if admission.worker != receipt.worker or admission.boot != receipt.boot:
-        raise NOT_ADMITTED(expected=to_hex(receipt.worker), found="another worker or boot")
-    if admission.removed or receipt.checkpoint >= admission.expiry:
-        found = "a removed worker" if admission.removed else f"an admission until block {admission.expiry}"
-        raise NOT_ADMITTED(expected=f"an admission at block {receipt.checkpoint}", found=found)
-
-
-def _same_exchange(receipt: Receipt, exchange: Exchange) -> None:
-    if receipt.request_id != exchange.request_id or receipt.status != exchange.status:
-        expected = f"{to_hex(exchange.request_id)}, status {exchange.status}"
-        raise WRONG_EXCHANGE(expected=expected, found=f"{to_hex(receipt.request_id)}, status {receipt.status}")
-    for name in ("request", "response"):
-        if not compare_digest(getattr(receipt, name), getattr(exchange, name)):
-            raise WRONG_EXCHANGE(expected=f"the commitment to this {name}", found="another")
-
-
 class ReceiptChain:
     """The log of one worker boot: numbers receipts, links each to the one before it, signs them."""
 
@@ -341,14 +230,3 @@ class ReceiptChain:
         signature = self._sign(receipt.id)
         self._seq, self._prev = self._seq + 1, receipt.id
         return receipt, signature
-
-
-def verify_chain(receipts: Sequence[Receipt]) -> None:
-    """Raise ReceiptError (receipt.chain) unless these are consecutive receipts of one boot, in order."""
-    for before, after in pairwise(receipts):
-        if (before.worker, before.boot) != (after.worker, after.boot):
-            raise BROKEN_CHAIN(expected="one worker and boot", found="receipts of two")
-        if after.seq != before.seq + 1 or after.prev != before.id:
-            raise BROKEN_CHAIN(expected=f"receipt {before.seq + 1} after {to_hex(before.id)}", found=str(after.seq))
-    if receipts and receipts[0].seq == 0 and receipts[0].prev != ZERO:
-        raise BROKEN_CHAIN(expected="zero before the first receipt", found=to_hex(receipts[0].prev))

@@ -20,7 +20,7 @@ from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.signatures import SignerSet
 from cloister.core.errors import CloisterError
 from cloister.core.policy.manifest import Manifest, normalize
-from cloister.core.policy.release import PAUSED
+from cloister.core.policy.refusals import PAUSED
 from cloister.devnet import tools
 from cloister.devnet.demo.attacks import RogueNode, SealedAttacker, refusal
 from cloister.devnet.demo.screen import Screen, expect

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cloister.core.encoding.identity import Purpose
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import CloisterError, PolicyError
+from cloister.core.policy.identities import identities_of
 from cloister.core.policy.placement import place
 from cloister.core.policy.release import (
     AgentFacts,
@@ -23,7 +24,6 @@ from cloister.core.policy.release import (
     Newest,
     Requester,
     WorkerFacts,
-    identities_of,
     may_release,
     vendor_class_id,
 )

@@ -20,17 +20,8 @@ from cloister.core.envelope.model import check_headers
 from cloister.core.envelope.stream import Final, Head
 from cloister.core.errors import CloisterError, ReceiptError
 from cloister.core.receipts.commitments import request_commitment, response_commitment
-from cloister.core.receipts.receipt import (
-    ZERO,
-    Admission,
-    Exchange,
-    Receipt,
-    ReceiptChain,
-    StateChange,
-    Usage,
-    verify_chain,
-    verify_receipt,
-)
+from cloister.core.receipts.receipt import ZERO, Exchange, Receipt, ReceiptChain, StateChange, Usage
+from cloister.core.receipts.verify import Admission, verify_chain, verify_receipt
 from support.sealed import BOOT, NOW, WORKER, World, head, key, lease, make_seat
 
 CERT = make_seat(b"\x09" * 32).certificate

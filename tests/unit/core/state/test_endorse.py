@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cloister.core.errors import CloisterError, StateError
-from cloister.core.state.endorse import Answer, HeadTable, require_fresh
+from cloister.core.state.endorse import Answer, require_fresh
 from cloister.core.state.heads import HeadRecord, genesis_record, next_head
+from cloister.core.state.table import HeadTable
 from support.state_kit import AGENT, IDENTITY, member
 
 H = [bytes([n]) * 32 for n in range(256)]
@@ -190,7 +191,7 @@ def test_a_stored_table_is_refused_with(case: str) -> None:
 
 
 def test_a_table_has_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloister.core.state.endorse.MAX_HEADS", 2)
+    monkeypatch.setattr("cloister.core.state.table.MAX_HEADS", 2)
     made = table()
     made.propose(H[1], 1, 1, H[0], H[1])
     made.propose(H[2], 1, 1, H[0], H[1])
