@@ -24,6 +24,7 @@ METHODS: Final = frozenset(
         "eth_call",
         "eth_getLogs",
         "eth_getTransactionReceipt",
+        "eth_getTransactionByHash",
         "eth_getTransactionCount",
         "eth_gasPrice",
         "eth_estimateGas",

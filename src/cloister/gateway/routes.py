@@ -33,7 +33,6 @@ _PREFLIGHT: Final = (
     b"access-control-max-age: 86400\r\n"
 )
 _FOR_EVER: Final = b"cache-control: public, max-age=31536000, immutable\r\n"
-RECEIPTS: Final = "receipts"
 MAX_EVIDENCE: Final = 1 << 20
 _MAX_EVIDENCE_AT_ONCE: Final = 16
 _EVIDENCE_S: Final = 20.0
@@ -45,13 +44,6 @@ NO_ROUTE = define(
     TransportError,
     check="method and path are those of spec/gateway-api.md",
     remedy="compare the request with spec/gateway-api.md",
-    status=404,
-)
-NO_RECEIPT = define(
-    "gateway.no_receipt",
-    TransportError,
-    check="a worker has stored the sealed receipt",
-    remedy="callers keep their own receipts: see `cloister receipts`",
     status=404,
 )
 QUOTA = define(
@@ -97,7 +89,6 @@ class Routes:
             ("PUT", re.compile(r"/v1/blobs"), self._put_blob),
             ("GET", re.compile(rf"/v1/blobs/{_HEX}"), self._get_blob),
             ("GET", re.compile(rf"/v1/workers/0x([0-9a-f]{{40}})/evidence\?nonce={_HEX}"), self._get_evidence),
-            ("GET", re.compile(rf"/v1/receipts/{_HEX}"), self._get_receipt),
             ("GET", re.compile(r"/v1/status"), self._get_status),
         ]
 
@@ -156,12 +147,6 @@ class Routes:
             exchange.reply(200, await _ask(linked.connection, Kind.EVIDENCE, nonce, MAX_EVIDENCE, _EVIDENCE_S))
         finally:
             self._asking -= 1
-
-    async def _get_receipt(self, exchange: Exchange, parts: tuple[str, ...]) -> None:
-        entry = await self._fabric.state.get(RECEIPTS, parts[0])
-        if entry is None:
-            raise NO_RECEIPT(expected="a stored receipt", found=f"none of id 0x{parts[0]}")
-        exchange.reply(200, entry.value, "application/octet-stream", _FOR_EVER)
 
     async def _get_status(self, exchange: Exchange, parts: tuple[str, ...]) -> None:
         counts = self._calls.counts

@@ -14,7 +14,6 @@ from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.signatures import Signed, address_of
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.envelope.certificate import Seat
-from cloister.fabric.ports import Expect, Put, Tx
 from cloister.wire.frames import Incoming
 from support.doors import NETWORK_FILE, Door, FakeWorker, checkpoint, code_of, door
 from support.sealed import AGENT, BOOT, SIGNERS, WORKER, World
@@ -289,15 +288,6 @@ async def test_evidence_requests_at_once_are_capped(tmp_path: Path) -> None:
         assert sorted(statuses) == [200] * 16 + [503]
 
 
-async def test_a_stored_receipt_is_served_and_another_is_named(tmp_path: Path) -> None:
-    async with door(tmp_path) as here:
-        name = "ab" * 32
-        await here.gateway._fabric.state.commit("receipts", Tx("t1", {name: Put(b"sealed receipt", Expect.ABSENT)}))
-        assert await get(here, f"/v1/receipts/0x{name}") == (200, b"sealed receipt")
-        status, body = await get(here, f"/v1/receipts/0x{'cd' * 32}")
-        assert (status, code_of(body)) == (404, "gateway.no_receipt")
-
-
 async def test_status_counts_and_asks_each_worker(tmp_path: Path) -> None:
     async with door(tmp_path) as here:
         await here.call(here.world.seal().data)
@@ -325,6 +315,7 @@ NO_ROUTES = [
     ("GET", "/v1/network?x=1"),
     ("GET", "//v1/network"),
     ("GET", "/v1/../v1/network"),
+    ("GET", f"/v1/receipts/0x{'77' * 32}"),
     ("GET", "/v1/agents/0xAB/seats"),
     ("GET", f"/v1/blobs/{'77' * 32}"),
     ("GET", "/v1/blobs/0x" + "../" * 10),
