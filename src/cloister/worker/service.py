@@ -129,6 +129,7 @@ class Worker:
             for task in done - {stopping}:
                 task.result()
             self.table.leave()  # callers go elsewhere; what runs comes to its end
+            self.link.announce()
             await self.server.drain(DRAIN_S)
         finally:
             for task in [*tasks, stopping]:

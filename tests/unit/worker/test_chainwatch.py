@@ -15,7 +15,7 @@ from cloister.core.errors import CloisterError
 from cloister.wire.committee import TOO_FEW
 from cloister.worker.chainwatch import KEPT_HEIGHTS, MAX_AHEAD, MAX_BEHIND, ChainWatch
 from support.fake_world import MEMBERS, STRANGERS, World
-from support.worker_kit import ChainRpc, FakeCommittee, Rig, list_workers, refused, world_of
+from support.worker_kit import ChainRpc, FakeCommittee, Rig, list_workers, refused, until, world_of
 
 SILENT = TOO_FEW(expected="3 agreeing of 5", found="none")
 
@@ -60,9 +60,11 @@ async def test_before_the_first_checkpoint_nothing_is_served(scene: Scene) -> No
 
 async def test_checkpoints_move_forward_only(scene: Scene) -> None:
     first = scene.world.sign(scene.world.checkpoint())
-    assert await scene.watch.refresh() and not await scene.watch.refresh()
+    assert await scene.watch.refresh()
+    assert not await scene.watch.refresh()
     scene.world.mine(3)
-    assert await scene.watch.refresh() and scene.watch.checkpoint.number == scene.world.number
+    assert await scene.watch.refresh()
+    assert scene.watch.checkpoint.number == scene.world.number
     scene.committee.signed = first
     assert not await scene.watch.refresh(), "an older one is no news"
     assert scene.watch.checkpoint.number == scene.world.number
@@ -217,15 +219,19 @@ async def test_records_are_read_once_per_checkpoint_and_by_proof(scene: Scene) -
     agent = scene.world.set_agent()
     await scene.catch_up(1)
     record = await scene.watch.agent(agent)
-    assert record is not None and record.agent == agent
+    assert record is not None
+    assert record.agent == agent
     asked = len(scene.rpc.asked)
-    assert await scene.watch.agent(agent) == record and len(scene.rpc.asked) == asked
-    assert await scene.watch.agent_ids() == [agent] and await scene.watch.agent(b"\x01" * 32) is None
+    assert await scene.watch.agent(agent) == record
+    assert len(scene.rpc.asked) == asked
+    assert await scene.watch.agent_ids() == [agent]
+    assert await scene.watch.agent(b"\x01" * 32) is None
     scene.world.set_agent(paused=True)
     assert await scene.watch.agent(agent) == record, "not before a checkpoint says so"
     await scene.catch_up(1)
     changed = await scene.watch.agent(agent)
-    assert changed is not None and changed.paused
+    assert changed is not None
+    assert changed.paused
     assert scene.watch.period_blocks == 100
 
 
@@ -245,7 +251,8 @@ async def test_a_pause_is_noted_at_once_even_if_the_endpoint_says_no_more(scene:
 
     scene.rpc.call = cut  # type: ignore[method-assign]
     await refused(scene.watch.watch_pause(agent), "gatekeeper.too_few")
-    assert scene.watch.seen_paused(agent) and not scene.watch.seen_paused(b"\x01" * 32)
+    assert scene.watch.seen_paused(agent)
+    assert not scene.watch.seen_paused(b"\x01" * 32)
 
 
 async def test_a_height_from_a_far_future_is_not_believed(scene: Scene) -> None:
@@ -310,12 +317,10 @@ async def test_a_worker_that_sees_its_removal_serves_nobody_until_it_is_proven_l
 # --- loops ---
 
 
-async def _spin(work: Awaitable[None], until: Callable[[], bool]) -> None:
+async def _spin(work: Awaitable[None], done: Callable[[], bool]) -> None:
     task = asyncio.ensure_future(work)
     try:
-        async with asyncio.timeout(20):
-            while not until() and not task.done():
-                await asyncio.sleep(0.001)
+        await until(lambda: done() or task.done())
         if task.done():
             task.result()
     finally:
@@ -361,7 +366,7 @@ async def test_a_fault_of_ours_ends_a_loop(scene: Scene, loop: str) -> None:
         scene.committee.checkpoint = broken  # type: ignore[method-assign]
         work = scene.watch.follow(every_s=0)
     else:
-        scene.rpc.call = broken  # type: ignore[method-assign]
+        scene.rpc.call = broken  # type: ignore[assignment,method-assign]
         work = scene.watch.watch_restrictions(b"\x01" * 20, dict, every_s=0)
     with pytest.raises(ZeroDivisionError):
         await _spin(work, lambda: False)

@@ -105,7 +105,8 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
 async def test_bad_arguments_are_refused_by_name(scene: Scene, case: str) -> None:
     name, args = BAD[case]
     await refused(scene.call(name, **args), "sandbox.argument")
-    assert not scene.state.values and not scene.nonces
+    assert not scene.state.values
+    assert not scene.nonces
 
 
 async def test_any_nonce_of_32_bytes_is_attested_whatever_its_base64_looks_like(scene: Scene) -> None:
@@ -138,10 +139,12 @@ def test_one_id_never_names_two_requests(scene: Scene) -> None:
 async def test_garbage_arguments_raise_only_named_refusals(args: dict[str, Any]) -> None:
     scene = Scene()
     for name in ("state.get", "state.put", "state.delete", "state.list", "attest"):
+        code = ""
         try:
             await scene.call(name, **args)
         except CloisterError as error:
-            assert error.code == "sandbox.argument"
+            code = error.code
+        assert code in ("", "sandbox.argument")
 
 
 # --- logs ---
@@ -158,14 +161,16 @@ def test_a_flood_is_cut_and_said_once_and_time_lets_lines_through_again(scene: S
     for _ in range(200):
         scene.log.line("info", "x" * 1000)
     assert sum(len(text) for _, text in scene.lines) <= BURST
-    assert [level for level, _ in scene.lines].count("warn") == 1 and scene.log.dropped > 100
+    assert [level for level, _ in scene.lines].count("warn") == 1
+    assert scene.log.dropped > 100
     taken = len(scene.lines)
     scene.now += 1200 / PER_S
     scene.log.line("info", "y" * 1000)
     scene.log.line("info", "y" * 1000)
-    assert scene.lines[taken][1] == "y" * 1000 and scene.lines[-1][0] == "warn"
+    assert scene.lines[taken][1] == "y" * 1000
+    assert scene.lines[-1][0] == "warn"
     scene.now += 1e9
-    assert scene.log._room(BURST) and not scene.log._room(1), "time is worth one burst at most"
+    assert [scene.log._room(BURST), scene.log._room(1)] == [True, False], "time is worth one burst at most"
 
 
 def test_without_a_place_that_may_see_them_lines_are_counted_only() -> None:

@@ -55,7 +55,9 @@ async def test_the_head_commits_all_or_nothing(state: AgentState) -> None:
     assert (await state.snapshot()).record.height == 0
     await scope.commit_head()
     record = (await state.snapshot()).record
-    assert record.height == 1 and scope.change().after == record.head and scope.change().before == record.parent
+    assert record.height == 1
+    assert scope.change().after == record.head
+    assert scope.change().before == record.parent
 
 
 async def test_a_request_that_reads_only_stores_nothing_and_names_the_head_it_read(state: AgentState) -> None:
@@ -71,7 +73,8 @@ async def test_a_request_that_reads_only_stores_nothing_and_names_the_head_it_re
     await elsewhere(state, "later", a=b"2")
     await scope.commit_body()
     change, record = scope.change(), (await state.snapshot()).record
-    assert change.kind == "local" and change.before == change.after == record.parent
+    assert change.kind == "local"
+    assert change.before == change.after == record.parent
 
 
 async def test_the_receipt_names_the_parent_that_the_commit_really_had(state: AgentState) -> None:
@@ -80,7 +83,8 @@ async def test_the_receipt_names_the_parent_that_the_commit_really_had(state: Ag
     await elsewhere(state, "other", theirs=b"2")
     await scope.commit_head()
     record = (await state.snapshot()).record
-    assert record.height == 2 and (scope.change().before, scope.change().after) == (record.parent, record.head)
+    assert record.height == 2
+    assert (scope.change().before, scope.change().after) == (record.parent, record.head)
 
 
 async def test_a_write_between_the_head_and_its_commit_is_never_lost(

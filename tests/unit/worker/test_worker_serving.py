@@ -16,7 +16,7 @@ from cloister.sandbox.errors import THREW
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker import serve
 from support.fake_world import MPK, test_key
-from support.worker_kit import Agent, Calls, Got, Reply, Rig, Sink, get, hello, opened, put, refused
+from support.worker_kit import Agent, Calls, Got, Reply, Rig, Sink, get, hello, opened, put, refused, until
 
 Make = Callable[[Agent], Awaitable[Rig]]
 
@@ -46,7 +46,8 @@ async def test_a_request_is_opened_run_answered_and_receipted(make: Make) -> Non
     assert (receipt.usage.cpu_us, receipt.usage.request_bytes, receipt.usage.response_bytes) == (1000, 4, 9)
     seen = rig.sandbox.processes[0].requests[0]
     assert (seen.path, tuple(seen.headers), seen.caller) == ("/ask?x=1", (("a", "b"),), None)
-    assert rig.server.served == 1 and rig.server.active == 0
+    assert rig.server.served == 1
+    assert rig.server.active == 0
 
 
 async def test_many_requests_share_one_process_and_the_receipts_are_one_chain(rig: Rig) -> None:
@@ -54,8 +55,10 @@ async def test_many_requests_share_one_process_and_the_receipts_are_one_chain(ri
     session = rig.session(agent)
     receipts = [receipt_of(await rig.call(agent, session=session)) for _ in range(3)]
     assert [r.seq for r in receipts] == [0, 1, 2]
-    assert receipts[1].prev == receipts[0].id and receipts[2].prev == receipts[1].id
-    assert rig.sandbox.starts == 1 and session.confirmed
+    assert receipts[1].prev == receipts[0].id
+    assert receipts[2].prev == receipts[1].id
+    assert rig.sandbox.starts == 1
+    assert session.confirmed
 
 
 async def test_a_wallet_reaches_the_agent_and_only_the_wallet_that_signed(make: Make) -> None:
@@ -180,7 +183,8 @@ async def test_what_cannot_be_opened_is_refused_before_the_agent_hears_of_it(rig
     run, code = UNOPENED[case]
     agent = await rig.deploy()
     await refused(run(rig, agent), code)
-    assert rig.server.refused == 1 and rig.server.active == 0
+    assert rig.server.refused == 1
+    assert rig.server.active == 0
 
 
 async def _threw(request: AgentRequest, ctx: Calls) -> Reply:
@@ -239,8 +243,10 @@ async def test_what_fails_after_opening_is_sealed_has_no_receipt_and_commits_not
     got = await rig.call(agent)
     assert (got.code, got.whole, got.receipt, got.status) == (code, True, None, 0)
     assert "must not travel" not in str(got.error)
-    assert rig.receipts.head[0] == 0 and (await rig.placed(agent).state.snapshot()).record.height == 0
-    assert rig.server.refused == 1 and rig.sandbox.processes[0].open == 0
+    assert rig.receipts.head[0] == 0
+    assert (await rig.placed(agent).state.snapshot()).record.height == 0
+    assert rig.server.refused == 1
+    assert rig.sandbox.processes[0].open == 0
     rig.sandbox.agent, rig.sandbox.wall_s = hello, None
     assert receipt_of(await rig.call(agent)).seq == 0
 
@@ -249,7 +255,8 @@ async def test_a_start_that_fails_is_sealed_and_not_repeated_at_once(rig: Rig) -
     agent = await rig.deploy()
     rig.sandbox.error = THREW(expected="a start", found="none")
     codes = [(await rig.call(agent)).code for _ in range(3)]
-    assert codes == ["sandbox.agent_threw"] * 3 and rig.sandbox.starts == 1
+    assert codes == ["sandbox.agent_threw"] * 3
+    assert rig.sandbox.starts == 1
     rig.sandbox.error = None
     rig.placed(agent).failed = None
     assert (await rig.call(agent)).whole
@@ -295,11 +302,13 @@ async def test_writes_are_durable_before_the_head_leaves_and_the_receipt_names_b
 
     session = rig.session(agent)
     first = await rig.send(session.certificate, session.seal(rig.head(), b""), Watching())
-    assert first.body == b"1" and committed_at_head[0] == 1
+    assert first.body == b"1"
+    assert committed_at_head[0] == 1
     second = receipt_of(await rig.call(agent))
     read = receipt_of(await rig.call(agent, method="GET"))
     state = receipt_of(first).state
-    assert state.kind == "local" and second.state.before == state.after != second.state.after
+    assert state.kind == "local"
+    assert second.state.before == state.after != second.state.after
     assert read.state.before == read.state.after == second.state.after
 
 
@@ -317,7 +326,9 @@ async def test_a_repeated_request_id_is_already_done_unless_it_wrote_nothing(mak
     session, name = rig.session(agent), "0x" + "ab" * 16
     assert (await rig.call(agent, session=session, request_id=name)).whole
     again = await rig.call(agent, session=session, request_id=name)
-    assert again.code == "state.already_done" and again.receipt is None and runs == ["POST"]
+    assert again.code == "state.already_done"
+    assert again.receipt is None
+    assert runs == ["POST"]
     other = "0x" + "cd" * 16
     for _ in range(2):
         assert (await rig.call(agent, session=session, request_id=other, method="GET")).status == 200
@@ -370,17 +381,20 @@ async def _race(make: Make, losses: int) -> tuple[Rig, bytes, Got, list[bytes]]:
 
 async def test_a_handler_that_lost_a_race_is_run_again_and_nothing_of_the_lost_run_is_shown(make: Make) -> None:
     rig, agent, got, runs = await _race(make, 2)
-    assert runs == [b"1", b"2", b"3"] and got.body == b"3" and got.whole
+    assert runs == [b"1", b"2", b"3"]
+    assert got.body == b"3"
+    assert got.whole
     assert await stored(rig, agent, "n") == b"3"
     process = rig.sandbox.processes[0]
-    assert len(process.cancelled) == 2 and process.open == 0, "lost attempts are cancelled"
+    assert (len(process.cancelled), process.open) == (2, 0), "lost attempts are cancelled"
     assert len({r.request_id for r in process.requests}) == 3
 
 
 async def test_three_lost_races_are_a_sealed_conflict(make: Make) -> None:
     rig, agent, got, runs = await _race(make, 3)
     assert (got.code, got.status, len(runs)) == ("state.conflict", 0, 3)
-    assert await stored(rig, agent, "n") == b"3" and rig.receipts.head[0] == 0
+    assert await stored(rig, agent, "n") == b"3"
+    assert rig.receipts.head[0] == 0
 
 
 async def test_writes_while_the_body_streams_are_one_more_commit_before_the_end(make: Make) -> None:
@@ -404,7 +418,9 @@ async def test_writes_while_the_body_streams_are_one_more_commit_before_the_end(
     assert (both.body, await stored(rig, agent, "tail")) == (b"ab", b"h")
     heads = [receipt_of(tail_only).state, receipt_of(both).state]
     record = (await rig.placed(agent).state.snapshot()).record
-    assert record.height == 3 and heads[0].after == heads[1].before and heads[1].after == record.head
+    assert record.height == 3
+    assert heads[0].after == heads[1].before
+    assert heads[1].after == record.head
     for name in names:
         assert (await rig.call(agent, b"tail", session=session, request_id=name)).code == "state.already_done"
 
@@ -428,7 +444,8 @@ async def test_a_body_that_breaks_off_commits_nothing_more_and_says_so_sealed(ma
     assert (got.status, got.body, got.code, got.whole, got.receipt) == (200, b"some", "sandbox.crashed", True, None)
     assert (await stored(rig, agent, "head"), await stored(rig, agent, "tail")) == (b"h", None)
     rig.sandbox.agent = hello
-    assert (await rig.call(agent)).whole and rig.sandbox.starts == 2, "the next request has a new process"
+    assert (await rig.call(agent)).whole
+    assert rig.sandbox.starts == 2, "the next request has a new process"
 
 
 async def test_host_calls_after_the_end_are_refused(make: Make) -> None:
@@ -465,8 +482,11 @@ async def test_a_caller_who_hangs_up_cancels_the_agent_and_leaves_nothing(make: 
     sealed = rig.session(agent).seal(rig.head(), b"")
     await refused(rig.server.serve(agent, sealed.data, Sink(after=after, gone=True)), "frames.cancelled")
     process = rig.sandbox.processes[0]
-    assert len(process.cancelled) == 1 and process.open == 0 and process.alive
-    assert rig.receipts.head[0] == 0 and rig.server.active == 0
+    assert len(process.cancelled) == 1
+    assert process.open == 0
+    assert process.alive
+    assert rig.receipts.head[0] == 0
+    assert rig.server.active == 0
 
 
 @pytest.mark.parametrize("after", [0, 1, 4])
@@ -474,14 +494,15 @@ async def test_a_cancelled_stream_cancels_the_agent(make: Make, after: int) -> N
     rig, agent = await _streaming(make)
     sealed, sink = rig.session(agent).seal(rig.head(), b""), Sink(after=after)
     task = asyncio.ensure_future(rig.server.serve(agent, sealed.data, sink))
-    while not rig.sandbox.processes or not rig.sandbox.processes[0].requests or sink.sends < after:
-        await asyncio.sleep(0.001)
+    await until(lambda: rig.sandbox.processes and rig.sandbox.processes[0].requests and sink.sends >= after)
     await asyncio.sleep(0.005)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     process = rig.sandbox.processes[0]
-    assert len(process.cancelled) == 1 and process.open == 0 and rig.server.active == 0
+    assert len(process.cancelled) == 1
+    assert process.open == 0
+    assert rig.server.active == 0
 
 
 async def test_a_caller_who_stops_reading_is_left_at_the_deadline(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -518,7 +539,8 @@ async def test_an_agent_that_is_dropped_before_its_answer_commits_nothing(make: 
     agent = await rig.deploy()
     state = rig.placed(agent).state
     got = await rig.call(agent)
-    assert got.code == "sandbox.closed" and (await state.snapshot()).record.height == 0
+    assert got.code == "sandbox.closed"
+    assert (await state.snapshot()).record.height == 0
     assert (await rig.call(agent)).code == "sandbox.closed"
 
 
@@ -533,11 +555,11 @@ async def test_draining_waits_for_what_runs(make: Make) -> None:
     agent = await rig.deploy()
     assert await rig.server.drain(0.01)
     task = asyncio.ensure_future(rig.call(agent))
-    while not rig.server.active:
-        await asyncio.sleep(0.001)
+    await until(lambda: rig.server.active)
     assert not await rig.server.drain(0.01)
     gate.set()
-    assert await rig.server.drain(5) and (await task).whole
+    assert await rig.server.drain(5)
+    assert (await task).whole
 
 
 async def test_a_broken_store_is_a_sealed_refusal(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -549,4 +571,5 @@ async def test_a_broken_store_is_a_sealed_refusal(make: Make, monkeypatch: pytes
 
     monkeypatch.setattr(type(rig.placed(agent).state), "begin", lambda self, name: broken(name))
     got = await rig.call(agent)
-    assert got.code == "fabric.unavailable" and got.whole
+    assert got.code == "fabric.unavailable"
+    assert got.whole
