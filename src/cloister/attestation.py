@@ -2,17 +2,22 @@
 
 ::
 
-    from cloister.attestation import Binding, Evidence, appraise, require, shipped
+    from cloister.attestation import Roots, read_evidence, verify
 
-    verdict = appraise(evidence, binding, policy=shipped("strict"), now=now, network=network, role="worker",
-                       measurements=listed, checkpoints=None, nonce=nonce)
-    for check in verdict.checks: print(check.number, check.ok, check.check, check.found)
-    claims = require(verdict)
+    evidence = read_evidence(quote, [collateral]).evidence
+    claims = verify(evidence, Roots.production(), now)  # authentic, or AttestationError
+    print(claims.kind, claims.tcb_status, claims.report_data.hex())
+
+``verify`` says that evidence is genuine, not that it is good: ``examine`` adds a policy, ``appraise`` the rules of a
+network. Both return a verdict of numbered checks.
 """
 
 from __future__ import annotations
 
 from cloister.core.attestation.appraise import appraise, require
+from cloister.core.attestation.examine import examine
+from cloister.core.attestation.intake import Intake, claims_json
+from cloister.core.attestation.intake import read as read_evidence
 from cloister.core.attestation.kinds import KINDS, launch_measurement, verify
 from cloister.core.attestation.model import ROLES, Binding, Check, Claims, Evidence, Verdict, measurement_id
 from cloister.core.attestation.policy import NetworkParameters, Policy, devnet, shipped
@@ -26,14 +31,18 @@ __all__ = [
     "Check",
     "Claims",
     "Evidence",
+    "Intake",
     "NetworkParameters",
     "Policy",
     "Roots",
     "Verdict",
     "appraise",
+    "claims_json",
     "devnet",
+    "examine",
     "launch_measurement",
     "measurement_id",
+    "read_evidence",
     "require",
     "shipped",
     "verify",

@@ -10,7 +10,7 @@ import hmac
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from cloister.core.attestation import kinds
 from cloister.core.attestation.model import ROLES, Binding, Check, Claims, Evidence, Verdict, measurement_id
@@ -59,11 +59,17 @@ Listed = Callable[[bytes], None] | frozenset[bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class Asked:
+    """What every check may read. now: Unix seconds."""
+
     evidence: Evidence
-    binding: Binding
     policy: Policy
     now: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Question(Asked):
+    binding: Binding
     network: bytes
     role: str
     measurements: Listed
@@ -72,7 +78,7 @@ class _Question:
 
 
 Facts = tuple[str, str]
-Step = Callable[[_Question, Claims], Facts]
+Step = Callable[[Any, Claims], Facts]
 Steps = tuple[tuple[Refusal, Step], ...]
 
 
@@ -95,17 +101,17 @@ def appraise(
     block hashes that count as recent; None: not asked), nonce (32 bytes that this verifier chose; None: not asked).
     Returns a Verdict. Without authentic claims it ends after the second check.
     """
-    question = _Question(evidence, binding, policy, now, network, role, measurements, checkpoints, nonce)
-    return _judge(question, frozenset(kinds.KINDS) - kinds.DEVICES, STEPS)
+    question = _Question(evidence, policy, now, binding, network, role, measurements, checkpoints, nonce)
+    return judge(question, frozenset(kinds.KINDS) - kinds.DEVICES, STEPS)
 
 
-def appraise_device(evidence: Evidence, binding: Binding, *, policy: Policy, now: int) -> Verdict:
+def appraise_device(evidence: Evidence, *, policy: Policy, now: int) -> Verdict:
     """Checks 1 to 8 for a GPU or a switch. ``devices.appraise_devices`` calls it, once the CPU's binding names it."""
-    question = _Question(evidence, binding, policy, now, b"", "", frozenset(), None, None)
-    return _judge(question, kinds.DEVICES, DEVICE_STEPS)
+    return judge(Asked(evidence, policy, now), kinds.DEVICES, PLATFORM_STEPS)
 
 
-def _judge(question: _Question, allowed: frozenset[str], steps: Steps) -> Verdict:
+def judge(question: Asked, allowed: frozenset[str], steps: Steps) -> Verdict:
+    """Checks 1 and 2 for kinds of ``allowed``, then ``steps``. Never raises for hostile evidence."""
     first = _run(1, kinds.UNKNOWN_KIND, lambda: _known_kind(question, allowed))
     if not first.ok:
         return Verdict((first,), None)
@@ -152,14 +158,14 @@ def _run(number: int, refusal: Refusal, step: Callable[[], Facts]) -> Check:
     return Check(number, refusal.code, refusal.check, expected, found, "", ok=True)
 
 
-def _known_kind(q: _Question, allowed: frozenset[str]) -> Facts:
+def _known_kind(q: Asked, allowed: frozenset[str]) -> Facts:
     both = sorted(allowed & set(q.policy.kinds))
     if q.evidence.kind not in both:
         raise kinds.UNKNOWN_KIND(expected=", ".join(both) or "none", found=str(q.evidence.kind)[:32] or "none")
     return ", ".join(both), q.evidence.kind
 
 
-def _authentic(q: _Question, held: list[Claims]) -> Facts:
+def _authentic(q: Asked, held: list[Claims]) -> Facts:
     claims = kinds.verify(q.evidence, q.policy.roots, q.now)
     if claims.kind != q.evidence.kind:
         raise UNAUTHENTIC(expected=q.evidence.kind, found=claims.kind)
@@ -167,7 +173,7 @@ def _authentic(q: _Question, held: list[Claims]) -> Facts:
     return "a chain to a pinned root", f"{claims.vendor_class} {claims.generation}"
 
 
-def _fresh(q: _Question, claims: Claims) -> Facts:
+def _fresh(q: Asked, claims: Claims) -> Facts:
     issued = claims.details.get("issued_at")
     oldest, newest = q.now - q.policy.max_evidence_age_s, q.now + MAX_SKEW_S
     if q.now > claims.fresh_until:
@@ -177,7 +183,7 @@ def _fresh(q: _Question, claims: Claims) -> Facts:
     return f"valid at {q.now}", f"until {claims.fresh_until}"
 
 
-def _tcb_status(q: _Question, claims: Claims) -> Facts:
+def _tcb_status(q: Asked, claims: Claims) -> Facts:
     rules = q.policy.kinds[claims.kind]
     allowed, days = rules["tcb"], rules.get("grace", {}).get(claims.tcb_status)
     if claims.tcb_status in allowed:
@@ -191,27 +197,27 @@ def _tcb_status(q: _Question, claims: Claims) -> Facts:
     return f"{claims.tcb_status} until {end}", f"{claims.tcb_status}, in its grace"
 
 
-def _advisories(q: _Question, claims: Claims) -> Facts:
+def _advisories(q: Asked, claims: Claims) -> Facts:
     bad = sorted(set(claims.advisories) & set(q.policy.refused_advisories))
     if bad:
         raise ADVISORY(expected="none of the refused advisories", found=", ".join(bad))
     return "none of the refused advisories", ", ".join(claims.advisories) or "none"
 
 
-def _generation(q: _Question, claims: Claims) -> Facts:
+def _generation(q: Asked, claims: Claims) -> Facts:
     refused, names = q.policy.refused_generations, (claims.generation, *claims.details.get("generation_names", ()))
     if bad := [name for name in names if name in refused]:
         raise GENERATION(expected=f"not {' or '.join(refused)}", found=", ".join(bad))
     return f"not {' or '.join(refused)}" if refused else "any", ", ".join(names)
 
 
-def _debug(q: _Question, claims: Claims) -> Facts:
+def _debug(q: Asked, claims: Claims) -> Facts:
     if claims.debug is not False:
         raise DEBUG(expected="debug off", found="on")
     return "debug off", "off"
 
 
-def _platform(q: _Question, claims: Claims) -> Facts:
+def _platform(q: Asked, claims: Claims) -> Facts:
     kinds.PLATFORM_RULES[claims.kind](claims, q.policy.kinds[claims.kind])
     return "the policy's platform rules", "kept"
 
@@ -278,4 +284,4 @@ STEPS: Final[Steps] = (
     (NONCE, _nonce),
     (MEASUREMENT, _measurement),
 )
-DEVICE_STEPS: Final[Steps] = STEPS[:6]  # up to the platform: a device has no role, network or measurement of ours
+PLATFORM_STEPS: Final[Steps] = STEPS[:6]  # up to the platform: a device has no role, network or measurement of ours

@@ -111,7 +111,7 @@ def appraise_devices(devices: Sequence[Evidence], binding: Binding, *, policy: P
     checks = [_run(1, UNBOUND, lambda: gpu_bound(binding, devices))]
     claims: list[Claims] = []
     for device in devices if checks[0].ok else ():
-        verdict = appraise_device(device, binding, policy=policy, now=now)
+        verdict = appraise_device(device, policy=policy, now=now)
         checks += [replace(check, number=len(checks) + place) for place, check in enumerate(verdict.checks, start=1)]
         claims += [verdict.claims] if verdict.claims else []
     if checks[0].ok and len(claims) == len(devices):
