@@ -102,7 +102,9 @@ def imports_of(path: Path) -> frozenset[str]:
 
 
 def _names(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+    if isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+        for other in node.orelse:
+            yield from _names(other)
         return
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
@@ -130,6 +132,7 @@ def reachable(start: str) -> frozenset[str]:
 # --- packages ---
 
 
+@cache
 def loaded(statement: str) -> frozenset[str]:
     """Modules in a fresh interpreter after ``statement``."""
     code = f"import sys, json\n{statement}\nprint(json.dumps(list(sys.modules)))"
@@ -138,14 +141,16 @@ def loaded(statement: str) -> frozenset[str]:
 
 
 def packages_of(service: str, modules: Iterable[str]) -> tuple[str, ...]:
-    """Distributions that the service loads at start or names in any of its modules.
+    """Distributions that the service loads at start, and those that its modules load on first use.
 
     What an interpreter of this environment loads by itself (hooks in site-packages) is no part of an image.
     """
-    named = {name for m in modules if (path := file_of(m)) for name in imports_of(path)}
-    tops = {n.split(".")[0] for n in named | (loaded(f"import cloister.{service}.__main__") - loaded("pass"))}
     owners = importlib.metadata.packages_distributions()
-    return tuple(sorted({d.lower().replace("_", "-") for top in tops for d in owners.get(top, [])} - {"cloister"}))
+    named = {name.split(".")[0] for m in modules if (path := file_of(m)) for name in imports_of(path)}
+    later = sorted(named & set(owners) - {"cloister"})
+    found = loaded(f"import {', '.join([f'cloister.{service}.__main__', *later])}") - loaded("pass")
+    names = {owner for top in {n.split(".")[0] for n in found} for owner in owners.get(top, ())}
+    return tuple(sorted({name.lower().replace("_", "-") for name in names} - {"cloister"}))
 
 
 def measure(service: str) -> Image:

@@ -193,22 +193,19 @@ def test_any_value_makes_a_line_of_strict_json(stream: io.StringIO, value: Any) 
     assert "odd" in json.loads(stream.getvalue(), parse_constant=refuse)
 
 
-@given(
-    st.dictionaries(
-        st.text(max_size=80),
-        st.recursive(
-            st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
-            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-            max_leaves=8,
-        ),
-        max_size=40,
-    )
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=5,
 )
-def test_anything_logged_is_one_bounded_line(fields: dict[str, Any]) -> None:
+
+
+@given(st.dictionaries(st.text(max_size=70), VALUES, max_size=4), st.integers(1, 4000))
+def test_anything_logged_is_one_bounded_line(fields: dict[str, Any], times: int) -> None:
     out, before = io.StringIO(), logs._output.stream
     logs._output.stream = out
     try:
-        logs.get("x").error("event", **fields)
+        logs.get("x").error("event", **{**fields, "many": [fields] * 32, "long": "é" * times})
     finally:
         logs._output.stream = before
     (line,) = out.getvalue().splitlines()

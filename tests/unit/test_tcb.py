@@ -1,0 +1,157 @@
+"""`make tcb`: what it counts, that it counts all of it, and that both TEE images are within their budget."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from support.tcb_tool import image, tool
+
+SERVICES = ("worker", "gatekeeper", "gateway")
+
+COUNTED = [
+    ("nothing", "", 0),
+    ("blank lines and comments", "\n\n# one\n    # two\n", 0),
+    ("a docstring of a module", '"""One.\n\nTwo.\n"""\n', 0),
+    ("a comment behind code", "a = 1  # why\n", 1),
+    ("a call over three lines", "print(\n    1,\n)\n", 3),
+    ("a blank line and a comment inside a call", "print(\n\n    # why\n    1,\n)\n", 3),
+    ("a function with a docstring", 'def f():\n    """Says.\n\n    More."""\n    return 1\n', 2),
+    ("a class and a method with docstrings", 'class A:\n    """A."""\n\n    def f(self):\n        """F."""\n', 2),
+    ("a text that is no docstring", 'a = """one\n\ntwo"""\n', 3),
+    ("a text after the docstring", '"""Doc."""\n"""Another."""\n', 1),
+    ("an f-string over two lines", 'a = f"""{1}\n{2}"""\n', 2),
+    ("a line that goes on", "a = 1 + \\\n    2\n", 2),
+    ("two statements in one line", "a = 1; b = 2\n", 1),
+]
+
+
+@pytest.mark.parametrize(("why", "source", "lines"), COUNTED, ids=[c[0] for c in COUNTED])
+def test_what_is_a_line_of_code(why: str, source: str, lines: int) -> None:
+    assert tool().code_lines(source) == lines, why
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("", 0),
+        ("// one\n  // two\n\n", 0),
+        ("/* one\n two\n*/\nlet a = 1;\n", 1),
+        ("let a = 1; // why\n/** doc */\nlet b = '// no comment';\n", 2),
+        ("let a = 1; /* why */ let b = 2;\n// last", 1),
+    ],
+)
+def test_what_is_a_line_of_a_script(source: str, lines: int) -> None:
+    assert tool().script_lines(source) == lines
+
+
+def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    file = tmp_path / "some.py"
+    file.write_text(
+        "import top.level\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import only.types\n"
+        "else:\n    import otherwise\n"
+        "def f():\n    from inside import name\n    try:\n        import tried\n    except ImportError:\n        pass\n"
+    )
+    found = tool().imports_of(file)
+    assert {"top.level", "inside", "inside.name", "tried", "otherwise"} <= found
+    assert "only.types" not in found
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_module_that_loads_at_start_is_counted(service: str) -> None:
+    start = {n for n in tool().loaded(f"import cloister.{service}.__main__") if n.split(".")[0] == "cloister"}
+    assert start <= image(service).modules
+
+
+def test_nothing_hides_behind_imports_by_name() -> None:
+    """Only literal import statements can be followed. ``cloister/__init__`` is lazy for users of the client."""
+    hidden = [
+        module
+        for service in SERVICES
+        for module in image(service).modules
+        if re.search(r"import_module|__import__|run_module|run_path", tool().file_of(module).read_text())
+    ]
+    assert set(hidden) <= {"cloister"}
+
+
+@pytest.mark.parametrize("service", ["worker", "gatekeeper"])
+def test_the_image_is_within_its_budget(service: str) -> None:
+    made = image(service)
+    assert made.total <= tool().MAX_LINES, f"{made.total} lines of code: {made.lines}"
+    assert len(made.packages) <= tool().MAX_PACKAGES, made.packages
+    assert not made.over
+
+
+def test_the_folders_and_the_harness_are_in_the_sum() -> None:
+    worker = image("worker")
+    assert {"core", "chain", "wire", "node", "evidence", "fabric", "sandbox", "worker", "harness.js"} <= set(
+        worker.lines
+    )
+    assert worker.lines["harness.js"] > 100
+    assert worker.total == sum(worker.lines.values()) < worker.raw
+
+
+@pytest.mark.parametrize(
+    ("service", "halves"),
+    [
+        (
+            "worker",
+            {
+                "cloister.core.policy.release",  # the gatekeepers decide
+                "cloister.core.state.table",  # what a gatekeeper remembers
+                "cloister.core.threshold.dkg",  # the committee's ceremony
+                "cloister.core.attestation.appraise",  # gatekeepers and clients judge evidence
+                "cloister.core.envelope.client",  # the caller's side
+                "cloister.core.receipts.verify",  # the caller's side
+            },
+        ),
+        (
+            "gatekeeper",
+            {
+                "cloister.core.envelope.server",  # never sees a call
+                "cloister.core.envelope.client",
+                "cloister.core.receipts.receipt",
+                "cloister.core.keys.hpke",  # seals nothing to callers
+                "cloister.core.keys.keystore",  # a user's wallet
+                "cloister.fabric.embedded",  # holds no agent's state
+                "cloister.wire.http",  # the gateway's door
+            },
+        ),
+        (
+            "gateway",
+            {
+                "cloister.core.envelope.server",  # sees ciphertext alone
+                "cloister.core.envelope.stream",
+                "cloister.core.keys.seal",
+                "cloister.core.threshold.ibe",
+                "cloister.core.policy.release",
+                "cloister.chain.tx",  # owns no key
+            },
+        ),
+    ],
+)
+def test_what_a_service_never_needs_is_not_loaded(service: str, halves: set[str]) -> None:
+    assert image(service).modules & halves == set()
+    assert all(tool().file_of(name) for name in halves), "a renamed module would pass unseen"
+
+
+def test_the_table_is_printed_and_the_status_says_the_budget(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool(), "measure", image)
+    assert tool().main() == 0
+    out = capsys.readouterr().out
+    for service in SERVICES:
+        assert re.search(rf"^{service}: [\d,]+ lines of code of ours, \d+ packages", out, re.MULTILINE)
+    monkeypatch.setattr(tool(), "MAX_LINES", 1)
+    assert tool().main() == 1
+
+
+def test_too_much_is_over() -> None:
+    make = tool().Image
+    few, many = ("p",), tuple(f"p{n}" for n in range(tool().MAX_PACKAGES + 1))
+    assert not make({"core": tool().MAX_LINES}, 0, frozenset(), few).over
+    assert make({"core": tool().MAX_LINES, "wire": 1}, 0, frozenset(), few).over
+    assert make({"core": 1}, 0, frozenset(), many).over
