@@ -50,26 +50,26 @@ def test_known_cosines_of_the_model_card_family() -> None:
 
 
 def test_vectors_are_finite_unit_and_of_the_models_size() -> None:
-    encoded = encoder().encode(["one", "two words", "ü ☃ 漢字", "x" * 5000])
+    encoded = encoder().encode(["one", "two words", "ü ☃ 漢字", "x" * 500])
     assert encoded.vectors.shape == (4, DIMENSIONS)
     assert encoded.vectors.dtype == np.float32
     assert np.allclose(np.linalg.norm(encoded.vectors, axis=1), 1, atol=1e-5)
 
 
 def test_the_batch_that_a_text_is_in_changes_nothing() -> None:
-    texts = ["short", "a somewhat longer sentence about bread and salt", "mid size text", "word " * 90, "last"]
+    texts = ["short", "a somewhat longer sentence about bread and salt", "mid size text", "word " * 60, "last"]
     together = encoder().encode(texts).vectors
     alone = np.concatenate([encoder().encode([text]).vectors for text in texts])
     assert np.allclose(together, alone, atol=2e-5)
 
 
 def test_order_is_kept_and_tokens_are_counted() -> None:
-    encoded = encoder().encode(["word " * 600, "hi"])
+    encoded = encoder().encode(["word " * 300, "hi"])
     assert encoded.tokens == [MAX_TOKENS, 3]
     assert np.allclose(encoded.vectors[1], encoder().encode(["hi"]).vectors[0], atol=2e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.text(min_size=1, max_size=60).filter(lambda text: text.isprintable()))
 def test_any_text_has_a_unit_vector(text: str) -> None:
     vector = encoder().encode([text]).vectors[0]
