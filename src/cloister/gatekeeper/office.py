@@ -17,7 +17,7 @@ NOT_IN_OFFICE = define(
     "gatekeeper.not_in_office",
     PolicyError,
     check="this gatekeeper sits in the confirmed committee",
-    remedy="wait for the founding ceremony, or ask a member: `cloister network status`",
+    remedy="wait for the founding ceremony, or ask a member: `cloister status`",
     status=503,
 )
 

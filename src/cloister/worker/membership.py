@@ -30,7 +30,7 @@ WRONG_ADMISSION = define(
     "worker.wrong_admission",
     PolicyError,
     check="the admission names this worker, boot and operator, and ends after the checkpoint",
-    remedy="see what the gatekeepers answer with `cloister network status`",
+    remedy="see what the gatekeepers answer with `cloister status`",
     status=503,
 )
 

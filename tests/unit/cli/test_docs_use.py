@@ -1,116 +1,60 @@
-"""docs/use is read by this test: commands exist with their options, Python compiles and its names resolve."""
+"""docs/use/cli.md is the whole reference: every command, every global option; the template's README too."""
 
 from __future__ import annotations
 
-import ast
-import importlib
-import inspect
 import re
 import shlex
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
-from cloister.cli.app import app
-from cloister.client import Agent, Client, Reply, Stream
-from cloister.client.verify import Report
-from cloister.core.attestation.model import Check
-from cloister.core.errors import CloisterError
+from support.documents import COMMANDS, ROOT, command_of, leaves, page, parse_command
 
-DOCS = Path(__file__).parents[3] / "docs" / "use"
-TEMPLATES = Path(__file__).parents[3] / "src" / "cloister" / "cli" / "templates"
-FILES = sorted(DOCS.glob("*.md"))
-MINE = [path for path in FILES if path.name in ("quickstart.md", "sdk.md", "cli.md")]
-ROOT: Any = typer.main.get_command(app)
-CLASSES: dict[str, type] = {
-    "client": Client,
-    "agent": Agent,
-    "hidden": Agent,
-    "reply": Reply,
-    "stream": Stream,
-    "report": Report,
-    "step": Check,
-    "error": CloisterError,
-}
+TEMPLATES = ROOT / "src" / "cloister" / "cli" / "templates"
+REFERENCE = "docs/use/cli.md"
 
 
-def blocks(path: Path, language: str) -> Iterator[str]:
-    yield from re.findall(rf"```{language}\n(.*?)```", path.read_text(), flags=re.DOTALL)
-
-
-def commands() -> list[tuple[str, str]]:
-    found = [(p.name, line) for p in MINE for block in blocks(p, "sh") for line in block.splitlines()]
+def template_lines() -> list[tuple[str, str]]:
+    found = []
     for readme in TEMPLATES.glob("*/README.md"):
         lines = re.findall(r"^    (cloister .*)$", readme.read_text(), flags=re.MULTILINE)
         found += [(readme.parent.name, line.replace("TOKEN_ID", "1")) for line in lines]
-    return [(name, line) for name, line in found if line.startswith("cloister")]
+    return found
 
 
-def leaves(group: Any = ROOT, path: tuple[str, ...] = ()) -> Iterator[str]:
-    for name, one in group.commands.items():
-        if hasattr(one, "commands"):
-            yield from leaves(one, (*path, name))
-        else:
-            yield " ".join((*path, name))
-
-
-def parse(words: list[str]) -> None:
-    """Walk to the command and parse its arguments; nothing runs."""
-    group: Any = ROOT
-    while words and words[0].startswith("-"):
-        option = next(o for o in ROOT.params if words[0] in o.opts)
-        words = words[1:] if option.is_flag else words[2:]
-    while hasattr(group, "commands"):
-        assert words, "a group without a command"
-        assert words[0] in group.commands, f"no command {words[0]}"
-        group, words = group.commands[words[0]], words[1:]
-    group.make_context("cloister", list(words))
-
-
-def test_the_documents_are_there() -> None:
-    assert len(MINE) == 3
-    assert len(commands()) > 30
-
-
-@pytest.mark.parametrize(("where", "line"), commands())
-def test_every_command_line_parses(where: str, line: str) -> None:
-    words = shlex.split(line)
-    parse([w for w in words[1:] if not re.fullmatch(r"\d<.*", w)])
+@pytest.mark.parametrize(("where", "line"), template_lines())
+def test_every_command_line_of_a_template_parses(where: str, line: str) -> None:
+    parse_command(shlex.split(line)[1:])
 
 
 def test_the_reference_names_every_command_and_no_other() -> None:
-    named = set(re.findall(r"^\| `cloister ([a-z ]+)` \|", (DOCS / "cli.md").read_text(), flags=re.MULTILINE))
-    assert named == set(leaves())
+    named = re.findall(r"^\| `cloister ([a-z ]+)` \|", page(REFERENCE), flags=re.MULTILINE)
+    assert sorted(named) == sorted(" ".join(path) for path in leaves())
 
 
-@pytest.mark.parametrize("path", MINE, ids=lambda p: p.name)
-def test_python_blocks_compile_and_their_names_resolve(path: Path) -> None:
-    for block in blocks(path, "python"):
-        tree = ast.parse(block)
-        compile(block, path.name, "exec")
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom):
-                module = importlib.import_module(str(node.module))
-                for alias in node.names:
-                    assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in CLASSES:
-                kind = CLASSES[node.value.id]
-                known = hasattr(kind, node.attr) or f"self.{node.attr}" in inspect.getsource(kind)
-                assert known, f"{kind.__name__}.{node.attr}"
+def test_the_reference_names_every_global_option_and_no_other() -> None:
+    named = {words.split()[0] for words in re.findall(r"^\| `(--[^`]+)` \|", page(REFERENCE), flags=re.MULTILINE)}
+    own = {option for one in COMMANDS.params for option in one.opts}
+    assert named == own - {"--version", "--help", "-h"}
 
 
-@pytest.mark.parametrize("path", MINE, ids=lambda p: p.name)
-def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-        assert (path.parent / target).exists(), target
+def test_exit_codes_of_the_reference_are_the_programs() -> None:
+    from cloister.cli.calls import AGENT_SAID_NO
+    from cloister.cli.running import INTERRUPTED, REFUSED
+
+    text = " ".join(page(REFERENCE).split())
+    for sentence in (
+        f"{REFUSED} refused or failed",
+        f"{AGENT_SAID_NO} the agent itself answered 400",
+        f"{INTERRUPTED} interrupted",
+    ):
+        assert sentence in text
 
 
-def test_error_codes_in_the_documents_exist() -> None:
-    from cloister.core.errors import REGISTRY
-
-    for path in MINE:
-        for code in re.findall(r"`((?:client|policy|envelope|receipt)\.[a-z_]+)`", path.read_text()):
-            assert code in REGISTRY, code
+@pytest.mark.parametrize("path", list(leaves()), ids=" ".join)
+def test_a_command_is_described_in_the_reference_in_one_short_line(path: tuple[str, ...]) -> None:
+    row = re.search(rf"^\| `cloister {' '.join(path)}` \| (.+) \|$", page(REFERENCE), re.MULTILINE)
+    assert row is not None
+    assert 5 < len(row[1]) < 90
+    found: Any = command_of(path)
+    assert found.help, "and in its own help"

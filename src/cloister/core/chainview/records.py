@@ -23,7 +23,7 @@ NO_COMMITTEE = define(
     "chainview.no_committee",
     ChainViewError,
     check="a committee is in office",
-    remedy="the founding ceremony has not finished; look at `cloister network status`",
+    remedy="the founding ceremony has not finished; look at `cloister status`",
     status=503,
 )
 

@@ -21,7 +21,7 @@ async function fetch(request: Request, ctx: Context): Promise<Response> {
   if (path !== "/notes") return json({ error: "try / or /notes" }, 404);
   if (request.method === "POST") {
     const note = await request.json();
-    // The request id makes a repeated request write the same note, not a second one.
+    // A name of its own for every note. What a request writes is written once, even if its caller repeats it.
     await ctx.state.put(`note/${ctx.requestId}`, note);
     return json({ saved: note }, 201);
   }
