@@ -15,9 +15,10 @@ from cloister.core.errors import ConfigError
 from cloister.devnet.process import spawn
 
 READY = """
-import json, sys, time, os
+import json, ssl, sys, time, os
+trusted = len(ssl.create_default_context().get_ca_certs())
 print("noise before the ready line", flush=True)
-print(json.dumps({"ready": True, "pid": os.getpid(), "env": sorted(os.environ)}), flush=True)
+print(json.dumps({"ready": True, "pid": os.getpid(), "env": sorted(os.environ), "authorities": trusted}), flush=True)
 print("x" * 200000, flush=True)
 time.sleep(60)
 """
@@ -44,6 +45,7 @@ async def test_a_child_is_ready_when_it_says_so_and_gets_a_clean_environment(
     child = await spawn("one", "ready_child", [], log_dir=tmp_path / "logs", env=module(tmp_path, "ready_child", READY))
     assert child.alive
     assert "MY_API_KEY" not in child.ready["env"]
+    assert child.ready["authorities"] == 0
     await child.stop()
     assert not child.alive
     assert gone(child.ready["pid"])
