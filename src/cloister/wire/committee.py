@@ -49,7 +49,7 @@ TOO_FEW = define(
     "gatekeeper.too_few",
     TransportError,
     check="enough gatekeepers answered, and with the same statement",
-    remedy="see which gatekeepers run with `cloister network status`; fewer than t alive stop the network on purpose",
+    remedy="see which gatekeepers run with `cloister status`; fewer than t alive stop the network on purpose",
     status=503,
 )
 WRONG_ANSWER = define(
@@ -98,6 +98,7 @@ class Committee:
         self._timeout, self._session, self._owned = timeout_s, session, session is None
         n = len(signers.members)
         self.endorse_quorum = min(n, (n + faults) // 2 + 1)
+        self.beat_quorum = min(n, faults + 1)
         self.load_quorum = min(n, n + faults + 1 - self.endorse_quorum)
 
     async def close(self) -> None:
@@ -152,7 +153,10 @@ class Committee:
         return await self._need("POST", "/v1/admission", request.to_json(), take)
 
     async def heartbeat(self, nonce: bytes) -> tuple[HeartBeat, ...]:
-        """Answers of t distinct members to a 32-byte nonce, highest block first. Raises as ``keys``."""
+        """Answers of f + 1 distinct members to a 32-byte nonce, highest block first: one of them is honest.
+
+        Fewer than t, on purpose: leases that run go on while the committee is too small to grant new ones.
+        Raises as ``keys``."""
         beats: dict[bytes, HeartBeat] = {}
 
         def take(value: Any) -> tuple[HeartBeat, ...] | None:
@@ -161,9 +165,10 @@ class Committee:
             if not isinstance(beat, HeartBeat) or beat.nonce != nonce:
                 raise WRONG_ANSWER(expected="our nonce", found="another")
             beats[member] = beat
-            return tuple(sorted(beats.values(), key=lambda b: -b.number)) if self._enough(beats) else None
+            return tuple(sorted(beats.values(), key=lambda b: -b.number)) if len(beats) >= self.beat_quorum else None
 
-        return await self._need("POST", "/v1/heartbeat", HeartbeatRequest(nonce).to_json(), take)
+        body = HeartbeatRequest(nonce).to_json()
+        return await self._need("POST", "/v1/heartbeat", body, take, need=self.beat_quorum)
 
     async def endorse_heads(self, request: HeadsRequest) -> tuple[Signed | CloisterError, ...]:
         """For each head: the StateHead with signatures of q members (2q - n > f), or why it was refused.

@@ -152,7 +152,7 @@ class AgentTable:
         return placed
 
     def advance(self, height: int) -> None:
-        """A checkpoint of ``height`` was verified: forget the keys of leases that it ends. Needs no chain endpoint."""
+        """``height`` was vouched for: forget the keys of leases that it ends. Needs no chain endpoint."""
         if height <= self._height:
             return
         self._height = height
@@ -171,7 +171,7 @@ class AgentTable:
         1. forget what this height ends; 2. drop what a block seen has paused; 3. which agents are placed here, by
         proof; 4. drop the others; 5. lease or renew each.
         """
-        self.advance(self._watch.checkpoint.number)  # 1
+        self.advance(self._watch.height)  # 1
         for agent in [a for a in self._placed if self._watch.seen_paused(a)]:  # 2
             self._drop(agent)
         wanted = await self._wanted()  # 3

@@ -22,8 +22,6 @@ from cloister.core.encoding.statements import Checkpoint, HeartBeat
 from cloister.core.errors import ChainViewError, CloisterError, PolicyError, define
 from cloister.node import logs
 
-# How far the committee's newest block may be above our checkpoint (gatekeepers take keys requests from as far).
-MAX_BEHIND = 16
 # Heights remembered against a second block at one height.
 KEPT_HEIGHTS = 256
 # An endpoint's claim about its newest block is believed up to this far above the checkpoint.
@@ -35,13 +33,6 @@ STALE_VIEW = define(
     ChainViewError,
     check="t gatekeepers answered this worker's nonce within the freshness limit",
     remedy="the worker is cut off from the committee: call another worker, or wait until it is back",
-    status=503,
-)
-BEHIND = define(
-    "worker.behind_committee",
-    ChainViewError,
-    check=f"the newest checkpoint is at most {MAX_BEHIND} blocks below what the committee says that it signed",
-    remedy="somebody holds newer checkpoints back from this worker: call another worker",
     status=503,
 )
 WENT_BACK = define(
@@ -92,6 +83,7 @@ class ChainWatch:
         self._monotonic, self._rng, self._max_age = monotonic, rng, max_age_s
         self._signed: Signed | None = None
         self._fresh_at = float("-inf")
+        self._time = 0
         self._blocks: dict[int, tuple[bytes, bytes]] = {}
         self._conflict: CloisterError | None = None
         self._records: dict[bytes, AgentRecord | None] = {}
@@ -186,16 +178,20 @@ class ChainWatch:
         return True
 
     async def prove_fresh(self) -> None:
-        """Ask t gatekeepers to answer a fresh nonce; the time *before* asking counts.
+        """Ask f + 1 gatekeepers to answer a fresh nonce; the time *before* asking counts.
 
-        Their middle answer also says how far the committee is: a host that lets heartbeats through and holds
-        checkpoints back must not stop this worker's time. Raises worker.behind_committee."""
+        The lowest of their heights moves this worker's time too, for one of them is honest. So a host that lets
+        heartbeats through and holds checkpoints back does not stop the end of a lease."""
         before = self._monotonic()
         beats = await self._committee.heartbeat(self._rng(32))
-        middle = sorted(beat.number for beat in beats)[len(beats) // 2]
-        if self.checkpoint.number + MAX_BEHIND < middle:
-            raise BEHIND(expected=f"a checkpoint near block {middle}", found=f"block {self.checkpoint.number}")
+        lowest = min(beat.number for beat in beats)
+        self._time = max(self._time, min(lowest, self.checkpoint.number + MAX_AHEAD))
         self._fresh_at = before
+
+    @property
+    def height(self) -> int:
+        """The time: the newest height that a checkpoint or an honest gatekeeper's answer vouches for."""
+        return max(self._time, self.checkpoint.number)
 
     async def watch_pause(self, agent: bytes) -> None:
         """Note a pause at the newest block seen (unproven: restrictive only), or its end by proof."""

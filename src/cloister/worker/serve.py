@@ -103,7 +103,7 @@ class Server:
         self._idle.clear()
         try:
             checkpoint = self._watch.require_fresh()  # 1
-            self._table.advance(checkpoint.number)
+            self._table.advance(self._watch.height)
             placed = self._table.get(agent)  # 2
             request = self._sessions.open_request(agent, record, self._now_ms(), placed.open_psk)  # 3
             await self._within_time(placed, request, checkpoint.number, answer)
