@@ -379,6 +379,21 @@ async def test_compiled_code_is_made_once_and_then_found_by_every_process(
         assert len(caches) == 1
 
 
+async def test_a_disk_that_fails_is_a_named_refusal_and_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with DenoSandbox(tmp_path) as sandbox:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_bytes", full_disk)
+            with pytest.raises(SandboxError) as caught:
+                await sandbox.start(spec(), MemoryHost())
+            assert (caught.value.code, caught.value.found) == ("sandbox.start", "OSError")
+        async with Running(sandbox) as (process, _):
+            assert (await ask(process, "/empty")).status == 204
+
+
+def full_disk(path: Path, data: bytes) -> int:
+    raise OSError(28, "No space left on device")
+
+
 async def test_a_second_sandbox_does_not_share_a_work_folder(tmp_path: Path) -> None:
     first = DenoSandbox(tmp_path)
     (tmp_path / "deno" / "left-over").write_text("x")

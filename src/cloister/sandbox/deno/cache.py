@@ -42,6 +42,7 @@ class BundleStore:
 
     async def _make(self, code_hash: bytes, bundle: bytes) -> Path:
         folder = self._root / code_hash.hex()
+        shutil.rmtree(folder, ignore_errors=True)  # a warm-up that failed
         folder.mkdir(mode=0o755)
         cache = folder / "cache"
         cache.mkdir(mode=0o755)

@@ -73,6 +73,12 @@ class DenoSandbox:
     async def start(self, spec: AgentSpec, host: HostCalls) -> DenoProcess:
         """Start one agent and wait until its bundle is loaded. Raises SandboxError (spec, bundle, start, ...)."""
         rules = check_spec(spec)
+        try:
+            return await self._start(spec, host, rules)
+        except OSError as error:  # TimeoutError too
+            raise START(expected=f"a start within {spec.limits.start_s} s", found=type(error).__name__) from None
+
+    async def _start(self, spec: AgentSpec, host: HostCalls, rules: tuple[Rule, ...]) -> DenoProcess:
         bundle = await self._bundles.ready(spec.code_hash, spec.bundle)
         folder = _folder(self._agents / secrets.token_hex(8))
         parts = Parts(folder, EgressProxy(rules, spec.map_host, note=lambda text: process.log("warn", text)))
@@ -81,10 +87,8 @@ class DenoSandbox:
         try:
             await asyncio.wait_for(self._run(spec, rules, bundle, parts, process), spec.limits.start_s)
             await process.wait_ready()
-        except BaseException as error:
+        except BaseException:
             await process.close()
-            if isinstance(error, TimeoutError):
-                raise START(expected=f"a start within {spec.limits.start_s} s", found="none yet") from None
             raise
         return process
 
