@@ -166,7 +166,9 @@ class Worker:
 
     async def register(self, committee: Committee) -> None:
         at = await committee.checkpoint()
-        signed = await committee.admission(AdmissionRequest(await self.show(at), self.address, at))
+        signed = await committee.admission(
+            AdmissionRequest(await self.show(at, operator=self.address), self.address, at)
+        )
         signed.verify(self.network.founding, self.network.id)
         said = signed.statement
         assert isinstance(said, WorkerAdmission)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cloister.core.attestation.appraise import REPORT_DATA
 from cloister.core.attestation.policy import Policy
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.statements import WorkerAdmission
@@ -16,6 +17,7 @@ from cloister.gatekeeper.ports import Chain
 from cloister.wire.messages import AdmissionRequest, SignedBy, parse
 
 REGISTRATION_PERIODS = 24
+OPERATOR = "operator"
 
 
 class AdmissionDesk:
@@ -37,8 +39,9 @@ class AdmissionDesk:
     async def answer(self, body: bytes, remote: str) -> SignedBy:
         """An admission with this member's signature. Raises CloisterError; outcomes past the rate limit are audited.
 
-        1. size and shape; 2. rate; 3. the checkpoint; 4. evidence; 5. not removed, then or now; 6. the statement:
-        every field follows from evidence and checkpoint, so t members sign the same.
+        1. size and shape; 2. rate; 3. the checkpoint; 4. evidence, which names the operator: evidence that a worker
+        shows to others registers it under nobody; 5. not removed, then or now; 6. the statement: every field follows
+        from evidence and checkpoint, so t members sign the same.
         """
         request = parse(AdmissionRequest.from_json, body)  # 1
         self._limit.take((remote, request.shown.binding.node))  # 2
@@ -65,6 +68,8 @@ class AdmissionDesk:
             now=max(head.timestamp, checkpoint.timestamp),
             checkpoints=self._checkpoints.recent() | {checkpoint.block_hash},
         )
+        if request.shown.binding.keys.get(OPERATOR) != request.operator:
+            raise REPORT_DATA(expected=f"operator {to_hex(request.operator)} in the binding", found="another or none")
         record = await at.worker(requester.worker)
         newest = await self._chain.newest(None, requester.worker)
         if newest.removed or (record is not None and record.removed):  # 5

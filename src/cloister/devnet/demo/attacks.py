@@ -171,7 +171,7 @@ class RogueNode:
     async def _register(self, tee: Tee, key: PrivateKey) -> None:
         signed = await self._committee.checkpoint()
         operator = operator_address("operator of greedy")
-        shown = await self._show(tee, self._binding(key, _at(signed), {}))
+        shown = await self._show(tee, self._binding(key, _at(signed), {"operator": operator}))
         admitted = await self._committee.admission(AdmissionRequest(shown, operator, signed))
         admission = admitted.statement
         assert isinstance(admission, WorkerAdmission)  # noqa: S101 - the committee answers with admissions
