@@ -77,7 +77,8 @@ class SealedRequest:
 class ClientSession:
     """Many requests to one worker boot under one HPKE context. Not for use by several threads at once.
 
-    ``confirmed`` turns true when a first answer opened: from then on the worker has the PSK and the caller.
+    ``confirmed`` turns true when a first answer opened: from then on the worker has the PSK. It has the caller only
+    when an answer's head opened: a refusal may come before the worker looks at the caller.
     """
 
     def __init__(self, certificate: KeyCertificate, psk: Psk, rng: hpke.Rng, *, one_shot: bool = False) -> None:
@@ -92,6 +93,7 @@ class ClientSession:
         )
         self._next = 0
         self._caller: Caller | None = None
+        self._caller_known = False
 
     @property
     def exporter(self) -> bytes:
@@ -105,7 +107,7 @@ class ClientSession:
         cert = self.certificate
         statement = CallerSession(agent=cert.agent, boot=cert.boot, exporter=self.exporter, expiry=expiry)
         signature = sign(statement.digest(cert.network))
-        self._caller = Caller(to_hex(address), expiry, to_hex(signature))
+        self._caller, self._caller_known = Caller(to_hex(address), expiry, to_hex(signature)), False
 
     def seal(
         self, head: RequestHead, body: bytes, *, with_ibe: bool | None = None, max_body: int = MAX_RESPONSE
@@ -116,7 +118,7 @@ class ClientSession:
         Raises EnvelopeError for a head out of form, RuntimeError for a second request of a one-shot."""
         if self._kind == KIND_ONE_SHOT and self._next:
             raise RuntimeError("a one-shot context seals one request")
-        if self._caller is not None and head.caller is None and not self.confirmed:
+        if self._caller is not None and head.caller is None and not self._caller_known:
             head = msgspec.structs.replace(head, caller=self._caller)
         head_bytes = encode_json(head.check())
         seq, self._next = self._next, self._next + 1
@@ -128,7 +130,7 @@ class ClientSession:
         return SealedRequest(
             data=encode_record(header, ciphertext_of_psk, sealed),
             seq=seq,
-            opener=self._opener(seq, head.request_id, max_body),
+            opener=self._opener(seq, head, max_body),
             salt=salt,
             head_bytes=head_bytes,
             commitment=request_commitment(salt, head_bytes, body),
@@ -137,14 +139,17 @@ class ClientSession:
 
     def forget(self) -> None:
         """The worker said that it lost the PSK (envelope.psk_unknown): send the IBE ciphertext again."""
-        self.confirmed = False
+        self.confirmed = self._caller_known = False
 
-    def _opener(self, seq: int, request_id: str, max_body: int) -> Opener:
-        raw = from_hex(request_id, 16, name="request id")
-        return Opener(self._context, seq, raw, max_body=max_body, on_authentic=self._confirm)
+    def _opener(self, seq: int, head: RequestHead, max_body: int) -> Opener:
+        raw, sent = from_hex(head.request_id, 16, name="request id"), head.caller
 
-    def _confirm(self) -> None:
-        self.confirmed = True
+        def confirm(answered: bool) -> None:
+            self.confirmed = True
+            if answered and sent is not None and sent is self._caller:
+                self._caller_known = True
+
+        return Opener(self._context, seq, raw, max_body=max_body, on_authentic=confirm)
 
 
 def seal_once(

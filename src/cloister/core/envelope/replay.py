@@ -63,7 +63,7 @@ class Retired:
 
     def __init__(self, cap: int) -> None:
         self._cap = cap
-        self._until: dict[bytes, bool] = {}
+        self._until: dict[bytes, tuple[int, bool]] = {}
         self._buckets: dict[int, list[bytes]] = {}
         self._oldest = 0
 
@@ -72,7 +72,8 @@ class Retired:
 
     def get(self, name: bytes) -> bool | None:
         """None if unknown; True for a one-shot that was served, False for a session that was dropped."""
-        return self._until.get(name)
+        found = self._until.get(name)
+        return None if found is None else found[1]
 
     def need_room(self, count: int = 1) -> None:
         """Raise EnvelopeError (envelope.overloaded) unless ``count`` more fit."""
@@ -80,9 +81,12 @@ class Retired:
             raise OVERLOADED(expected=f"at most {self._cap} remembered contexts", found="no room")
 
     def add(self, name: bytes, until_ms: int, *, one_shot: bool) -> None:
-        """Remember ``name`` until ``until_ms``."""
-        self._until[name] = one_shot
-        self._buckets.setdefault(until_ms // _BUCKET_MS, []).append(name)
+        """Remember ``name`` until ``until_ms``; the later time counts if it is remembered already."""
+        bucket = until_ms // _BUCKET_MS
+        if name in self._until and self._until[name][0] >= bucket:
+            return
+        self._until[name] = (bucket, one_shot)
+        self._buckets.setdefault(bucket, []).append(name)
 
     def forget(self, now_ms: int) -> None:
         """Drop what no deadline protects any more."""
@@ -92,4 +96,5 @@ class Retired:
         self._oldest = current
         for bucket in [b for b in self._buckets if b < current]:
             for name in self._buckets.pop(bucket):
-                self._until.pop(name, None)
+                if name in self._until and self._until[name][0] == bucket:
+                    del self._until[name]

@@ -203,7 +203,8 @@ class _State(Enum):
 class Opener:
     """The client's end: feed it what arrives, in pieces of any size, and take the events.
 
-    ``on_authentic`` is called once, when the first chunk opened: the worker then holds the session.
+    ``on_authentic`` is called once, when the first chunk opened: the worker then holds the session. Its argument says
+    whether that chunk is a head: the worker then holds the caller too.
     """
 
     def __init__(
@@ -213,7 +214,7 @@ class Opener:
         request_id: bytes,
         *,
         max_body: int,
-        on_authentic: Callable[[], None] | None = None,
+        on_authentic: Callable[[bool], None] | None = None,
     ) -> None:
         self._context, self._seq, self._request_id = context, seq, request_id
         self._max_body, self._on_authentic = max_body, on_authentic
@@ -283,7 +284,7 @@ class Opener:
         first = self._index == 0
         self._index += 1
         if first and self._on_authentic:
-            self._on_authentic()
+            self._on_authentic(not last)
         if last:
             self._state = _State.DONE
             return _end(data, first=first)

@@ -81,3 +81,62 @@ def test_a_full_memory_refuses_new_contexts() -> None:
         retired.need_room()
     retired.forget(1_000_000)
     retired.need_room(2)
+
+
+NAMES = st.sampled_from([b"a", b"b", b"c"])
+TIMES = st.integers(0, 60_000)
+
+
+@given(st.lists(st.tuples(NAMES, TIMES) | TIMES, max_size=40))
+def test_the_memory_forgets_nobody_before_its_last_deadline_and_everybody_soon_after(
+    steps: list[tuple[bytes, int] | int],
+) -> None:
+    """Against a plain table of the latest deadline of each name; time is what a worker's clock is, monotone."""
+    retired, until, now = Retired(100), dict[bytes, int](), 0
+    for step in steps:
+        if isinstance(step, int):
+            now = max(now, step)
+            retired.forget(now)
+        else:
+            name, deadline = step
+            retired.add(name, deadline, one_shot=True)
+            until[name] = max(deadline, until.get(name, 0)) if retired.get(name) else deadline
+        assert len(retired) == sum(retired.get(name) is not None for name in until)
+        assert all(retired.get(name) for name, deadline in until.items() if now <= deadline)
+    retired.forget(max([now, *until.values()]) + 10_000)
+    assert len(retired) == 0
+
+
+def test_a_context_retired_under_two_deadlines_is_kept_until_the_later_one() -> None:
+    """One caller may use one ephemeral key towards two certificates: both contexts go by one name here."""
+    for first, second in ((100_000, 200_000), (200_000, 100_000), (100_000, 100_000)):
+        retired = Retired(10)
+        retired.add(b"one", first, one_shot=False)
+        retired.add(b"one", second, one_shot=False)
+        assert len(retired) == 1
+        retired.forget(max(first, second))
+        assert retired.get(b"one") is False
+        retired.forget(max(first, second) + 10_000)
+        assert retired.get(b"one") is None
+
+
+def test_numbers_far_ahead_empty_the_window_and_the_old_ones_stay_refused() -> None:
+    window = ReplayWindow()
+    for seq in range(10):
+        window.mark(seq)
+    window.mark(10 + WINDOW)
+    assert not any(allowed(window, seq) for seq in range(11))
+    assert all(allowed(window, seq) for seq in range(11, 10 + WINDOW))
+    window.mark(2**64 - 1)
+    assert window._seen < 1 << WINDOW
+
+
+def test_a_jump_by_exactly_one_window_forgets_no_place() -> None:
+    window = ReplayWindow()
+    window.mark(5)
+    window.mark(4 + WINDOW)
+    assert not allowed(window, 5)
+    assert allowed(window, 6)
+    window.mark(5 + WINDOW)
+    assert not allowed(window, 5)
+    assert allowed(window, 6)
