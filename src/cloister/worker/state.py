@@ -66,6 +66,8 @@ class AgentState:
         self._store, self._keys, self._agent, self._rng, self.limits = store, keys, agent, rng, limits
         self._lock = asyncio.Lock()
         self._newest: Snapshot | None = None
+        self._turn: object | None = None
+        self._read_at: object | None = None
         self._endorsed, self._loaded = 0, False
         self._buckets: dict[int, tuple[bytes, Bucket]] = {}
         self._marks: dict[int, tuple[bytes, Marks]] = {}
@@ -97,10 +99,18 @@ class AgentState:
         """The plain body of a job that this agent put into ``queue``. Raises StateError state.tampered."""
         return self._keys.open_at(job_slot(queue), blob).value
 
-    async def snapshot(self) -> Snapshot:
-        """The newest head of the store, never older than one seen before. Raises StateError."""
+    async def snapshot(self, *, again: bool = False) -> Snapshot:
+        """The newest head of the store, never older than one seen before. Raises StateError.
+
+        Whoever asks in one turn of the event loop shares one read, which was made after all of them had come;
+        ``again``: not so."""
+        if self._read_at is not None and self._newest is not None and not again:
+            return self._newest
         before = self._newest  # what was known when we asked: answers may arrive out of order
+        turn = self._begin_turn()
         entry = await self._store.get(self._agent, HEAD_SLOT)
+        if self._turn is turn:  # the store answered at once: what was scheduled before the read may use it
+            self._read_at = turn
         if entry is not None and before is not None and entry.rev == before.rev:
             return before
         found = Snapshot(genesis_record(self._keys.identity), None)
@@ -111,6 +121,16 @@ class AgentState:
             _check_follows(found.record, before.record)
         self._adopt(found)
         return found
+
+    def _begin_turn(self) -> object:
+        """A name for the time until everything has run that is scheduled now."""
+        if self._turn is None:
+            self._turn = object()
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        return self._turn
+
+    def _end_turn(self) -> None:
+        self._turn = self._read_at = None
 
     def _adopt(self, found: Snapshot) -> None:
         if self._newest is None or self._newest.record.height < found.record.height:
@@ -155,7 +175,7 @@ class AgentState:
         for old in await self._store.history(self._agent, stored):
             if _is(old.value, digest):
                 return old.value
-        if (await self.snapshot()).record.height > snapshot.record.height:
+        if (await self.snapshot(again=True)).record.height > snapshot.record.height:
             raise CONFLICT(expected="a head whose values are still stored", found="a newer head")
         raise TAMPERED(expected="the ciphertext that the head names", found="another one, or none")
 

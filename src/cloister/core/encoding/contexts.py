@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import Enum
+from typing import Final
 
 
 class Context(Enum):
@@ -53,15 +54,16 @@ class Context(Enum):
     KEYSTORE = "cloister/v1/keystore"
     SECRETS = "cloister/v1/secrets"
 
-    @property
-    def dst(self) -> bytes:
+    def __init__(self, text: str) -> None:
+        self.dst: Final = text.encode()
         """The context as bytes, for hash-to-curve DSTs, HKDF info prefixes and HPKE info."""
-        return self.value.encode()
+        self.lead: Final = self.dst + b"\0"
+        """What every frame of it begins with."""
 
 
 def frame(context: Context, *parts: bytes) -> bytes:
     """``context || 0x00 || (len32be || part)*``: an injective encoding of the parts under the context."""
-    return context.dst + b"\0" + b"".join(len(p).to_bytes(4, "big") + p for p in parts)
+    return context.lead + b"".join([len(p).to_bytes(4, "big") + p for p in parts])
 
 
 def digest(context: Context, *parts: bytes) -> bytes:

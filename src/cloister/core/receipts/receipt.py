@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import Any, Final, Literal
 
 from cloister.core.encoding import jcs
@@ -38,8 +37,9 @@ class StateChange:
     kind: StateKind = "none"
 
     def __post_init__(self) -> None:
-        need_bytes("state head before", self.before, 32)
-        need_bytes("state head after", self.after, 32)
+        for name, value in (("state head before", self.before), ("state head after", self.after)):
+            if value is not ZERO:
+                need_bytes(name, value, 32)
         if self.kind not in _KINDS:
             raise MALFORMED(expected=f"a state kind of {', '.join(_KINDS)}", found=repr(self.kind)[:40])
 
@@ -54,10 +54,14 @@ class Usage:
     response_bytes: int = 0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            need_uint(field.name, getattr(self, field.name), 53)
+        for name in _USED:
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value < _LIMIT:
+                need_uint(name, value, 53)
 
 
+_USED: Final = ("cpu_us", "egress_bytes", "request_bytes", "response_bytes")
+_LIMIT: Final = 1 << 53
 _SIZES: Final = {
     "network": 32,
     "agent": 32,
@@ -72,7 +76,9 @@ _SIZES: Final = {
 }
 _NUMBERS: Final = ("seq", "status", "checkpoint", "host_time_ms")
 _EPOCHS: Final = ("master", "cluster", "agent")
+_UINTS: Final = (*_NUMBERS, *(f"{name}_epoch" for name in _EPOCHS))
 _NAMES: Final = frozenset({"v", "epochs", "state", "usage", *_SIZES, *_NUMBERS})
+_NO_CHANGE: Final = StateChange()
 
 
 @dataclass(frozen=True)
@@ -99,18 +105,37 @@ class Receipt:
     status: int
     checkpoint: int
     host_time_ms: int
-    state: StateChange = StateChange()
+    state: StateChange = _NO_CHANGE
     usage: Usage = Usage()
 
     def __post_init__(self) -> None:
+        values = self.__dict__  # one per call of an agent: what is right is not looked at twice
         for name, size in _SIZES.items():
-            need_bytes(name, getattr(self, name), size)
-        for name in (*_NUMBERS, "master_epoch", "cluster_epoch", "agent_epoch"):
-            need_uint(name, getattr(self, name), 53)
+            value = values[name]
+            if type(value) is not bytes or len(value) != size:
+                need_bytes(name, value, size)
+        for name in _UINTS:
+            value = values[name]
+            if type(value) is not int or not 0 <= value < _LIMIT:
+                need_uint(name, value, 53)
 
-    @cached_property
+    @property
     def encoded(self) -> bytes:
         """The canonical bytes. Written directly, keys in JCS order: a test holds it equal to ``jcs.encode``."""
+        found: bytes | None = self.__dict__.get("_encoded")
+        if found is None:  # not cached_property: before Python 3.12 that takes a lock
+            found = self.__dict__["_encoded"] = self._encode()
+        return found
+
+    @property
+    def id(self) -> bytes:
+        """digest(RECEIPT, bytes): what the worker signs. 32 bytes."""
+        found: bytes | None = self.__dict__.get("_id")
+        if found is None:
+            found = self.__dict__["_id"] = digest(Context.RECEIPT, self.encoded)
+        return found
+
+    def _encode(self) -> bytes:
         state, usage = self.state, self.usage
         return (
             f'{{"agent":"0x{self.agent.hex()}","boot":"0x{self.boot.hex()}","checkpoint":{self.checkpoint},'
@@ -124,11 +149,6 @@ class Receipt:
             f'"request_bytes":{usage.request_bytes},"response_bytes":{usage.response_bytes}}},"v":1,'
             f'"worker":"0x{self.worker.hex()}"}}'
         ).encode()
-
-    @cached_property
-    def id(self) -> bytes:
-        """digest(RECEIPT, bytes): what the worker signs. 32 bytes."""
-        return digest(Context.RECEIPT, self.encoded)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready fields, bytes as hex."""
@@ -224,7 +244,7 @@ class ReceiptChain:
             status=exchange.status,
             checkpoint=checkpoint,
             host_time_ms=host_time_ms,
-            state=state or StateChange(),
+            state=state or _NO_CHANGE,
             usage=usage or Usage(),
         )
         signature = self._sign(receipt.id)

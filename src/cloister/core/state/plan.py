@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -34,7 +35,7 @@ BAD_REQUEST_ID = define(
     check=f"a request id is 1 to {MAX_REQUEST_ID} characters of [a-z0-9.-]",
     remedy="use the 16 bytes hex of the sealed request's head",
 )
-_ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
+_REQUEST_ID = re.compile(rf"[a-z0-9.\-]{{1,{MAX_REQUEST_ID}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,7 @@ class CommitPlan:
 
 def check_request_id(request_id: object) -> str:
     """The request id, if it is one. Raises StateError state.bad_request_id."""
-    ok = isinstance(request_id, str) and 1 <= len(request_id) <= MAX_REQUEST_ID and set(request_id) <= _ID_LETTERS
-    if not isinstance(request_id, str) or not ok:
+    if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
         raise BAD_REQUEST_ID(expected="a request id", found=f"{type(request_id).__name__} of another form")
     return request_id
 
