@@ -28,6 +28,7 @@ from cloister.devnet.layout import WORKERS
 from cloister.devnet.network import Devnet
 from cloister.wire.committee import Committee
 
+NOTE_CHARS = 5_000
 ROOT = Path(__file__).parents[4]
 DOCUMENTS = ("README.md", "docs/threat-model.md", "docs/limitations.md", "docs/decisions/README.md")
 QUESTIONS = ("Does the devnet run on real TEE hardware?", "What happens if a node's data folder is copied elsewhere?")
@@ -61,7 +62,7 @@ class Demo:
         """Step 5: bundle agents/notes and put it on chain; wait until two workers hold it."""
         out = self.devnet.layout.home / "build" / "notes"
         built = await build(ROOT / "agents" / "notes", out, deno=tools.deno())
-        manifest = with_egress(built.manifest, os.environ.get("OPENAI_BASE_URL"))
+        manifest = with_base_url(built.manifest, os.environ.get("OPENAI_BASE_URL"))
         self.screen.fact("bundle", f"{len(built.bundle)} bytes, sha256 {built.code_hash.hex()[:16]}…")
         self.deployed = await deploy_agent(self.client, built.bundle, manifest)
         self.screen.fact("agent", to_hex(self.deployed.agent))
@@ -82,8 +83,9 @@ class Demo:
         agent, stored = await self.agent(), 0
         for name in documents:
             text = (ROOT / name).read_text()
-            reply = await agent.post("/notes", json={"title": name, "text": text}, deadline_s=60)
-            expect(reply.status in (200, 201), "a stored note", f"{reply.status} {reply.text[:200]}")
+            for part in parts(text):
+                reply = await agent.post("/notes", json={"title": name, "text": part}, deadline_s=60)
+                expect(reply.status in (200, 201), "a stored note", f"{reply.status} {reply.text[:200]}")
             stored += 1
             self.screen.say(f"{name}: {len(text)} characters, sealed, embedded, stored as ciphertext")
         return stored
@@ -219,12 +221,29 @@ class Demo:
         return to_hex(worker)
 
 
-def with_egress(manifest: Manifest, base_url: str | None) -> Manifest:
-    """The manifest, allowed to reach the host of the user's own OPENAI_BASE_URL as well."""
+def with_base_url(manifest: Manifest, base_url: str | None) -> Manifest:
+    """The manifest for a user's own OPENAI_BASE_URL: its host is reachable, and it is a secret like the key."""
     host = urlsplit(base_url).netloc if base_url else ""
-    if not host or host in manifest.egress:
+    if not host:
         return manifest
-    return normalize({**manifest.to_json(), "egress": [*manifest.egress, host]})
+    name = {"OPENAI_BASE_URL"}
+    more = {
+        "egress": sorted({*manifest.egress, host}),
+        "secrets": sorted(name | set(manifest.secrets)),
+        "env": sorted(name | set(manifest.env)),
+    }
+    return normalize({**manifest.to_json(), **more})
+
+
+def parts(text: str, limit: int = NOTE_CHARS) -> list[str]:
+    """The text in pieces of whole paragraphs, each at most ``limit`` characters unless one paragraph is longer."""
+    pieces: list[str] = []
+    for paragraph in text.split("\n\n"):
+        if pieces and len(pieces[-1]) + len(paragraph) + 2 <= limit:
+            pieces[-1] += "\n\n" + paragraph
+        else:
+            pieces.append(paragraph)
+    return pieces
 
 
 def owner_wallet(devnet: Devnet) -> Wallet:
