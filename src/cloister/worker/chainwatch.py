@@ -1,8 +1,8 @@
 """The worker's verified view of the chain: newest checkpoint with t signatures, records by proof (spec/chainview.md).
 
 The endpoint that serves proofs is not trusted, nor is the host's clock. Time is checkpoint height, and a checkpoint is
-fresh only while t gatekeepers answered a nonce of ours not long ago by this machine's monotonic clock, and see no block
-far above it. Restrictions (pause, removal) count from any block seen; their end counts only by proof.
+fresh only while f + 1 gatekeepers answered a nonce of ours not long ago by this machine's monotonic clock; the height
+that an honest one of them named moves time too. Restrictions (pause, removal) count from any block seen; their end counts only by proof.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _AT_ONCE = 32
 STALE_VIEW = define(
     "worker.stale_view",
     ChainViewError,
-    check="t gatekeepers answered this worker's nonce within the freshness limit",
+    check="f + 1 gatekeepers answered this worker's nonce within the freshness limit",
     remedy="the worker is cut off from the committee: call another worker, or wait until it is back",
     status=503,
 )
@@ -59,7 +59,7 @@ class CommitteePort(Protocol):
         """The newest checkpoint with t signatures."""
 
     async def heartbeat(self, nonce: bytes) -> tuple[HeartBeat, ...]:
-        """t answers to a nonce, of distinct members."""
+        """f + 1 answers to a nonce, of distinct members: one of them is honest."""
 
 
 class ChainWatch:

@@ -46,7 +46,7 @@ class WorkerConfig:
     socket. fabric: the ciphertext store's folder. operator: 0x address that answers for this worker. endpoint: what
     the Workers contract says about where it is. machine: ``evidence.MachineConfig`` fields. map_host, extra_ca: a
     devnet's stand-ins for outside hosts. work: where sandboxes keep compiled code, by default below ``data``.
-    fresh_s: how long t answers to a nonce keep the worker serving."""
+    fresh_s: how long f + 1 answers to a nonce keep the worker serving."""
 
     data: Path
     network: Path
