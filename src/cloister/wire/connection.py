@@ -27,6 +27,7 @@ from cloister.wire.streams import (
     LOST,
     PIECE,
     TOO_LARGE,
+    TYPES,
     WINDOW,
     Call,
     Caps,
@@ -90,6 +91,8 @@ class Connection(asyncio.Protocol):
         self._pending = 0
         self._buffer = bytearray()
         self._out: list[bytes] = []
+        self._holding: list[Incoming] = []
+        self.writes = False
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self.writable = asyncio.Event()
@@ -145,6 +148,7 @@ class Connection(asyncio.Protocol):
         """Flush and close; streams in progress fail with frames.lost."""
         if self._transport is not None:
             self._flush()
+            self.writes = False
             self._transport.close()
 
     async def closed_within(self, timeout_s: float = 1.0) -> None:
@@ -159,13 +163,19 @@ class Connection(asyncio.Protocol):
 
     def write(self, stream: int, kind: Type, data: bytes) -> None:
         """Queue one frame; all frames of one loop tick go out in one write."""
-        if kind in FRAME_CAPS and len(data) > FRAME_CAPS[kind]:
+        if len(data) > FRAME_CAPS[kind]:
             raise TOO_LARGE(expected=f"{kind.name} of at most {FRAME_CAPS[kind]} bytes", found=f"{len(data)} bytes")
-        if not self._out:
+        if not self._out and not self._holding:
             self._loop.call_soon(self._flush)
         self._out.append(HEADER.pack(len(data), stream, kind))
         if data:
             self._out.append(data)
+
+    def hold(self, incoming: Incoming) -> None:
+        """Let a stream release what it holds before the next write."""
+        if not self._out and not self._holding:
+            self._loop.call_soon(self._flush)
+        self._holding.append(incoming)
 
     def credit(self, stream: int, size: int) -> None:
         """Give the peer's writer ``size`` bytes back."""
@@ -178,6 +188,10 @@ class Connection(asyncio.Protocol):
             self.write(stream, Type.CANCEL, b"")
 
     def _flush(self) -> None:
+        if self._holding:
+            for incoming in self._holding:
+                incoming.release()
+            self._holding.clear()
         out, self._out = self._out, []
         if out and self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(out))
@@ -191,11 +205,13 @@ class Connection(asyncio.Protocol):
         """The socket is open."""
         # uvloop's transports have the interface but not the base class: a check by isinstance would refuse them.
         self._transport = cast(asyncio.Transport, transport)
+        self.writes = True
         self._contain("on_open", self._on_open, self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone: every stream fails, every handler is cancelled."""
         self._transport = None
+        self.writes = False
         self.writable.set()
         calls, self._calls = self._calls, {}
         error = LOST(expected="an open connection", found="a closed one")
@@ -210,10 +226,12 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The kernel's buffer is full."""
+        self.writes = False
         self.writable.clear()
 
     def resume_writing(self) -> None:
         """There is room again."""
+        self.writes = not self.closed
         self.writable.set()
 
     def data_received(self, data: bytes) -> None:
@@ -237,10 +255,10 @@ class Connection(asyncio.Protocol):
         at, end = 0, len(data)
         while end - at >= HEADER.size:
             size, stream, number = HEADER.unpack_from(data, at)
-            if not 1 <= number <= Type.CREDIT:
+            kind = TYPES[number] if number < len(TYPES) else None
+            if kind is None:
                 raise BROKEN(expected="a known frame type", found=str(number))
-            kind = Type(number)
-            if size > FRAME_CAPS.get(kind, self._caps.request):
+            if size > (self._caps.request if kind is Type.REQUEST else FRAME_CAPS[number]):
                 raise TOO_LARGE(expected=f"{kind.name} within its cap", found=f"{size} bytes")
             start = at + HEADER.size
             if end - start < size:

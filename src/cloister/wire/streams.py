@@ -36,15 +36,10 @@ class Type(IntEnum):
     CREDIT = 8
 
 
-FRAME_CAPS: Final = {
-    Type.HEAD: 128 << 10,
-    Type.CHUNK: PIECE,
-    Type.END: 128 << 10,
-    Type.ERROR: 16 << 10,
-    Type.CANCEL: 0,
-    Type.ANNOUNCE: 4 << 20,
-    Type.CREDIT: CREDIT.size,
-}
+LAST: Final = 128 << 10
+TYPES: Final = (None, *Type)  # by number: `Type(number)` costs ten times as much
+# Payload caps by type. REQUEST has the cap of its connection.
+FRAME_CAPS: Final = (0, 1 << 32, 128 << 10, PIECE, LAST, 16 << 10, 0, 4 << 20, CREDIT.size)
 
 LOST = define(
     "frames.lost",
@@ -147,39 +142,59 @@ class Call:
 
 
 class Incoming:
-    """The server's handle on one stream. The first of ``end``, ``fail`` and the handler's return finishes it."""
+    """The server's handle on one stream. The first of ``end``, ``fail`` and the handler's return finishes it.
+
+    What is sent in one turn of the event loop is held and leaves as one frame; an answer that is complete within a
+    turn is nothing but its END frame."""
+
+    __slots__ = ("_credit", "_done", "_held", "_held_size", "_more", "connection", "id", "kind", "payload", "task")
 
     def __init__(self, connection: Connection, stream: int, kind: int, payload: bytes) -> None:
         self.connection, self.id, self.kind, self.payload = connection, stream, kind, payload
         self._credit = WINDOW
         self._done = False
-        self._more = asyncio.Event()
+        self._held: list[bytes] = []
+        self._held_size = 0
+        self._more: asyncio.Event | None = None
         self.task: asyncio.Task[None] | None = None
 
     async def head(self, data: bytes) -> None:
         """Send the HEAD frame. Raises TransportError when nobody waits any more."""
         await self._ready()
+        self.release()
         self.connection.write(self.id, Type.HEAD, data)
 
     async def send(self, data: bytes) -> None:
         """Send body bytes of any length, as fast as the reader takes them. Raises as ``head``."""
         at = 0
         while at < len(data):
-            await self._ready()
+            if self._credit <= 0 or self._done or not self.connection.writes:
+                await self._ready()
             piece = data[at : at + min(PIECE, self._credit)]
             self._credit -= len(piece)
-            self.connection.write(self.id, Type.CHUNK, piece)
+            self._hold(piece)
             at += len(piece)
 
     def end(self, data: bytes = b"") -> None:
         """Finish, with up to 128 KiB of last bytes."""
-        if not self._done:
-            self._finish(Type.END, data)
+        if self._done:
+            return
+        if self._held and self._held_size + len(data) <= LAST:
+            self._held.append(data)
+            data = b"".join(self._held)
+            self._held.clear()
+        self._finish(Type.END, data)
 
     def fail(self, error: CloisterError) -> None:
         """Finish with a named refusal."""
         if not self._done:
             self._finish(Type.ERROR, msgspec.json.encode({**error.to_wire(), "status": error.status}))
+
+    def release(self) -> None:
+        """Write what is held: the connection calls this at the end of the turn."""
+        if self._held:
+            held, self._held, self._held_size = self._held, [], 0
+            self.connection.write(self.id, Type.CHUNK, b"".join(held))
 
     @property
     def done(self) -> bool:
@@ -191,10 +206,13 @@ class Incoming:
         if credit > WINDOW - self._credit:
             raise BROKEN(expected="credit for bytes that were sent", found=f"{credit} more")
         self._credit += credit
-        self._more.set()
+        if self._more is not None:
+            self._more.set()
 
     async def _ready(self) -> None:
         while self._credit <= 0:
+            if self._more is None:
+                self._more = asyncio.Event()
             self._more.clear()
             await self._more.wait()
         if not self.connection.writable.is_set():
@@ -202,8 +220,17 @@ class Incoming:
         if self._done or self.connection.closed:
             raise CANCELLED(expected="a stream in progress", found="one that is over")
 
+    def _hold(self, piece: bytes) -> None:
+        if self._held and self._held_size + len(piece) > PIECE:
+            self.release()
+        if not self._held:
+            self.connection.hold(self)
+        self._held.append(piece)
+        self._held_size += len(piece)
+
     def _finish(self, kind: Type, data: bytes) -> None:
         if not self.connection.closed:
+            self.release()
             self.connection.write(self.id, kind, data)
         self._done = True
 
