@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cloister.cli import evidence
 from cloister.cli.options import AsJson
 from cloister.cli.output import print_json, print_steps, progress, say
 from cloister.cli.running import REFUSED, command
@@ -14,6 +15,7 @@ from cloister.cli.settings import settings_of
 from cloister.client.verify import Report
 
 app = typer.Typer(help="Check it yourself: quote, keys, receipt, chain.", no_args_is_help=True)
+evidence.register(app)
 
 
 @command(app, "network")
@@ -78,23 +80,6 @@ async def receipt(
     async with settings.client() as client:
         with progress("checking the receipt"):
             report = await verify_kept_receipt(client, kept)
-    _finish(report, as_json)
-
-
-@command(app, "evidence")
-async def evidence(
-    context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="JSON file {evidence, binding}.")],
-    role: Annotated[str, typer.Option(help="Role that the node should have.")] = "worker",
-    as_json: AsJson = False,
-) -> None:
-    """Evidence from a file, against this network's policy and the measurements that are listed on chain."""
-    from cloister.client.home import read_file
-    from cloister.client.verify import verify_evidence
-
-    async with settings_of(context).client() as client:
-        with progress("appraising the evidence"):
-            report = await verify_evidence(client, read_file(file), role=role)
     _finish(report, as_json)
 
 

@@ -27,7 +27,6 @@ from cloister.core.policy import manifest as manifests
 from cloister.core.policy.refusals import AGENT_UNKNOWN, PAUSED, WORKER_UNKNOWN
 from cloister.core.receipts.receipt import Receipt
 from cloister.core.receipts.verify import Admission, verify_receipt
-from cloister.wire.messages import parse_json
 
 if TYPE_CHECKING:
     from cloister.client.client import Client
@@ -227,26 +226,12 @@ async def measurements(client: Client, view: View, measurement: bytes) -> frozen
     return frozenset({measurement} if policy.counts(listed, delay, view.checkpoint.number) else ())
 
 
-async def claimed_measurements(client: Client, view: View, shown: Shown, role: str) -> frozenset[bytes]:
-    """Of the measurement that this evidence claims: listed or not. Asked by a first appraisal that only collects it."""
-    seen: list[bytes] = []
-    verdict(client, shown, seen.append, role, None)
-    return await measurements(client, view, seen[0]) if seen else frozenset()
-
-
 async def asked(client: Client, worker: bytes, nonce: bytes) -> Found[Shown]:
     """Fresh evidence of a worker over our nonce, unverified."""
     answer = await client.gateway.evidence(worker, nonce)
     data = need_fields("evidence answer", answer, {"evidence", "binding"})
     evidence = Evidence.from_json(data["evidence"])
     return (evidence, Binding.from_json(data["binding"])), f"{evidence.kind}, {len(evidence.blob)} bytes"
-
-
-async def shown(data: bytes) -> Found[Shown]:
-    """Evidence and binding from a file, unverified."""
-    value = need_fields("evidence file", parse_json(data), {"evidence", "binding"})
-    evidence = Evidence.from_json(value["evidence"])
-    return (evidence, Binding.from_json(value["binding"])), f"{evidence.kind}, {len(evidence.blob)} bytes"
 
 
 async def same_node(binding: Binding, record: WorkerRecord) -> Found[None]:

@@ -167,20 +167,6 @@ async def verify_worker(client: Client, worker: bytes) -> Report:
     return report
 
 
-async def verify_evidence(client: Client, data: bytes, *, role: str = "worker") -> Report:
-    """Evidence from a file, under this network's policy; the nonce and the checkpoint in it are not asked for."""
-    report = Report("evidence")
-    try:
-        shown = await report.step(UNAUTHENTIC, "a JSON object {evidence, binding}", lambda: checks.shown(data))
-        view = await report.step(STALE, "t signatures, fresh", lambda: checks.checkpoint(client))
-        listed = await checks.claimed_measurements(client, view, shown, role)
-        report.append(checks.verdict(client, shown, listed, role, None).checks)
-    except _Stop:
-        return report
-    report.facts |= {"kind": shown[0].kind, "node": to_hex(shown[1].node), "boot": to_hex(shown[1].boot)}
-    return report
-
-
 async def verify_kept_receipt(client: Client, kept: Kept) -> Report:
     """A receipt: 1 form; 2 certificate under a lease; 3 fields and signature; 4 checkpoint; 5 admission by proof."""
     report = Report("receipt")

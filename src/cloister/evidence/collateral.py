@@ -1,6 +1,6 @@
 """Certificates and collateral that travel beside a quote, and where a machine gets them.
 
-Verifiers check them; a source is never trusted. So a source is plumbing: a file, or (later) the vendor's service.
+Verifiers check them; a source is never trusted. So a source is plumbing: a file, or the vendor's service (``fetch``).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class NoCollateral:
 class FileCollateral:
     """A JSON file, read anew each time: whoever refreshes it needs no restart.
 
-    For tdx: the nine QuoteCollateralV3 fields. For snp: {"vek", "intermediate", "ark"}, DER as 0x-hex.
+    For tdx, sgx and dstack: the nine QuoteCollateralV3 fields. For snp: {"vek", "intermediate", "ark"}, DER as 0x-hex.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +58,7 @@ class FileCollateral:
     async def aux(self, kind: str, blob: bytes) -> dict[str, bytes]:
         """Read the file. Raises EvidenceError (evidence.collateral)."""
         data = await asyncio.to_thread(self._read)
-        if kind == "tdx":
+        if kind in ("tdx", "sgx", "dstack"):
             return {"collateral": data}
         try:
             certificates = json.loads(data)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cloister.core.errors import CloisterError, EvidenceError, define
-from cloister.evidence import configfs_tsm, nitro
+from cloister.evidence import configfs_tsm, dstack, gramine, ioctls, nitro
 from cloister.evidence.collateral import CollateralSource, FileCollateral, NoCollateral
 from cloister.evidence.sockets import SealingSocket
 from cloister.evidence.tee import NoSealing, Sealing, Tee
@@ -25,7 +25,8 @@ BAD_MACHINE = define(
     EvidenceError,
     check="the machine's configuration names paths of known purposes",
     remedy="use the fields of MachineConfig: "
-    + "tsm_root, tsm_socket, nsm_device, nsm_socket, sealing_socket, collateral",
+    + "tsm_root, tsm_socket, nsm_device, nsm_socket, gramine_root, dstack_socket, sev_device, tdx_device, "
+    + "sealing_socket, collateral",
 )
 
 
@@ -33,16 +34,32 @@ BAD_MACHINE = define(
 class MachineConfig:
     """Where this machine's TEE is. Every field is a path; the defaults are the kernel's places.
 
-    tsm_root: configfs-tsm. tsm_socket: the same by socket. nsm_device, nsm_socket: the Nitro module. sealing_socket:
-    a service that holds sealing keys. collateral: a file of certificates or collateral (``FileCollateral``).
+    tsm_root: configfs-tsm. tsm_socket: the same by socket. nsm_device, nsm_socket: the Nitro module. gramine_root:
+    Gramine's files inside an SGX enclave. dstack_socket: the agent of a dstack guest. sev_device, tdx_device: kernels
+    before configfs-tsm. sealing_socket: a service that holds sealing keys. collateral: a file of certificates or
+    collateral (``FileCollateral``).
     """
 
     tsm_root: Path | None = configfs_tsm.TSM_ROOT
     tsm_socket: Path | None = None
     nsm_device: Path | None = nitro.NSM_DEVICE
     nsm_socket: Path | None = None
+    gramine_root: Path | None = None
+    dstack_socket: Path | None = None
+    sev_device: Path | None = None
+    tdx_device: Path | None = None
     sealing_socket: Path | None = None
     collateral: Path | None = None
+
+    @classmethod
+    def everywhere(cls) -> Self:
+        """Every place that a kernel or a runtime offers by itself."""
+        return cls(
+            gramine_root=gramine.GRAMINE_ROOT,
+            dstack_socket=dstack.DSTACK_SOCKET,
+            sev_device=ioctls.SEV_DEVICE,
+            tdx_device=ioctls.TDX_DEVICE,
+        )
 
     @classmethod
     def from_json(cls, value: object) -> Self:
@@ -68,21 +85,35 @@ class Finding:
     reason: str
 
 
-def survey(machine: MachineConfig) -> list[Finding]:
-    """Try every place of the configuration, in order. Blocking for a moment; never raises CloisterError."""
-    collateral: CollateralSource = FileCollateral(machine.collateral) if machine.collateral else NoCollateral()
+def survey(machine: MachineConfig, collateral: CollateralSource | None = None) -> list[Finding]:
+    """Try every place of the configuration, in order. Blocking for a moment; never raises CloisterError.
+
+    ``collateral`` takes the place of the configuration's file.
+    """
+    if collateral is None:
+        collateral = FileCollateral(machine.collateral) if machine.collateral else NoCollateral()
     sealing: Sealing = SealingSocket(machine.sealing_socket) if machine.sealing_socket else NoSealing()
-    return [
+    found = [
         _tsm("configfs-tsm", machine.tsm_root, configfs_tsm.TsmFolder, collateral, sealing),
         _tsm("tsm socket", machine.tsm_socket, configfs_tsm.TsmSocket, collateral, sealing),
         _nsm("nsm device", machine.nsm_device, nitro.device_request, sealing),
         _nsm("nsm socket", machine.nsm_socket, nitro.socket_request, sealing),
     ]
+    # Places of few machines: tried, and reported, only where the configuration names them.
+    if machine.gramine_root:
+        found.append(_gramine(machine.gramine_root, collateral, machine.sealing_socket))
+    if machine.dstack_socket:
+        found.append(_dstack(machine.dstack_socket, collateral, sealing))
+    if machine.sev_device:
+        found.append(_sev(machine.sev_device, collateral, sealing))
+    if machine.tdx_device:
+        found.append(_tdx(machine.tdx_device, collateral, sealing))
+    return found
 
 
-def open_tee(machine: MachineConfig) -> Tee:
+def open_tee(machine: MachineConfig, collateral: CollateralSource | None = None) -> Tee:
     """This machine's TEE: the first place that answers. Raises EvidenceError with a reason for each that does not."""
-    findings = survey(machine)
+    findings = survey(machine, collateral)
     for finding in findings:
         if finding.tee is not None:
             return finding.tee
@@ -115,6 +146,51 @@ def _nsm(place: str, path: Path | None, opener: Callable[[Path], nitro.NsmReques
     except CloisterError as error:
         return Finding(place, None, f"expected {error.expected}, found {error.found}")
     return Finding(place, nitro.Nitro(request, sealing), f"{module} answers")
+
+
+def _gramine(path: Path, collateral: CollateralSource, sealing: Path | None) -> Finding:
+    def opened(root: Path) -> tuple[Tee, str]:
+        found = gramine.probe(root)
+        own = SealingSocket(sealing) if sealing else None
+        return gramine.Gramine(root, collateral, own), f"Gramine with {found} answers"
+
+    return _tried("gramine", path, opened)
+
+
+def _dstack(path: Path, collateral: CollateralSource, sealing: Sealing) -> Finding:
+    def opened(agent: Path) -> tuple[Tee, str]:
+        app = dstack.probe(agent)
+        return dstack.Dstack(agent, collateral, sealing), f"app {app} answers"
+
+    return _tried("dstack socket", path, opened)
+
+
+def _sev(path: Path, collateral: CollateralSource, sealing: Sealing) -> Finding:
+    def opened(device: Path) -> tuple[Tee, str]:
+        ioctl = ioctls.device_ioctl(device)
+        ioctls.snp_report(ioctl, bytes(64))
+        return ioctls.SevGuest(ioctl, collateral, sealing), "snp answers"
+
+    return _tried("sev-guest device", path, opened)
+
+
+def _tdx(path: Path, collateral: CollateralSource, sealing: Sealing) -> Finding:
+    def opened(device: Path) -> tuple[Tee, str]:
+        ioctl = ioctls.device_ioctl(device)
+        ioctls.td_report(ioctl, bytes(64))
+        return ioctls.TdxGuest(ioctl, None, collateral, sealing), "tdx answers"
+
+    return _tried("tdx_guest device", path, opened)
+
+
+def _tried(place: str, path: Path, opened: Callable[[Path], tuple[Tee, str]]) -> Finding:
+    if missing := _missing(path):
+        return Finding(place, None, missing)
+    try:
+        tee, reason = opened(path)
+    except CloisterError as error:
+        return Finding(place, None, f"expected {error.expected}, found {error.found}")
+    return Finding(place, tee, reason)
 
 
 def _missing(path: Path | None) -> str:

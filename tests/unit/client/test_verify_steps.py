@@ -14,13 +14,11 @@ from cloister.client import Demand
 from cloister.client.verify import (
     Report,
     verify_agent,
-    verify_evidence,
     verify_kept_receipt,
     verify_network,
     verify_worker,
 )
 from cloister.core.attestation.model import measurement_id
-from cloister.core.encoding.hexes import to_hex
 from cloister.core.errors import CloisterError
 from cloister.core.receipts.receipt import Receipt
 from support import hardware
@@ -290,21 +288,6 @@ async def test_a_worker_that_is_not_registered_ends_the_report(attested: Any) ->
     async with attested.client() as client:
         report = await verify_worker(client, fresh()[:20])
     assert failed(report) == {2: "policy.worker_unknown"}
-
-
-async def test_evidence_from_a_file(attested: Any) -> None:
-    data = json.dumps(attested.gateway.evidence(attested.one.address, bytes(32))).encode()
-    async with attested.client() as client:
-        good = await verify_evidence(client, data)
-        assert failed(good) == {}
-        assert good.facts["kind"] == "tdx"
-        assert set(failed(await verify_evidence(client, data, role="gatekeeper")).values()) >= {"attestation.role"}
-        value = json.loads(data)
-        value["evidence"]["blob"] = to_hex(bytes.fromhex(value["evidence"]["blob"][2:])[:-1])
-        assert not (await verify_evidence(client, json.dumps(value).encode())).ok
-        for garbage in (b"", b"[]", b"{}", b'{"evidence": {}, "binding": {}}'):
-            report = await verify_evidence(client, garbage)
-            assert list(failed(report)) == [1]
 
 
 def test_a_report_without_steps_is_not_accepted() -> None:

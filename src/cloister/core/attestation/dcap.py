@@ -16,7 +16,7 @@ from dcap_qvl import QuoteCollateralV3, QuotePolicy, QuoteVerifier
 
 from cloister.core.attestation.certificates import load_pem_chain
 from cloister.core.attestation.model import Claims, Evidence
-from cloister.core.attestation.refusals import MALFORMED, OUT_OF_DATE, PLATFORM
+from cloister.core.attestation.refusals import MALFORMED, OUT_OF_DATE, PLATFORM, need_listed
 from cloister.core.errors import Refusal
 
 VENDOR: Final = "intel"
@@ -113,12 +113,6 @@ def check_platform(claims: Claims, rules: Mapping[str, Any]) -> None:
         raise PLATFORM(expected=f"TCB evaluation number >= {least}", found=str(number))
     need_listed("platform", claims.platform_id.hex(), rules["platforms"])
     need_listed("platform owner", details["owner"], rules["owners"])
-
-
-def need_listed(name: str, found: str, allowed: tuple[str, ...]) -> None:
-    """``found`` is on the list, or the list is empty. Raises attestation.platform."""
-    if allowed and found not in allowed:
-        raise PLATFORM(expected=f"a {name} of {len(allowed)} that policy lists", found=found[:32] or "none")
 
 
 @lru_cache(maxsize=8)

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from cloister.core.attestation import dcap, eventlog, tdx
 from cloister.core.attestation.model import Claims, Evidence
-from cloister.core.attestation.refusals import MALFORMED, fail_closed
+from cloister.core.attestation.refusals import MALFORMED, fail_closed, need_listed
 from cloister.core.attestation.roots import Roots
 from cloister.core.errors import AttestationError, define
 
@@ -105,8 +105,8 @@ def launch_measurement(claims: Claims) -> bytes:
 def check_platform(claims: Claims, rules: Mapping[str, Any]) -> None:
     """The demands on an Intel platform, and on the app. Raises AttestationError (attestation.platform)."""
     dcap.check_platform(claims, rules)
-    dcap.need_listed("compose hash", claims.measurements["compose_hash"].hex(), rules["compose_hashes"])
-    dcap.need_listed("dstack app", claims.measurements["app_id"].hex(), rules["apps"])
+    need_listed("compose hash", claims.measurements["compose_hash"].hex(), rules["compose_hashes"])
+    need_listed("dstack app", claims.measurements["app_id"].hex(), rules["apps"])
 
 
 def parse(log: bytes) -> tuple[Event, ...]:

@@ -291,8 +291,7 @@ def _azure_parts(kind: str, found: Parts) -> dict[str, bytes]:
     tpm = {name: found.named[name] for name in names if name in found.named}
     log = {"log": found.binary_log} if found.binary_log else {}
     if kind == "azure-snp":
-        certificates = {k: v for k, v in parts.amd_chain(found).items() if k != "crl"}
-        return {**tpm, **log, **certificates}
+        return {**tpm, **log, **parts.amd_chain(found)}
     return {**tpm, **log, **parts.dcap_collateral(found, tpm.get("td_quote", b""))}
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import urllib.parse
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -85,13 +84,13 @@ def add_certificate(parts: Parts, certificate: x509.Certificate) -> None:
 def amd_chain(parts: Parts) -> dict[str, bytes]:
     """The SNP parts: "vek", then the authority that issued it, then that one's, and a revocation list of theirs."""
     chosen = [c for c in parts.certificates if common_name(c) in ("SEV-VCEK", "SEV-VLEK")][:1]
-    found = {"vek": _der(chosen[0])} if chosen else {}
+    found = {"vek": to_der(chosen[0])} if chosen else {}
     for name, prefix in (("intermediate", "SEV-"), ("ark", "ARK-")):
         known = [c for c in parts.certificates if common_name(c).startswith(prefix) and c not in chosen]
         issuer = chosen[-1].issuer if chosen else None
         # What fits comes first; what does not is still shown to the verifier, which names the misfit.
         for one in sorted(known, key=lambda c: c.subject != issuer)[:1]:
-            found[name], chosen = _der(one), [*chosen, one]
+            found[name], chosen = to_der(one), [*chosen, one]
     if parts.revocations:
         found["crl"] = _fitting_crl(parts.revocations, chosen)
     return found | {k: v for k, v in parts.named.items() if k in ("vek", "intermediate", "ark", "crl")}
@@ -255,12 +254,8 @@ def _pck_issuers(quote: bytes) -> str:
     return "\n".join(block[0].decode() for block in list(_PEM.finditer(chain))[1:]) + "\n"
 
 
-def unquote_chain(header: str) -> str:
-    """A PCS issuer-chain header: PEM in URL encoding."""
-    return urllib.parse.unquote(header[:MAX_PART])
-
-
-def _der(certificate: x509.Certificate) -> bytes:
+def to_der(certificate: x509.Certificate) -> bytes:
+    """DER of a certificate."""
     return certificate.public_bytes(Encoding.DER)
 
 

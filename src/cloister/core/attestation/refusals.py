@@ -71,6 +71,12 @@ PLATFORM = define(
 )
 
 
+def need_listed(name: str, found: str, allowed: tuple[str, ...]) -> None:
+    """``found`` is on the list, or the list is empty. Raises attestation.platform."""
+    if allowed and found not in allowed:
+        raise PLATFORM(expected=f"a {name} of {len(allowed)} that policy lists", found=found[:32] or "none")
+
+
 def fail_closed(step: Callable[P, T]) -> Callable[P, T]:
     """A verifier may raise only CloisterError: libraries raise a zoo, and Rust panics are BaseException."""
 

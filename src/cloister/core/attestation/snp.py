@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from cloister.core.attestation.certificates import common_name, linked, need_not_revoked, need_p384, need_valid_at
-from cloister.core.attestation.dcap import need_listed
 from cloister.core.attestation.model import Claims, Evidence
 from cloister.core.attestation.refusals import (
     BAD_CERTIFICATE,
@@ -22,6 +21,7 @@ from cloister.core.attestation.refusals import (
     NOT_THIS_CHIP,
     PLATFORM,
     fail_closed,
+    need_listed,
 )
 from cloister.core.attestation.roots import Roots
 
