@@ -2,7 +2,8 @@
 
 The endpoint that serves proofs is not trusted, nor is the host's clock. Time is checkpoint height, and a checkpoint is
 fresh only while f + 1 gatekeepers answered a nonce of ours not long ago by this machine's monotonic clock; the height
-that an honest one of them named moves time too. Restrictions (pause, removal) count from any block seen; their end counts only by proof.
+that an honest one of them named moves time too. Restrictions (pause, removal) count from any block seen; their end
+counts only by proof.
 """
 
 from __future__ import annotations
