@@ -114,15 +114,17 @@ class ClientSession:
     ) -> SealedRequest:
         """Seal the next request. ``with_ibe`` None sends the IBE ciphertext until the worker has the PSK.
 
+        The caller goes with every IBE ciphertext, since a record that has one may open a new session at the worker.
         ``max_body`` caps the answer's body. Every call takes a new sequence number, repeats included.
         Raises EnvelopeError for a head out of form, RuntimeError for a second request of a one-shot."""
         if self._kind == KIND_ONE_SHOT and self._next:
             raise RuntimeError("a one-shot context seals one request")
-        if self._caller is not None and head.caller is None and not self._caller_known:
+        sends_ibe = not self.confirmed if with_ibe is None else with_ibe
+        if self._caller is not None and head.caller is None and (sends_ibe or not self._caller_known):
             head = msgspec.structs.replace(head, caller=self._caller)
         head_bytes = encode_json(head.check())
         seq, self._next = self._next, self._next + 1
-        ciphertext_of_psk = self._psk.ciphertext if (not self.confirmed if with_ibe is None else with_ibe) else b""
+        ciphertext_of_psk = self._psk.ciphertext if sends_ibe else b""
         cert, flags = self.certificate, FLAG_IBE if ciphertext_of_psk else 0
         header = HEADER.pack(MAGIC, self._kind, flags, cert.boot, cert.id, self._enc, self._psk.id, seq)
         sealed = self._context.seal_at(seq, request_aad(header, cert.agent), encode_plaintext(head_bytes, body))

@@ -63,7 +63,7 @@ CERTIFICATE_UNKNOWN = define(
 PSK_UNKNOWN = define(
     "envelope.psk_unknown",
     EnvelopeError,
-    check="the worker knows the pre-shared key that the request names",
+    check="the worker has the session, or the request brings the IBE ciphertext of its pre-shared key",
     remedy="repeat the request with the IBE ciphertext of the key",
     status=425,
 )
@@ -255,12 +255,12 @@ class ServerSessions:
         return _Session(held.certificate, context), psk, name
 
     def _psk(self, held: _Held, parsed: Record, psk_open: PskOpen) -> bytes:
+        if not parsed.ibe:  # even if the psk is known: only a record that may bring the caller begins a session
+            raise PSK_UNKNOWN(expected="a known session or an IBE ciphertext", found=to_hex(parsed.psk_id)[:18])
         known = held.psks.get(parsed.psk_id)
         if known is not None:
             held.psks.move_to_end(parsed.psk_id)
             return known
-        if not parsed.ibe:
-            raise PSK_UNKNOWN(expected="a known psk or its IBE ciphertext", found=to_hex(parsed.psk_id)[:18])
         psk = psk_open(held.certificate, parsed.ibe)
         if len(psk) != PSK_SIZE:
             raise PSK_MISMATCH(expected=f"{PSK_SIZE} bytes", found=f"{len(psk)} bytes")

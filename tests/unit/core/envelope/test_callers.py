@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from cloister.core.encoding.signatures import address_of, sign_digest
@@ -20,7 +22,7 @@ def as_wallet(session: ClientSession, expiry: int = SOON) -> ClientSession:
     return session
 
 
-def sealed_refusal(world: World, **changes: int) -> None:
+def sealed_refusal(world: World, **changes: Any) -> None:
     """One request that the worker refuses after it opened; the client reads the refusal."""
     sent = world.seal(**changes)
     with pytest.raises(SealedRefusalError) as caught:

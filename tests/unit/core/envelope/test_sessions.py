@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cloister.core.encoding.signatures import address_of, sign_digest
 from cloister.core.encoding.statements import CallerSession
+from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.envelope.client import ClientSession, Psk, seal_once
 from cloister.core.envelope.model import Caller, encode_plaintext
 from cloister.core.envelope.server import MAX_DEADLINE_MS, Limits, SealedRefusalError, ServerSessions
@@ -74,11 +75,46 @@ def test_both_ends_know_the_salt_and_the_commitment_of_the_request() -> None:
     assert world.seal(b"question").salt != sealed.salt
 
 
-def test_two_sessions_may_share_one_psk() -> None:
+def test_two_sessions_may_share_one_psk_which_is_opened_once() -> None:
+    world, opened = World(), []
+
+    def counting(certificate: KeyCertificate, ciphertext: bytes) -> bytes:
+        opened.append(ciphertext)
+        return open_fixed(certificate, ciphertext)
+
+    for session in (world.session(), world.session(), world.session(one_shot=True)):
+        world.server.open_request(AGENT, session.seal(head(), b"x").data, NOW, counting)
+    assert len(opened) == 1
+
+
+def test_no_session_begins_without_the_ibe_ciphertext_even_if_the_psk_is_known() -> None:
+    """Such a record may be a later one of a wallet's session that the worker forgot: it would run as nobody."""
     world = World()
     world.open(world.seal().data)
-    other = world.session()
-    assert world.open(other.seal(head(), b"x", with_ibe=False).data).session_id != world.client._enc
+    for one_shot in (False, True):
+        record = world.session(one_shot=one_shot).seal(head(), b"x", with_ibe=False).data
+        assert refused(world, record) == "envelope.psk_unknown"
+
+
+def test_a_repeat_with_the_ibe_ciphertext_brings_the_caller_again() -> None:
+    world = World(limits=Limits(sessions=1))
+    signing(world)
+    sent = world.seal()
+    sent.opener.feed(answer(world.open(sent.data)))
+    assert world.client.confirmed
+    for _ in range(2):
+        world.open(world.session().seal(head(), b"").data)
+    later = NOW + 10 * 60_000
+    world.open(world.session().seal(head(deadline_ms=later + 1), b"").data, later)
+    signing_expiry = later + 1000
+    bare = world.client.seal(head(deadline_ms=signing_expiry), b"x")
+    assert refused(world, bare.data, later) == "envelope.psk_unknown"
+    with pytest.raises(CloisterError, match=r"envelope\.caller"):  # its word has expired meanwhile: still not nobody
+        world.open(world.client.seal(head(deadline_ms=signing_expiry), b"x", with_ibe=True).data, later)
+    signing(world, later // 1000 + 60)
+    request = world.open(world.client.seal(head(deadline_ms=signing_expiry), b"x", with_ibe=True).data, later)
+    assert request.caller is not None
+    assert request.caller.address == ADDRESS
 
 
 # Replay
