@@ -32,6 +32,7 @@ SNP_PARTS: Final = {"vek", "intermediate", "ark"}
 TDX_PARTS: Final = {"td_quote", "collateral"}
 _TPM_PARTS: Final = {"quote", "signature", "pcrs"}
 _OPTIONAL: Final = {"report_data", "log"}
+_CRL: Final = {"crl"}  # of AMD, as for ``snp``
 
 UNBOUND_RUNTIME = define(
     "attestation.runtime_data",
@@ -45,16 +46,16 @@ UNBOUND_RUNTIME = define(
 def verify_snp(evidence: Evidence, roots: Roots, now: int) -> Claims:
     """Claims of an Azure VM on SEV-SNP.
 
-    Args: evidence (blob: HCL report; aux: "vek", "intermediate", "ark" as for ``snp``, and the vTPM's "quote",
-    "signature", "pcrs", optionally "report_data", "log"), roots (uses "amd"), now (Unix seconds).
+    Args: evidence (blob: HCL report; aux: "vek", "intermediate", "ark" and optionally "crl" as for ``snp``, and the
+    vTPM's "quote", "signature", "pcrs", optionally "report_data", "log"), roots (uses "amd"), now (Unix seconds).
     Raises AttestationError.
     """
     # 1. Names and sizes.
-    _need_shape(evidence, SNP_PARTS)
+    _need_shape(evidence, SNP_PARTS, _OPTIONAL | _CRL)
     # 2. The HCL report.
     report = hcl.parse(evidence.blob, hcl.SNP)
     # 3. The hardware's report, as section 4 says.
-    aux = {name: evidence.aux[name] for name in SNP_PARTS}
+    aux = {name: part for name, part in evidence.aux.items() if name in SNP_PARTS | _CRL}
     inner = snp.verify(Evidence("snp", report.hardware, aux), roots, now)
     # 4 to 7. Runtime data, quote, log, report data; then claims.
     return _claims("azure-snp", "microsoft+amd", evidence, report, inner)
@@ -68,7 +69,7 @@ def verify_tdx(evidence: Evidence, roots: Roots, now: int) -> Claims:
     ``verify_snp``), roots (uses "intel"), now (Unix seconds). Raises AttestationError.
     """
     # 1. Names and sizes.
-    _need_shape(evidence, TDX_PARTS)
+    _need_shape(evidence, TDX_PARTS, _OPTIONAL)
     # 2. The HCL report.
     report = hcl.parse(evidence.blob, hcl.TDX)
     # 3. The TD quote, as section 3 says, and made of the TD report in the HCL report.
@@ -92,9 +93,9 @@ def check_platform(claims: Claims, rules: Mapping[str, Any]) -> None:
         raise PLATFORM(expected="secure boot on", found=str(claims.details["secure_boot"])[:16])
 
 
-def _need_shape(evidence: Evidence, hardware: set[str]) -> None:
+def _need_shape(evidence: Evidence, hardware: set[str], optional: set[str]) -> None:
     wanted = hardware | _TPM_PARTS
-    if set(evidence.aux) - _OPTIONAL != wanted:
+    if set(evidence.aux) - optional != wanted:
         found = ", ".join(sorted(evidence.aux))[:128] or "nothing"
         raise MALFORMED(expected=", ".join(sorted(wanted)), found=found)
     if len(evidence.aux["signature"]) > 512 or len(evidence.aux["pcrs"]) > MAX_PCRS:

@@ -99,7 +99,7 @@ def walk(chain: Sequence[x509.Certificate], now: int, digests: Digests = STRONG)
 
 
 @lru_cache(maxsize=256)
-def linked(chain: tuple[bytes, ...]) -> tuple[x509.Certificate, ...]:
+def linked(chain: tuple[bytes, ...], digests: Digests = STRONG) -> tuple[x509.Certificate, ...]:
     """A chain in DER, root first, checked in all that does not depend on the time; a few are remembered.
 
     For vendors whose chains come back with every piece of evidence. Dates and the root are the caller's checks.
@@ -108,7 +108,7 @@ def linked(chain: tuple[bytes, ...]) -> tuple[x509.Certificate, ...]:
     if not 2 <= len(chain) <= MAX_CHAIN:
         raise BAD_CERTIFICATE(expected=f"a chain of 2 to {MAX_CHAIN}", found=str(len(chain)))
     loaded = tuple(load(der, "chain") for der in chain)
-    _need_linked(loaded, STRONG)
+    _need_linked(loaded, digests)
     return loaded
 
 

@@ -19,10 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloister.core.attestation.certificates import COMMON, load_pem_chain, walk
 from cloister.core.attestation.refusals import BAD_CERTIFICATE, fail_closed
 from cloister.core.attestation.roots import Roots
-from cloister.core.attestation.tpm import EK_PURPOSE, VENDOR, Activation, need_attestation_key, purposes_of
+from cloister.core.attestation.tpm import EK_PURPOSE, Activation, need_attestation_key, purposes_of, trusted_leaf
 from cloister.core.attestation.tpm_structures import parse_public
 from cloister.core.errors import AttestationError, define
 
@@ -66,17 +65,15 @@ def challenge(ek_chain: bytes, ak: bytes, roots: Roots, now: int, rng: Rng) -> C
     (Unix seconds), rng (random bytes). Raises AttestationError: root, chain, purpose, or the kind of key.
     """
     # 1. The endorsement certificate ends in a pinned root, and is one.
-    chain = load_pem_chain(ek_chain, "ek_chain")[::-1]
-    roots.require(VENDOR, chain[0].public_bytes(Encoding.DER))
-    walk(chain, now, COMMON)
-    key = _endorsement_key(chain[-1])
+    leaf, _ = trusted_leaf(ek_chain, "ek_chain", roots, now)
+    key = _endorsement_key(leaf)
     # 2. The attestation key is one that signs nothing but what its TPM made.
     public = parse_public(ak)
     need_attestation_key(public)
     # 3. The secret, readable by the TPM that holds both.
     secret = rng(SECRET_SIZE)
     credential, seed = make_credential(key, public.name, secret, rng)
-    fingerprint = hashlib.sha256(chain[-1].public_bytes(Encoding.DER)).digest()
+    fingerprint = hashlib.sha256(leaf.public_bytes(Encoding.DER)).digest()
     return Challenge(credential, seed, secret, Activation(fingerprint, public.name))
 
 

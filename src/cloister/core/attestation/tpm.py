@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cloister.core.attestation import eventlog
-from cloister.core.attestation.certificates import COMMON, load_pem_chain, walk
+from cloister.core.attestation.certificates import COMMON, linked, load_pem_chain, need_valid_at
 from cloister.core.attestation.model import Claims, Evidence
 from cloister.core.attestation.refusals import BAD_CERTIFICATE, BAD_SIGNATURE, MALFORMED, NOT_THIS_CHIP, fail_closed
 from cloister.core.attestation.roots import Roots
@@ -97,11 +97,8 @@ def verify(evidence: Evidence, roots: Roots, now: int, activations: Collection[A
     # 1. Names and sizes.
     chain_name = _shape(evidence)
     # 2. The key: certified as an attestation key, or activated by this verifier.
-    chain = load_pem_chain(evidence.aux[chain_name], chain_name)[::-1]
-    roots.require(VENDOR, chain[0].public_bytes(Encoding.DER))
-    fresh_until = walk(chain, now, COMMON)
+    leaf, fresh_until = trusted_leaf(evidence.aux[chain_name], chain_name, roots, now)
     public = parse_public(evidence.aux["ak"]) if "ak" in evidence.aux else None
-    leaf = chain[-1]
     key = _certified(leaf, public) if chain_name == "ak_chain" else _activated(leaf, public, activations)
     # 3 to 5. Quote, signature, PCR values.
     quote, pcrs = check_quote(evidence.blob, evidence.aux["signature"], evidence.aux["pcrs"], key, public)
@@ -209,6 +206,17 @@ def static_pcrs(claims: Claims) -> bytes:
     values = [next(iter(named({place: b""}))) for place in chosen]
     parts = zip(chosen, values, strict=True)
     return b"".join(bank.to_bytes(2, "big") + bytes([index]) + claims.measurements[n] for (bank, index), n in parts)
+
+
+def trusted_leaf(pem: bytes, name: str, roots: Roots, now: int) -> tuple[x509.Certificate, int]:
+    """The first certificate of a PEM chain to a root pinned for "tpm", and the chain's end in Unix seconds.
+
+    Raises AttestationError: no such chain, root, links, dates.
+    """
+    ders = tuple(one.public_bytes(Encoding.DER) for one in load_pem_chain(pem, name)[::-1])
+    roots.require(VENDOR, ders[0])
+    chain = linked(ders, COMMON)
+    return chain[-1], min(need_valid_at(certificate, now) for certificate in chain)
 
 
 def _shape(evidence: Evidence) -> str:

@@ -21,8 +21,9 @@ from cloister.core.attestation.model import Claims, Evidence, measurement_id
 from cloister.core.attestation.policy import devnet, shipped
 from cloister.core.attestation.roots import Roots
 from cloister.core.errors import AttestationError, CloisterError
+from cloister.devnet.tee.x509build import DAY, revocation_list
 from support.azure_kit import SNP, TDX, azure_evidence, hcl_report, rsa_machine, runtime_data, td_report
-from support.hardware import MEASUREMENT, NETWORK, NOW, binding, chip, platform, roots
+from support.hardware import MEASUREMENT, NETWORK, NOW, binding, chip, factory, platform, roots
 from support.tpm_kit import REPORT, boot_log, keys
 from support.vectors import at, der, vectors
 
@@ -342,6 +343,15 @@ def test_the_vtpms_parts_are_checked(kind: str, sentence: str) -> None:
 def test_a_log_that_explains_the_registers() -> None:
     log = boot_log((4, 13, b"kernel"), (15, 13, b"image"))
     assert _verify(azure_evidence("azure-snp", log=log)).details["events"] == 2
+
+
+def test_a_revocation_list_is_read_as_for_snp_itself() -> None:
+    crl = revocation_list(factory().amd.root, NOW - DAY, NOW + DAY)
+    assert _verify(azure_evidence("azure-snp", crl=crl)).details["crl"] is True
+    assert _verify(azure_evidence("azure-snp")).details["crl"] is False
+    old = revocation_list(factory().amd.root, NOW - 2 * DAY, NOW - DAY)
+    assert _refused(lambda: _verify(azure_evidence("azure-snp", crl=old))) == "attestation.expired"
+    assert _refused(lambda: _verify(azure_evidence("azure-tdx", crl=crl))) == "attestation.malformed"
 
 
 def test_a_debug_vm_is_found() -> None:
