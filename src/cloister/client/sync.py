@@ -70,7 +70,18 @@ class _Mirror:
 
 
 class Stream(_Mirror):
-    """A streamed answer, or a list that comes in pieces: iterate over it."""
+    """A streamed answer, or a list that comes in pieces: iterate over it. ``with`` waits for an answer's head first,
+    and stops reading at the end of the block."""
+
+    def __enter__(self) -> Stream:
+        if isinstance(self._inner, AsyncStream):
+            _LOOP.run(self._inner.start())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _LOOP.run(self._inner.close() if isinstance(self._inner, AsyncStream) else self._inner.aclose())
 
     def __iter__(self) -> Iterator[Any]:
         inner: AsyncIterator[Any] = self._inner.__aiter__()
