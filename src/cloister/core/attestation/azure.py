@@ -31,7 +31,7 @@ from cloister.core.errors import AttestationError, define
 SNP_PARTS: Final = {"vek", "intermediate", "ark"}
 TDX_PARTS: Final = {"td_quote", "collateral"}
 _TPM_PARTS: Final = {"quote", "signature", "pcrs"}
-_OPTIONAL: Final = {"report_data", "log"}
+_OPTIONAL: Final = {"report_data", "event_log"}
 _CRL: Final = {"crl"}  # of AMD, as for ``snp``
 
 UNBOUND_RUNTIME = define(
@@ -47,7 +47,7 @@ def verify_snp(evidence: Evidence, roots: Roots, now: int) -> Claims:
     """Claims of an Azure VM on SEV-SNP.
 
     Args: evidence (blob: HCL report; aux: "vek", "intermediate", "ark" and optionally "crl" as for ``snp``, and the
-    vTPM's "quote", "signature", "pcrs", optionally "report_data", "log"), roots (uses "amd"), now (Unix seconds).
+    vTPM's "quote", "signature", "pcrs", optionally "report_data", "event_log"), roots (uses "amd"), now (Unix seconds).
     Raises AttestationError.
     """
     # 1. Names and sizes.
@@ -119,7 +119,7 @@ def _claims(kind: str, vendor_class: str, evidence: Evidence, report: hcl.HclRep
     aux = evidence.aux
     quote, pcrs = check_quote(aux["quote"], aux["signature"], aux["pcrs"], report.ak)
     # 6. The log explains the values.
-    events = check_log(aux.get("log"), pcrs)
+    events = check_log(aux.get("event_log"), pcrs)
     # 7. Report data: of the vTPM, not of the hardware.
     report_data = report_data_of(quote, aux.get("report_data"))
     configuration = report.runtime.get("vm-configuration")

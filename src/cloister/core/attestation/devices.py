@@ -1,4 +1,4 @@
-"""GPUs and switches beside a CPU: bound to its binding, each genuine, together complete (spec/attestation.md 11.6).
+"""GPUs and switches beside a CPU: bound to its binding, each genuine, together complete (spec/attestation.md 11.1).
 
 The nonce that every device signs is a digest of the CPU's binding, and the binding names a digest of all that the
 devices said. So the evidence of a device elsewhere, of another boot, or of another node does not fit.

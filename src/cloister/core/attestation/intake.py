@@ -289,7 +289,7 @@ def _beside(evidence: Evidence, found: Parts) -> dict[str, bytes]:
 def _azure_parts(kind: str, found: Parts) -> dict[str, bytes]:
     names = ("quote", "signature", "pcrs", "report_data", "td_quote")
     tpm = {name: found.named[name] for name in names if name in found.named}
-    log = {"log": found.binary_log} if found.binary_log else {}
+    log = {"event_log": found.binary_log} if found.binary_log else {}
     if kind == "azure-snp":
         return {**tpm, **log, **parts.amd_chain(found)}
     return {**tpm, **log, **parts.dcap_collateral(found, tpm.get("td_quote", b""))}
@@ -299,7 +299,7 @@ def _tpm_beside(found: Parts) -> dict[str, bytes]:
     names = ("signature", "pcrs", "ak", "report_data", "ek_chain", "ak_chain")
     wanted = {name: found.named[name] for name in names if name in found.named}
     if found.binary_log:
-        wanted["log"] = found.binary_log
+        wanted["event_log"] = found.binary_log
     if found.signature:
         wanted.setdefault("signature", found.signature)
     if found.certificates and not {"ek_chain", "ak_chain"} & set(wanted):

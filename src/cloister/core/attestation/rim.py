@@ -1,6 +1,6 @@
 """Reference integrity manifests: the golden measurements that NVIDIA publishes as signed SWID tags in XML.
 
-Sources: ISO/IEC 19770-2, TCG Reference Integrity Manifest Information Model, W3C XML Signature 1.1; spec 11.5. The XML
+Sources: ISO/IEC 19770-2, TCG Reference Integrity Manifest Information Model, W3C XML Signature 1.1; spec 11. The XML
 libraries are loaded on first use: only who verifies GPU evidence needs the extra ``gpu``.
 """
 

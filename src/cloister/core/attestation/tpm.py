@@ -44,7 +44,7 @@ from cloister.core.errors import AttestationError, define
 VENDOR: Final = "tpm"
 STATIC_PCRS: Final = 16  # 16 and 23 are reset by anyone, 17 to 22 by a late launch
 EK_PURPOSE, AK_PURPOSE = x509.ObjectIdentifier("2.23.133.8.1"), x509.ObjectIdentifier("2.23.133.8.3")
-_OPTIONAL: Final = {"ak", "report_data", "log"}
+_OPTIONAL: Final = {"ak", "report_data", "event_log"}
 Key = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 Pcrs = Mapping[tuple[int, int], bytes]
 
@@ -91,7 +91,7 @@ def verify(evidence: Evidence, roots: Roots, now: int, activations: Collection[A
     """Claims of an authentic quote.
 
     Args: evidence (blob: TPMS_ATTEST; aux: "signature", "pcrs", one of "ak_chain" and "ek_chain", and optionally
-    "ak" (TPMT_PUBLIC), "report_data" (64 bytes), "log"), roots (uses "tpm"), now (Unix seconds), activations (what
+    "ak" (TPMT_PUBLIC), "report_data" (64 bytes), "event_log"), roots (uses "tpm"), now (Unix seconds), activations (what
     this verifier found out itself; needed with "ek_chain"). Raises AttestationError.
     """
     # 1. Names and sizes.
@@ -103,7 +103,7 @@ def verify(evidence: Evidence, roots: Roots, now: int, activations: Collection[A
     # 3 to 5. Quote, signature, PCR values.
     quote, pcrs = check_quote(evidence.blob, evidence.aux["signature"], evidence.aux["pcrs"], key, public)
     # 6. The log explains the values.
-    events = check_log(evidence.aux.get("log"), pcrs)
+    events = check_log(evidence.aux.get("event_log"), pcrs)
     # 7. Report data.
     report_data = report_data_of(quote, evidence.aux.get("report_data"))
     # 8. Claims.

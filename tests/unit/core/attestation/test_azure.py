@@ -328,8 +328,8 @@ PARTS: dict[str, tuple[dict[str, bytes | None], str]] = {
     "another key's signature": ({"signature": bytes(256)}, "attestation.signature"),
     "other registers": ({"pcrs": bytes(320)}, "attestation.pcr_digest"),
     "other report data": ({"report_data": bytes(64)}, "attestation.tpm_nonce"),
-    "another log": ({"log": boot_log((4, 13, b"other"))}, "attestation.event_log"),
-    "a log that is none": ({"log": b"x"}, "attestation.malformed"),
+    "another log": ({"event_log": boot_log((4, 13, b"other"))}, "attestation.event_log"),
+    "a log that is none": ({"event_log": b"x"}, "attestation.malformed"),
 }
 
 
@@ -342,7 +342,7 @@ def test_the_vtpms_parts_are_checked(kind: str, sentence: str) -> None:
 
 def test_a_log_that_explains_the_registers() -> None:
     log = boot_log((4, 13, b"kernel"), (15, 13, b"image"))
-    assert _verify(azure_evidence("azure-snp", log=log)).details["events"] == 2
+    assert _verify(azure_evidence("azure-snp", event_log=log)).details["events"] == 2
 
 
 def test_a_revocation_list_is_read_as_for_snp_itself() -> None:

@@ -296,7 +296,7 @@ def test_no_policy_can_let_a_tpm_into_a_committee() -> None:
 def test_a_log_that_explains_the_registers() -> None:
     soft = machine()
     log = boot_log((4, 13, b"kernel"), (15, 13, b"image"), (0, 3, b"a note, measured nowhere"))
-    claims = _verify(tpm_evidence(soft, log=log))
+    claims = _verify(tpm_evidence(soft, event_log=log))
     assert claims.details["events"] == 3
     assert _verify(tpm_evidence(soft)).details["events"] == 0
 
@@ -313,7 +313,7 @@ LOGS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("sentence", LOGS)
 def test_logs_that_explain_nothing(sentence: str) -> None:
-    assert _refused(lambda: _verify(tpm_evidence(log=LOGS[sentence]))) == "attestation.event_log"
+    assert _refused(lambda: _verify(tpm_evidence(event_log=LOGS[sentence]))) == "attestation.event_log"
 
 
 def test_a_real_boot_replays_to_its_registers() -> None:
