@@ -91,8 +91,8 @@ def verify(evidence: Evidence, roots: Roots, now: int, activations: Collection[A
     """Claims of an authentic quote.
 
     Args: evidence (blob: TPMS_ATTEST; aux: "signature", "pcrs", one of "ak_chain" and "ek_chain", and optionally
-    "ak" (TPMT_PUBLIC), "report_data" (64 bytes), "event_log"), roots (uses "tpm"), now (Unix seconds), activations (what
-    this verifier found out itself; needed with "ek_chain"). Raises AttestationError.
+    "ak" (TPMT_PUBLIC), "report_data" (64 bytes), "event_log"), roots (uses "tpm"), now (Unix seconds), activations
+    (what this verifier found out itself; needed with "ek_chain"). Raises AttestationError.
     """
     # 1. Names and sizes.
     chain_name = _shape(evidence)
