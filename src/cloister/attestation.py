@@ -15,6 +15,7 @@ network. Both return a verdict of numbered checks.
 from __future__ import annotations
 
 from cloister.core.attestation.appraise import appraise, require
+from cloister.core.attestation.devices import appraise_devices, bind_devices, device_nonce, gpu_bound, require_devices
 from cloister.core.attestation.examine import examine
 from cloister.core.attestation.intake import Intake, claims_json
 from cloister.core.attestation.intake import read as read_evidence
@@ -37,13 +38,18 @@ __all__ = [
     "Roots",
     "Verdict",
     "appraise",
+    "appraise_devices",
+    "bind_devices",
     "claims_json",
+    "device_nonce",
     "devnet",
     "examine",
+    "gpu_bound",
     "launch_measurement",
     "measurement_id",
     "read_evidence",
     "require",
+    "require_devices",
     "shipped",
     "verify",
 ]

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_publ
 
 from cloister.core.attestation import kinds, tpm
 from cloister.core.attestation.appraise import appraise, require
+from cloister.core.attestation.certificates import load_pem_chain
 from cloister.core.attestation.model import Claims, Evidence, measurement_id
 from cloister.core.attestation.policy import Policy, devnet
 from cloister.core.attestation.roots import Roots
@@ -219,7 +220,7 @@ def test_an_endorsed_key_counts_only_for_the_verifier_that_activated_it() -> Non
     ak, chain = public_area(soft.ak), _chain("rsa-ek", EK_USAGE)
     evidence = tpm_evidence(soft, ak_chain=None, ek_chain=chain, ak=ak)
     assert _refused(lambda: _verify(evidence)) == "attestation.tpm_activation"
-    leaf = tpm.load_pem_chain(chain, "chain")[0].public_bytes(Encoding.DER)
+    leaf = load_pem_chain(chain, "chain")[0].public_bytes(Encoding.DER)
     mine = tpm.Activation(hashlib.sha256(leaf).digest(), parse_public(ak).name)
     claims = tpm.verify(evidence, tpm_roots(), NOW, {mine})
     assert claims.details["key_trust"] == "ek_chain"
