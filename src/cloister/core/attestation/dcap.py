@@ -88,6 +88,7 @@ def platform_details(found: Mapping[str, Any], authority: str) -> dict[str, Any]
     """Facts of the platform for policy. ``authority``: "platform" or "processor", which CA issued the PCK."""
     platform, pck = found["platform"], found["platform"]["pck"]
     levels = (platform["tcb_level"], found["qe"]["tcb_level"])
+    old = [level for level in levels if level["tcbStatus"] != "UpToDate"]  # a grace runs from the older of these
     return {
         "fmspc": bytes(pck["fmspc"]).hex().upper(),
         **{name: str(pck[name]) for name in SWITCHES},
@@ -96,7 +97,7 @@ def platform_details(found: Mapping[str, Any], authority: str) -> dict[str, Any]
         "instance": bytes(pck["platform_instance_id"] or b"").hex(),
         "tcb_evaluation_number": min(int(found["tcb"]["eval_data_number"]), int(found["qe"]["tcb_eval_data_number"])),
         "tcb_date": platform["tcb_level"]["tcbDate"],
-        "tcb_date_s": min(_seconds(level["tcbDate"]) for level in levels),
+        "tcb_date_s": min(_seconds(level["tcbDate"]) for level in old or levels),
     }
 
 
