@@ -29,18 +29,21 @@ def headers_fault(headers: object) -> str | None:
         return f"no list of at most {MAX_HEADERS} headers"
     total = 0
     for pair in headers:
-        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(p, str) for p in pair):
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             return "a header that is no [name, value] pair of texts"
-        if not _NAME.fullmatch(pair[0]) or not _VALUE.fullmatch(pair[1]):
+        name, value = pair
+        if not isinstance(name, str) or not isinstance(value, str):
+            return "a header that is no [name, value] pair of texts"
+        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             return "a header with characters that HTTP does not allow"
-        total += len(pair[0]) + len(pair[1])
+        total += len(name) + len(value)
     return f"headers of {total} bytes, over {MAX_HEADER_BYTES}" if total > MAX_HEADER_BYTES else None
 
 
 def kept_headers(headers: Headers) -> tuple[tuple[str, str], ...]:
     """Headers in lower case, without those that belong to a connection."""
-    lowered = ((name.lower(), value) for name, value in headers)
-    return tuple(pair for pair in lowered if pair[0] not in _DROPPED)
+    lowered = [(name.lower(), value) for name, value in headers]
+    return tuple([pair for pair in lowered if pair[0] not in _DROPPED])
 
 
 def parse_head(fields: dict[str, Any]) -> AgentResponseHead:

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+import msgspec
+
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.errors import CloisterError
 from cloister.sandbox.calls import Call, headers_fault
@@ -26,7 +28,7 @@ from cloister.sandbox.errors import (
     RESPONSE_TOO_LARGE,
     THREW,
 )
-from cloister.sandbox.frames import WINDOW, Decoder, Kind, dump, load_object, pack
+from cloister.sandbox.frames import WINDOW, Decoder, Kind, dump, load_head, load_object, pack
 from cloister.sandbox.ports import AgentRequest, AgentSpec, HostCalls
 
 MAX_HOST_CALLS: Final = 64
@@ -205,7 +207,7 @@ class Channel(asyncio.Protocol):
     def _on_head(self, number: int, payload: bytes) -> None:
         if call := self._call(number):
             try:
-                call.on_head(load_object(payload))
+                call.on_head(load_head(payload))
             except CloisterError as error:
                 if error.code != BAD_RESPONSE.code:
                     raise
@@ -331,8 +333,8 @@ def _request_head(request: AgentRequest, limit: int) -> bytes:
         "id": request.request_id,
         "method": request.method,
         "path": request.path,
-        "headers": [list(pair) for pair in request.headers],
-        "caller": request.caller,
+        "headers": request.headers,
+        "caller": None if request.caller is None else dict(request.caller),
         "deadline": request.deadline_ms,
     }
-    return dump(fields)
+    return msgspec.json.encode(fields)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, Final
 
+import msgspec
+
 from cloister.sandbox.errors import PROTOCOL
 
 HEADER: Final = struct.Struct("<IIB")
@@ -69,6 +71,17 @@ def load_object(payload: bytes) -> dict[str, Any]:
     try:
         value = json.loads(payload)
     except (ValueError, RecursionError) as error:
+        raise PROTOCOL(expected="a JSON object", found=type(error).__name__) from None
+    if not isinstance(value, dict):
+        raise PROTOCOL(expected="a JSON object", found=type(value).__name__)
+    return value
+
+
+def load_head(payload: bytes) -> dict[str, Any]:
+    """A response head, as ``load_object`` gives it: texts with lone surrogates are refused, headers have none."""
+    try:
+        value = msgspec.json.decode(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise PROTOCOL(expected="a JSON object", found=type(error).__name__) from None
     if not isinstance(value, dict):
         raise PROTOCOL(expected="a JSON object", found=type(value).__name__)

@@ -57,9 +57,12 @@ class Answer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A handler that answered and committed: what it answers, and its state until ``close``."""
+    """A handler that answered and committed: what it answers, and its state until ``close``.
+
+    ``encoded``: the head's JSON."""
 
     head: ResponseHead
+    encoded: bytes
     chunks: Chunks
     scope: RequestScope
     call: str
@@ -156,7 +159,7 @@ class Server:
         ran = await self._run(placed, process, request, height)  # 4
         responder = request.responder
         try:
-            await answer.send(responder.head(ran.head.status, ran.head.headers, height))  # 5
+            await answer.send(responder.begin(ran.head, ran.encoded))  # 5
             async for chunk in ran.chunks:
                 await answer.send(responder.chunk(chunk))
             await ran.scope.commit_body()
@@ -198,11 +201,11 @@ class Server:
         chunks: Chunks | None = None
         try:
             head, chunks = await process.fetch(_agent_request(call, request))  # 2
-            checked = _checked(head, height)  # 3
+            checked, encoded = _checked(head, height)  # 3
             if placed.closed:  # 4
                 raise CLOSED(expected="an agent of this worker", found="one that was dropped while it ran")
             await scope.commit_head()  # 5
-            return Ran(checked, chunks, scope, call, placed)
+            return Ran(checked, encoded, chunks, scope, call, placed)
         except BaseException as error:
             placed.host.close(call)
             scope.close()
@@ -233,15 +236,17 @@ def host_now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _checked(head: AgentResponseHead, height: int) -> ResponseHead:
-    """The response head, in a form that can be sealed: known before anything commits. Raises sandbox.bad_response."""
-    headers: Headers = tuple((n.lower(), v) for n, v in head.headers if n.lower() not in HOP_HEADERS)
+def _checked(head: AgentResponseHead, height: int) -> tuple[ResponseHead, bytes]:
+    """The response head in a form that can be sealed, and its JSON, before anything commits.
+
+    Raises sandbox.bad_response."""
+    lowered = [(name.lower(), value) for name, value in head.headers]
+    headers: Headers = tuple([pair for pair in lowered if pair[0] not in HOP_HEADERS])
     try:
         checked = ResponseHead(status=head.status, checkpoint=height, headers=headers).check()
-        encode_json(checked)
+        return checked, encode_json(checked)
     except CloisterError as error:
         raise BAD_RESPONSE(expected="a status and headers that fit a sealed head", found=error.code) from None
-    return checked
 
 
 def _usage(before: Mapping[str, int], after: Mapping[str, int], request: int, response: int) -> Usage:
@@ -257,7 +262,7 @@ def _agent_request(call: str, request: OpenRequest) -> AgentRequest:
         request_id=call,
         method=head.method,
         path=head.path,
-        headers=tuple((n, v) for n, v in head.headers if n not in HOP_HEADERS),
+        headers=tuple([pair for pair in head.headers if pair[0] not in HOP_HEADERS]),
         body=request.body,
         caller=caller,
         deadline_ms=head.deadline_ms,
