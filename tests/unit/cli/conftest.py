@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ class CliNet:
     workers: list[FakeWorker]
     agent: bytes
     home: Path
+    more: list[str] = field(default_factory=list)
 
     @property
     def options(self) -> list[str]:
         """Global options that name and pin it."""
-        return ["--gateway", self.gateway.url, "--fingerprint", self.world.network.fingerprint()]
+        return [*self.more, "--gateway", self.gateway.url, "--fingerprint", self.world.network.fingerprint()]
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +45,14 @@ def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def cli_net(tmp_path: Path) -> Iterator[CliNet]:
-    """A network with one agent on two workers."""
+    """A network with one agent on two workers, in the home folder of the test."""
+    with network_in(tmp_path / "home") as made:
+        yield made
+
+
+@contextmanager
+def network_in(home: Path) -> Iterator[CliNet]:
+    """A served network whose clients keep their things in ``home``."""
     world = World(now=int(time.time()))
     agent = world.set_agent()
     workers = [FakeWorker(world, "one", "intel"), FakeWorker(world, "two", "amd")]
@@ -51,7 +60,15 @@ def cli_net(tmp_path: Path) -> Iterator[CliNet]:
     world.mine()
     gateway.offer(agent)
     with serving(gateway):
-        yield CliNet(world, gateway, workers, agent, tmp_path / "home")
+        yield CliNet(world, gateway, workers, agent, home)
+
+
+@pytest.fixture(scope="module")
+def shared_net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliNet]:
+    """One network for the tests of a file that only look; its home is named with --home."""
+    with network_in(tmp_path_factory.mktemp("shared") / "home") as made:
+        made.more = ["--home", str(made.home)]
+        yield made
 
 
 @pytest.fixture
