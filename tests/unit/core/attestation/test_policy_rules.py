@@ -28,7 +28,12 @@ def _with(kind: str, **rules: Any) -> Policy:
 
 
 def _level(status: str, date: str) -> Any:
-    return lambda fields: fields["tcbLevels"][0].update(tcbStatus=status, tcbDate=date)
+    def change(fields: dict[str, Any]) -> None:
+        fields["tcbLevels"][0].update(tcbStatus=status, tcbDate=date)
+        for module in fields.get("tdxModuleIdentities", ()):  # the older date of platform and module counts
+            module["tcbLevels"][0].update(tcbDate=date)
+
+    return change
 
 
 def _old(status: str = "OutOfDate", date: str = "2025-06-01T00:00:00Z") -> Evidence:
