@@ -16,8 +16,8 @@ from cloister.core.encoding.signatures import address_of, sign_digest
 from cloister.core.envelope.certificate import KeyCertificate, Seat
 from cloister.core.envelope.client import ClientSession, Psk
 from cloister.core.envelope.model import Caller
+from cloister.core.envelope.opener import Final
 from cloister.core.envelope.server import ServerSessions
-from cloister.core.envelope.stream import Final
 from cloister.core.errors import CloisterError
 from cloister.core.keys import hpke
 from cloister.core.receipts.commitments import request_commitment, response_commitment

@@ -28,8 +28,8 @@ from cloister.core.encoding.statements import HeartBeat
 from cloister.core.envelope.certificate import KeyCertificate, Seat
 from cloister.core.envelope.client import ClientSession, Psk, SealedRequest
 from cloister.core.envelope.model import RequestHead
+from cloister.core.envelope.opener import Body, Failed, Final, Head
 from cloister.core.envelope.server import ServerSessions
-from cloister.core.envelope.stream import Body, Failed, Final, Head
 from cloister.core.errors import CloisterError
 from cloister.core.keys.hpke import private_key
 from cloister.core.policy.identities import identities_of

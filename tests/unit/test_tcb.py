@@ -104,6 +104,9 @@ def test_the_folders_and_the_harness_are_in_the_sum() -> None:
                 "cloister.core.threshold.dkg",  # the committee's ceremony
                 "cloister.core.attestation.appraise",  # gatekeepers and clients judge evidence
                 "cloister.core.envelope.client",  # the caller's side
+                "cloister.core.envelope.opener",
+                "cloister.core.chainview.checkpoints",  # gatekeepers sign them, clients accept them
+                "cloister.core.chainview.header",
                 "cloister.core.receipts.verify",  # the caller's side
             },
         ),

@@ -12,7 +12,7 @@ from cloister.client.reply import HeaderMap, Proof, Reply
 from cloister.client.resolve import Resolution
 from cloister.core.chainview.records import AgentRecord
 from cloister.core.encoding.hexes import to_hex
-from cloister.core.envelope.stream import Body, Head
+from cloister.core.envelope.opener import Body, Head
 from cloister.core.receipts.receipt import Receipt
 
 if TYPE_CHECKING:

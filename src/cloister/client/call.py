@@ -30,7 +30,7 @@ from cloister.client.wallet import Wallet
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.envelope.client import ClientSession, Psk, SealedRequest
 from cloister.core.envelope.model import TOO_LARGE, RequestHead
-from cloister.core.envelope.stream import Body, Event, Failed, Final, Head
+from cloister.core.envelope.opener import Body, Event, Failed, Final, Head
 from cloister.core.errors import CloisterError, EnvelopeError, TransportError, define
 from cloister.core.receipts.receipt import Exchange, Receipt
 from cloister.core.receipts.verify import verify_receipt

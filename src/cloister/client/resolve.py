@@ -19,8 +19,9 @@ from cloister.chain.rpc import Rpc
 from cloister.client.gateway import Gateway
 from cloister.client.reply import Proof
 from cloister.core.attestation.policy import NetworkParameters, Policy
-from cloister.core.chainview.checkpoints import SECOND_AT_HEIGHT, accept_checkpoint
+from cloister.core.chainview.checkpoints import accept_checkpoint
 from cloister.core.chainview.records import AgentRecord, CommitteeRecord, WorkerRecord
+from cloister.core.chainview.refusals import SECOND_AT_HEIGHT
 from cloister.core.encoding.hexes import from_hex, need_fields, to_hex
 from cloister.core.encoding.identity import AgentVersion
 from cloister.core.encoding.network import Network

@@ -27,7 +27,7 @@ from cloister.client.resolve import NOT_ADMITTED, OTHER_COMMITTEE
 from cloister.core.attestation.appraise import MEASUREMENT, UNAUTHENTIC
 from cloister.core.attestation.model import Check
 from cloister.core.attestation.policy import BAD_POLICY
-from cloister.core.chainview.checkpoints import STALE
+from cloister.core.chainview.refusals import STALE
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.envelope.certificate import NOT_LEASED
 from cloister.core.errors import CloisterError, Refusal, from_wire

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from cloister.chain.proven import ProvenState
 from cloister.chain.rpc import Rpc, quantity
-from cloister.core.chainview.checkpoints import NOT_A_CHECKPOINT
 from cloister.core.chainview.records import AgentRecord, agent_id
+from cloister.core.chainview.refusals import NOT_A_CHECKPOINT
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.network import Network
 from cloister.core.encoding.signatures import Signed

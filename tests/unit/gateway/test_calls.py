@@ -12,7 +12,7 @@ import pytest
 
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.envelope.client import seal_once
-from cloister.core.envelope.stream import Body, Event, Failed, Final, Head
+from cloister.core.envelope.opener import Body, Event, Failed, Final, Head
 from cloister.core.errors import CloisterError
 from cloister.wire.announce import Kind, split_call
 from cloister.wire.connection import WINDOW

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 from cloister.core.encoding.hexes import to_hex
-from cloister.core.envelope.stream import Final
+from cloister.core.envelope.opener import Final
 from cloister.core.errors import CloisterError
 from cloister.wire.connection import HEADER, Type
 from support.doors import SERVED, Door, door

@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 
 from cloister.core.encoding.hexes import to_hex
-from cloister.core.envelope.stream import Final
+from cloister.core.envelope.opener import Final
 from cloister.core.errors import CloisterError
 from cloister.gateway.config import GatewayConfig
 from cloister.gateway.service import Gateway

@@ -6,40 +6,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from cloister.core.chainview.header import Header, require_child
+from cloister.core.chainview.refusals import NOT_A_CHECKPOINT, NOT_DESCENDANT, SECOND_AT_HEIGHT, STALE
 from cloister.core.encoding.signatures import Signed, SignerSet
 from cloister.core.encoding.statements import Checkpoint
-from cloister.core.errors import ChainViewError, define
 
 FUTURE_SKEW_S = 30
 MAX_GAP = 1 << 16
-
-NOT_A_CHECKPOINT = define(
-    "chainview.not_a_checkpoint",
-    ChainViewError,
-    check="the signed statement is a checkpoint of this chain",
-    remedy="ask the committee for a checkpoint of the chain in network.json",
-)
-STALE = define(
-    "chainview.stale",
-    ChainViewError,
-    check="the checkpoint is fresh by the reader's own clock",
-    remedy="somebody holds back newer checkpoints, the committee has stopped, or your clock is wrong",
-    status=503,
-)
-SECOND_AT_HEIGHT = define(
-    "chainview.second_at_height",
-    ChainViewError,
-    check="a member signs one block per height",
-    remedy="the chain reorganised below finality or an endpoint lies: stop and find out which",
-    status=409,
-)
-NOT_DESCENDANT = define(
-    "chainview.not_descendant",
-    ChainViewError,
-    check="a member signs only descendants of the block it signed last",
-    remedy="the chain reorganised below finality or an endpoint lies: stop and find out which",
-    status=409,
-)
 
 
 def accept_checkpoint(signed: Signed, signers: SignerSet, network: bytes, now: int, max_age: int) -> Checkpoint:

@@ -31,7 +31,7 @@ from cloister.core.envelope.model import (
     encode_record,
     request_aad,
 )
-from cloister.core.envelope.stream import Opener
+from cloister.core.envelope.opener import Opener
 from cloister.core.keys import hpke
 from cloister.core.receipts.commitments import receipt_salt, request_commitment
 from cloister.core.threshold import ibe

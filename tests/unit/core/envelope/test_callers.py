@@ -8,8 +8,8 @@ import pytest
 
 from cloister.core.encoding.signatures import address_of, sign_digest
 from cloister.core.envelope.client import ClientSession
+from cloister.core.envelope.opener import Failed
 from cloister.core.envelope.server import SealedRefusalError
-from cloister.core.envelope.stream import Failed
 from cloister.core.errors import CloisterError
 from support.sealed import NOW, World, answer, head, key
 

@@ -14,8 +14,8 @@ from cloister.core.encoding.statements import CallerSession
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.envelope.client import ClientSession, Psk, seal_once
 from cloister.core.envelope.model import Caller, encode_plaintext
+from cloister.core.envelope.opener import Body, Failed, Final, Head
 from cloister.core.envelope.server import MAX_DEADLINE_MS, Limits, SealedRefusalError, ServerSessions
-from cloister.core.envelope.stream import Body, Failed, Final, Head
 from cloister.core.errors import CloisterError
 from cloister.core.keys import hpke
 from support.sealed import AGENT, MPK, NOW, World, answer, head, key, make_seat, open_fixed, psk_open

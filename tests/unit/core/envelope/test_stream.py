@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.core.envelope.model import MAX_CHUNK
+from cloister.core.envelope.opener import Body, Event, Failed, Final, Head, Opener
 from cloister.core.envelope.server import DEADLINE
-from cloister.core.envelope.stream import RAND_SIZE, Body, Event, Failed, Final, Head, Opener, Responder
+from cloister.core.envelope.stream import RAND_SIZE, Responder
 from cloister.core.errors import CloisterError
 from cloister.core.keys import hpke
 from support.sealed import World, answer

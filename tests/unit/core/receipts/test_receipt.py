@@ -17,7 +17,7 @@ from cloister.core.encoding import jcs
 from cloister.core.encoding.contexts import Context, digest
 from cloister.core.encoding.signatures import address_of, sign_digest
 from cloister.core.envelope.model import check_headers
-from cloister.core.envelope.stream import Final, Head
+from cloister.core.envelope.opener import Final, Head
 from cloister.core.errors import CloisterError, ReceiptError
 from cloister.core.receipts.commitments import request_commitment, response_commitment
 from cloister.core.receipts.receipt import ZERO, Exchange, Receipt, ReceiptChain, StateChange, Usage
