@@ -275,11 +275,6 @@ class FakeSandbox:
         """End all."""
         self.closed = True
 
-    @classmethod
-    def check_machine(cls, work: Path) -> list[dict[str, Any]]:
-        """Nothing to check."""
-        return []
-
     @property
     def running(self) -> list[FakeProcess]:
         """Processes that live."""

@@ -129,11 +129,11 @@ async def status(home: Path) -> dict[str, Any]:
 
 async def doctor(home: Path) -> list[dict[str, Any]]:
     """Rows {name, ok, found, hint} about this machine."""
-    from cloister.sandbox.deno import DenoSandbox
+    from cloister.sandbox.checks import check_machine
 
     work = home / "doctor"
     rows = await asyncio.to_thread(machine_doctor.machine, work)
-    rows += await asyncio.to_thread(DenoSandbox.check_machine, work)
+    rows += await asyncio.to_thread(check_machine, work)
     with contextlib.suppress(OSError):
         work.rmdir()
     return rows

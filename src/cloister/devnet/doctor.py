@@ -18,7 +18,7 @@ def check(name: str, ok: bool, found: str, hint: str) -> dict[str, Any]:
 
 
 def machine(home: Path) -> list[dict[str, Any]]:
-    """Python, disk, loopback ports, fuse; the sandbox adds its own rows (``DenoSandbox.check_machine``)."""
+    """Python, disk, loopback ports, fuse; the sandbox adds its own rows (``cloister.sandbox.checks``)."""
     home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free
     version = ".".join(map(str, sys.version_info[:3]))

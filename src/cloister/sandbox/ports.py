@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 Headers = Sequence[tuple[str, str]]
@@ -115,7 +114,3 @@ class Sandbox(Protocol):
 
     async def close(self) -> None:
         """Stop every agent and remove what they left."""
-
-    @classmethod
-    def check_machine(cls, work: Path) -> list[dict[str, Any]]:
-        """What ``cloister doctor`` prints: name, ok, found, hint."""

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 
 from cloister.core.errors import SandboxError
-from cloister.sandbox import machine
-from cloister.sandbox.deno import DenoSandbox
+from cloister.sandbox import checks, machine
 from cloister.sandbox.errors import MACHINE
 
 
 def test_every_need_is_one_row_with_what_was_found(tmp_path: Path) -> None:
-    rows = {row["name"]: row for row in DenoSandbox.check_machine(tmp_path / "not" / "yet" / "there")}
+    rows = {row["name"]: row for row in checks.check_machine(tmp_path / "not" / "yet" / "there")}
     assert set(rows) == {
         "bubblewrap",
         "deno",
@@ -33,8 +32,8 @@ def test_what_is_missing_is_said_with_a_hint_and_never_raised(tmp_path: Path, mo
     def nothing(name: str) -> Path:
         raise MACHINE(expected=f"the program {name}", found="nothing of that name")
 
-    monkeypatch.setattr(machine, "find_tool", nothing)
-    rows = {row["name"]: row for row in machine.check_machine(tmp_path)}
+    monkeypatch.setattr(checks, "find_tool", nothing)
+    rows = {row["name"]: row for row in checks.check_machine(tmp_path)}
     assert not rows["bubblewrap"]["ok"]
     assert "bubblewrap" in rows["bubblewrap"]["hint"]
     assert rows["bubblewrap"]["found"] == "nothing of that name"

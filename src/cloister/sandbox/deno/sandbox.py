@@ -65,11 +65,6 @@ class DenoSandbox:
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
-    @classmethod
-    def check_machine(cls, work: Path) -> list[dict[str, Any]]:
-        """What ``cloister doctor`` prints: name, ok, found, hint."""
-        return machine.check_machine(work)
-
     async def start(self, spec: AgentSpec, host: HostCalls) -> DenoProcess:
         """Start one agent and wait until its bundle is loaded. Raises SandboxError (spec, bundle, start, ...)."""
         rules = check_spec(spec)
