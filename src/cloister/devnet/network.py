@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ class Devnet:
         self.ports = self.layout.ports()
         model = asyncio.create_task(self._start_model()) if self.options.with_model else None
         try:
-            await asyncio.gather(self._start_chain(), self._start_tee())
+            await _together(self._start_chain(), self._start_tee())
             await self._prepare_chain()
             await self._start_gatekeepers()
             if model is not None:
@@ -165,7 +165,7 @@ class Devnet:
         self._say("gatekeepers: five processes on three vendors' hardware")
         assert self.rpc is not None  # noqa: S101 - started before
         assert self.genesis is not None  # noqa: S101 - prepared before
-        await asyncio.gather(*(self.start_gatekeeper(name) for name, _ in GATEKEEPERS))
+        await _together(*(self.start_gatekeeper(name) for name, _ in GATEKEEPERS))
         if not self.layout.network.exists():
             members = [from_hex(self.children[n].ready["address"], 20, name=n) for n, _ in GATEKEEPERS]
             deployer = PrivateKey(self.layout.secret_key("deployer"))
@@ -207,7 +207,7 @@ class Devnet:
     async def _start_workers(self) -> None:
         names = [name for name, _ in WORKERS[: self.options.workers]]
         self._say(f"workers: {len(names)} processes, attesting and registering")
-        await asyncio.gather(*(self.start_worker(name) for name in names))
+        await _together(*(self.start_worker(name) for name in names))
         await self._until_live([from_hex(self.children[n].ready["address"], 20, name=n) for n in names])
 
     async def start_worker(self, name: str, *, machine: Mapping[str, Any] | None = None) -> Child:
@@ -356,6 +356,17 @@ class Devnet:
                 "chain_pid": self.anvil.pid if self.anvil else None,
             },
         )
+
+
+async def _together(*steps: Awaitable[object]) -> None:
+    """All at once. If one fails, the others are cancelled and waited for: nothing starts behind a stopped network."""
+    tasks = [asyncio.ensure_future(step) for step in steps]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def operator_address(name: str) -> bytes:

@@ -95,10 +95,12 @@ async def spawn(
         )
     try:
         ready = await asyncio.wait_for(_ready_line(process), timeout)
-    except (TimeoutError, ValueError) as error:
+    except BaseException as error:  # a cancelled start too: nobody else knows of this process yet
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+        if not isinstance(error, (TimeoutError, ValueError)):
+            raise
         raise NOT_READY(expected=f"{name} ready within {timeout:.0f} s", found=_why(log, error)) from None
     asyncio.get_running_loop().create_task(_drain(process))
     return Child(name, process, ready, log)

@@ -87,6 +87,20 @@ async def test_a_child_that_is_not_ready_is_named_with_the_end_of_its_log(
     assert "disk is full" in caught.value.found
 
 
+async def test_a_start_that_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
+    text = "import os, pathlib, sys, time\npathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\ntime.sleep(60)\n"
+    env, pid = module(tmp_path, "slow_child", text), tmp_path / "pid"
+    task = asyncio.ensure_future(spawn("slow", "slow_child", [str(pid)], log_dir=tmp_path / "logs", env=env))
+    for _ in range(500):
+        if pid.exists() and pid.read_text():
+            break
+        await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert gone(int(pid.read_text()))
+
+
 async def test_children_die_with_their_parent_even_by_sigkill(tmp_path: Path) -> None:
     module(tmp_path, "orphan_child", READY)
     parent = (
