@@ -1,4 +1,4 @@
-"""The contracts as Python sees them: artifacts, call data, answers, events, revert reasons.
+"""The contracts as Python sees them: artifacts, call data, answers, revert reasons. Events are in ``events.py``.
 
 Addresses and hashes are ``bytes`` here, structs are dicts by field name, numbers are ``int``. Artifacts are built by
 ``contracts/build.py`` and ship in the wheel, so nobody needs a compiler.
@@ -14,7 +14,6 @@ from importlib import resources
 from typing import Any, Protocol
 
 from cloister.chain import abi
-from cloister.chain.abi import BAD_ANSWER
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.errors import ChainError, define
@@ -92,7 +91,7 @@ def encode(name: str, fn: str, *args: Any) -> bytes:
     Addresses are 20 bytes; structs are dicts, dataclasses (fields in order) or sequences.
     """
     entry = _function(name, fn, len(args))
-    return _selector(entry) + abi.encode(_types(entry["inputs"]), args)
+    return _selector(entry) + abi.encode(types_of(entry["inputs"]), args)
 
 
 def encode_constructor(name: str, *args: Any) -> bytes:
@@ -101,13 +100,13 @@ def encode_constructor(name: str, *args: Any) -> bytes:
     inputs = found[0]["inputs"] if found else []
     if len(inputs) != len(args):
         raise TypeError(f"{name} takes {len(inputs)} constructor arguments, got {len(args)}")
-    return artifact(name).bytecode + abi.encode(_types(inputs), args)
+    return artifact(name).bytecode + abi.encode(types_of(inputs), args)
 
 
 def decode(name: str, fn: str, data: bytes) -> Any:
     """The answer of ``fn``: None, one value, or a tuple. Raises ChainError for bytes of another form."""
     outputs = _function(name, fn, None)["outputs"]
-    values = abi.decode(_types(outputs), data)
+    values = abi.decode(types_of(outputs), data)
     if not outputs:
         return None
     return values[0] if len(outputs) == 1 else tuple(values)
@@ -120,21 +119,7 @@ async def call(rpc: Caller, address: bytes, name: str, fn: str, *args: Any, bloc
     return decode(name, fn, from_hex(answer, name="eth_call answer"))
 
 
-# --- events and errors ---
-
-
-def topic(name: str, event: str) -> bytes:
-    """Topic 0 of an event: 32 bytes."""
-    return keccak256(_signature(_entry(name, "event", event)).encode())
-
-
-def decode_event(name: str, log: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Event name and fields of an RPC log. Indexed dynamic fields stay hashes. Raises ChainError if unknown."""
-    topics = [from_hex(t, 32, name="topic") for t in log.get("topics", ())]
-    for entry in artifact(name).abi:
-        if entry["type"] == "event" and topics and keccak256(_signature(entry).encode()) == topics[0]:
-            return str(entry["name"]), _decode_log(entry, topics[1:], from_hex(log.get("data"), name="log data"))
-    raise BAD_ANSWER(expected=f"an event of {name}", found="another topic")
+# --- errors ---
 
 
 def describe_revert(data: bytes) -> str:
@@ -145,7 +130,7 @@ def describe_revert(data: bytes) -> str:
     if entry is None:
         return f"unknown error 0x{data[:4].hex()}"
     try:
-        values = abi.decode(_types(entry["inputs"]), data[4:])
+        values = abi.decode(types_of(entry["inputs"]), data[4:])
     except ChainError:
         return f"{entry['name']}(malformed)"
     return f"{entry['name']}({', '.join(_show(v) for v in values)})"
@@ -168,44 +153,27 @@ def _errors() -> dict[bytes, dict[str, Any]]:
     return known
 
 
-def _entry(name: str, kind: str, wanted: str) -> dict[str, Any]:
-    found = [e for e in artifact(name).abi if e["type"] == kind and e["name"] == wanted]
-    if not found:
-        raise TypeError(f"{name} has no {kind} {wanted}")
-    return found[0]
-
-
 def _function(name: str, fn: str, arity: int | None) -> dict[str, Any]:
     found = [e for e in artifact(name).abi if e["type"] == "function" and e["name"] == fn]
     fitting = [e for e in found if arity is None or len(e["inputs"]) == arity]
     if not fitting:
-        wanted = " or ".join(_signature(e) for e in found) or "no such function"
+        wanted = " or ".join(signature_of(e) for e in found) or "no such function"
         raise TypeError(f"{name}.{fn}: {wanted}, got {arity} arguments")
     return fitting[0]
 
 
-def _types(items: Sequence[Mapping[str, Any]]) -> list[abi.Type]:
+def types_of(items: Sequence[Mapping[str, Any]]) -> list[abi.Type]:
+    """The types of an artifact's inputs or outputs."""
     return [abi.parse(item) for item in items]
 
 
-def _signature(entry: Mapping[str, Any]) -> str:
-    return f"{entry['name']}({','.join(t.text for t in _types(entry['inputs']))})"
+def signature_of(entry: Mapping[str, Any]) -> str:
+    """``name(type,…)`` of a function, an event or an error."""
+    return f"{entry['name']}({','.join(t.text for t in types_of(entry['inputs']))})"
 
 
 def _selector(entry: Mapping[str, Any]) -> bytes:
-    return keccak256(_signature(entry).encode())[:4]
-
-
-def _decode_log(entry: Mapping[str, Any], topics: Sequence[bytes], data: bytes) -> dict[str, Any]:
-    indexed = [i for i in entry["inputs"] if i["indexed"]]
-    plain = [i for i in entry["inputs"] if not i["indexed"]]
-    if len(indexed) != len(topics):
-        raise BAD_ANSWER(expected=f"{len(indexed)} indexed fields", found=str(len(topics)))
-    values = dict(zip((i["name"] for i in plain), abi.decode(_types(plain), data), strict=True))
-    for item, word in zip(indexed, topics, strict=True):
-        kind = abi.parse(item)
-        values[item["name"]] = abi.decode([kind], word)[0] if kind.is_value else word
-    return values
+    return keccak256(signature_of(entry).encode())[:4]
 
 
 def _show(value: Any) -> str:

@@ -11,7 +11,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cloister.chain.contracts import call, decode_event, encode, topic
+from cloister.chain.contracts import call, encode
+from cloister.chain.events import decode_event, topic
 from cloister.chain.tx import Receipt
 from cloister.core.encoding.hexes import need_bytes, to_hex
 from cloister.core.errors import ChainError, CloisterError, TransportError, define

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cloister.chain.contracts import call, decode_event, encode, topic
+from cloister.chain.contracts import call, encode
+from cloister.chain.events import decode_event, topic
 from cloister.chain.tx import Receipt
 from cloister.core.chainview.records import AgentRecord
 from cloister.core.encoding import jcs

@@ -13,21 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloister.chain.contracts import (
-    artifact,
-    decode,
-    decode_event,
-    describe_revert,
-    encode,
-    encode_constructor,
-    names,
-    revert_name,
-    topic,
-)
+from cloister.chain.contracts import artifact, decode, describe_revert, encode, encode_constructor, names, revert_name
+from cloister.chain.events import decode_event, topic
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.statements import WorkerAdmission
-from cloister.core.errors import ChainError
+from cloister.core.errors import ChainError, CloisterError
 
 # ERC-8004, identity registry, as the standard spells it.
 STANDARD_FUNCTIONS = (
@@ -177,13 +168,19 @@ def test_events_by_name_with_indexed_fields() -> None:
     "log",
     [
         {"topics": [], "data": "0x"},
+        {"data": "0x"},
+        {"topics": None, "data": "0x"},
+        {"topics": 5, "data": "0x"},
+        {"topics": ["0x" + "11" * 32] * 5, "data": "0x"},
+        {"topics": [7], "data": "0x"},
+        {"topics": [to_hex(topic("Agents", "CodeSet")), "0x" + "11" * 32], "data": None},
         {"topics": ["0x" + "11" * 32], "data": "0x"},
         {"topics": [to_hex(topic("Agents", "CodeSet"))], "data": "0x" + "22" * 64},
         {"topics": [to_hex(topic("Agents", "CodeSet")), "0x" + "11" * 32], "data": "0x22"},
     ],
 )
 def test_logs_of_another_form(log: dict[str, Any]) -> None:
-    with pytest.raises(ChainError):
+    with pytest.raises(CloisterError):
         decode_event("Agents", log)
 
 

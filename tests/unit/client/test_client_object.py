@@ -196,7 +196,7 @@ async def test_a_restarted_worker_is_asked_for_evidence_again(net: Any, monkeypa
 
 
 def log(client: Any, event: str, **changes: Any) -> dict[str, Any]:
-    from cloister.chain.contracts import topic
+    from cloister.chain.events import topic
 
     return {"address": to_hex(client.address("Agents")), "topics": [to_hex(topic("Agents", event))], **changes}
 
