@@ -104,13 +104,14 @@ class Calls(RuleBasedStateMachine):
         for _ in range(repeats):
             self.to_worker(asked)
 
-    @rule(who=st.sampled_from((0, 1, 2)), seconds=SECONDS)
-    def ask_and_read(self, who: int, seconds: int) -> None:
-        """What mostly happens: one record there, one answer back."""
-        self.ask(who, seconds, 1)
-        self.to_worker(self.asked[-1])
-        if self.asked[-1].answers:
-            self.read(self.asked[-1], 0, 50)
+    @rule(who=st.sampled_from((0, 1, 2)), each=st.lists(SECONDS, min_size=1, max_size=4))
+    def ask_and_read(self, who: int, each: list[int]) -> None:
+        """What mostly happens: one record there, one answer back, some times."""
+        for seconds in each:
+            self.ask(who, seconds, 1)
+            self.to_worker(self.asked[-1])
+            if self.asked[-1].answers:
+                self.read(self.asked[-1], 0, 50)
 
     def to_worker(self, asked: Asked) -> None:
         try:
