@@ -157,3 +157,64 @@ def test_garbage_is_refused_by_name(data: bytes) -> None:
         KeyCertificate.decode(data)
     with pytest.raises(CloisterError):
         Seat.from_json(data)
+
+
+@pytest.mark.parametrize("field", [f for f, v in CERT.to_json().items() if isinstance(v, str)])
+def test_a_certificate_cannot_be_made_with_a_part_of_another_size(field: str) -> None:
+    for wrong in (getattr(CERT, field)[:-1], getattr(CERT, field) + b"\0", bytearray(getattr(CERT, field)), "0x00"):
+        with pytest.raises(CloisterError, match=r"encoding\.size"):
+            replace(CERT, **{field: wrong})
+
+
+@pytest.mark.parametrize("field", [f for f, v in CERT.to_json().items() if isinstance(v, int)])
+def test_numbers_of_a_certificate_fit_canonical_json(field: str) -> None:
+    changes: dict[str, Any] = {field: 2**53 - 1}
+    assert KeyCertificate.decode(replace(CERT, **changes).encoded) == replace(CERT, **changes)
+    for wrong in (2**53, -1, True, 1.0):
+        with pytest.raises(CloisterError):
+            replace(CERT, **dict[str, Any]({field: wrong}))
+
+
+def test_signatures_of_a_lease_are_a_list_of_a_committees_size_at_most() -> None:
+    value = SEAT.to_json()
+    good = value["lease"]["signatures"]
+    for shape in (dict.fromkeys(good), "".join(good), None, 5):
+        with pytest.raises(CloisterError):
+            Seat.from_json({**value, "lease": {**value["lease"], "signatures": shape}})
+    full = {**value, "lease": {**value["lease"], "signatures": good[:1] * 64}}
+    assert len(Seat.from_json(full).lease.signatures) == 64
+    with pytest.raises(CloisterError, match=r"envelope\.not_leased"):
+        Seat.from_json({**value, "lease": {**value["lease"], "signatures": good[:1] * 65}})
+
+
+def test_a_certificate_over_4096_bytes_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(CloisterError, match=r"encoding\.not_canonical"):
+        KeyCertificate.decode(b"[" * 4097)
+
+
+# 1: the order of the checks. Each defect is a change to a good seat; with two, the earlier step is named.
+
+ORDER: list[tuple[str, str, Callable[[Seat], Seat]]] = [
+    ("network", "envelope.wrong_network", lambda s: sealed_by(s, replace(s.certificate, network=b"\1" * 32))),
+    ("suite", "envelope.suite", lambda s: sealed_by(s, replace(s.certificate, suite=2))),
+    ("lease", "envelope.not_leased", lambda s: sealed_by(s, replace(s.certificate, period=9))),
+    ("expiry", "envelope.certificate_expired", lambda s: sealed_by(s, replace(s.certificate, expiry=100))),
+    ("signature", "encoding.signature", lambda s: replace(s, signature=bytes(64) + b"\x1b")),
+    ("quorum", "encoding.too_few_signers", lambda s: replace(s, lease=signed(lease(), members=1))),
+]
+
+
+def sealed_by(seat: Seat, certificate: KeyCertificate) -> Seat:
+    """The seat with another certificate, signed by the worker unless the signature is broken already."""
+    broken = seat.signature == bytes(64) + b"\x1b"
+    signature = seat.signature if broken else sign_digest(WORKER, certificate.id)
+    return replace(seat, certificate=certificate, signature=signature)
+
+
+@pytest.mark.parametrize("second", range(len(ORDER)))
+@pytest.mark.parametrize("first", range(len(ORDER)))
+def test_of_two_defects_of_a_seat_the_earlier_is_named(first: int, second: int) -> None:
+    seat = ORDER[second][2](ORDER[first][2](SEAT))
+    with pytest.raises(CloisterError) as caught:
+        seat.verify(SIGNERS, NETWORK, 100)
+    assert caught.value.code == ORDER[min(first, second)][1]

@@ -198,3 +198,66 @@ def test_a_head_over_64_kib_is_not_sent() -> None:
     )
     with pytest.raises(CloisterError, match=r"envelope\.too_large"):
         model.encode_json(big.check())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("request id", {"request_id": "0x00"}),
+        ("method", {"method": "get"}),
+        ("path", {"path": "x"}),
+        ("idempotency key", {"idempotency_key": ""}),
+        ("header names", {"headers": (("A", "b"),)}),
+        ("value of header a", {"headers": (("a", "\n"),)}),
+        ("headers", {"headers": (("a", "b"),) * 129}),
+        ("a deadline", {"deadline_ms": -1}),
+    ],
+)
+def test_the_refusal_says_which_part_of_the_head_it_is(name: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(CloisterError) as caught:
+        head(**changes).check()
+    assert name in caught.value.expected
+
+
+@pytest.mark.parametrize("deadline", [0, 2**53 - 1])
+def test_a_deadline_at_its_edges_is_within_form(deadline: int) -> None:
+    head(deadline_ms=deadline).check()
+
+
+def test_a_plaintext_that_is_all_head_has_no_body() -> None:
+    assert model.split_plaintext(b"\0\0\0\3abc") == (b"abc", b"")
+    assert model.split_plaintext(b"\0\0\0\0") == (b"", b"")
+
+
+def test_a_head_of_exactly_64_kib_is_sent() -> None:
+    empty = len(model.encode_json([""]))
+    assert len(model.encode_json(["x" * (model.MAX_HEAD - empty)])) == model.MAX_HEAD
+    with pytest.raises(CloisterError, match=r"envelope\.too_large"):
+        model.encode_json(["x" * (model.MAX_HEAD - empty + 1)])
+
+
+def test_the_smallest_record_is_a_header_a_length_and_an_empty_plaintext() -> None:
+    bare = RECORD[:5] + b"\0" + RECORD[6:142] + b"\0\0"
+    assert model.decode_record(bare + b"c" * 20, max_size=164).ciphertext == b"c" * 20
+    with pytest.raises(CloisterError, match=r"envelope\.malformed"):
+        model.decode_record(bare + b"c" * 19, max_size=164)
+
+
+def test_a_ciphertext_is_never_less_than_its_tag() -> None:
+    for rest, good in ((16, True), (15, False)):
+        record = RECORD[:142] + (200).to_bytes(2, "big") + b"i" * 200 + b"c" * rest
+        if good:
+            assert len(model.decode_record(record, max_size=1000).ciphertext) == 16
+        else:
+            with pytest.raises(CloisterError, match=r"envelope\.malformed"):
+                model.decode_record(record, max_size=1000)
+
+
+@given(st.integers(0, 2**64 - 1), st.binary(max_size=4096), st.binary(min_size=20, max_size=40))
+def test_what_is_encoded_parses_to_the_same_parts(seq: int, ibe: bytes, text: bytes) -> None:
+    flags = 1 if ibe else 0
+    parts = (b"\1" * 32, b"\2" * 32, b"\3" * 32, b"\4" * 32)
+    header = model.HEADER.pack(model.MAGIC, 1, flags, *parts, seq)
+    record = model.decode_record(model.encode_record(header, ibe, text), max_size=1 << 20)
+    assert (record.boot, record.certificate_id, record.enc, record.psk_id) == parts
+    assert (record.seq, record.ibe, record.ciphertext, record.header) == (seq, ibe, text, header)
