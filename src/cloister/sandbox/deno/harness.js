@@ -157,20 +157,30 @@ const loggerOf = (id) => {
   });
 };
 
-const contextOf = (request, head) => ({
-  agent: settings.agent,
-  caller: head.caller,
-  requestId: head.id,
-  secrets,
-  state: stateOf(request),
-  keys: keysOf(request),
-  log: loggerOf(request.id),
-  attest: (nonce) => host(request, "attest", { nonce: base64(nonce) }),
-  deadline: head.deadline,
-  get signal() {
-    return (request.abort ??= new AbortController()).signal;
-  },
-});
+// Made when asked for: most requests use few of these, and thirty closures per request are work for the collector.
+const contextOf = (request, head) => {
+  let state, keys, log;
+  return {
+    agent: settings.agent,
+    caller: head.caller,
+    requestId: head.id,
+    secrets,
+    deadline: head.deadline,
+    attest: (nonce) => host(request, "attest", { nonce: base64(nonce) }),
+    get state() {
+      return state ??= stateOf(request);
+    },
+    get keys() {
+      return keys ??= keysOf(request);
+    },
+    get log() {
+      return log ??= loggerOf(request.id);
+    },
+    get signal() {
+      return (request.abort ??= new AbortController()).signal;
+    },
+  };
+};
 
 // ---- serving
 
@@ -233,13 +243,16 @@ async function answer(entry, response) {
 // such an answer is one frame. The prototype stays the native one.
 const texts = new WeakMap();
 const remember = (response, body) => (typeof body === "string" && body.length < PIECE / 4 && texts.set(response, body), response);
+const JSON_TYPE = [["content-type", "application/json"]];
 const NativeResponse = Response, nativeJson = Response.json;
 globalThis.Response = NativeResponse.prototype.constructor = new Proxy(NativeResponse, {
   construct: (target, args, as) => remember(Reflect.construct(target, args, as), args[0]),
 });
 Response.json = (value, init) => {
-  const response = nativeJson.call(NativeResponse, value, init);
-  return remember(response, stringify(value));
+  if (init?.headers) return remember(nativeJson.call(NativeResponse, value, init), stringify(value));
+  const body = stringify(value);
+  if (body === undefined) return nativeJson.call(NativeResponse, value, init);
+  return remember(new NativeResponse(body, { ...init, headers: JSON_TYPE }), body);
 };
 
 function whole(id, response) {
