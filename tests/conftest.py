@@ -1,5 +1,9 @@
 """Fixtures that every test may ask for; they start nothing until one does."""
 
+import sys
+
+import pytest
+
 pytest_plugins = ["support.anvil"]
 
 
