@@ -34,7 +34,7 @@ def network_file() -> Network:
         genesis_hash=b"\x01" * 32,
         contracts={"Agents": ContractRef(b"\x02" * 20, b"\x03" * 32)},
         policy={"v": 1},
-        roots={"intel": ("ab" * 32,)},
+        roots={"intel": ("0x" + "ab" * 32,)},
         header_verifier="rpc-quorum",
     )
     members = tuple(address_of(k) for k in MEMBERS)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
-from cloister.core.encoding.hexes import from_hex, need_fields, to_hex
+from cloister.core.encoding.hexes import from_hex, need_fields, need_version, to_hex
 from cloister.core.envelope.certificate import Seat
 from cloister.core.errors import TransportError, define
 
@@ -56,9 +56,10 @@ class Announcement:
     def decode(cls, data: bytes) -> Announcement:
         """Parse. Raises EncodingError or TransportError (wire.announcement)."""
         value = need_fields("announcement", _json(data), {"v", "worker", "boot", "seats"})
+        need_version("announcement", value["v"], 1)
         seats = value["seats"]
-        if value["v"] != 1 or not isinstance(seats, list) or len(seats) > MAX_SEATS:
-            raise BAD_ANNOUNCEMENT(expected=f"version 1 and at most {MAX_SEATS} seats", found="something else")
+        if not isinstance(seats, list) or len(seats) > MAX_SEATS:
+            raise BAD_ANNOUNCEMENT(expected=f"at most {MAX_SEATS} seats", found="something else")
         worker, boot = from_hex(value["worker"], 20, name="worker"), from_hex(value["boot"], 32, name="boot")
         parsed = tuple(Seat.from_json(seat) for seat in seats)
         if any(s.certificate.boot != boot or s.certificate.worker != worker for s in parsed):

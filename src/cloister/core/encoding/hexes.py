@@ -59,6 +59,12 @@ def need_uint(name: str, value: object, bits: int) -> int:
     return value
 
 
+def need_version(name: str, value: object, version: int) -> None:
+    """Raise EncodingError unless the value is this integer: no boolean, no fraction that compares equal."""
+    if type(value) is not int or value != version:
+        raise BAD_FIELD(expected=f"{name} of version {version}", found=repr(value)[:40])
+
+
 def need_fields(name: str, value: object, fields: frozenset[str] | set[str]) -> dict[str, Any]:
     """The object, if it is a dict with exactly these keys: unknown fields are refused, not ignored."""
     if not isinstance(value, dict) or set(value) != set(fields):

@@ -8,18 +8,21 @@ strictly, and parsing recomputes both ids: a file whose id does not follow from 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cloister.core.encoding import jcs
 from cloister.core.encoding.contexts import Context, digest
-from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
+from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, need_version, to_hex
 from cloister.core.encoding.signatures import SignerSet
 from cloister.core.errors import EncodingError, define
 
 MODES = ("devnet", "production")
 MAX_FILE = 1 << 20
+_PRINT = re.compile(r"0x[0-9a-f]{64}")
+_WORD = re.compile(r"[a-z0-9-]{1,64}")
 _OWN = ("founding", "transcript", "mpk", "share_keys", "master_epoch", "network_id")
 
 BAD_NETWORK = define(
@@ -115,28 +118,46 @@ class Genesis:
         for name in ("contracts", "policy", "roots"):
             if not isinstance(data[name], dict):
                 raise BAD_NETWORK(expected=f"{name} as an object", found=type(data[name]).__name__)
-        if data["version"] != 1:
-            raise BAD_NETWORK(expected="version 1", found=str(data["version"]))
+        need_version("genesis", data["version"], 1)
         return cls(
-            mode=str(data["mode"]),
+            mode=_word("mode", data["mode"]),
             chain_id=need_uint("chain_id", data["chain_id"], 53),
             genesis_hash=from_hex(data["genesis_hash"], 32, name="genesis_hash"),
-            contracts={str(k): ContractRef.from_json(v) for k, v in data["contracts"].items()},
+            contracts={k: ContractRef.from_json(v) for k, v in data["contracts"].items()},
             policy=data["policy"],
-            roots={str(k): tuple(str(p) for p in v) for k, v in data["roots"].items()},
-            header_verifier=str(data["header_verifier"]),
+            roots={_word("vendor", k): _prints(k, v) for k, v in data["roots"].items()},
+            header_verifier=_word("header_verifier", data["header_verifier"]),
         )
 
     @classmethod
     def parse(cls, data: bytes) -> Genesis:
-        """Parse the canonical bytes of a genesis file. Raises EncodingError."""
-        return cls.from_json(jcs.decode(data, max_size=MAX_FILE))
+        """Parse the canonical bytes of a genesis file. Raises EncodingError for any that ``to_json`` does not give."""
+        genesis = cls.from_json(jcs.decode(data, max_size=MAX_FILE))
+        _same_again(jcs.encode(genesis.to_json()), data)
+        return genesis
 
     def address(self, name: str) -> bytes:
         """A contract's address. Raises EncodingError for a name that the file does not have."""
         if name not in self.contracts:
             raise BAD_NETWORK(expected=f"contract {name}", found="none of that name")
         return self.contracts[name].address
+
+
+def _word(name: str, value: object) -> str:
+    if not isinstance(value, str) or not _WORD.fullmatch(value):
+        raise BAD_NETWORK(expected=f"{name} as a word", found=repr(value)[:40])
+    return value
+
+
+def _prints(vendor: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(p, str) and _PRINT.fullmatch(p) for p in value):
+        raise BAD_NETWORK(expected=f"roots of {vendor[:40]} as a list of SHA-256 in hex", found=repr(value)[:40])
+    return tuple(value)
+
+
+def _same_again(encoded: bytes, data: bytes) -> None:
+    if encoded != data:
+        raise BAD_NETWORK(expected="the file as this build writes it", found="another spelling, as of unsorted roots")
 
 
 def network_id(genesis_id: bytes, transcript: bytes) -> bytes:
@@ -199,7 +220,9 @@ class Network:
     def parse(cls, data: bytes, *, fingerprint: str | None = None) -> Network:
         """Parse network.json. Raises EncodingError: malformed, other fingerprint, ids that do not follow.
 
-        1. the fingerprint, before anything is parsed; 2. canonical form and fields; 3. the network id.
+        1. the fingerprint, before anything is parsed; 2. canonical form and fields; 3. the network id; 4. the file says
+        nothing that it would not say again. The network id commits to the genesis and the transcript hash, not to
+        committee, mpk and share keys: what a file without a pinned fingerprint says of those is a claim.
         """
         found = hashlib.sha256(data).hexdigest()
         if fingerprint is not None and found != fingerprint.lower().removeprefix("0x"):  # 1
@@ -225,4 +248,5 @@ class Network:
         )
         if to_hex(network.id) != own["network_id"]:  # 3
             raise BAD_NETWORK(expected=to_hex(network.id), found=str(own["network_id"])[:80])
+        _same_again(network.encode(), data)  # 4
         return network

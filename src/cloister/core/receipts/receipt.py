@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from cloister.core.encoding import jcs
 from cloister.core.encoding.contexts import Context, digest
-from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
+from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, need_version, to_hex
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.errors import CloisterError, ReceiptError, define
 
@@ -169,8 +169,7 @@ class Receipt:
     def from_json(cls, value: object) -> Receipt:
         """Parse ``to_json`` output. Raises EncodingError or ReceiptError; unknown fields are refused."""
         data = need_fields("receipt", value, _NAMES)
-        if data["v"] != 1 or isinstance(data["v"], bool):
-            raise MALFORMED(expected="version 1", found=repr(data["v"])[:40])
+        need_version("receipt", data["v"], 1)
         epochs = need_fields("epochs", data["epochs"], set(_EPOCHS))
         state = need_fields("state", data["state"], {"before", "after", "kind"})
         usage = need_fields("usage", data["usage"], {f.name for f in fields(Usage)})

@@ -163,7 +163,7 @@ def test_garbage_is_refused_by_name(data: bytes) -> None:
 def test_a_certificate_cannot_be_made_with_a_part_of_another_size(field: str) -> None:
     for wrong in (getattr(CERT, field)[:-1], getattr(CERT, field) + b"\0", bytearray(getattr(CERT, field)), "0x00"):
         with pytest.raises(CloisterError, match=r"encoding\.size"):
-            replace(CERT, **{field: wrong})
+            replace(CERT, **dict[str, Any]({field: wrong}))
 
 
 @pytest.mark.parametrize("field", [f for f, v in CERT.to_json().items() if isinstance(v, int)])
