@@ -1,24 +1,21 @@
 """State commits on the embedded fabric, beside a bare write + fdatasync of the same size in the same run.
 
-Prints a table; with BENCH_JSON=FILE also a list of {name, value, unit, baseline, ratio, target, ok}. Run it with
-``python bench/bench_state.py [seconds per row]``.
+Disks differ more than code does: read the ratio.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
+from bench.measure import Row, at_least, at_most, finish, median
 from cloister.core.state.endorse import Answer
 from cloister.core.state.sealing import StateKeys
 from cloister.fabric.embedded import open_fabric
@@ -27,7 +24,6 @@ from cloister.worker.state import AgentState
 
 VALUE = os.urandom(1024)
 WRITERS = 32
-Row = dict[str, Any]
 
 
 def fdatasync_us(folder: Path, seconds: float) -> float:
@@ -40,7 +36,7 @@ def fdatasync_us(folder: Path, seconds: float) -> float:
         os.fdatasync(descriptor)
         times.append(time.perf_counter() - start)
     os.close(descriptor)
-    return statistics.median(times) * 1e6
+    return median(times) * 1e6
 
 
 async def measure(lanes: list[Callable[[int], Awaitable[object]]], seconds: float) -> tuple[float, float]:
@@ -57,7 +53,7 @@ async def measure(lanes: list[Callable[[int], Awaitable[object]]], seconds: floa
 
     began = time.perf_counter()
     await asyncio.gather(*(lane(call) for call in lanes))
-    return statistics.median(times) * 1e6, len(times) / (time.perf_counter() - began)
+    return median(times) * 1e6, len(times) / (time.perf_counter() - began)
 
 
 def raw_lane(fabric: Fabric, lane: int) -> Callable[[int], Awaitable[object]]:
@@ -81,8 +77,8 @@ async def agent_lane(fabric: Fabric, lane: int) -> Callable[[int], Awaitable[obj
     return call
 
 
-async def run(folder: Path, seconds: float) -> list[Row]:
-    """All rows."""
+async def rows(folder: Path, seconds: float) -> list[Row]:
+    """All rows. The baseline is bare fdatasync, in the same unit."""
     fabric = await open_fabric(folder)
     disk = fdatasync_us(folder, seconds)
     one, _ = await measure([raw_lane(fabric, 0)], seconds)
@@ -91,32 +87,19 @@ async def run(folder: Path, seconds: float) -> list[Row]:
     _, agent_many = await measure([await agent_lane(fabric, 2 + n) for n in range(WRITERS)], seconds)
     await fabric.close()
     return [
-        row("fabric commit p50, 1 writer", one, "us", disk, 2000, low=True),
-        row(f"fabric commits, {WRITERS} writers", many, "1/s", 1e6 / disk, 5000, low=False),
-        row("agent commit p50 (sealed, indexed, headed), 1 agent", agent_one, "us", disk, 2000, low=True),
-        row(f"agent commits, {WRITERS} agents", agent_many, "1/s", 1e6 / disk, 1000, low=False),
+        at_most("state commit p50, 1 writer", one, "us", 2000, disk),
+        at_least(f"state commits, {WRITERS} writers", many, "1/s", 5000, 1e6 / disk),
+        at_most("agent commit p50 (sealed, indexed, chained)", agent_one, "us", 2000, disk),
+        at_least(f"agent commits, {WRITERS} agents", agent_many, "1/s", 1000, 1e6 / disk),
     ]
 
 
-def row(name: str, value: float, unit: str, baseline: float, target: float, *, low: bool) -> Row:
-    """One result; ``baseline`` is bare fdatasync in the same unit."""
-    ok = value <= target if low else value >= target
-    ratio = value / baseline
-    fields = ("name", "value", "unit", "baseline", "ratio", "target", "ok")
-    return dict(zip(fields, (name, value, unit, baseline, ratio, target, ok), strict=True))
-
-
-def main() -> None:
-    """Run, print, write BENCH_JSON."""
+def main() -> int:
+    """The rows of this module alone: ``python -m bench.state [seconds per row]``; BENCH_DIR chooses the disk."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 2.0
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as name:
-        rows = uvloop.run(run(Path(name), seconds))
-    for r in rows:
-        mark = "ok" if r["ok"] else "below target"
-        print(f"{r['name']:<52} {r['value']:>9.0f} {r['unit']:<4} {r['ratio']:>6.2f}x bare fdatasync  {mark}")
-    if target := os.environ.get("BENCH_JSON"):
-        Path(target).write_text(json.dumps(rows, indent=1))
+        return finish(uvloop.run(rows(Path(name), seconds)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

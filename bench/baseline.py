@@ -1,0 +1,64 @@
+"""Every row of DESIGN section 15 that exists: ``python -m bench.baseline [part ...]``; parts below, all without one.
+
+With BENCH_JSON=FILE the rows are written there too. Exit status 1 says that a floor was missed.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+
+from bench import calls, evidence, journeys, keys, sandbox, state
+from bench.live import live
+from bench.measure import Row, finish
+
+LOCAL = ("keys", "evidence", "state", "sandbox")
+NETWORK = ("calls", "journeys", "gatekeepers")
+PARTS = (*NETWORK, *LOCAL)
+
+
+async def measured(parts: Sequence[str]) -> list[Row]:
+    """The rows of these parts, those that need a network first."""
+    found: list[Row] = []
+    if set(parts) & set(NETWORK):
+        found += await _network(parts)
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        if "keys" in parts:
+            found += keys.rows()
+        if "evidence" in parts:
+            found += evidence.rows(folder / "vendors")
+        if "state" in parts:
+            found += await state.rows(folder / "state", 2.0)
+        if "sandbox" in parts:
+            found += await sandbox.rows(folder)
+    return found
+
+
+async def _network(parts: Sequence[str]) -> list[Row]:
+    found: list[Row] = []
+    async with live() as net:
+        if "calls" in parts:
+            found += await calls.rows(net)
+        if "journeys" in parts:
+            found += await journeys.rows(net)
+        if "gatekeepers" in parts:
+            found += await keys.live_rows(net)  # last: it registers a worker
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the parts named, or all."""
+    unknown = set(arguments) - set(PARTS)
+    if unknown:
+        print(f"unknown part {', '.join(sorted(unknown))}; parts are {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    return finish(uvloop.run(measured(arguments or PARTS)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
