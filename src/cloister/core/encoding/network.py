@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cloister.core.encoding import jcs
@@ -175,6 +175,7 @@ class Network:
     """The network file: genesis, founding committee (term 1), transcript, master public key.
 
     ``share_keys`` are g2^share of each member in order (96 bytes each): they serve to name a member that answers wrong.
+    ``id`` is the network id, 32 bytes: it follows from the others, and every call needs it.
     """
 
     genesis: Genesis
@@ -183,16 +184,13 @@ class Network:
     mpk: bytes
     share_keys: tuple[bytes, ...]
     master_epoch: int
+    id: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         need_bytes("mpk", self.mpk, 96)
         if len(self.share_keys) != len(self.founding.members):
             raise BAD_NETWORK(expected="one share key per member", found=f"{len(self.share_keys)} share keys")
-
-    @property
-    def id(self) -> bytes:
-        """The network id, 32 bytes."""
-        return network_id(self.genesis.genesis_id(), self.transcript)
+        object.__setattr__(self, "id", network_id(self.genesis.genesis_id(), self.transcript))
 
     def encode(self) -> bytes:
         """The canonical bytes of network.json."""
