@@ -144,3 +144,41 @@ def test_no_child(why: str, child: Header) -> None:
     with pytest.raises(CloisterError):
         require_child(PARENT, child)
     assert why
+
+
+@pytest.mark.parametrize(("count", "good"), [(14, False), (15, True), (32, True), (33, False)])
+def test_a_header_has_15_to_32_fields(count: int, good: bool) -> None:
+    parts = (fields() + [b"\1"] * 20)[:count]
+    if good:
+        assert verified(parts).number == 1234
+    else:
+        with pytest.raises(CloisterError, match="15 to 32 fields"):
+            verified(parts)
+
+
+def test_a_header_of_4096_bytes_is_read_and_one_byte_more_is_not() -> None:
+    room = 4096 - len(encode(fields(extra=b"\1" * 1000))) + 1000
+    assert len(encode(fields(extra=b"\1" * room))) == 4096
+    assert verified(fields(extra=b"\1" * room)).number == 1234
+    with pytest.raises(CloisterError, match="at most 4096 bytes"):
+        verified(fields(extra=b"\1" * (room + 1)))
+
+
+@pytest.mark.parametrize("given_hash", [b"", b"\1" * 31, b"\1" * 33, "0x" + "01" * 32, None])
+def test_a_block_hash_of_another_form_is_named(given_hash: Any) -> None:
+    with pytest.raises(CloisterError, match=r"encoding\.size"):
+        verify_header(encode(fields()), given_hash)
+
+
+@pytest.mark.parametrize("at", [0, 3, 8, 11])
+def test_a_list_in_the_place_of_a_field_is_refused(at: int) -> None:
+    parts: list[Any] = list(fields())
+    parts[at] = [parts[at]]
+    with pytest.raises(CloisterError, match=r"chainview\.rlp"):
+        verified(parts)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2**64 - 1])
+def test_numbers_up_to_64_bits(number: int) -> None:
+    header = verified(fields(number=from_uint(number), timestamp=from_uint(number)))
+    assert (header.number, header.timestamp) == (number, number)

@@ -172,3 +172,58 @@ def test_no_headers_or_too_many() -> None:
     for headers in ([], [LINE[0]] * (MAX_GAP + 1)):
         with pytest.raises(CloisterError):
             may_sign(None, checkpoint(LINE[0]), headers)
+
+
+def test_as_many_headers_as_the_cap_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MAX_GAP == 1 << 16
+    monkeypatch.setattr("cloister.core.chainview.checkpoints.MAX_GAP", 8)
+    line = chain_of(9, start=0)
+    may_sign(checkpoint(line[0]), checkpoint(line[-1]), line[1:])
+    with pytest.raises(CloisterError, match=r"chainview\.not_descendant"):
+        may_sign(None, checkpoint(line[-1]), line)
+
+
+def test_a_child_by_its_parent_hash_whose_number_is_another_is_no_descendant() -> None:
+    child = dataclasses.replace(LINE[1], number=LINE[0].number + 2)
+    with pytest.raises(CloisterError, match=r"chainview\.not_descendant"):
+        may_sign(checkpoint(LINE[0]), checkpoint(child), [child])
+
+
+def test_a_child_by_its_number_whose_parent_is_another_is_no_descendant() -> None:
+    child = dataclasses.replace(LINE[1], parent=b"\1" * 32)
+    with pytest.raises(CloisterError, match=r"chainview\.not_descendant"):
+        may_sign(checkpoint(LINE[0]), checkpoint(child), [child])
+
+
+def test_a_later_term_may_go_on_from_an_earlier_one() -> None:
+    may_sign(checkpoint(LINE[0]), checkpoint(LINE[1], term=5), LINE[1:2])
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 11), st.integers(1, 3)), max_size=25))
+def test_whatever_is_asked_a_member_signs_one_line_of_blocks(asked: list[tuple[bool, int, int]]) -> None:
+    """A hostile endpoint shows blocks of two forks in any order: what gets signed is one chain, heights never fall."""
+    signed_so_far: list[Checkpoint] = []
+    for fork, at, term in asked:
+        line = OTHER if fork else LINE
+        last = signed_so_far[-1] if signed_so_far else None
+        low = at if last is None or last.number >= line[at].number else last.number + 1 - 100
+        candidate = checkpoint(line[at], term=term)
+        try:
+            may_sign(last, candidate, line[low : at + 1])
+        except CloisterError:
+            continue
+        signed_so_far.append(candidate)
+    hashes = {c.number: c.block_hash for c in signed_so_far}
+    assert all(hashes[c.number] == c.block_hash for c in signed_so_far)
+    numbers = [c.number for c in signed_so_far]
+    terms = [c.term for c in signed_so_far]
+    assert numbers == sorted(numbers)
+    assert terms == sorted(terms)
+    blocks = {h.hash for h in LINE}
+    assert len({c.block_hash in blocks for c in signed_so_far}) <= 1
+
+
+@pytest.mark.parametrize("timestamp", [0, 2**64 - 1])
+def test_timestamps_at_their_ends_are_stale_not_wrong_arithmetic(timestamp: int) -> None:
+    with pytest.raises(CloisterError, match=r"chainview\.stale"):
+        accept_checkpoint(signed(checkpoint(LINE[0], timestamp=timestamp)), COMMITTEE, NETWORK, NOW, 60)

@@ -93,3 +93,55 @@ def test_numbers_in_other_forms(why: str, item: Any) -> None:
 def test_fixed_strings_of_another_size(item: Any) -> None:
     with pytest.raises(ChainViewError):
         rlp.fixed(item, "hash", 32)
+
+
+def test_depth_and_size_at_their_caps() -> None:
+    nested: Any = b""
+    for _ in range(rlp.MAX_DEPTH):
+        nested = [nested]
+    assert rlp.decode(rlp.encode(nested)) == nested
+    with pytest.raises(ChainViewError, match="depth"):
+        rlp.decode(rlp.encode([nested]))
+    assert rlp.decode(b"\x8a" + b"\x80" * 10, max_size=11) == b"\x80" * 10
+    with pytest.raises(ChainViewError, match="at most 11 bytes"):
+        rlp.decode(b"\x8b" + b"\x80" * 11, max_size=11)
+    assert rlp.MAX_SIZE == 1 << 16
+
+
+@pytest.mark.parametrize("size", [0, 1, 55, 56, 255, 256, 65535 - 3])
+def test_lengths_where_the_form_changes(size: int) -> None:
+    for item in (b"\xaa" * size, [b"\x01"] * size):
+        data = rlp.encode(item)
+        assert data == oracle.encode(item)
+        assert rlp.decode(data) == item
+
+
+@pytest.mark.parametrize(
+    ("why", "data"),
+    [
+        ("a list in the long form below 56", "f837" + "61" * 55),
+        ("a list length with a leading zero", "f90038" + "61" * 56),
+        ("a long list whose length ends early", "f9ff"),
+        ("a long list that ends early", "f838" + "61" * 55),
+        ("a zero byte with a length", "8100"),
+        ("the largest small byte with a length", "817f"),
+        ("a part of a list with a length too long", "c3820000ff"),
+    ],
+)
+def test_more_refused_spellings(why: str, data: str) -> None:
+    with pytest.raises(ChainViewError) as caught:
+        rlp.decode(bytes.fromhex(data))
+    assert caught.value.code == "chainview.rlp", why
+
+
+def test_the_smallest_byte_that_needs_a_length() -> None:
+    assert rlp.decode(b"\x81\x80") == b"\x80"
+    assert rlp.decode(b"\x7f") == b"\x7f"
+
+
+@pytest.mark.parametrize("size", [1, 8, 32])
+def test_numbers_are_as_long_as_their_field(size: int) -> None:
+    assert rlp.uint(b"\xff" * size, "n", size) == 256**size - 1
+    with pytest.raises(ChainViewError):
+        rlp.uint(b"\xff" * (size + 1), "n", size)
+    assert rlp.uint(b"", "n", size) == 0
