@@ -36,8 +36,11 @@ contracts: setup ## recompile with pinned solc and compare with the shipped arti
 tcb: setup ## lines and packages inside a TEE image
 	@$(PY) tools/tcb.py
 
-bench-baseline: setup ## the speed table of DESIGN section 15, as ratios
+bench-baseline: setup ## the speed table of DESIGN section 15; bench-calls, -journeys, -gatekeepers, -keys, … are its parts
 	@$(PY) -m bench.baseline
+
+bench-%: setup
+	@$(PY) -m bench.baseline $*
 
 fmt: ## format
 	@.venv/bin/ruff format -q src tests bench; .venv/bin/ruff check --fix -q src tests bench
