@@ -3,7 +3,7 @@
 ::
 
     not merged   after a restart: the disk may be an old copy, so nothing is endorsed; asking is answered
-    merged       the tables of enough other members were taken over: heads are endorsed
+    merged       the tables of enough other members were taken over: heads are endorsed, but for agents in doubt
 """
 
 from __future__ import annotations
@@ -70,6 +70,11 @@ class HeadDesk:
         """Whether heads are endorsed."""
         return self._table.merged
 
+    @property
+    def doubts(self) -> int:
+        """Agent versions whose newest head the members did not agree on when this member came back."""
+        return self._table.doubts
+
     async def endorse(self, body: bytes, remote: str) -> list[str | CloisterError]:
         """For each head a signature (hex) or the refusal. Raises CloisterError for the request as a whole.
 
@@ -112,8 +117,10 @@ class HeadDesk:
         return TablePage(tuple(rows), more, self._office.sign_digest(what))
 
     async def merge(self, rng: Callable[[int], bytes]) -> None:
-        """Take over the tables of r other members, then endorse. Raises CloisterError; until then nothing is signed."""
-        if self._table.merged:
+        """Take over the tables of r other members, then endorse; again while agents are in doubt. Raises CloisterError.
+
+        Until it succeeded nothing is signed; afterwards nothing for agents in doubt."""
+        if self._table.merged and not self._table.doubts:
             return
         tables = await self._committee.head_tables(self._office.address, rng)
         self._table.merge([HeadTable.from_json(_table(rows)) for rows in tables], self._committee.load_quorum)
@@ -146,7 +153,7 @@ class HeadDesk:
             if not isinstance(head, StateHead):
                 raise TypeError("proven heads are parsed as heads")
             mine = self._table.get(head.agent, head.agent_epoch)
-            if mine is not None and mine.height >= head.height:
+            if mine is not None and mine.height > head.height:
                 continue
             self._table.adopt(head.agent, head.agent_epoch, head.height, head.parent, head.head)
             taken.append((head.agent, head.agent_epoch, Head(head.height, head.parent, head.head)))

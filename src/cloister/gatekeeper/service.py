@@ -52,6 +52,8 @@ SEALING_CONTEXT = b"cloister/v1/gatekeeper"
 KEYS_PER_S, KEYS_BURST = 50.0, 600
 SMALL_PER_S, SMALL_BURST = 200.0, 2000
 EVIDENCE_PER_S, EVIDENCE_BURST = 5.0, 50
+# How often members are asked again for their tables while agents are in doubt: tables may be long.
+DOUBT_BLOCKS = 4
 
 STARTING = define(
     "gatekeeper.starting",
@@ -166,8 +168,12 @@ class Gatekeeper:
         signed = await self.desks.checkpoints.follow(self.chain)
         if signed is not None and erase_when_final(self.store, signed.number):
             _log.info("ceremony transport erased", block=signed.number)
-        if signed is not None and not self.desks.heads.merged:
+        if signed is not None and self._merge_is_due(self.desks.heads, signed.number):
             await self.desks.heads.merge(secrets.token_bytes)
+
+    @staticmethod
+    def _merge_is_due(heads: HeadDesk, number: int) -> bool:
+        return not heads.merged or bool(heads.doubts and number % DOUBT_BLOCKS == 0)
 
     async def _before_office(self) -> None:
         headers = await self.chain.advance()

@@ -18,6 +18,7 @@ from cloister.core.errors import CloisterError
 from cloister.core.state.heads import genesis_head
 from cloister.devnet.layout import free_ports
 from cloister.gatekeeper.memory import HeadDesk
+from cloister.gatekeeper.service import DOUBT_BLOCKS
 from cloister.wire.committee import Committee
 from cloister.wire.heads import HeadMove, HeadsRequest, after_row
 from cloister.wire.messages import dump_json
@@ -236,6 +237,48 @@ async def test_a_member_whose_disk_was_rolled_back_learns_the_newest_head(stage:
     assert await stage.ask(stage.request(stage.move(1, head=b"\x66" * 32))) == ["state.rolled_back"]
     rows = member.store.head_rows()
     assert [r["height"] for r in rows] == [2], "what was learnt is on disk"
+
+
+async def test_a_member_that_comes_back_into_a_fork_signs_nothing_of_that_agent_until_it_ends(stage: Stage) -> None:
+    """A host fed two heads of a fork to one member. The highest head is not the newest: nobody follows it."""
+    fork = stage.move(2, head=b"\x66" * 32)
+    for seat in range(4):
+        assert (await stage.ask(stage.request(stage.move(1)), seat))[0].startswith("0x")
+    await stage.ask(stage.request(fork, stage.move(3, parent=fork.head, head=b"\x77" * 32)), 3)
+    for seat in range(3):
+        assert (await stage.ask(stage.request(stage.move(2)), seat))[0].startswith("0x")
+    await stage.seats[0].close()
+    member = await stage.seats[0].open()
+    await member._before_office()
+    heads = member.require_desks().heads
+    await heads.merge(secrets_of("merge"))
+    assert (heads.merged, heads.doubts) == (True, 1)
+    assert [r["height"] for r in member.store.head_rows()] == [2]
+    assert await stage.ask(stage.request(stage.move(3))) == ["state.not_merged"]
+    head = stage.move(2).statement(1)
+    digest = head.digest(stage.sitting.network)
+    proof = Signed(head, tuple(sign_digest(s.keys.chain_key(), digest) for s in (*stage.seats[:3], stage.seats[4])))
+    (outcome,) = await stage.ask(stage.request(stage.move(3), proven=(proof,)))
+    assert outcome.startswith("0x")
+    assert heads.doubts == 0
+
+
+async def test_members_are_asked_again_every_few_blocks_while_something_is_in_doubt(stage: Stage) -> None:
+    await stage.ask(stage.request(stage.move(1)), 1)
+    await stage.ask(stage.request(stage.move(1)), 2)
+    await stage.seats[0].close()
+    member = await stage.seats[0].open()
+    for _ in range(6):
+        await turn_all(stage.seats)
+        stage.world.mine(1)
+    heads = member.require_desks().heads
+    assert (heads.merged, heads.doubts) == (True, 1), "one member of three knows nothing of the agent"
+    await stage.ask(stage.request(stage.move(1)), 3)
+    for _ in range(DOUBT_BLOCKS + 1):
+        await turn_all(stage.seats)
+        stage.world.mine(1)
+    assert heads.doubts == 0
+    assert (await stage.ask(stage.request(stage.move(2))))[0].startswith("0x")
 
 
 async def test_with_too_few_others_a_restarted_member_stays_silent(stage: Stage) -> None:

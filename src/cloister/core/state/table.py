@@ -1,7 +1,8 @@
 """What a gatekeeper remembers about heads (spec/state.md 6).
 
 A member keeps the newest head per (agent, agent epoch) and signs one child per parent. It never signs an older height
-nor a second head of one height. A restarted member's disk may be old: it signs nothing until it merged q tables.
+nor a second head of one height. A restarted member's disk may be old: it signs nothing until it merged the tables of
+others, and nothing about an agent whose newest head they do not agree on.
 """
 
 from __future__ import annotations
@@ -45,10 +46,16 @@ class HeadTable:
         """``merged``: True only for a founding member's first table; every other starts with ``merge``."""
         self._heads: dict[bytes, dict[int, Head]] = {}
         self._count = 0
+        self._doubts: set[tuple[bytes, int]] = set()
         self.merged = merged
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def doubts(self) -> int:
+        """Agent versions that nothing is signed for, because members did not agree. ``merge`` again to ask again."""
+        return len(self._doubts)
 
     def get(self, agent: bytes, epoch: int) -> Head | None:
         """The newest head of this agent version, if any was endorsed."""
@@ -60,13 +67,17 @@ class HeadTable:
         """Accept a head, or raise. After it returns the member may sign; the same head again is accepted again.
 
         ``genesis``: h0 of this agent version, if the caller knows it: the first parent must be it.
-        1. the table is merged; 2. the epoch is not left behind; 3. a first head has height 1; 4. not older;
-        5. no second head at one height; 6. it follows directly. Raises StateError not_merged, rolled_back, forked,
-        unknown_parent, table_full.
+        1. the table is merged, and this version is in no doubt; 2. the epoch is not left behind; 3. a first head has
+        height 1; 4. not older; 5. no second head at one height; 6. it follows directly. Raises StateError not_merged,
+        rolled_back, forked, unknown_parent, table_full.
         """
         new = Head(height, parent, head)
         if not self.merged:  # 1
             raise NOT_MERGED(expected="a merged table", found="one that was just loaded")
+        if (agent, epoch) in self._doubts:
+            raise NOT_MERGED(
+                expected="members that agree on this agent's newest head", found="heads far apart or forked"
+            )
         self._check_epoch(agent, epoch)  # 2
         old = self.get(agent, epoch)
         if old is None:  # 3
@@ -91,18 +102,29 @@ class HeadTable:
         if old is not None and height < old.height:
             raise ROLLED_BACK(expected=f"a height of at least {old.height}", found=str(height))
         self._set(need_bytes("agent", agent, 32), need_uint("agent epoch", epoch, 64), new)
+        self._doubts.discard((agent, epoch))
 
     def merge(self, tables: Sequence[HeadTable], quorum: int) -> None:
-        """Take the newest of every agent version from the tables of ``quorum`` distinct other members.
+        """Take over heads from the tables of at least ``quorum`` (r = n + f + 1 - q) distinct other members.
 
-        Heads of one height: the one that most tables hold; on a tie our own, then the smaller hash. Afterwards the
-        table may sign. Raises StateError state.no_quorum."""
-        if len(tables) < quorum or quorum < 1:
+        Every head that q members signed is held, or built on, in more than spare = len(tables) - r of them. So, of
+        every agent version: 1. what at most spare tables know is not taken over; 2. else the highest head, not below
+        our own, that all but spare tables hold or directly lead to; 3. else the version is in doubt. No endorsed head
+        is left behind, whatever one liar says and whatever a host fed to a few. Afterwards the table may sign. A later
+        merge looks at doubts only. Raises StateError state.no_quorum."""
+        spare = len(tables) - quorum
+        if spare < 0 or quorum < 1:
             raise NO_QUORUM(expected=f"{quorum} tables of other members", found=str(len(tables)))
-        for agent, epoch in {key for table in tables for key in table._keys()}:
-            ours = self.get(agent, epoch)
-            theirs = [h for h in (t.get(agent, epoch) for t in tables) if h is not None]
-            self._set(agent, epoch, _newest(ours, theirs))
+        for agent, epoch in self._doubts.copy() if self.merged else {key for table in tables for key in table._keys()}:
+            known = [h for h in (t.get(agent, epoch) for t in tables) if h is not None]
+            self._doubts.discard((agent, epoch))
+            if len(known) <= spare:  # 1
+                continue
+            agreed = _agreed(self.get(agent, epoch), known, spare - len(tables) + len(known))
+            if agreed is not None:  # 2
+                self._set(agent, epoch, agreed)
+            else:  # 3
+                self._doubts.add((agent, epoch))
         self.merged = True
 
     def to_json(self) -> dict[str, Any]:
@@ -147,8 +169,20 @@ class HeadTable:
         return sorted(((a, e, h) for a, epochs in self._heads.items() for e, h in epochs.items()), key=lambda r: r[:2])
 
 
-def _newest(ours: Head | None, theirs: Sequence[Head]) -> Head:
+def _agreed(ours: Head | None, theirs: Sequence[Head], spare: int) -> Head | None:
+    """The highest head that at most ``spare`` of ``theirs`` speak against; at one height what most hold, then our own,
+    then the smaller hash. None if there is none, or only below our own."""
     known = [*theirs, ours] if ours else list(theirs)
-    top = max(h.height for h in known)
-    at_top = [h for h in known if h.height == top]
-    return max(set(at_top), key=lambda h: (at_top.count(h), h == ours, bytes(255 - b for b in h.head)))
+    order = sorted(
+        set(known), key=lambda h: (h.height, known.count(h), h == ours, bytes(255 - b for b in h.head)), reverse=True
+    )
+    for head in order:
+        if ours is not None and head.height < ours.height:
+            return None
+        if sum(not _leads_to(other, head) for other in theirs) <= spare:
+            return head
+    return None
+
+
+def _leads_to(other: Head, head: Head) -> bool:
+    return other == head or (other.height + 1 == head.height and other.head == head.parent)

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from cloister.core.errors import CloisterError, StateError
 from cloister.core.state.endorse import Answer, require_fresh
 from cloister.core.state.heads import HeadRecord, genesis_record, next_head
-from cloister.core.state.table import HeadTable
+from cloister.core.state.table import Head, HeadTable
 from support.state_kit import AGENT, IDENTITY, member
 
 H = [bytes([n]) * 32 for n in range(256)]
@@ -114,7 +114,7 @@ def test_a_loaded_table_signs_nothing_until_it_merged() -> None:
 def test_a_member_whose_disk_was_rolled_back_learns_the_newest_before_it_signs() -> None:
     now = table(*THREE)
     old = HeadTable.from_json(table(*THREE[:1]).to_json())
-    old.merge([now, table(*THREE[:2]), table()], 3)
+    old.merge([now, table(*THREE[:2]), now], 3)
     with pytest.raises(StateError) as caught:
         old.propose(AGENT, 1, 2, H[1], H[9])
     assert caught.value.code == "state.rolled_back"
@@ -132,22 +132,156 @@ def test_a_merge_of_too_few_tables_is_refused_and_changes_nothing() -> None:
         loaded.merge([], 0)
 
 
-MERGES: dict[str, tuple[bytes | None, list[bytes], bytes]] = {
-    "what most tables hold wins": (H[1], [H[2], H[2], H[3]], H[2]),
-    "our own wins a tie": (H[3], [H[2], H[2], H[3]], H[3]),
-    "the smaller hash wins a tie of others": (None, [H[3], H[2]], H[2]),
-    "nothing of ours is no vote": (None, [H[3], H[3], H[2]], H[3]),
+# Heads at height 1: ours, those of the other four members, what is taken over (r = 3).
+MERGES: dict[str, tuple[bytes | None, list[bytes], bytes | None]] = {
+    "what all but one of four others hold wins": (H[1], [H[2], H[2], H[2], H[3]], H[2]),
+    "nothing of ours is no vote": (None, [H[3], H[3], H[3], H[2]], H[3]),
+    "a member that knows nothing is like one that differs": (H[2], [H[2], H[2], H[3]], None),
+    "what one of four knows is not taken over": (None, [H[3]], H[0]),
+    "two against two is a doubt": (H[2], [H[2], H[2], H[3], H[3]], None),
+    "our own vote does not decide": (H[3], [H[2], H[2], H[3], H[3]], None),
+    "four heads are a doubt": (None, [H[1], H[2], H[3], H[4]], None),
 }
+
+
+def others(*heads: tuple[int, bytes, bytes] | None) -> list[HeadTable]:
+    """Tables of other members that each hold one head, or none."""
+    tables = []
+    for head in heads:
+        made = HeadTable(merged=True)
+        if head is not None:
+            made.adopt(AGENT, 1, *head)
+        tables.append(made)
+    return tables
 
 
 @pytest.mark.parametrize("sentence", MERGES)
 def test_heads_of_one_height(sentence: str) -> None:
     ours, theirs, expected = MERGES[sentence]
-    mine = table(*([(1, H[0], ours)] if ours else []))
-    mine.merge([table((1, H[0], head)) for head in theirs], len(theirs))
+    mine = HeadTable.from_json(table(*([(1, H[0], ours)] if ours else [])).to_json())
+    tables = others(*((1, H[0], head) for head in theirs))
+    mine.merge(tables + [table()] * (4 - len(tables)), 3)
+    merged = mine.get(AGENT, 1)
+    assert mine.doubts == (expected is None)
+    held = merged.head if merged else H[0]
+    assert held == (expected or ours or H[0])
+
+
+def test_the_smaller_hash_decides_where_nothing_else_does() -> None:
+    mine = HeadTable(merged=False)
+    mine.merge(others((1, H[0], H[3]), (1, H[0], H[2])), 1)
     merged = mine.get(AGENT, 1)
     assert merged is not None
-    assert merged.head == expected
+    assert merged.head == H[2]
+
+
+X4, X5, X6, Y5, Y6 = (4, H[3], H[4]), (5, H[4], H[5]), (6, H[5], H[6]), (5, H[4], H[55]), (6, H[55], H[56])
+FAR = (1 << 60, H[60], H[61])
+# Ours, the others', what is held afterwards, whether it is in doubt.
+COMING_BACK: dict[str, tuple[Any, list[Any], Any, bool]] = {
+    "a fork that one member was fed is not followed, though it is higher": (X5, [X5, X5, X5, Y6], X5, False),
+    "nor by a member whose disk was rolled back": (X4, [X5, X5, X5, Y6], X5, False),
+    "a lie about the height is not followed": (X5, [X5, X5, X5, FAR], X5, False),
+    "nor by a member that forgot all": (None, [X5, X5, X5, FAR], X5, False),
+    "one member that is one ahead leads": (X5, [X5, X5, X5, X6], X6, False),
+    "one that is one behind follows": (X4, [X5, X5, X6, X6], X6, False),
+    "one that lags far behind does not matter": (X4, [X6, X6, X6, (1, H[0], H[1])], X6, False),
+    "with three tables nobody may differ": (X5, [X5, X5, Y6], X5, True),
+    "with three tables one that lags far is a doubt": (X6, [X6, X6, X4], X6, True),
+    "our own vote is never taken back": (X6, [X4, X4, X4, X4], X6, True),
+    "two that were fed a fork are a doubt": (X5, [X5, X5, Y6, Y6], X5, True),
+    "what one of four says alone is not taken over": (None, [None, None, None, FAR], None, False),
+    "nor does it take away what we hold": (X5, [None, None, None, FAR], X5, False),
+    "of three, one alone may be right: a doubt": (None, [None, None, X5], None, True),
+    "a new agent that one member has not heard of": (
+        None,
+        [None, (1, H[0], H[1]), (1, H[0], H[1]), (1, H[0], H[1])],
+        (1, H[0], H[1]),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", COMING_BACK)
+def test_a_member_that_comes_back(sentence: str) -> None:
+    ours, theirs, held, doubt = COMING_BACK[sentence]
+    mine = HeadTable.from_json(others(ours)[0].to_json())
+    mine.merge(others(*theirs), 3)
+    assert mine.get(AGENT, 1) == (Head(*held) if held else None)
+    assert mine.doubts == doubt
+    if doubt:
+        with pytest.raises(StateError) as caught:
+            mine.propose(AGENT, 1, *(held or X5))
+        assert caught.value.code == "state.not_merged"
+
+
+def test_a_doubt_ends_when_members_agree_or_a_quorum_is_shown() -> None:
+    for how in ("agree", "shown"):
+        mine = HeadTable.from_json(others(X5)[0].to_json())
+        mine.merge(others(X5, X5, Y6), 3)
+        if how == "agree":
+            mine.merge(others(X6, X6, X5), 3)
+        else:
+            mine.adopt(AGENT, 1, *X6)
+        assert (mine.doubts, mine.get(AGENT, 1)) == (0, Head(*X6))
+        mine.propose(AGENT, 1, 7, H[6], H[7])
+
+
+def test_a_liar_plants_no_epoch_and_fills_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch of the future would close the present one; more rows than fit would end the merge."""
+    monkeypatch.setattr("cloister.core.state.table.MAX_HEADS", 3)
+    liar = HeadTable(merged=True)
+    liar.adopt(AGENT, 1 << 40, *FAR)
+    honest = [HeadTable(merged=True) for _ in range(3)]
+    for one in honest:
+        one.adopt(AGENT, 1, *X5)
+    for tables in ([*honest, liar], [*honest[:2], liar]):
+        mine = HeadTable.from_json(others(X4)[0].to_json())
+        for i in range(2):
+            liar.adopt(H[90 + i], 1, *X5)
+        mine.merge(tables, 3)
+        assert mine.get(AGENT, 1 << 40) is None
+        assert len(mine) == 1
+    mine = HeadTable.from_json(others(X4)[0].to_json())
+    mine.merge([*honest, liar], 3)
+    mine.propose(AGENT, 1, *X6)
+
+
+def test_a_doubt_about_one_agent_stops_no_other_and_a_second_merge_looks_at_doubts_only() -> None:
+    mine = HeadTable.from_json(others(X5)[0].to_json())
+    mine.merge(others(X5, X5, Y6), 3)
+    mine.propose(H[70], 1, 1, H[0], H[71])
+    elsewhere = others(X5, X5, Y6)
+    for one in elsewhere:
+        one.adopt(H[70], 1, 9, H[72], H[73])
+    mine.merge(elsewhere, 3)
+    assert mine.doubts == 1
+    found = mine.get(H[70], 1)
+    assert found is not None
+    assert found.head == H[71]
+
+
+def test_a_rolling_restart_never_leaves_an_endorsed_head() -> None:
+    """A host feeds a fork to one member, then waits until the others restart, one by one. No member lies."""
+    members = {name: others(X4)[0] for name in "ABCDE"}
+    for name in "ABCD":
+        members[name].propose(AGENT, 1, *X5)
+    for fork in (Y5, Y6):
+        members["E"].propose(AGENT, 1, *fork)
+    for name in "ABCD":
+        back = HeadTable.from_json(members[name].to_json())
+        back.merge([table for other, table in members.items() if other != name], 3)
+        members[name] = back
+    signed = []
+    for name, one in members.items():
+        try:
+            one.propose(AGENT, 1, 7, H[56], H[57])
+            signed.append(name)
+        except StateError:
+            continue
+    assert signed == ["E"]
+    for name in "ABCD":
+        members[name].propose(AGENT, 1, *X6)
 
 
 def test_a_head_that_q_members_signed_is_adopted_forward_and_over_a_lost_vote() -> None:
@@ -230,7 +364,7 @@ class Endorsing(RuleBasedStateMachine):
     def restart_from_an_old_disk(self, which: int) -> None:
         """The host gives back any earlier disk; the member merges before it signs."""
         self.member = HeadTable.from_json(self.disks[which % len(self.disks)])
-        self.member.merge([self.peer, self.peer, HeadTable(merged=True)], 3)
+        self.member.merge([self.peer, self.peer, self.peer, HeadTable(merged=True)], 3)
 
     @invariant()
     def the_newest_signed_is_remembered(self) -> None:
