@@ -5,8 +5,11 @@ Signatures, certificates, revocation lists, TCB level and QE identity are dcap-q
 
 from __future__ import annotations
 
+import base64
 import datetime
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
@@ -16,7 +19,8 @@ from dcap_qvl import QuoteCollateralV3, QuotePolicy, QuoteVerifier
 
 from cloister.core.attestation.certificates import load_pem_chain
 from cloister.core.attestation.model import Claims, Evidence
-from cloister.core.attestation.refusals import MALFORMED, OUT_OF_DATE, PLATFORM, need_listed
+from cloister.core.attestation.reader import Reader
+from cloister.core.attestation.refusals import MALFORMED, OUT_OF_DATE, PLATFORM, UNPINNED_ROOT, need_listed
 from cloister.core.errors import Refusal
 
 VENDOR: Final = "intel"
@@ -26,6 +30,10 @@ FIELDS: Final = frozenset(
     {"pck_crl_issuer_chain", "root_ca_crl", "pck_crl", "tcb_info_issuer_chain", "tcb_info", "tcb_info_signature"}
     | {"qe_identity_issuer_chain", "qe_identity", "qe_identity_signature"}
 )
+SIGNATURE, KEY, QE_REPORT = 64, 64, 384
+PCK_CHAIN, QE_REPORT_DATA = 5, 6  # types of certification data
+_BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
+_PEM_CHAIN: Final = re.compile(rb"(?:%b\r?\n(?:[A-Za-z0-9+/=]{1,64}\r?\n)+%b(?:\r?\n)?){2,8}\x00?" % (_BEGIN, _END))
 SWITCHES: Final = ("dynamic_platform", "cached_keys", "smt_enabled")
 
 
@@ -39,11 +47,36 @@ def need_shape(evidence: Evidence, optional: frozenset[str] = frozenset()) -> No
         raise MALFORMED(expected=f"collateral of at most {MAX_COLLATERAL} bytes", found="more")
 
 
-def need_zero_padding(blob: bytes, body: int) -> None:
-    """After ``body`` bytes, the signature data of the length that the quote says, then zeros only."""
+def need_layout(blob: bytes, body: int, *, nested: bool) -> bytes:
+    """The PCK chain (PEM) of a quote whose every length is right to the byte, with zeros behind it and nothing else.
+
+    Args: body (bytes before the length of the signature data), nested (version 4 and 5 wrap the QE report in
+    certification data of type 6). Raises attestation.malformed.
+    """
     end = body + 4 + int.from_bytes(blob[body : body + 4], "little")
     if end > len(blob) or any(blob[end:]):
         raise MALFORMED(expected=f"a quote of {end} bytes and zero padding", found=f"{len(blob)} bytes, other content")
+    at = Reader(blob[body + 4 : end], "the quote's signature data", "little")
+    at.take(SIGNATURE + KEY)
+    if nested:
+        _need_certification(at, QE_REPORT_DATA)
+    at.take(QE_REPORT + SIGNATURE)
+    at.take(at.number(2))
+    _need_certification(at, PCK_CHAIN)
+    return at.take(at.left())
+
+
+def need_same_root(chain: bytes, root: bytes) -> None:
+    """The quote's own chain is plain PEM and ends in the root of its collateral: dcap-qvl looks at neither.
+
+    Raises attestation.malformed, attestation.root.
+    """
+    if not _PEM_CHAIN.fullmatch(chain):
+        raise MALFORMED(expected="a PCK chain in PEM, lines of at most 64 characters", found=f"{len(chain)} bytes")
+    last = chain[chain.rindex(_BEGIN) + len(_BEGIN) : chain.rindex(_END)]
+    own = base64.b64decode(b"".join(last.split()))
+    if own != root:
+        raise UNPINNED_ROOT(expected="the collateral's root in the quote", found=hashlib.sha256(own).hexdigest()[:16])
 
 
 @lru_cache(maxsize=16)
@@ -119,6 +152,12 @@ def check_platform(claims: Claims, rules: Mapping[str, Any]) -> None:
 @lru_cache(maxsize=8)
 def _verifier(root: bytes) -> QuoteVerifier:
     return QuoteVerifier(root)
+
+
+def _need_certification(at: Reader, kind: int) -> None:
+    found, size = at.number(2), at.number(4)
+    if found != kind or size != at.left():
+        raise MALFORMED(expected=f"{at.left()} bytes of certification data of type {kind}", found=f"{size}, {found}")
 
 
 def _seconds(text: str) -> int:

@@ -31,6 +31,10 @@ class Reader:
             raise MALFORMED(expected=f"a part of {self._name} of at most {limit} bytes", found=str(size))
         return self.take(size)
 
+    def left(self) -> int:
+        """How many bytes are left."""
+        return len(self._data) - self._at
+
     def more(self) -> bool:
         """Whether bytes are left."""
         return self._at < len(self._data)

@@ -43,21 +43,22 @@ def verify(evidence: Evidence, roots: Roots, now: int) -> Claims:
     """
     # 1. Sizes and names, before anything is parsed.
     dcap.need_shape(evidence)
-    # 2. An SGX quote of version 3; what follows its signature data is zero padding.
+    # 2. An SGX quote of version 3; its lengths are exact, and what follows is zero padding.
     quote = parse_quote(evidence.blob)
     if quote.header.tee_type != TEE_TYPE_SGX or quote.header.version != 3:
         found = f"version {quote.header.version}, TEE type {quote.header.tee_type:#x}"
         raise MALFORMED(expected="an SGX quote, version 3", found=found)
-    dcap.need_zero_padding(evidence.blob, BODY)
+    chain = dcap.need_layout(evidence.blob, BODY, nested=False)
     # 3. An initialised enclave without debug access and without the provisioning key.
     flags = quote.report.attributes[0]
     if flags & DEBUG_BIT:
         raise DEBUG(expected="enclave attributes without debug", found=quote.report.attributes.hex())
     if not flags & INIT or flags & PROVISION_KEY:
         raise MALFORMED(expected="an initialised enclave of an application", found=quote.report.attributes.hex())
-    # 4. Collateral parses into exactly its nine fields. 5. The root it brings is pinned.
+    # 4. Collateral parses into exactly its nine fields. 5. The root it brings is pinned, and is the quote's.
     collateral, root = dcap.open_collateral(evidence.aux["collateral"])
     roots.require(dcap.VENDOR, root)
+    dcap.need_same_root(chain, root)
     # 6. Everything else, under that root and no other.
     found_claims = dcap.verified(evidence.blob, collateral, root, now, REFUSED)
     # 7. Every date, revocation lists included.

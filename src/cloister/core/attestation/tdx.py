@@ -50,20 +50,21 @@ def verify(evidence: Evidence, roots: Roots, now: int) -> Claims:
     """
     # 1. Sizes and names, before anything is parsed.
     dcap.need_shape(evidence, _LOG)
-    # 2. A TDX quote of version 4 or 5; what follows its signature data is zero padding.
+    # 2. A TDX quote of version 4 or 5; its lengths are exact, and what follows is zero padding.
     quote = parse_quote(evidence.blob)
     if quote.header.tee_type != TEE_TYPE_TDX or quote.header.version not in (4, 5):
         found = f"version {quote.header.version}, TEE type {quote.header.tee_type:#x}"
         raise MALFORMED(expected="a TDX quote, version 4 or 5", found=found)
     body = 48 + 584 if quote.header.version == 4 else 54 + int.from_bytes(evidence.blob[50:54], "little")
-    dcap.need_zero_padding(evidence.blob, body)
+    chain = dcap.need_layout(evidence.blob, body, nested=True)
     # 3. No bit of the TUD (debug) group of the TD attributes.
     report = quote.report
     if report.td_attributes[0]:
         raise DEBUG(expected="TD attributes without debug", found=report.td_attributes.hex())
-    # 4. Collateral parses into exactly its nine fields. 5. The root it brings is pinned.
+    # 4. Collateral parses into exactly its nine fields. 5. The root it brings is pinned, and is the quote's.
     collateral, root = dcap.open_collateral(evidence.aux["collateral"])
     roots.require(dcap.VENDOR, root)
+    dcap.need_same_root(chain, root)
     # 6. Everything else, under that root and no other.
     found_claims = dcap.verified(evidence.blob, collateral, root, now, REFUSED)
     # 7. Every date, revocation lists included.
