@@ -1,6 +1,7 @@
 """Promise: no bit of evidence changes unnoticed (docs/audit/malleability.md lists the places where one may).
 
-`make test` flips one seeded bit per byte of one real vector per kind (Nitro, dstack: every third byte); `make long` every bit of all.
+`make test` flips one seeded bit per byte of one real vector per kind (Nitro, dstack: every third byte); `make long`
+flips every bit of all.
 """
 
 from __future__ import annotations
