@@ -177,15 +177,17 @@ class Connection(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._holding.append(incoming)
 
-    def credit(self, stream: int, size: int) -> None:
-        """Give the peer's writer ``size`` bytes back."""
-        if stream in self._calls and not self.closed:
-            self.write(stream, Type.CREDIT, CREDIT.pack(size))
+    def credit(self, call: Call, size: int) -> None:
+        """Give the peer's writer ``size`` bytes back. Numbers are used again: a call that is done gives nothing."""
+        if self._calls.get(call.id) is call and not self.closed:
+            self.write(call.id, Type.CREDIT, CREDIT.pack(size))
 
-    def cancel(self, stream: int) -> None:
-        """Drop a stream that this side opened."""
-        if self._calls.pop(stream, None) is not None and not self.closed:
-            self.write(stream, Type.CANCEL, b"")
+    def cancel(self, call: Call) -> None:
+        """Drop a stream that this side opened, if it is not done."""
+        if self._calls.get(call.id) is call:
+            del self._calls[call.id]
+            if not self.closed:
+                self.write(call.id, Type.CANCEL, b"")
 
     def _flush(self) -> None:
         if self._holding:
@@ -296,6 +298,7 @@ class Connection(asyncio.Protocol):
                 call.received(len(payload))
                 call.sink.chunk(payload)
             elif kind is Type.HEAD:
+                call.headed()
                 call.sink.head(payload)
             elif kind is Type.END:
                 del self._calls[stream]
@@ -305,7 +308,7 @@ class Connection(asyncio.Protocol):
                 call.sink.failed(parse_error(payload))
         except Exception as error:
             self._report("sink", error)
-            self.cancel(stream)
+            self.cancel(call)
             if isinstance(error, CloisterError):
                 self._contain("sink", call.sink.failed, error)
 
@@ -314,6 +317,8 @@ class Connection(asyncio.Protocol):
     def _request(self, stream: int, payload: bytes) -> None:
         if stream == 0 or stream % 2 == self._parity or stream in self._served or not payload:
             raise BROKEN(expected="a new stream of the peer's parity, with a kind", found=str(stream))
+        if self._transport is not None and self._transport.get_write_buffer_size() > self._caps.buffered:
+            raise BROKEN(expected="a peer that reads its answers", found="one that only asks")
         incoming = Incoming(self, stream, payload[0], payload[1:])
         if self._handler is None or len(self._served) >= self._caps.streams:
             incoming.fail(BUSY(expected=f"at most {self._caps.streams} streams", found="one more"))

@@ -115,27 +115,35 @@ class Sink(Protocol):
 class Call:
     """The opener's handle on one stream."""
 
-    __slots__ = ("_connection", "_owed", "_unread", "id", "sink")
+    __slots__ = ("_begun", "_connection", "_owed", "_unread", "id", "sink")
 
     def __init__(self, connection: Connection, stream: int, sink: Sink) -> None:
         self._connection, self.id, self.sink = connection, stream, sink
         self._owed = 0
         self._unread = 0
+        self._begun = False
 
     def consumed(self, size: int) -> None:
         """``size`` bytes of chunks are dealt with: the writer may send as many again."""
         self._unread -= size
         self._owed += size
         if self._owed >= WINDOW // 2:
-            self._connection.credit(self.id, self._owed)
+            self._connection.credit(self, self._owed)
             self._owed = 0
 
     def cancel(self) -> None:
         """Nobody waits any more. The sink hears nothing further."""
-        self._connection.cancel(self.id)
+        self._connection.cancel(self)
+
+    def headed(self) -> None:
+        """Account for a HEAD, which spends no credit. Raises TransportError unless it is the first frame of all."""
+        if self._begun:
+            raise BROKEN(expected="one HEAD, before any CHUNK", found="another HEAD")
+        self._begun = True
 
     def received(self, size: int) -> None:
         """Account for a chunk. Raises TransportError if the peer sent more than its credit."""
+        self._begun = True
         self._unread += size
         if self._unread + self._owed > WINDOW:
             raise BROKEN(expected="chunks within the credit", found=f"{self._unread} unread bytes")

@@ -201,7 +201,7 @@ async def test_credit_for_bytes_never_sent_ends_the_connection(tmp_path: Path) -
     async with linked(tmp_path, waits) as pair:
         connection = await pair.accepted()
         call = connection.open(1, b"", Greedy())
-        connection.credit(call.id, 1)
+        connection.credit(call, 1)
         await asyncio.wait_for(connection.finished, 5)
         assert any(getattr(e, "code", "") == "frames.broken" for _, e in pair.faults)
 
