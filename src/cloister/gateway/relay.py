@@ -13,6 +13,7 @@ from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.signatures import Signed
 from cloister.core.errors import CloisterError, TransportError, define
 from cloister.wire.ask import new_session
+from cloister.wire.messages import parse_json
 
 METHODS: Final = frozenset(
     {
@@ -94,7 +95,11 @@ class RpcRelay:
             error = RPC_METHOD(expected="a relayed method", found=method[:64])
             refusal = {"code": -32601, "message": str(error), "data": error.to_wire()}
             return _dump({"jsonrpc": "2.0", "id": number, "error": refusal})
-        return await self._send(_dump({"jsonrpc": "2.0", "id": number, "method": method, "params": params}))
+        try:
+            anew = _dump({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+        except RecursionError:  # it was parsed at a smaller depth of calls
+            raise BAD_RPC(expected="params of a sane depth", found="deeper") from None
+        return await self._send(anew)
 
     async def _send(self, body: bytes) -> bytes:
         if self._session is None:
@@ -159,15 +164,9 @@ def _retrieved(task: asyncio.Task[bytes]) -> None:
 
 def _parse(body: bytes) -> Any:
     try:
-        return json.loads(body, parse_constant=_refuse)
-    except CloisterError:
-        raise
-    except (ValueError, RecursionError):
-        raise BAD_RPC(expected="JSON", found=f"{len(body)} other bytes") from None
-
-
-def _refuse(text: str) -> Any:
-    raise BAD_RPC(expected="JSON numbers", found=text)
+        return parse_json(body, max_size=MAX_RPC)
+    except CloisterError as error:
+        raise BAD_RPC(expected=error.expected, found=error.found) from None
 
 
 def _dump(value: Any) -> bytes:

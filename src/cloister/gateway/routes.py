@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -21,6 +20,7 @@ from cloister.gateway.workers import Linked, Workers
 from cloister.wire.announce import Kind
 from cloister.wire.frames import BROKEN, Connection
 from cloister.wire.http import TIMEOUT, Exchange
+from cloister.wire.messages import parse_json
 
 EXTRA: Final = (
     b"access-control-allow-origin: *\r\n"
@@ -188,11 +188,13 @@ async def _ask(connection: Connection, kind: Kind, payload: bytes, max_size: int
 
 async def _status_of(linked: Linked) -> dict[str, Any]:
     try:
-        value = json.loads(await _ask(linked.connection, Kind.STATUS, b"", 1 << 16, _STATUS_S))
+        said = await _ask(linked.connection, Kind.STATUS, b"", 1 << 16, _STATUS_S)
     except CloisterError as error:
         return {"worker": to_hex(linked.worker), "error": error.code}
-    except (ValueError, RecursionError):
-        return {"worker": to_hex(linked.worker), "error": BROKEN.code}
+    try:
+        value = parse_json(said)
+    except CloisterError:
+        value = None
     return value if isinstance(value, dict) else {"worker": to_hex(linked.worker), "error": BROKEN.code}
 
 

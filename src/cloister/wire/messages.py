@@ -7,6 +7,7 @@ not exactly that shape (EncodingError). Bytes are 0x-hex. Lists have caps, check
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -43,11 +44,12 @@ TOO_LARGE = define(
 
 
 def parse_json(data: bytes, *, max_size: int = MAX_BODY) -> Any:
-    """JSON of a body. Raises EncodingError for other bytes or duplicate keys, TransportError above ``max_size``."""
+    """JSON of a body. Raises EncodingError for other bytes, duplicate keys or numbers beyond all bounds,
+    TransportError above ``max_size``."""
     if len(data) > max_size:
         raise TOO_LARGE(expected=f"at most {max_size} bytes", found=f"{len(data)} bytes")
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise BAD_MESSAGE(expected="JSON", found=type(error).__name__) from None
 
@@ -320,6 +322,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(data) != len(pairs):
         raise BAD_MESSAGE(expected="each key once", found="a duplicate key")
     return data
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        _refuse(text[:20])
+    return number
 
 
 def _refuse(text: str) -> Any:
