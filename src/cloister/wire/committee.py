@@ -14,15 +14,16 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.identity import KeyIdentity, Purpose
 from cloister.core.encoding.signatures import BAD_SIGNATURE, Signed, SignerSet, recover
-from cloister.core.encoding.statements import Checkpoint, HeartBeat, Lease, Statement, WorkerAdmission
+from cloister.core.encoding.statements import HeartBeat, Lease, Statement, WorkerAdmission
 from cloister.core.errors import CloisterError, TransportError, define, from_wire
 from cloister.core.policy.identities import identities_of
 from cloister.core.state.endorse import MAX_HEADS as MAX_TABLE
 from cloister.core.state.endorse import Answer
 from cloister.wire.ask import ask, new_session
+from cloister.wire.checkpoint_poll import CheckpointPoll
 from cloister.wire.heads import (
     HeadAnswer,
     HeadMove,
@@ -33,7 +34,6 @@ from cloister.wire.heads import (
     page_digest,
 )
 from cloister.wire.messages import (
-    BAD_MESSAGE,
     SIGNATURE,
     AdmissionRequest,
     HeartbeatRequest,
@@ -110,10 +110,9 @@ class Committee:
     async def checkpoint(self) -> Signed:
         """The newest checkpoint that t members signed. Raises gatekeeper.too_few or the members' refusal.
 
-        Members may be a block apart: whoever is ahead is asked for the height that the t-th best has reached.
+        Members may be blocks apart, and some may lie about their height: see ``checkpoint_poll.py``.
         """
-        poll = _CheckpointPoll(self)
-        return await poll.run()
+        return await CheckpointPoll(self).run()
 
     async def keys(self, request: KeysRequest, *, verify: Callable[[KeysAnswer], None] | None = None) -> Granted:
         """A lease and t partials per key.
@@ -125,7 +124,7 @@ class Committee:
 
         def take(value: Any) -> Granted | None:
             answer = KeysAnswer.from_json(value)
-            member = self._member(answer.lease, answer.lease_signature)
+            member = self.member(answer.lease, answer.lease_signature)
             self._fits(request, answer, member)
             if verify is not None:
                 verify(answer)
@@ -142,7 +141,7 @@ class Committee:
 
         def take(value: Any) -> Signed | None:
             answer = SignedBy.from_json(WorkerAdmission, value)
-            said, member = answer.statement, self._member(answer.statement, answer.signature)
+            said, member = answer.statement, self.member(answer.statement, answer.signature)
             asked = {"worker": binding.node, "operator": request.operator, "boot": binding.boot}
             if any(getattr(said, name) != value for name, value in asked.items()):
                 raise WRONG_ANSWER(expected="an admission of this worker, operator and boot", found="another")
@@ -161,7 +160,7 @@ class Committee:
 
         def take(value: Any) -> tuple[HeartBeat, ...] | None:
             answer = SignedBy.from_json(HeartBeat, value)
-            member, beat = self._member(answer.statement, answer.signature), answer.statement
+            member, beat = self.member(answer.statement, answer.signature), answer.statement
             if not isinstance(beat, HeartBeat) or beat.nonce != nonce:
                 raise WRONG_ANSWER(expected="our nonce", found="another")
             beats[member] = beat
@@ -192,7 +191,7 @@ class Committee:
         return tuple(
             Signed(move.statement(self.signers.term), tuple(mine.values()))
             if len(mine) >= quorum
-            else self._too_few(quorum, errors + refused)
+            else self.too_few(quorum, errors + refused)
             for move, mine, errors in zip(request.heads, got, why, strict=True)
         )
 
@@ -228,7 +227,7 @@ class Committee:
             elif result[0] != own:
                 tables[result[0]] = result[1]
         if len(tables) < self.load_quorum:
-            raise self._too_few(self.load_quorum, refused)
+            raise self.too_few(self.load_quorum, refused)
         return list(tables.values())
 
     async def _table(self, url: str, rng: Callable[[int], bytes]) -> tuple[bytes, list[dict[str, Any]]]:
@@ -255,7 +254,7 @@ class Committee:
         quorum = self.signers.threshold if need is None else need
         found = await self._collect(method, path, body, take, refused, quorum)
         if found is None:
-            raise self._too_few(quorum, refused)
+            raise self.too_few(quorum, refused)
         return found
 
     async def _collect(
@@ -268,7 +267,7 @@ class Committee:
         need: int,
     ) -> T | None:
         """Give answers to ``take`` as they come until it returns something, or success became impossible."""
-        tasks = {asyncio.create_task(self._caught(url, method, path, body)) for url in self.endpoints}
+        tasks = {asyncio.create_task(self.caught(url, method, path, body)) for url in self.endpoints}
         try:
             while tasks:
                 done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -283,7 +282,8 @@ class Committee:
             for task in tasks:
                 task.cancel()
 
-    async def _caught(self, url: str, method: str, path: str, body: Any) -> Any:
+    async def caught(self, url: str, method: str, path: str, body: Any = None) -> Any:
+        """One question to one endpoint; a refusal is the answer."""
         try:
             return await self.ask(url, method, path, body)
         except CloisterError as error:
@@ -298,7 +298,7 @@ class Committee:
             self._session = new_session()
         return await ask(self._session, method, url + path, body, timeout_s=self._timeout)
 
-    def _member(self, statement: Statement, signature: bytes) -> bytes:
+    def member(self, statement: Statement, signature: bytes) -> bytes:
         """Which member of this term signed. Raises CloisterError for strangers and other terms."""
         if getattr(statement, "term", None) != self.signers.term:
             raise WRONG_ANSWER(expected=f"term {self.signers.term}", found="another term")
@@ -339,14 +339,10 @@ class Committee:
             errors.append(from_wire(item.get("error", item)))
             return
         try:
-            if not isinstance(item, str) or len(item) != 2 + 2 * SIGNATURE:
-                raise BAD_MESSAGE(expected="a signature or an error", found=type(item).__name__)
-            signature = bytes.fromhex(item.removeprefix("0x"))
-            mine[self._member(move.statement(self.signers.term), signature)] = signature
+            signature = from_hex(item, SIGNATURE, name="signature")
+            mine[self.member(move.statement(self.signers.term), signature)] = signature
         except CloisterError as error:
             errors.append(error)
-        except ValueError:
-            errors.append(BAD_MESSAGE(expected="hex", found="another text"))
 
     def _known_head(self, agent: bytes, agent_epoch: int, nonce: bytes, answer: HeadAnswer) -> Answer:
         what = fresh_digest(self.network, self.signers.term, nonce, agent, agent_epoch, answer.head)
@@ -356,11 +352,12 @@ class Committee:
         move = answer.head.move
         if (move.agent, move.agent_epoch) != (agent, agent_epoch):
             raise WRONG_ANSWER(expected="a head of this agent and epoch", found="of another")
-        if self._member(move.statement(self.signers.term), answer.head.signature) != member:
+        if self.member(move.statement(self.signers.term), answer.head.signature) != member:
             raise WRONG_ANSWER(expected="one member's head and freshness", found="two signers")
         return Answer(member, move.height, move.head)
 
-    def _too_few(self, need: int, refused: Sequence[CloisterError]) -> CloisterError:
+    def too_few(self, need: int, refused: Sequence[CloisterError]) -> CloisterError:
+        """Why ``need`` members did not agree: the refusal that t of them share, or gatekeeper.too_few."""
         code, count = _commonest(refused)
         if count >= self.signers.threshold and not code.startswith("wire."):
             return next(e for e in refused if e.code == code)
@@ -369,74 +366,6 @@ class Committee:
             expected=f"{need} agreeing of {len(self.signers.members)}",
             found=f"{len(self.endpoints) - len(refused)} usable answers{why}",
         )
-
-
-class _CheckpointPoll:
-    """Newest first; then, height by height, whatever t members can agree on."""
-
-    def __init__(self, committee: Committee) -> None:
-        self._committee = committee
-        self._votes: dict[Checkpoint, dict[bytes, bytes]] = {}
-        self._heights: dict[str, int] = {}
-        self._asked: set[tuple[str, int]] = set()
-        self._refused: list[CloisterError] = []
-        self._tasks: set[asyncio.Task[tuple[str, Any]]] = set()
-
-    async def run(self) -> Signed:
-        """Ask until t agree or nobody is left to ask."""
-        for url in self._committee.endpoints:
-            self._start(url, "/v1/checkpoint")
-        try:
-            while self._tasks:
-                done, self._tasks = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    self._take(*task.result())
-                found = self._best()
-                if found is not None:
-                    return found
-                self._fill()
-        finally:
-            for task in self._tasks:
-                task.cancel()
-        raise self._committee._too_few(self._committee.signers.threshold, self._refused)
-
-    def _start(self, url: str, path: str) -> None:
-        self._tasks.add(asyncio.create_task(self._one(url, path)))
-
-    async def _one(self, url: str, path: str) -> tuple[str, Any]:
-        return url, await self._committee._caught(url, "GET", path, None)
-
-    def _take(self, url: str, value: Any) -> None:
-        try:
-            if isinstance(value, CloisterError):
-                raise value
-            signed = SignedBy.from_json(Checkpoint, value)
-            member = self._committee._member(signed.statement, signed.signature)
-        except CloisterError as error:
-            self._refused.append(error)
-            return
-        checkpoint = signed.statement
-        assert isinstance(checkpoint, Checkpoint)  # noqa: S101 - from_json(Checkpoint) made it
-        self._votes.setdefault(checkpoint, {})[member] = signed.signature
-        self._heights[url] = max(checkpoint.number, self._heights.get(url, 0))
-
-    def _best(self) -> Signed | None:
-        need = self._committee.signers.threshold
-        full = [c for c, votes in self._votes.items() if len(votes) >= need]
-        if not full:
-            return None
-        newest = max(full, key=lambda c: c.number)
-        return Signed(newest, tuple(self._votes[newest].values())[:need])
-
-    def _fill(self) -> None:
-        need = self._committee.signers.threshold
-        if len(self._heights) < need:
-            return
-        common = sorted(self._heights.values(), reverse=True)[need - 1]
-        for url, height in self._heights.items():
-            if height > common and (url, common) not in self._asked:
-                self._asked.add((url, common))
-                self._start(url, f"/v1/checkpoint/{common}")
 
 
 def _taken(take: Callable[[Any], T | None], value: Any, refused: list[CloisterError]) -> T | None:

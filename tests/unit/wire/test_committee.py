@@ -133,6 +133,59 @@ async def test_two_dead_members_do_not_matter() -> None:
         await asyncio.wait_for(asked.checkpoint(), 4)
 
 
+def boaster(tip: int, key: PrivateKey) -> Handler:
+    """A member that claims a height nobody has and answers nothing about any other."""
+
+    def answer(request: web.Request, _: Any) -> Any:
+        newest = request.path.endswith("checkpoint")
+        return said(key, checkpoint(tip)) if newest else refusal("chainview.no_checkpoint", 404)
+
+    return answering(answer)
+
+
+@pytest.mark.parametrize("tips", [(10, 9, 9), (9, 10, 10), (12, 11, 10), (10, 10, 10), (7, 9, 30)])
+async def test_two_boasters_do_not_hide_what_three_honest_members_agree_on(tips: tuple[int, int, int]) -> None:
+    """The t-th best claim is the highest honest one here: agreement is below it, at the lowest."""
+    honest = [signer_of(t, k) for t, k in zip(tips, KEYS, strict=False)]
+    async with committee(boaster(5000, KEYS[3]), *honest, boaster(6000, KEYS[4])) as asked:
+        signed = await asked.checkpoint()
+    assert signed.statement == checkpoint(min(tips))
+    signed.verify(SIGNERS, NETWORK)
+
+
+async def test_boasters_that_hang_when_asked_again_do_not_hide_it_for_longer_than_a_question() -> None:
+    def hanging(tip: int, key: PrivateKey) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if request.path.endswith("checkpoint"):
+                return web.json_response(said(key, checkpoint(tip)))
+            return await hang(request)
+
+        return handle
+
+    honest = [signer_of(t, k) for t, k in zip((10, 9, 9), KEYS, strict=False)]
+    async with committee(hanging(5000, KEYS[3]), *honest, hanging(6000, KEYS[4]), timeout_s=0.3) as asked:
+        assert (await asked.checkpoint()).statement == checkpoint(9)
+
+
+async def test_members_on_two_forks_agree_on_nothing_and_are_asked_a_bounded_number_of_times() -> None:
+    questions = 0
+
+    def forked(tip: int, key: PrivateKey) -> Handler:
+        def answer(request: web.Request, _: Any) -> Any:
+            nonlocal questions
+            questions += 1
+            last = request.path.rsplit("/", 1)[1]
+            number = tip if last == "checkpoint" else int(last)
+            return said(key, checkpoint(number, bytes([tip]) * 32))
+
+        return answering(answer)
+
+    async with committee(*(forked(t, k) for t, k in zip((10, 11, 12, 13, 14), KEYS, strict=True))) as asked:
+        with pytest.raises(CloisterError, match=r"gatekeeper\.too_few"):
+            await asked.checkpoint()
+    assert questions <= 25
+
+
 async def test_a_lying_member_does_not_drag_the_height() -> None:
     liar = signer_of(10_000, KEYS[0])
     async with committee(liar, *(signer_of(10, k) for k in KEYS[1:4])) as asked:
@@ -494,3 +547,30 @@ async def test_nobody_to_ask_is_too_few() -> None:
             await question
         assert caught.value.code == "gatekeeper.too_few"
     await asked.close()
+
+
+SPELLINGS = ["{upper}", "0X{hex}", "{hex}00", "0x{hex} ", "0x{spaced}", "0x{hex}00", "0x"]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+async def test_a_signature_over_a_head_has_one_spelling(spelling: str) -> None:
+    move = HeadMove(AGENT, 1, 5, b"\1" * 32, b"\2" * 32)
+    request = HeadsRequest((move,), NODE, BOOT, signature=bytes(65))
+
+    def endorsing(key: PrivateKey, good: bool) -> Handler:
+        def answer(_: web.Request, __: Any) -> Any:
+            text = sign(key, move.statement(1)).hex()
+            spaced = text[:-2] + " " + text[-1]
+            odd = spelling.format(hex=text, upper="0x" + text.upper(), spaced=spaced)
+            return {"signatures": ["0x" + text if good else odd]}
+
+        return answering(answer)
+
+    async with committee(*(endorsing(k, i > 1) for i, k in enumerate(KEYS))) as asked:
+        assert asked.endorse_quorum == 4
+        (found,) = await asked.endorse_heads(request)
+    assert isinstance(found, CloisterError)
+    async with committee(*(endorsing(k, i > 0) for i, k in enumerate(KEYS))) as asked:
+        (found,) = await asked.endorse_heads(request)
+    assert isinstance(found, Signed)
+    found.verify(SignerSet(1, 4, SIGNERS.members), NETWORK)
