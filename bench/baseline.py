@@ -14,7 +14,7 @@ import uvloop
 
 from bench import calls, evidence, journeys, keys, sandbox, state
 from bench.live import live
-from bench.measure import Row, finish
+from bench.measure import Row, finish, table
 
 LOCAL = ("keys", "evidence", "state", "sandbox")
 NETWORK = ("calls", "journeys", "gatekeepers")
@@ -25,30 +25,34 @@ async def measured(parts: Sequence[str]) -> list[Row]:
     """The rows of these parts, those that need a network first."""
     found: list[Row] = []
     if set(parts) & set(NETWORK):
-        found += await _network(parts)
+        await _network(parts, found)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         if "keys" in parts:
-            found += keys.rows()
+            _keep(found, keys.rows())
         if "evidence" in parts:
-            found += evidence.rows(folder / "vendors")
+            _keep(found, evidence.rows(folder / "vendors"))
         if "state" in parts:
-            found += await state.rows(folder / "state", 2.0)
+            _keep(found, await state.rows(folder / "state", 2.0))
         if "sandbox" in parts:
-            found += await sandbox.rows(folder)
+            _keep(found, await sandbox.rows(folder))
     return found
 
 
-async def _network(parts: Sequence[str]) -> list[Row]:
-    found: list[Row] = []
+async def _network(parts: Sequence[str], found: list[Row]) -> None:
     async with live() as net:
         if "calls" in parts:
-            found += await calls.rows(net)
+            _keep(found, await calls.rows(net))
         if "journeys" in parts:
-            found += await journeys.rows(net)
+            _keep(found, await journeys.rows(net))
         if "gatekeepers" in parts:
-            found += await keys.live_rows(net)  # last: it registers a worker
-    return found
+            _keep(found, await keys.live_rows(net))  # last: it registers a worker
+
+
+def _keep(found: list[Row], rows: list[Row]) -> None:
+    """Take rows, and say them at once: a long run that breaks later has not been for nothing."""
+    found += rows
+    print(table(rows), file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -79,7 +79,7 @@ class Samples:
         return median(one[index] for one in self.cpu)
 
 
-async def rows(net: Live, *, rounds: int = 3, each: int = 200) -> list[Row]:
+async def rows(net: Live, *, rounds: int = 3, each: int = 100) -> list[Row]:
     """All rows about calls."""
     async with direct(net.folder) as (port, pid):
         clocks = Clocks(net.devnet.children["gateway"].process.pid, net.pid_of(await net.sitting()), pid)
@@ -158,7 +158,7 @@ def first_body_ms(answer: Answer) -> float:
 
 async def main(arguments: Sequence[str]) -> int:
     """The rows of this module alone: ``python -m bench.calls [rounds] [requests per client]``."""
-    rounds, each = (*(int(a) for a in arguments), *(3, 200)[len(arguments) :])[:2]
+    rounds, each = (*(int(a) for a in arguments), *(3, 100)[len(arguments) :])[:2]
     async with live() as net:
         return finish(await rows(net, rounds=rounds, each=each))
 

@@ -45,7 +45,7 @@ async def _deployed(net: Live, source: Path) -> float:
     began = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "cloister.cli", "--home", str(net.folder), "agent", "deploy", str(source), "--json",
-        stdout=asyncio.subprocess.PIPE, env=os.environ,
+        stdout=asyncio.subprocess.PIPE, env=dict(os.environ),
     )  # fmt: skip
     output, _ = await process.communicate()
     if process.returncode != 0:

@@ -86,7 +86,7 @@ class Stage:
         images = self.machines.values()
         listed = sorted({measurement_id(m["role"], from_hex(m["measurement"], 48)) for m in images})
         deployer, roots = self.chain.fund(self.key("deployer")), devnet_roots(self.layout.tee)
-        self.genesis = await ledger.deploy(self.layout, self.rpc, deployer, self.chain.chain_id, listed, roots)
+        self.genesis = await ledger.deploy(self.layout, self.rpc, deployer, self.chain.chain_id, listed, roots, {})
 
     def key(self, name: str) -> PrivateKey:
         return PrivateKey(self.layout.secret_key(name))

@@ -13,7 +13,7 @@ from cloister.core.errors import SandboxError, define
 from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentSpec
 
 AGENT_ID = b"\x07" * 32
-HOST_REFUSED = define("sandbox.test_refused", SandboxError, check="the test's host serves the call", remedy="none")
+HOST_REFUSED = define("test.host_refused", SandboxError, check="the test's host serves the call", remedy="none")
 
 
 @dataclass

@@ -150,9 +150,9 @@ def test_a_worker_that_says_elsewhere_is_left_by_safe_requests_only(status: int,
     tries = _Tries(asked)
     tries.choose(resolution(ONE))
     with pytest.raises(expected) as caught:
-        _refused(engine.Failed(error("sandbox.busy", status)), asked, tries)
+        _refused(engine.Failed(error("elsewhere.busy", status)), asked, tries)
     said = caught.value.hint if isinstance(caught.value, Lost) else caught.value
-    assert (said.code, said.status) == ("sandbox.busy", status)
+    assert (said.code, said.status) == ("elsewhere.busy", status)
 
 
 def test_the_last_attempt_keeps_the_workers_own_word() -> None:

@@ -143,6 +143,20 @@ async def test_an_owner_may_call_what_others_are_refused(net: Any) -> None:
         assert await code_of(stranger.agent(net.agent)) == "client.demand_upgrade"
 
 
+async def test_a_worker_in_a_newer_period_makes_the_client_look_again(net: Any) -> None:
+    """The seats that a client keeps end with the period: an answer from the next one says so."""
+    period = net.world.policy.network.period_blocks
+    async with net.client() as client:
+        agent = await client.agent(net.agent)
+        await agent.get("/")
+        for worker in (net.one, net.two):
+            worker.height = (net.world.number // period + 1) * period
+        await agent.get("/")
+        asked = net.gateway.fetched.count("seats")
+        await agent.get("/")
+        assert net.gateway.fetched.count("seats") == asked + 1
+
+
 # --- evidence ---
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cloister.core.errors import ConfigError, define
 from cloister.node import logs
 
-REFUSED = define("testlogs.refused", ConfigError, check="a thing holds", remedy="none")
+REFUSED = define("test.logs", ConfigError, check="a thing holds", remedy="none")
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_an_error_shows_its_code_or_type_and_place_never_its_text(stream: io.Str
             logs.get("x").error("failed", exc_info=caught, cause=caught)
             logs.get("x").exception("failed again")
     assert "hunter2" not in stream.getvalue()
-    assert [line["error"] for line in lines(stream)] == ["ValueError"] * 2 + ["testlogs.refused"] * 2
+    assert [line["error"] for line in lines(stream)] == ["ValueError"] * 2 + ["test.logs"] * 2
     assert all("test_an_error" in line["at"][0] for line in lines(stream))
 
 

@@ -145,7 +145,7 @@ async def test_state_and_host_calls_travel_both_ways(sandbox: DenoSandbox) -> No
         assert host.store == {"a/2": "AP8=", "b": "bnVsbA=="}
         assert {request_id for request_id, _ in host.calls} == {"0x0a"}
         assert json.loads((await ask(process, "/many")).body) == 300
-        assert json.loads((await ask(process, "/refused")).body) == ["HostError", "sandbox.test_refused", "TypeError"]
+        assert json.loads((await ask(process, "/refused")).body) == ["HostError", "test.host_refused", "TypeError"]
         assert json.loads((await ask(process, "/attest")).body)["nonce"].startswith("AAAA")
 
 

@@ -370,7 +370,7 @@ async def test_host_calls_are_answered_with_values_and_named_refusals() -> None:
     results = [json.loads(payload) for kind, _, payload in await bench.sent() if kind == Kind.HOST_RESULT]
     assert results[0] == {"call": 1, "value": None}
     assert results[1] == {"call": 2, "value": "eA=="}
-    assert results[2]["error"]["code"] == "sandbox.test_refused"
+    assert results[2]["error"]["code"] == "test.host_refused"
     assert results[3]["error"]["code"] == "sandbox.host_call"
     assert "mistake" not in json.dumps(results[3])
 

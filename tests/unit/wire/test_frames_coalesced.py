@@ -112,12 +112,23 @@ async def test_a_head_frame_comes_before_what_is_sent_after_it(tmp_path: Path) -
     assert (await frames_of(tmp_path, handler)).frames == [("head", b"head"), ("end", b"body")]
 
 
-async def test_a_head_frame_comes_after_what_was_sent_before_it(tmp_path: Path) -> None:
+async def test_a_head_frame_comes_before_what_is_sent_in_the_same_turn(tmp_path: Path) -> None:
+    async def handler(incoming: Incoming) -> None:
+        await incoming.head(b"head")
+        await incoming.send(b"body")
+
+    assert (await frames_of(tmp_path, handler)).frames == [("head", b"head"), ("end", b"body")]
+
+
+async def test_a_head_frame_after_a_chunk_breaks_the_stream(tmp_path: Path) -> None:
     async def handler(incoming: Incoming) -> None:
         await incoming.send(b"early")
         await incoming.head(b"head")
 
-    assert (await frames_of(tmp_path, handler)).frames == [("chunk", b"early"), ("head", b"head"), ("end", b"")]
+    sink = await frames_of(tmp_path, handler)
+    assert sink.frames == [("chunk", b"early")]
+    assert sink.error is not None
+    assert sink.error.code == "frames.broken"
 
 
 async def test_a_refusal_comes_after_what_was_sent(tmp_path: Path) -> None:

@@ -117,15 +117,18 @@ def need_dates(found: Mapping[str, Any], now: int) -> int:
     return int(end)
 
 
-def platform_details(found: Mapping[str, Any], authority: str) -> dict[str, Any]:
-    """Facts of the platform for policy. ``authority``: "platform" or "processor", which CA issued the PCK."""
+def platform_details(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of the platform for policy.
+
+    "pck_authority": which CA issued the PCK. Only Intel's platform CA names a platform instance and says the switches.
+    """
     platform, pck = found["platform"], found["platform"]["pck"]
     levels = (platform["tcb_level"], found["qe"]["tcb_level"])
     old = [level for level in levels if level["tcbStatus"] != "UpToDate"]  # a grace runs from the older of these
     return {
         "fmspc": bytes(pck["fmspc"]).hex().upper(),
         **{name: str(pck[name]) for name in SWITCHES},
-        "pck_authority": authority,
+        "pck_authority": "processor" if pck["platform_instance_id"] is None else "platform",
         "owner": bytes(pck["platform_provider_id"] or b"").hex(),
         "instance": bytes(pck["platform_instance_id"] or b"").hex(),
         "tcb_evaluation_number": min(int(found["tcb"]["eval_data_number"]), int(found["qe"]["tcb_eval_data_number"])),

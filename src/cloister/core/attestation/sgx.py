@@ -64,7 +64,7 @@ def verify(evidence: Evidence, roots: Roots, now: int) -> Claims:
     # 7. Every date, revocation lists included.
     fresh_until = dcap.need_dates(found_claims, now)
     # 8. Claims.
-    return _claims(found_claims, fresh_until, quote.ca())
+    return _claims(found_claims, fresh_until)
 
 
 def launch_measurement(claims: Claims) -> bytes:
@@ -93,9 +93,9 @@ def generation_names(fmspc: str) -> tuple[str, ...]:
     return () if fmspc[1:6] in DDR5_MODELS else (DDR4,)
 
 
-def _claims(found: Mapping[str, Any], fresh_until: int, authority: str) -> Claims:
+def _claims(found: Mapping[str, Any], fresh_until: int) -> Claims:
     report = {k: bytes.fromhex(v) if isinstance(v, str) else v for k, v in found["report"]["SgxEnclave"].items()}
-    details = dcap.platform_details(found, authority)
+    details = dcap.platform_details(found)
     return Claims(
         kind="sgx",
         vendor_class=dcap.VENDOR,

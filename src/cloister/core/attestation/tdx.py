@@ -74,7 +74,7 @@ def verify(evidence: Evidence, roots: Roots, now: int) -> Claims:
     log = evidence.aux.get("event_log")
     events = eventlog.need_rtmrs(log, [measurements[name] for name in RTMRS]) if log is not None else None
     # 9. Claims.
-    details = dcap.platform_details(found_claims, quote.ca()) | _details(report, events)
+    details = dcap.platform_details(found_claims) | _details(report, events)
     return _claims(report, found_claims, fresh_until, measurements, details)
 
 

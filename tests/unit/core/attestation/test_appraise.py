@@ -32,7 +32,7 @@ from support.hardware import (
 )
 
 LISTED = frozenset({measurement_id("worker", MEASUREMENT)})
-UNLISTED = define("attestation.test_unlisted", PolicyError, check="a test lists it", remedy="none")
+UNLISTED = define("test.unlisted", PolicyError, check="a test lists it", remedy="none")
 
 
 def _ask(evidence: Evidence, bound: Binding | None = None, **changes: Any) -> Verdict:
@@ -148,7 +148,7 @@ ALONE: dict[str, tuple[str, Callable[[], Verdict]]] = {
         lambda: _ask(evidence("tdx"), measurements=frozenset({measurement_id("gatekeeper", MEASUREMENT)})),
     ),
     "the list refuses by its own name": (
-        "attestation.test_unlisted",
+        "test.unlisted",
         lambda: _ask(evidence("tdx"), measurements=_refuse),
     ),
     "the list breaks": ("attestation.measurement", lambda: _ask(evidence("tdx"), measurements=_broken)),

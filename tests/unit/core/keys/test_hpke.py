@@ -201,3 +201,45 @@ def test_nothing_secret_is_printed() -> None:
     _, context = hpke.setup_sender(public, b"", rng=os.urandom)
     assert repr(context) == "Context(secret)"
     assert repr(hpke.Recipient(key, b"")) == f"Recipient(0x{public.hex()})"
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 64, 65, 255 * 32])
+def test_exports_of_every_length_are_those_of_pyhpke(length: int) -> None:
+    key, public = keypair()
+    enc, ours = hpke.setup_sender(public, b"info", rng=os.urandom)
+    assert ours.export(b"context", length) == theirs_recipient(enc, key, b"info", None, b"").export(b"context", length)
+
+
+@pytest.mark.parametrize("length", [0, -1, 255 * 32 + 1])
+def test_an_export_of_no_length_or_too_much_is_a_programmers_mistake(length: int) -> None:
+    _, public = keypair()
+    _, ours = hpke.setup_sender(public, b"info", rng=os.urandom)
+    with pytest.raises(ValueError, match="export length"):
+        ours.export(b"context", length)
+
+
+@pytest.mark.parametrize("seq", [0, 1, 2**32, 2**64 - 1])
+def test_message_numbers_of_64_bits(seq: int) -> None:
+    key, public = keypair()
+    enc, ours = hpke.setup_sender(public, b"info", rng=os.urandom)
+    other = theirs_recipient(enc, key, b"info", None, b"")
+    other._seq = seq
+    assert other.open(ours.seal_at(seq, b"", b"text"), b"") == b"text"
+
+
+@pytest.mark.parametrize("seq", [-1, 2**64, 2**96])
+def test_message_numbers_beyond_are_refused_at_both_ends(seq: int) -> None:
+    """A number that wrapped would use a nonce again."""
+    _, public = keypair()
+    _, ours = hpke.setup_sender(public, b"info", rng=os.urandom)
+    with pytest.raises(EncodingError, match=r"encoding\.size"):
+        ours.seal_at(seq, b"", b"text")
+    with pytest.raises(EncodingError, match=r"encoding\.size"):
+        ours.open_at(seq, b"", b"text" * 10)
+
+
+@given(st.sets(st.integers(0, 2**64 - 1), min_size=2, max_size=20))
+def test_no_two_numbers_share_a_nonce(numbers: set[int]) -> None:
+    context = hpke.Context(b"k" * 32, b"\xa5" * 12, b"e" * 32)
+    assert len({context._nonce(seq) for seq in numbers}) == len(numbers)
+    assert all(len(context._nonce(seq)) == 12 for seq in numbers)

@@ -125,3 +125,44 @@ def test_no_refusal_tells_a_key_or_a_plaintext() -> None:
         text = str(caught.value.to_wire())
         assert KEY.hex() not in text
         assert "a share" not in text
+
+
+def test_the_largest_plaintext_is_sealed_and_opened_and_one_byte_more_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert s.MAX_PLAINTEXT == 64 << 20
+    monkeypatch.setattr(s, "MAX_PLAINTEXT", 100)
+    blob = s.seal(KEY, PURPOSE, b"", b"x" * 100, rng())
+    assert s.open_sealed(KEY, PURPOSE, b"", blob) == b"x" * 100
+    with pytest.raises(SealError, match=r"seal\.malformed"):
+        s.seal(KEY, PURPOSE, b"", b"x" * 101, rng())
+    with pytest.raises(SealError, match=r"seal\.malformed"):
+        s.open_sealed(KEY, PURPOSE, b"", blob + b"x")
+
+
+def test_an_empty_plaintext_is_the_shortest_blob() -> None:
+    blob = s.seal(KEY, PURPOSE, b"", b"", rng())
+    assert len(blob) == s.OVERHEAD == 5 + 32 + 32 + 16
+    assert s.open_sealed(KEY, PURPOSE, b"", blob) == b""
+    with pytest.raises(SealError, match=r"seal\.malformed"):
+        s.open_sealed(KEY, PURPOSE, b"", blob[:-1])
+
+
+@pytest.mark.parametrize("salt", [b"", b"\1" * 31, b"\1" * 33, bytearray(32), "0" * 32, None])
+def test_a_random_source_that_does_not_give_32_bytes_is_a_programmers_mistake(salt: object) -> None:
+    with pytest.raises(RuntimeError, match="random source"):
+        s.seal(KEY, PURPOSE, b"", b"x", lambda size: salt)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("key", [b"", b"\1" * 31, b"\1" * 33, "1" * 32])
+def test_a_sealing_key_has_32_bytes(key: bytes) -> None:
+    for use in (lambda: s.seal(key, PURPOSE, b"", b"x", rng()), lambda: s.open_sealed(key, PURPOSE, b"", BLOB)):
+        with pytest.raises(CloisterError, match=r"encoding\.size"):
+            use()
+
+
+def test_one_key_never_meets_one_salt_under_two_purposes() -> None:
+    """The AES key depends on the purpose too: the same salt under another purpose is another key stream."""
+    one = s.seal(KEY, Context.SHARE_AT_REST, b"", bytes(64), rng())
+    other = s.seal(KEY, Context.NODE_AT_REST, b"", bytes(64), rng())
+    assert one[5:37] == other[5:37]
+    assert one[37:69] != other[37:69]
+    assert not {one[i : i + 16] for i in range(69, 130)} & {other[i : i + 16] for i in range(69, 130)}
