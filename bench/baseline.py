@@ -12,11 +12,11 @@ from pathlib import Path
 
 import uvloop
 
-from bench import calls, evidence, journeys, keys, sandbox, state
+from bench import attestation, calls, evidence, journeys, keys, sandbox, state
 from bench.live import live
 from bench.measure import Row, finish, table
 
-LOCAL = ("keys", "evidence", "state", "sandbox")
+LOCAL = ("keys", "evidence", "attestation", "state", "sandbox")
 NETWORK = ("calls", "journeys", "gatekeepers")
 PARTS = (*NETWORK, *LOCAL)
 
@@ -32,6 +32,8 @@ async def measured(parts: Sequence[str]) -> list[Row]:
             _keep(found, keys.rows())
         if "evidence" in parts:
             _keep(found, evidence.rows(folder / "vendors"))
+        if "attestation" in parts:
+            _keep(found, attestation.rows(folder / "all"))
         if "state" in parts:
             _keep(found, await state.rows(folder / "state", 2.0))
         if "sandbox" in parts:

@@ -85,40 +85,35 @@ def need_issued(certificate: x509.Certificate, issuer: x509.Certificate, digests
         raise BAD_CERTIFICATE(expected=expected, found=type(error).__name__) from None
 
 
-def walk(chain: Sequence[x509.Certificate], now: int, digests: Digests = STRONG) -> int:
-    """Verify a chain, root first, leaf last; returns the earliest notAfter (Unix seconds).
-
-    The root must be self-signed; whether it is trusted is the caller's check (``Roots.require``).
-    Raises AttestationError (attestation.certificate, attestation.expired).
-    """
-    if not 2 <= len(chain) <= MAX_CHAIN:
-        raise BAD_CERTIFICATE(expected=f"a chain of 2 to {MAX_CHAIN}", found=str(len(chain)))
-    end = min(need_valid_at(certificate, now) for certificate in chain)
-    _need_linked(chain, digests)
-    return end
-
-
 @lru_cache(maxsize=256)
 def linked(chain: tuple[bytes, ...], digests: Digests = STRONG) -> tuple[x509.Certificate, ...]:
     """A chain in DER, root first, checked in all that does not depend on the time; a few are remembered.
 
-    For vendors whose chains come back with every piece of evidence. Dates and the root are the caller's checks.
+    Dates and the root are the caller's checks: the root first, so that nobody else's chains are remembered.
     Raises AttestationError (attestation.malformed, attestation.certificate).
     """
     if not 2 <= len(chain) <= MAX_CHAIN:
         raise BAD_CERTIFICATE(expected=f"a chain of 2 to {MAX_CHAIN}", found=str(len(chain)))
     loaded = tuple(load(der, "chain") for der in chain)
-    _need_linked(loaded, digests)
+    _need_rights(loaded)
+    for certificate, issuer in zip(chain, (chain[0], *chain[:-1]), strict=True):
+        _link(certificate, issuer, digests)
     return loaded
 
 
-def _need_linked(chain: Sequence[x509.Certificate], digests: Digests) -> None:
+@lru_cache(maxsize=512)
+def _link(certificate: bytes, issuer: bytes, digests: Digests) -> None:
+    """``need_issued`` of two certificates in DER, remembered: a new leaf under known authorities costs one signature.
+
+    Only links that hold are remembered, and dates are no part of a link."""
+    need_issued(load(certificate, "chain"), load(issuer, "chain"), digests)
+
+
+def _need_rights(chain: Sequence[x509.Certificate]) -> None:
     issuers, leaf = chain[:-1], chain[-1]
     for place, issuer in enumerate(issuers):
         need_ca(issuer, below=len(issuers) - place - 1)
     _need_leaf(leaf)
-    for certificate, issuer in zip(chain, (chain[0], *issuers), strict=True):
-        need_issued(certificate, issuer, digests)
 
 
 def need_not_revoked(der: bytes, chain: Sequence[x509.Certificate], now: int) -> int:

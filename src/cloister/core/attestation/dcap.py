@@ -66,9 +66,11 @@ def need_layout(blob: bytes, body: int, *, nested: bool) -> bytes:
     return at.take(at.left())
 
 
+@lru_cache(maxsize=256)
 def need_same_root(chain: bytes, root: bytes) -> None:
     """The quote's own chain is plain PEM and ends in the root of its collateral: dcap-qvl looks at neither.
 
+    A machine's chain is the same in all its quotes, so some that hold are remembered.
     Raises attestation.malformed, attestation.root.
     """
     if not _PEM_CHAIN.fullmatch(chain):

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from cloister.core.attestation.certificates import MAX_CHAIN, load, need_p384, walk
+from cloister.core.attestation.certificates import MAX_CHAIN, linked, need_p384, need_valid_at
 from cloister.core.attestation.model import Claims, Evidence
 from cloister.core.attestation.refusals import BAD_SIGNATURE, MALFORMED, fail_closed
 from cloister.core.attestation.roots import Roots
@@ -41,10 +41,10 @@ def verify(evidence: Evidence, roots: Roots, now: int) -> Claims:
     # 4. The root is pinned.
     bundle = document["cabundle"]
     roots.require(VENDOR, bundle[0])
-    # 5. The chain, P-384 throughout, valid now.
-    chain = [load(der, "authority") for der in bundle] + [load(document["certificate"], "leaf")]
+    # 5. The chain, P-384 throughout, valid now. Links that hold are remembered: authorities come back for days.
+    chain = linked((*bundle, document["certificate"]))
     keys = [need_p384(certificate) for certificate in chain]
-    fresh_until = walk(chain, now)
+    fresh_until = min(need_valid_at(certificate, now) for certificate in chain)
     # 6. The leaf signed headers and payload.
     _need_signature(keys[-1], protected, payload, signature)
     # 7. Claims. PCR0 of zeros is a debug enclave with a perfectly good signature.

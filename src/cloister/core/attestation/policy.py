@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Self
 
-from cloister.core.attestation.roots import Roots
+from cloister.core.attestation.roots import VENDORS, Roots
 from cloister.core.encoding import jcs
 from cloister.core.encoding.contexts import Context, digest
 from cloister.core.errors import CloisterError, PolicyError, define
@@ -151,10 +151,11 @@ KIND_RULES: Final[dict[str, dict[str, Field]]] = {
         "tcb": _texts,
         "allow_unsaid_mode": _flag,
         "allow_missing_fwid": _flag,
+        "require_ocsp": _flag,
         "features": _texts,
         "minimum_driver": _version,
     },
-    "nvidia-switch": {"tcb": _texts, "allow_missing_fwid": _flag},
+    "nvidia-switch": {"tcb": _texts, "allow_missing_fwid": _flag, "require_ocsp": _flag},
 }
 for _inner in ("snp", "tdx"):
     KIND_RULES[f"azure-{_inner}"] = {**KIND_RULES[_inner], "allow_secure_boot_off": _flag}
@@ -180,12 +181,33 @@ class NetworkParameters:
 
 
 @dataclass(frozen=True, slots=True)
+class CommitteeRules:
+    """How many vendors a committee must rest on (spec/policy.md 9). ``core/policy/committee.py`` applies them.
+
+    min_vendors: no fewer vendors than this are, together, behind every seat. vendor_may_read: one vendor may be behind
+    as many seats as the threshold. vendor_may_stop: one vendor may be behind more than n - threshold seats.
+    """
+
+    min_vendors: int
+    vendor_may_read: bool
+    vendor_may_stop: bool
+
+    def __post_init__(self) -> None:
+        _number(1, len(VENDORS))("committee.min_vendors", self.min_vendors)
+        _flag("committee.vendor_may_read", self.vendor_may_read)
+        _flag("committee.vendor_may_stop", self.vendor_may_stop)
+
+
+DIVERSE: Final = CommitteeRules(min_vendors=3, vendor_may_read=False, vendor_may_stop=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What evidence must show. Build with ``from_json``, ``shipped`` or ``devnet``.
 
     Attributes: name (for people), mode ("devnet" or "production"), roots (pinned roots by vendor), kinds (kind ->
     rules of KIND_RULES; a kind that is absent is refused), refused_generations (AMD product or Intel FMSPC),
-    refused_advisories, max_evidence_age_s (where evidence carries a time), network.
+    refused_advisories, max_evidence_age_s (where evidence carries a time), committee (vendors behind it), network.
     """
 
     name: str
@@ -195,6 +217,7 @@ class Policy:
     refused_generations: tuple[str, ...]
     refused_advisories: tuple[str, ...]
     max_evidence_age_s: int
+    committee: CommitteeRules
     network: NetworkParameters
 
     def __post_init__(self) -> None:
@@ -218,6 +241,7 @@ class Policy:
         if data["version"] != VERSION:
             raise _refuse("version", str(VERSION), data["version"])
         parameters = _object("network", data["network"], {f.name for f in fields(NetworkParameters)})
+        committee = _object("committee", data["committee"], {f.name for f in fields(CommitteeRules)})
         kinds = data["kinds"]
         if not isinstance(kinds, dict):
             raise _refuse("kinds", "{kind: rules}", kinds)
@@ -229,6 +253,7 @@ class Policy:
             refused_generations=_texts("refused_generations", data["refused_generations"]),
             refused_advisories=_texts("refused_advisories", data["refused_advisories"]),
             max_evidence_age_s=data["max_evidence_age_s"],
+            committee=CommitteeRules(**committee),
             network=NetworkParameters(**parameters),
         )
 
@@ -248,6 +273,7 @@ class Policy:
             "refused_generations": list(self.refused_generations),
             "refused_advisories": list(self.refused_advisories),
             "max_evidence_age_s": self.max_evidence_age_s,
+            "committee": asdict(self.committee),
             "network": asdict(self.network),
         }
 
@@ -286,6 +312,7 @@ def devnet(roots: Roots, **network: int) -> Policy:
         refused_generations=cloud.refused_generations,
         refused_advisories=cloud.refused_advisories,
         max_evidence_age_s=cloud.max_evidence_age_s,
+        committee=DIVERSE,
         network=NetworkParameters(**defaults),
     )
 
