@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
-from bench import baseline, evidence, keys, state
+from bench import attestation, baseline, evidence, keys, state
 from bench.calls import KINDS, Clocks, Samples, first_body_ms
 from bench.live import Loaded, Pool, get, head, post
 from bench.load import Answer
 from bench.measure import Row
 
+from cloister.core.attestation import kinds
 from support.sealed import World, answer
 
 
@@ -143,3 +144,16 @@ def test_samples_keep_medians_per_process() -> None:
 
 def test_the_floors_are_those_of_the_design() -> None:
     assert [(kind.share, kind.added_ms) for kind in KINDS] == [(0.40, 0.25), (0.15, 0.5)]
+
+
+def test_rows_of_attestation_name_every_kind_and_floors_stand_where_the_issue_sets_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attestation, "VECTORS", tmp_path / "none")
+    *rows, memory = attestation.rows(tmp_path, rounds=5, times=30)
+    good(rows)  # the last row may be zero: nothing grew
+    assert {row.name.split()[1] for row in rows} == set(kinds.KINDS)
+    floors = {row.name.split()[1]: row.target for row in rows if row.target}
+    assert floors == {"tdx": 1, "snp": 1, "nitro": 4, "azure-snp": 4, "azure-tdx": 4, "nvidia-gpu": 4}
+    assert all(bool(row.baseline) == ("dcap-qvl" in row.name) for row in rows)
+    assert (memory.unit, memory.target) == ("KiB", attestation.FLAT_KIB)
