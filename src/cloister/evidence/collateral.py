@@ -21,6 +21,7 @@ _NAMES = {
     uuid.UUID("4ab7b379-bbac-4fe4-a02f-05aef327c782"): "intermediate",
     uuid.UUID("c0b406a4-a803-4952-9743-3fb6014cd0ae"): "ark",
 }
+_TPM_CHAINS = {"ak_chain", "authorities"}
 
 NO_COLLATERAL = define(
     "evidence.collateral",
@@ -50,6 +51,8 @@ class FileCollateral:
     """A JSON file, read anew each time: whoever refreshes it needs no restart.
 
     For tdx, sgx and dstack: the nine QuoteCollateralV3 fields. For snp: {"vek", "intermediate", "ark"}, DER as 0x-hex.
+    For tpm: {"ak_chain"}, the attestation key's certificates in PEM, leaf first; or {"authorities"}, those above the
+    endorsement certificate in the TPM.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,6 +63,8 @@ class FileCollateral:
         data = await asyncio.to_thread(self._read)
         if kind in ("tdx", "sgx", "dstack"):
             return {"collateral": data}
+        if kind == "tpm":
+            return _tpm_chain(data)
         try:
             certificates = json.loads(data)
             return {name: from_hex(certificates[name], name=name) for name in ("vek", "intermediate", "ark")}
@@ -75,6 +80,19 @@ class FileCollateral:
         if len(data) > MAX_FILE:
             raise NO_COLLATERAL(expected=f"at most {MAX_FILE} bytes", found="more")
         return data
+
+
+def _tpm_chain(data: bytes) -> dict[str, bytes]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or len(value) != 1 or not set(value) <= _TPM_CHAINS:
+        raise NO_COLLATERAL(expected="ak_chain or authorities", found="another file")
+    name, pem = next(iter(value.items()))
+    if not isinstance(pem, str) or not pem.startswith("-----BEGIN CERTIFICATE-----") or not pem.isascii():
+        raise NO_COLLATERAL(expected=f"{name} in PEM", found="something else")
+    return {name: pem.encode()}
 
 
 def parse_certificate_table(blob: bytes) -> dict[str, bytes]:

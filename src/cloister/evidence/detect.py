@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cloister.core.errors import CloisterError, EvidenceError, define
-from cloister.evidence import configfs_tsm, dstack, gramine, ioctls, nitro
+from cloister.evidence import configfs_tsm, dstack, gramine, ioctls, nitro, tpm2, tpm_tools
 from cloister.evidence.collateral import CollateralSource, FileCollateral, NoCollateral
 from cloister.evidence.sockets import SealingSocket
 from cloister.evidence.tee import NoSealing, Sealing, Tee
@@ -26,7 +26,7 @@ BAD_MACHINE = define(
     check="the machine's configuration names paths of known purposes",
     remedy="use the fields of MachineConfig: "
     + "tsm_root, tsm_socket, nsm_device, nsm_socket, gramine_root, dstack_socket, sev_device, tdx_device, "
-    + "sealing_socket, collateral",
+    + "tpm_device, tpm_socket, tpm_log, sealing_socket, collateral",
 )
 
 
@@ -36,7 +36,8 @@ class MachineConfig:
 
     tsm_root: configfs-tsm. tsm_socket: the same by socket. nsm_device, nsm_socket: the Nitro module. gramine_root:
     Gramine's files inside an SGX enclave. dstack_socket: the agent of a dstack guest. sev_device, tdx_device: kernels
-    before configfs-tsm. sealing_socket: a service that holds sealing keys. collateral: a file of certificates or
+    before configfs-tsm. tpm_device, tpm_socket: a TPM 2.0, or its emulator's socket. tpm_log: the measured-boot log
+    beside it. sealing_socket: a service that holds sealing keys. collateral: a file of certificates or
     collateral (``FileCollateral``).
     """
 
@@ -48,6 +49,9 @@ class MachineConfig:
     dstack_socket: Path | None = None
     sev_device: Path | None = None
     tdx_device: Path | None = None
+    tpm_device: Path | None = None
+    tpm_socket: Path | None = None
+    tpm_log: Path | None = None
     sealing_socket: Path | None = None
     collateral: Path | None = None
 
@@ -59,6 +63,8 @@ class MachineConfig:
             dstack_socket=dstack.DSTACK_SOCKET,
             sev_device=ioctls.SEV_DEVICE,
             tdx_device=ioctls.TDX_DEVICE,
+            tpm_device=tpm_tools.TPM_DEVICE,
+            tpm_log=tpm2.BOOT_LOG,
         )
 
     @classmethod
@@ -108,6 +114,13 @@ def survey(machine: MachineConfig, collateral: CollateralSource | None = None) -
         found.append(_sev(machine.sev_device, collateral, sealing))
     if machine.tdx_device:
         found.append(_tdx(machine.tdx_device, collateral, sealing))
+    # Last: a TPM hides nothing, so whatever else is there says more.
+    for place, path, tcti in (
+        ("tpm device", machine.tpm_device, tpm_tools.device_tcti),
+        ("tpm socket", machine.tpm_socket, tpm_tools.socket_tcti),
+    ):
+        if path:
+            found.append(_tpm(place, path, tcti, machine, collateral))
     return found
 
 
@@ -181,6 +194,20 @@ def _tdx(path: Path, collateral: CollateralSource, sealing: Sealing) -> Finding:
         return ioctls.TdxGuest(ioctl, None, collateral, sealing), "tdx answers"
 
     return _tried("tdx_guest device", path, opened)
+
+
+def _tpm(
+    place: str, path: Path, tcti: Callable[[Path], str], machine: MachineConfig, collateral: CollateralSource
+) -> Finding:
+    def opened(found: Path) -> tuple[Tee, str]:
+        if absent := tpm_tools.missing_program():
+            raise tpm_tools.NO_TOOLS(expected=absent, found="nothing of that name on PATH")
+        tools = tpm_tools.TpmTools(tcti(found))
+        maker = tools.manufacturer()
+        own = SealingSocket(machine.sealing_socket) if machine.sealing_socket else None
+        return tpm2.Tpm2(tools, collateral, own, machine.tpm_log), f"TPM 2.0 of {maker} answers"
+
+    return _tried(place, path, opened)
 
 
 def _tried(place: str, path: Path, opened: Callable[[Path], tuple[Tee, str]]) -> Finding:

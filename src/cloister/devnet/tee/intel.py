@@ -1,10 +1,14 @@
-"""A pretend Intel: PCK chain, TCB info, QE identity, revocation lists, and TDX v4 quotes (Intel DCAP formats)."""
+"""A pretend Intel: PCK chain, TCB info, QE identity, revocation lists, and TDX v4 quotes (Intel DCAP formats).
+
+SGX quotes are in ``sgx``; they hang on the same chain.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,6 +47,7 @@ QE_SIGNER: Final = hashlib.sha256(b"cloister devnet quoting enclave signer").dig
 QE_ENCLAVE: Final = hashlib.sha256(b"cloister devnet quoting enclave").digest()
 QE_VENDOR: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 COLLATERAL_DAYS: Final = 30
+Edit = Callable[[dict[str, Any]], None]
 
 
 class Intel:
@@ -82,8 +87,13 @@ class Intel:
         )
         self.authority = Issuer(authority, authority_key)
 
-    def collateral(self, now: int) -> bytes:
-        """The nine QuoteCollateralV3 fields as JSON, issued an hour before ``now``, for 30 days."""
+    def collateral(
+        self, now: int, tcb_info: Edit = lambda _: None, qe_identity: Edit = lambda _: None, revoked: Sequence[int] = ()
+    ) -> bytes:
+        """The nine QuoteCollateralV3 fields as JSON, issued an hour before ``now``, for 30 days.
+
+        ``tcb_info``, ``qe_identity``: change these before they are signed. ``revoked``: serial numbers of PCKs.
+        """
         start, end = now - 3600, now + COLLATERAL_DAYS * DAY
         key = self._store.ec_key("intel-tcb", ec.SECP256R1())
         signer = certificate(
@@ -95,22 +105,25 @@ class Intel:
             digest=hashes.SHA256(),
         )
         chain = Issuer(signer, key).pem + self.root.pem
-        tcb_info, qe_identity = _json(_tcb_info(start, end)), _json(_qe_identity(start, end))
+        levels, enclave = _tcb_info(start, end), _qe_identity(start, end)
+        tcb_info(levels)
+        qe_identity(enclave)
+        levels_text, enclave_text = _json(levels), _json(enclave)
         fields = {
             "pck_crl_issuer_chain": self.authority.pem + self.root.pem,
             "root_ca_crl": revocation_list(self.root, start, end).hex(),
-            "pck_crl": revocation_list(self.authority, start, end).hex(),
+            "pck_crl": revocation_list(self.authority, start, end, revoked).hex(),
             "tcb_info_issuer_chain": chain,
-            "tcb_info": tcb_info,
-            "tcb_info_signature": sign_raw(key, tcb_info.encode()).hex(),
+            "tcb_info": levels_text,
+            "tcb_info_signature": sign_raw(key, levels_text.encode()).hex(),
             "qe_identity_issuer_chain": chain,
-            "qe_identity": qe_identity,
-            "qe_identity_signature": sign_raw(key, qe_identity.encode()).hex(),
+            "qe_identity": enclave_text,
+            "qe_identity_signature": sign_raw(key, enclave_text.encode()).hex(),
         }
         return json.dumps(fields).encode()
 
-    def platform(self, name: str, now: int) -> Platform:
-        """The machine of this name: its PCK certificate, its quoting enclave."""
+    def platform(self, name: str, now: int, fmspc: bytes = FMSPC) -> Platform:
+        """The machine of this name: its PCK certificate, its quoting enclave. ``fmspc``: 6 bytes, the CPU's model."""
         seed = self._store.secret(f"intel-platform-{name}", 32)
         ppid, instance = (hashlib.sha256(label + seed).digest()[:16] for label in (b"ppid", b"instance"))
         key = self._store.ec_key(f"intel-pck-{name}", ec.SECP256R1())
@@ -120,11 +133,11 @@ class Intel:
             self.authority,
             start=now - DAY,
             end=now + 5 * 365 * DAY,
-            extensions=[(SGX_EXTENSION, pck_extension(ppid, instance))],
+            extensions=[(SGX_EXTENSION, pck_extension(ppid, instance, fmspc))],
             digest=hashes.SHA256(),
         )
         chain = Issuer(pck, key).pem + self.authority.pem + self.root.pem
-        return Platform(key, chain.encode(), ec.generate_private_key(ec.SECP256R1()))
+        return Platform(key, chain.encode(), ec.generate_private_key(ec.SECP256R1()), pck.serial_number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,23 +147,27 @@ class Platform:
     pck: ec.EllipticCurvePrivateKey
     chain: bytes
     attestation: ec.EllipticCurvePrivateKey
+    serial: int
 
     def quote(self, mrtd: bytes, report_data: bytes, attributes: bytes = TD_ATTRIBUTES) -> bytes:
         """A TDX v4 quote over a TD of this MRTD (48 bytes), RTMRs zero, and 64 bytes of report data."""
         signed = _header() + td_report(mrtd, report_data, attributes)
+        head, enclave = self.signature(signed)
+        certification = enclave + self.certificates()
+        head += struct.pack("<HI", 6, len(certification))
+        return signed + struct.pack("<I", len(head) + len(certification)) + head + certification
+
+    def signature(self, signed: bytes) -> tuple[bytes, bytes]:
+        """(signature and attestation key, the quoting enclave's signed report about that key)."""
         public = self.attestation.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
         auth = bytes(range(32))
         enclave = _qe_report(hashlib.sha256(public + auth).digest())
-        certification = (
-            enclave
-            + sign_raw(self.pck, enclave)
-            + struct.pack("<H", len(auth))
-            + auth
-            + struct.pack("<HI", 5, len(self.chain))
-            + self.chain
-        )
-        signature = sign_raw(self.attestation, signed) + public + struct.pack("<HI", 6, len(certification))
-        return signed + struct.pack("<I", len(signature) + len(certification)) + signature + certification
+        about = enclave + sign_raw(self.pck, enclave) + struct.pack("<H", len(auth)) + auth
+        return sign_raw(self.attestation, signed) + public, about
+
+    def certificates(self) -> bytes:
+        """The PCK chain as certification data of type 5."""
+        return struct.pack("<HI", 5, len(self.chain)) + self.chain
 
 
 def sign_raw(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
@@ -159,7 +176,7 @@ def sign_raw(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
     return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
 
-def pck_extension(ppid: bytes, instance: bytes) -> bytes:
+def pck_extension(ppid: bytes, instance: bytes, fmspc: bytes = FMSPC) -> bytes:
     """The SGX extension of a PCK certificate (Intel PCK certificate profile 1.5, table 3)."""
 
     def item(suffix: str, value: bytes) -> bytes:
@@ -172,7 +189,7 @@ def pck_extension(ppid: bytes, instance: bytes) -> bytes:
         item("1", der_octets(ppid)),
         item("2", tcb),
         item("3", der_octets(PCE_ID)),
-        item("4", der_octets(FMSPC)),
+        item("4", der_octets(fmspc)),
         item("5", der(0x0A, b"\x01")),
         item("6", der_octets(instance)),
         item("7", der_sequence(*flags)),

@@ -83,19 +83,21 @@ def certificate(
     return builder.sign(signer, digest)
 
 
-def revocation_list(issuer: Issuer, start: int, end: int) -> bytes:
-    """An empty CRL in DER, valid from ``start`` to ``end``."""
+def revocation_list(issuer: Issuer, start: int, end: int, revoked: Sequence[int] = ()) -> bytes:
+    """A CRL in DER over these serial numbers, valid from ``start`` to ``end``."""
     identifier = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return (
+    builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer.certificate.subject)
         .last_update(moment(start))
         .next_update(moment(end))
         .add_extension(x509.CRLNumber(1), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
-        .sign(issuer.key, hashes.SHA256())
-        .public_bytes(Encoding.DER)
     )
+    for serial in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(moment(start)).build()
+        builder = builder.add_revoked_certificate(entry)
+    return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 def moment(seconds: int) -> datetime.datetime:
