@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cloister.core.attestation.model import measurement_id
+from cloister.core.attestation.policy import Policy
 from cloister.core.errors import CloisterError
 from cloister.core.policy.release import vendor_class_id
 from cloister.core.threshold.dkg import Dealing
@@ -25,8 +26,8 @@ from support.gatekeepers import GATEKEEPER_IMAGE, WORKER_IMAGE, Seat, World, nod
 class Cast:
     """Three gatekeepers; the last one is the liar."""
 
-    def __init__(self, folder: Path) -> None:
-        self.world = World(policy(measurement_delay=50))
+    def __init__(self, folder: Path, rules: Policy | None = None) -> None:
+        self.world = World(rules or policy(measurement_delay=50))
         self.seats = [Seat(self.world, folder / f"gk-{i}", i, port) for i, port in enumerate(free_ports(3))]
 
     @property
@@ -118,6 +119,23 @@ async def test_nobody_deals_with_a_member_when(cast: Cast, case: str) -> None:
         cast.world.mine(1)
     assert {e.code for e in refused} == {code}
     assert not set(cast.world.now.dealings) & {s.keys.address for s in cast.seats[:2]}
+
+
+async def test_nobody_deals_in_a_committee_of_too_few_vendors(tmp_path: Path) -> None:
+    """The policy demands four vendors; the contract counts no vendors, only seats of each class."""
+    rules = policy(measurement_delay=50)
+    cast = Cast(tmp_path, dataclasses.replace(rules, committee=dataclasses.replace(rules.committee, min_vendors=4)))
+    try:
+        await cast.stand()
+        cast.name()
+        for _ in range(4):
+            refused = await turn_all(cast.seats)
+            cast.world.mine(1)
+        assert {e.code for e in refused} == {"policy.committee_vendors"}
+        assert not cast.world.now.dealings
+    finally:
+        for seat in cast.seats:
+            await seat.close()
 
 
 async def test_evidence_of_a_worker_is_no_gatekeepers(cast: Cast) -> None:

@@ -24,12 +24,13 @@ from cloister.chain.tx import Receipt, Sender
 from cloister.core.encoding.contexts import Context, digest
 from cloister.core.encoding.signatures import SignerSet, address_of, sign_digest
 from cloister.core.encoding.statements import Checkpoint, Statement
+from cloister.core.policy.release import vendor_class_id
 
 CACHE = Path(__file__).resolve().parents[2] / ".build" / "deno"
 POLICY_HASH = digest(Context.POLICY, b"test policy")
 MEASUREMENT = digest(Context.MEASUREMENT, b"worker", b"test measurement")
 # Vendor classes of the five test members: 2 + 2 + 1.
-CLASSES = tuple(hashlib.sha256(name).digest() for name in (b"tdx", b"tdx", b"snp", b"snp", b"nitro"))
+CLASSES = tuple(vendor_class_id(name) for name in ("intel", "intel", "amd", "amd", "aws"))
 OPERATORS = tuple(hashlib.sha256(b"operator" + bytes([i])).digest()[:20] for i in range(5))
 THRESHOLD = 3
 # A stand-in key: these chain tests check that 96 bytes arrive, not that they are a curve point.

@@ -52,6 +52,7 @@ def test_key(name: str) -> PrivateKey:
 
 
 test_key.__test__ = False  # type: ignore[attr-defined]
+MEMBER_VENDORS = ("intel", "intel", "amd", "amd", "aws")
 MEMBERS = tuple(test_key(f"member {i}") for i in range(5))
 STRANGERS = tuple(test_key(f"stranger {i}") for i in range(5))
 OWNER = test_key("owner")
@@ -333,6 +334,12 @@ class World:
         head = data_slot(add(place.slot, fields["members"].slot))
         for i, key in enumerate(MEMBERS):
             gatekeepers.words[add(head, i)] = int.from_bytes(address_of(key), "big")
+            self.seat(i, MEMBER_VENDORS[i])
+
+    def seat(self, index: int, vendor: str) -> None:
+        """What member ``index`` said of itself when it stood for the committee."""
+        fields = {"operator": index + 1, "vendorClass": vendor_class_id(vendor), "dkgKey": 1, "evidenceHash": 1}
+        self.stores["Gatekeepers"].struct("_candidates", address_key(address_of(MEMBERS[index])), fields)
         self.stores["Clusters"].struct("_clusters", CLUSTER, {"owner": b"\x01" * 20, "epoch": 1, "seats": 2})
         policies = self.stores["Policies"]
         policies.variable("policyHash", int.from_bytes(self.network.genesis.policy_hash(), "big"))

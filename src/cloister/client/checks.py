@@ -158,6 +158,13 @@ async def committee(client: Client, view: View) -> Found[None]:
     return None, f"term {committee.term}, {committee.threshold} of {len(committee.members)}"
 
 
+async def vendors(client: Client, view: View) -> Found[None]:
+    """The vendors behind the committee's seats by storage proof, under the pinned policy."""
+    rules = client.resolver.policy.committee
+    await view.state.require_diverse(rules)
+    return None, f"at least {rules.min_vendors}, none with a share that policy refuses"
+
+
 async def record(view: View, agent: bytes) -> Found[AgentRecord]:
     """An agent's record by storage proof."""
     record = await view.state.agent(agent)

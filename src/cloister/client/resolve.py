@@ -147,6 +147,7 @@ class Resolver:
         self._locks: dict[bytes, asyncio.Lock] = {}
         contracts = network.genesis.contracts
         self._addresses = {name: ref.address for name, ref in contracts.items()}
+        self._diverse = False
         self._code_hashes = {name: ref.code_hash for name, ref in contracts.items()}
 
     @property
@@ -184,6 +185,9 @@ class Resolver:
         state = (await self.view()).state
         committee, cluster = await asyncio.gather(state.committee(), state.cluster(record.cluster))
         self.require_same_committee(committee)
+        if not self._diverse:
+            await state.require_diverse(self.policy.committee)
+            self._diverse = True
         if cluster is None:
             raise AGENT_UNKNOWN(expected="the agent's cluster", found=to_hex(record.cluster))
         return AgentVersion(

@@ -31,6 +31,7 @@ from cloister.core.chainview.refusals import STALE
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.envelope.certificate import NOT_LEASED
 from cloister.core.errors import CloisterError, Refusal, from_wire
+from cloister.core.policy.committee import NOT_DIVERSE
 from cloister.core.policy.refusals import AGENT_UNKNOWN, PAUSED, WORKER_UNKNOWN
 from cloister.core.receipts.receipt import MALFORMED
 from cloister.core.receipts.verify import BAD_SIGNATURE
@@ -102,7 +103,7 @@ class Report:
 
 async def verify_network(client: Client) -> Report:
     """The network: 1 file served equals file pinned; 2 policy; 3, 4 chain and genesis block; 5 checkpoint;
-    6 contracts' code by proof; 7 policy hash by proof; 8 committee and MPK by proof."""
+    6 contracts' code by proof; 7 policy hash by proof; 8 committee and MPK by proof; 9 the vendors behind it."""
     net = client.network
     report = Report(f"network {to_hex(net.id)}")
     report.facts = {"network": to_hex(net.id), "fingerprint": net.fingerprint(), "mode": net.genesis.mode}
@@ -120,6 +121,7 @@ async def verify_network(client: Client) -> Report:
             await report.tried(CONTRACT_CODE, f"{name} with the pinned code", checks.each_contract(client, view, name))
         await report.tried(POLICY_IN_FORCE, to_hex(net.genesis.policy_hash()), lambda: checks.policy_hash(client, view))
         await report.tried(OTHER_COMMITTEE, "the pinned committee and MPK", lambda: checks.committee(client, view))
+        await report.tried(NOT_DIVERSE, "vendors as policy demands", lambda: checks.vendors(client, view))
     except _Stop:
         return report
     report.facts |= {"checkpoint": view.checkpoint.number, "block": to_hex(view.checkpoint.block_hash)}

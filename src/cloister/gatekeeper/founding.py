@@ -3,7 +3,7 @@
 ::
 
     stand      announce ourselves: operator, vendor class, a key for this ceremony, evidence, endpoint
-    deal       the committee was named: verify every peer's evidence, deal, put the digest on chain
+    deal       the committee was named: verify every peer's evidence and the mix of vendors, deal, digest on chain
     reveal     every digest is on chain: fetch the peers' dealings, check them
     confirm    the share fits: seal it, confirm (MPK, transcript) on chain
     office     all n confirmed the same: the share may be used
@@ -31,6 +31,7 @@ from cloister.core.encoding.network import Genesis, network_id
 from cloister.core.encoding.signatures import SignerSet, verify_signer
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import CloisterError, ThresholdError, define
+from cloister.core.policy.committee import require_diverse
 from cloister.core.threshold.ceremony import Phase, Run
 from cloister.core.threshold.dkg import Ceremony, Dealing, Member, deal
 from cloister.core.threshold.shares import KeyShare
@@ -187,6 +188,7 @@ class Founding:
         stored = self._stored_dealing()
         if stored is None or stored[0] != opened.id:
             await self._verify_peers(at, head, candidates)
+            require_diverse([c.vendor_class for c in candidates], seats.threshold, self._policy.committee)
             dealing = deal(ceremony, index, self._rng)
             body = {"ceremony": to_hex(opened.id), "dealing": dealing.to_json()}
             self._store.put(DEALING, jcs.encode(body))

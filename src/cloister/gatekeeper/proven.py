@@ -16,7 +16,6 @@ from cloister.core.chainview.founding import (
     CandidateRecord,
     CeremonyRecord,
     SeatsRecord,
-    read_candidates,
     read_ceremony,
     read_confirmed,
     read_dealings,
@@ -41,9 +40,6 @@ class _State(ProvenState):
 
     async def ceremony(self) -> CeremonyRecord:
         return await self._read("Gatekeepers", read_ceremony)
-
-    async def candidates(self, members: tuple[bytes, ...]) -> tuple[CandidateRecord | None, ...]:
-        return await self._read("Gatekeepers", lambda s, at: read_candidates(s, at, members))
 
     async def dealings(self, ceremony: bytes, members: tuple[bytes, ...]) -> tuple[bytes, ...]:
         return await self._read("Gatekeepers", lambda s, at: read_dealings(s, at, ceremony, members))

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from cloister.chain.proven import ProvenState
 from cloister.chain.rpc import Rpc, quantity
+from cloister.core.attestation.policy import Policy
 from cloister.core.chainview.records import AgentRecord, agent_id
 from cloister.core.chainview.refusals import NOT_A_CHECKPOINT
 from cloister.core.encoding.hexes import to_hex
@@ -91,6 +92,7 @@ class ChainWatch:
         self._proven: ProvenState | None = None
         self._restricted: dict[bytes, int] = {}  # agent id or our address -> newest height claimed when it was seen
         self._worker: bytes | None = None
+        self._diverse = False
         self._said: dict[str, str] = {}
         self._moved = asyncio.Event()
         self.news = 0
@@ -145,6 +147,14 @@ class ChainWatch:
         """All agents at the newest checkpoint: their number is proven, their ids follow."""
         genesis, count = self._network.genesis, await self.state().agent_count()
         return [agent_id(genesis.chain_id, genesis.address("Agents"), token) for token in range(1, count + 1)]
+
+    async def require_diverse(self) -> None:
+        """The committee in office rests on the vendors that policy demands; read once, by proof.
+
+        Raises PolicyError (policy.committee_vendors)."""
+        if not self._diverse:
+            await self.state().require_diverse(Policy.from_json(self._network.genesis.policy).committee)
+            self._diverse = True
 
     @property
     def period_blocks(self) -> int:

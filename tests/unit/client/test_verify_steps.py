@@ -19,11 +19,13 @@ from cloister.client.verify import (
     verify_worker,
 )
 from cloister.core.attestation.model import measurement_id
+from cloister.core.chainview.layout import address_key
+from cloister.core.encoding.signatures import address_of
 from cloister.core.errors import CloisterError
 from cloister.core.receipts.receipt import Receipt
 from support import hardware
 from support.fake_gateway import FakeGateway, FakeWorker, serving
-from support.fake_world import STRANGERS, World, fresh
+from support.fake_world import MEMBERS, STRANGERS, World, fresh
 
 Change = Callable[[Any], None]
 
@@ -38,7 +40,7 @@ async def test_a_good_network_passes_every_step(net: Any) -> None:
         report = await verify_network(client)
     assert failed(report) == {}
     assert report.ok
-    assert len(report.steps) == 6 + len(net.world.stores) + 1
+    assert len(report.steps) == 6 + len(net.world.stores) + 2
     assert json.loads(json.dumps(report.to_json()))["ok"] is True
 
 
@@ -69,6 +71,16 @@ def another_committee(net: Any) -> None:
     net.world.mine()
 
 
+def one_vendor_behind_three_seats(net: Any) -> None:
+    net.world.seat(4, "microsoft+amd")
+    net.world.mine()
+
+
+def nobody_stood(net: Any) -> None:
+    net.world.stores["Gatekeepers"].struct("_candidates", address_key(address_of(MEMBERS[0])), {"operator": 0})
+    net.world.mine()
+
+
 BAD_NETWORKS: dict[str, tuple[Change, dict[int, str]]] = {
     "the gateway serves another network file": (other_network_file, {1: "encoding.fingerprint"}),
     "the gateway relays to another chain": (other_chain, {3: "client.wrong_chain"}),
@@ -76,6 +88,8 @@ BAD_NETWORKS: dict[str, tuple[Change, dict[int, str]]] = {
     "strangers signed the checkpoint": (strangers, {5: "encoding.signature"}),
     "another policy is in force": (another_policy, {11: "client.policy_in_force"}),
     "another master key is in office": (another_committee, {12: "client.committee"}),
+    "one vendor is behind three seats of five": (one_vendor_behind_three_seats, {13: "policy.committee_vendors"}),
+    "a member never stood for the committee": (nobody_stood, {13: "policy.committee_vendors"}),
 }
 
 
