@@ -77,8 +77,8 @@ class SealedRequest:
 class ClientSession:
     """Many requests to one worker boot under one HPKE context. Not for use by several threads at once.
 
-    ``confirmed`` turns true when a first answer opened: from then on the worker has the PSK. It has the caller only
-    when an answer's head opened: a refusal may come before the worker looks at the caller.
+    ``confirmed`` turns true when a first answer's head opened: from then on the worker has the PSK and the caller.
+    A refusal confirms nothing: it may come before the worker looks at the caller.
     """
 
     def __init__(self, certificate: KeyCertificate, psk: Psk, rng: hpke.Rng, *, one_shot: bool = False) -> None:
@@ -147,7 +147,7 @@ class ClientSession:
         raw, sent = from_hex(head.request_id, 16, name="request id"), head.caller
 
         def confirm(answered: bool) -> None:
-            self.confirmed = True
+            self.confirmed = self.confirmed or answered
             if answered and sent is not None and sent is self._caller:
                 self._caller_known = True
 

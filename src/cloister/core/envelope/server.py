@@ -131,12 +131,15 @@ class VerifiedCaller:
 
 @dataclass(slots=True, repr=False)
 class _Session:
-    """One HPKE context. ``horizon`` is the latest deadline accepted under it, Unix ms."""
+    """One HPKE context. ``horizon`` is the latest deadline accepted under it, Unix ms.
+
+    ``begun``: a record that may bring the caller has passed. Until then it is nobody's, not even the anonymous one's."""
 
     certificate: KeyCertificate
     context: hpke.Context
     window: ReplayWindow = field(default_factory=ReplayWindow)
     horizon: int = 0
+    begun: bool = False
     caller: VerifiedCaller | None = None
 
 
@@ -243,6 +246,8 @@ class ServerSessions:
         name = parsed.certificate_id + parsed.enc + parsed.psk_id
         session = self._sessions.get(name)
         if session is not None and parsed.kind != KIND_ONE_SHOT:
+            if not session.begun and not parsed.ibe:
+                raise PSK_UNKNOWN(expected="a session that has begun or an IBE ciphertext", found="neither")
             self._sessions.move_to_end(name)
             return session, None, name
         served = self._retired.get(parsed.enc)
@@ -289,6 +294,7 @@ class ServerSessions:
             caller = self._caller(head.caller, session)  # 11
         except CloisterError as error:
             raise SealedRefusalError(error, responder.error(error)) from None
+        session.begun = True
         if parsed.kind == KIND_ONE_SHOT:
             self._retired.add(parsed.enc, head.deadline_ms, one_shot=True)
         salt = receipt_salt(session.context, parsed.seq)

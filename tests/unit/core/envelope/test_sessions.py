@@ -117,6 +117,25 @@ def test_a_repeat_with_the_ibe_ciphertext_brings_the_caller_again() -> None:
     assert request.caller.address == ADDRESS
 
 
+def test_a_refused_record_begins_no_session_for_those_that_bring_no_caller() -> None:
+    """The host lets a session be dropped and replays its first record late: refused. The next bare one is nobody's."""
+    world = World(limits=Limits(sessions=1))
+    signing(world)
+    first = world.seal(deadline_ms=NOW + 1000)
+    first.opener.feed(answer(world.open(first.data)))
+    world.open(world.session().seal(head(deadline_ms=NOW + 1000), b"").data)
+    later = NOW + 30_000
+    bare = world.client.seal(head(deadline_ms=later + 1000), b"x")
+    with pytest.raises(CloisterError, match=r"envelope\.deadline"):
+        world.open(first.data, later)
+    assert refused(world, bare.data, later) == "envelope.psk_unknown"
+    whole = world.client.seal(head(deadline_ms=later + 1000), b"x", with_ibe=True)
+    caller = world.open(whole.data, later).caller
+    assert caller is not None
+    assert caller.address == ADDRESS
+    assert world.open(bare.data, later).caller == caller
+
+
 # Replay
 
 
