@@ -59,7 +59,7 @@ class TpmTools:
 
     def manufacturer(self) -> str:
         """Four letters from the TPM: it answers."""
-        with self._bench() as bench:
+        with self.bench() as bench:
             said = bench.run("tpm2_getcap", "properties-fixed")
         found = re.search(rb"TPM2_PT_MANUFACTURER:\s+raw: 0x([0-9A-Fa-f]{1,8})\b", said)
         if found is None:
@@ -69,7 +69,7 @@ class TpmTools:
 
     def attestation_key(self) -> bytes | None:
         """TPMT_PUBLIC of the attestation key, or None if this TPM has none yet."""
-        with self._bench() as bench:
+        with self.bench() as bench:
             held = bench.run("tpm2_getcap", "handles-persistent").decode("ascii", "replace")
             if f"0x{AK_HANDLE:08x}" not in held.lower().split():
                 return None
@@ -83,7 +83,7 @@ class TpmTools:
         if (known := self.attestation_key()) is not None:
             return known
         algorithm = self.endorsement_certificate()[0]
-        with self._bench() as bench:
+        with self.bench() as bench:
             bench.endorsement_key(algorithm)
             key = ("-G", "ecc", "-g", "sha256", "-s", "ecdsa")
             bench.loading("tpm2_createak", "-C", "ek.ctx", "-c", "ak.ctx", *key)
@@ -92,7 +92,7 @@ class TpmTools:
 
     def quote(self, qualifying: bytes, pcrs: Sequence[int]) -> tuple[bytes, bytes, bytes]:
         """(TPMS_ATTEST, signature, PCR values) over SHA-256 PCRs, with at most 64 bytes of qualifying data."""
-        with self._bench() as bench:
+        with self.bench() as bench:
             wanted = ("-l", selection(pcrs), "-q", qualifying.hex(), "-g", "sha256")
             out = ("-m", "quote", "-s", "signature", "-f", "plain", "-o", "pcrs", "-F", "values")
             bench.run("tpm2_quote", "-c", hex(AK_HANDLE), *wanted, *out)
@@ -103,7 +103,7 @@ class TpmTools:
         refusals = []
         for algorithm, index in EK_CERTIFICATES.items():
             try:
-                with self._bench() as bench:
+                with self.bench() as bench:
                     bench.run("tpm2_nvread", hex(index), "-o", "certificate")
                     return algorithm, trimmed(bench.read("certificate"))
             except EvidenceError as error:
@@ -118,7 +118,7 @@ class TpmTools:
         if len(credential) > 1024 or len(encrypted_seed) > 1024:
             raise BAD_QUOTE(expected="a challenge of at most 1 KiB and 1 KiB", found="more")
         algorithm = self.endorsement_certificate()[0]
-        with self._bench() as bench:
+        with self.bench() as bench:
             bench.write("credential", _CREDENTIAL + credential + encrypted_seed)
             bench.endorsement_key(algorithm)
             with bench.session() as session:
@@ -133,7 +133,7 @@ class TpmTools:
         HMAC-SHA-256 under a primary key of the owner hierarchy whose only authorisation is a policy over the PCRs:
         after another boot chain it is another key. Clearing the TPM's owner ends it.
         """
-        with self._bench() as bench:
+        with self.bench() as bench:
             bench.write("data", _MAC + data)
             with bench.session(trial=True) as session:
                 bench.pcr_policy(session, pcrs, "-L", "policy")
@@ -149,7 +149,7 @@ class TpmTools:
         return found
 
     @contextmanager
-    def _bench(self) -> Iterator[Bench]:
+    def bench(self) -> Iterator[Bench]:
         """A private folder for one request; one request at a time."""
         with self._lock, tempfile.TemporaryDirectory(prefix="cloister-tpm-") as folder:
             yield Bench(Path(folder), self.tcti)

@@ -12,7 +12,7 @@ import pytest
 from cloister.core.attestation import kinds
 from cloister.core.attestation.model import Evidence
 from cloister.devnet.tee.client import cleanup, is_mounted, unmount
-from cloister.devnet.tee.fuse import TsmMount, TsmOperations
+from cloister.devnet.tee.fuse import Mount, TsmOperations
 from cloister.devnet.tee.machines import Hardware, Machine, NitroHardware, SnpHardware, TdxHardware
 from cloister.devnet.tee.tsm import MAX_REPORTS, TsmTree
 from cloister.evidence.configfs_tsm import TsmFolder, probe, read_report
@@ -127,7 +127,7 @@ def test_the_callbacks_keep_the_manners_without_a_mount() -> None:
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Path]:
     """A mounted tree; unmounted whatever happens."""
-    mount = TsmMount(tmp_path / "tsm", _tree())
+    mount = Mount(tmp_path / "tsm", TsmOperations(_tree()))
     try:
         mount.start()
     except OSError as error:
@@ -172,7 +172,7 @@ def test_the_mount_has_the_kernels_manners(mounted: Path) -> None:
 
 
 def test_cleanup_removes_a_mount_and_sockets_and_may_be_repeated(tmp_path: Path) -> None:
-    mount = TsmMount(tmp_path / "tsm", _tree())
+    mount = Mount(tmp_path / "tsm", TsmOperations(_tree()))
     try:
         mount.start()
     except OSError as error:

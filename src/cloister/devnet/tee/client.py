@@ -17,6 +17,7 @@ MAX_LINE: Final = 65536
 CONTROL: Final = "control.sock"
 ROOTS: Final = "roots.json"
 MOUNT: Final = "tsm"
+ATTESTATION: Final = "attestation"
 SOCKETS: Final = "run"
 
 CONTROL_FAILED = define(
@@ -45,10 +46,19 @@ class TeeControl:
                     raise
                 await asyncio.sleep(0.05)
 
-    async def create_machine(self, name: str, kind: str, role: str, package: Path | None = None) -> dict[str, Any]:
-        """Launch a machine. Returns {name, kind, role, measurement, machine: MachineConfig JSON, ...paths}."""
-        more = {} if package is None else {"package": str(package)}
+    async def create_machine(
+        self, name: str, kind: str, role: str, package: Path | None = None, **flaws: str
+    ) -> dict[str, Any]:
+        """Launch a machine. Returns {name, kind, role, measurement, machine: MachineConfig JSON, ...paths}.
+
+        ``flaws``: "tcb" (sgx: one of sgx.TCB_STATES) and "defect" (sgx, tpm: one of their DEFECTS)."""
+        more = flaws if package is None else {**flaws, "package": str(package)}
         return await self.command("create_machine", name=name, kind=kind, role=role, **more)
+
+    async def measure(self, kind: str, role: str) -> str:
+        """The launch measurement (0x-hex) that a machine of this kind would have, without launching one."""
+        answer = await self.command("measure", kind=kind, role=role)
+        return str(answer["measurement"])
 
     async def command(self, command: str, **fields: Any) -> dict[str, Any]:
         """One command. Raises the refusal that the service names, or ConfigError (devnet.tee)."""
@@ -83,12 +93,13 @@ def devnet_roots(work: Path) -> dict[str, list[str]]:
 
 
 def cleanup(work: Path) -> None:
-    """Remove what a killed service leaves: its mount and its sockets. Keys and roots stay. Safe to repeat.
+    """Remove what a killed service leaves: its mounts and its sockets. Keys and roots stay. Safe to repeat.
 
     Call it only when the service of this folder no longer runs.
     """
-    unmount(work / MOUNT)
-    for path in [work / CONTROL, *(work / SOCKETS).glob("*.sock")]:
+    for mountpoint in (MOUNT, ATTESTATION):
+        unmount(work / mountpoint)
+    for path in [work / CONTROL, *(work / SOCKETS).glob("*.sock*")]:
         path.unlink(missing_ok=True)
 
 

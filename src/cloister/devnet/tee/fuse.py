@@ -104,13 +104,13 @@ class TsmOperations(Operations):  # type: ignore[misc, unused-ignore]
         return 0
 
 
-class TsmMount:
-    """The mounted tree, served by a thread of this process."""
+class Mount:
+    """A mounted tree, served by a thread of this process. ``name``: of the file system, as the mount table shows it."""
 
-    def __init__(self, mountpoint: Path, tree: TsmTree) -> None:
+    def __init__(self, mountpoint: Path, operations: Operations, name: str = "tsm") -> None:
         self.mountpoint = mountpoint
-        self._operations = TsmOperations(tree)
-        self._thread = threading.Thread(target=self._serve, name="tsm-fuse", daemon=True)
+        self._operations, self._name = operations, name
+        self._thread = threading.Thread(target=self._serve, name=f"{name}-fuse", daemon=True)
         self._failure = ""
 
     def start(self) -> None:
@@ -144,8 +144,8 @@ class TsmMount:
                 foreground=True,
                 nothreads=True,
                 direct_io=True,
-                fsname="cloister-tsm",
-                subtype="tsm",
+                fsname=f"cloister-{self._name}",
+                subtype=self._name,
             )
         except (RuntimeError, OSError) as error:
             self._failure = f"mount failed: {error}"

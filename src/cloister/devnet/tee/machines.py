@@ -8,20 +8,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cloister.core.attestation.model import ROLES
 from cloister.core.errors import ConfigError, define
+from cloister.devnet.tee import sgx, tpm
 from cloister.devnet.tee.amd import Amd, Chip
 from cloister.devnet.tee.aws import Aws, Instance
+from cloister.devnet.tee.hardware import Hardware
 from cloister.devnet.tee.intel import Intel, Platform
 from cloister.devnet.tee.measure import measure
+from cloister.devnet.tee.sgx import SgxHardware
 from cloister.devnet.tee.store import Store
+from cloister.devnet.tee.tpm import TpmHardware, TpmMaker
 
-KINDS: Final = ("tdx", "snp", "nitro")
+KINDS: Final = ("tdx", "snp", "nitro", "sgx", "tpm")
+DEFECTS: Final = {"sgx": sgx.DEFECTS, "tpm": tpm.DEFECTS}
 PROVIDERS: Final = {"tdx": "tdx_guest", "snp": "sev_guest"}
 MAX_MACHINES: Final = 256
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
@@ -32,18 +37,8 @@ BAD_MACHINE = define(
     "devnet.machine",
     ConfigError,
     check="a machine is asked for with a name, a kind and a role, and keeps its kind",
-    remedy=f"names are lower case, kinds are {', '.join(KINDS)}, roles are {', '.join(ROLES)}",
+    remedy=f"names are lower case, kinds are {', '.join(KINDS)}, roles are {', '.join(ROLES)}, flaws are of the kind",
 )
-
-
-class Hardware(Protocol):
-    """What one machine's TEE does for its guest."""
-
-    def report(self, report_data: bytes) -> tuple[bytes, bytes]:
-        """(outblob, auxblob) over 64 bytes, for configfs-tsm."""
-
-    def nsm(self, request: bytes) -> bytes:
-        """The security module's answer, for Nitro."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +50,7 @@ class Machine:
     role: str
     measurement: bytes
     secret: bytes = field(repr=False)
-    hardware: Hardware
+    hardware: Hardware = field(repr=False)
 
     def sealing_key(self, context: bytes) -> bytes:
         """32 bytes of this machine, for this measurement and context."""
@@ -64,38 +59,78 @@ class Machine:
 
 
 class Factory:
-    """The three pretend vendors of one devnet, and the machines made so far."""
+    """The pretend vendors of one devnet, and the machines made so far."""
 
     def __init__(self, work: Path, clock: Clock | None = None) -> None:
         self._clock = clock or (lambda: int(time.time()))
-        self._store = Store(work / "vendors")
+        self._work, self._store = work, Store(work / "vendors")
         now = self._clock()
         self.intel, self.amd, self.aws = Intel(self._store, now), Amd(self._store, now), Aws(self._store, now)
+        self.tpm = TpmMaker(self._store, now)
         self.machines: dict[str, Machine] = {}
 
     def roots(self) -> dict[str, list[str]]:
         """Vendor -> fingerprints of its root, as ``Roots.from_json`` reads them."""
-        return {v.vendor: ["0x" + hashlib.sha256(v.root.der).hexdigest()] for v in (self.intel, self.amd, self.aws)}
+        vendors = (self.intel, self.amd, self.aws, self.tpm)
+        return {v.vendor: ["0x" + hashlib.sha256(v.root.der).hexdigest()] for v in vendors}
 
-    def create(self, name: str, kind: str, role: str, package: Path) -> Machine:
-        """Launch ``package`` in ``role`` on the machine of this name. Raises ConfigError.
+    def create(
+        self,
+        name: str,
+        kind: str,
+        role: str,
+        package: Path,
+        *,
+        run: Path | None = None,
+        tcb: str = "",
+        defect: str = "",
+    ) -> Machine:
+        """Launch ``package`` in ``role`` on the machine of this name. Raises CloisterError.
 
-        Launching again on a machine that exists measures again; its kind, keys and secret stay.
+        Launching again on a machine that exists measures again; its kind, keys and secret stay. ``run``: the folder
+        for a TPM's socket. ``tcb``, ``defect``: what is wrong with it, for the kinds that have something.
         """
         before = self.machines.get(name)
         good = _NAME.fullmatch(name) and kind in KINDS and role in ROLES
+        good = good and (not tcb or (kind == "sgx" and tcb in sgx.TCB_STATES))
+        good = good and (not defect or defect in DEFECTS.get(kind, ()))
         if not good or (before is not None and before.kind != kind) or len(self.machines) >= MAX_MACHINES:
-            found = f"{name[:32]!r}, {kind[:16]!r}, {role[:16]!r}"
+            found = f"{name[:32]!r}, {kind[:16]!r}, {role[:16]!r}, {tcb[:32]!r}, {defect[:32]!r}"
             raise BAD_MACHINE(expected=f"a name, one of {', '.join(KINDS)}, a role", found=found)
-        measurement = measure(package, role)
-        secret = self._store.secret(f"machine-{name}", 32)
-        machine = Machine(name, kind, role, measurement, secret, self._hardware(name, kind, measurement))
-        self.machines[name] = machine
-        return machine
+        code = measure(package, role)
+        secret, measurement = self._store.secret(f"machine-{name}", 32), launched(kind, role, code)
+        if before is not None:
+            before.hardware.close()
+        if kind == "tpm":
+            hardware: Hardware = self._tpm(name, role, code, run or self._work / "run", defect)
+        elif kind == "sgx":
+            state = tcb or sgx.TCB_STATES[0]
+            hardware = SgxHardware(self.intel, name, measurement, secret, self._clock(), state, defect)
+        else:
+            hardware = self._hardware(name, kind, measurement)
+        self.machines[name] = Machine(name, kind, role, measurement, secret, hardware)
+        return self.machines[name]
 
-    def collateral(self) -> bytes:
-        """Fresh Intel collateral."""
+    def collateral(self, name: str | None = None) -> bytes:
+        """Fresh Intel collateral: of an SGX machine, or for TDX."""
+        machine = self.machines[name] if name else None
+        if machine is not None and isinstance(machine.hardware, SgxHardware):
+            return machine.hardware.collateral(self._clock())
         return self.intel.collateral(self._clock())
+
+    def close(self) -> None:
+        """Power off what runs as a process."""
+        for machine in self.machines.values():
+            machine.hardware.close()
+
+    def _tpm(self, name: str, role: str, code: bytes, run: Path, defect: str) -> TpmHardware:
+        hardware = TpmHardware(self.tpm, self._work / "tpm" / name, run / f"{name}-tpm.sock", defect)
+        try:
+            hardware.boot(tpm.boot_events(code, role), self._clock())
+        except BaseException:
+            hardware.close()
+            raise
+        return hardware
 
     def _hardware(self, name: str, kind: str, measurement: bytes) -> Hardware:
         now = self._clock()
@@ -106,7 +141,14 @@ class Factory:
         return NitroHardware(self.aws.instance(name, now), measurement, self._clock)
 
 
-class TdxHardware:
+def launched(kind: str, role: str, code: bytes) -> bytes:
+    """What a machine of this kind reports after launching what ``measure`` found (48 bytes): its launch measurement."""
+    if kind == "sgx":
+        return hashlib.sha256(b"cloister devnet enclave 1\0" + code).digest()
+    return tpm.launch_measurement(tpm.boot_events(code, role)) if kind == "tpm" else code
+
+
+class TdxHardware(Hardware):
     """A TD on a pretend platform."""
 
     def __init__(self, platform: Platform, measurement: bytes) -> None:
@@ -116,12 +158,8 @@ class TdxHardware:
         """A quote; TDX has no auxblob."""
         return self._platform.quote(self._measurement, report_data), b""
 
-    def nsm(self, request: bytes) -> bytes:
-        """There is no such device here."""
-        raise OSError(19, "no such device")
 
-
-class SnpHardware:
+class SnpHardware(Hardware):
     """A guest on a pretend chip."""
 
     def __init__(self, chip: Chip, measurement: bytes) -> None:
@@ -131,21 +169,13 @@ class SnpHardware:
         """A report, and the host's certificate table."""
         return self.chip.report(self._measurement, report_data), self.chip.table()
 
-    def nsm(self, request: bytes) -> bytes:
-        """There is no such device here."""
-        raise OSError(19, "no such device")
 
-
-class NitroHardware:
+class NitroHardware(Hardware):
     """An enclave on a pretend instance."""
 
     def __init__(self, instance: Instance, measurement: bytes, clock: Clock) -> None:
         self._instance, self._clock = instance, clock
         self._pcrs = {0: measurement, 4: hashlib.sha384(instance.module_id.encode()).digest()}
-
-    def report(self, report_data: bytes) -> tuple[bytes, bytes]:
-        """There is no configfs-tsm here."""
-        raise OSError(19, "no such device")
 
     def nsm(self, request: bytes) -> bytes:
         """The module's answer."""

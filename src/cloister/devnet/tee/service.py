@@ -1,8 +1,8 @@
 """The process: a control socket, and for each machine the interfaces that its kind of hardware has.
 
 Control (DIR/control.sock, 0600): one JSON object per line, {"command": ..., fields} -> {"result": ...} or
-{"error": ...}. Commands: ping, roots, list, create_machine {name, kind, role, package?}. Machine sockets carry
-frames (len32be || bytes).
+{"error": ...}. Commands: ping, roots, list, measure {kind, role}, create_machine {name, kind, role, package?, tcb?,
+defect?}. Machine sockets carry frames (len32be || bytes); a TPM's socket is swtpm's own.
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ import json
 import os
 import struct
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import cloister
+from cloister.core.attestation.model import ROLES
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.errors import CloisterError, ConfigError, define
-from cloister.devnet.tee.client import CONTROL, MAX_LINE, MOUNT, ROOTS, SOCKETS, cleanup
-from cloister.devnet.tee.fuse import TsmMount
-from cloister.devnet.tee.machines import PROVIDERS, Factory, Machine, SnpHardware
+from cloister.devnet.tee.client import ATTESTATION, CONTROL, MAX_LINE, MOUNT, ROOTS, SOCKETS, cleanup
+from cloister.devnet.tee.fuse import Mount, Operations, TsmOperations
+from cloister.devnet.tee.gramine import GramineOperations, GramineTree, PipeFolder
+from cloister.devnet.tee.machines import BAD_MACHINE, KINDS, Factory, Machine, SnpHardware, launched
+from cloister.devnet.tee.measure import measure
 from cloister.devnet.tee.store import write_private
+from cloister.devnet.tee.tpm import TpmHardware
 from cloister.devnet.tee.tsm import TsmTree
 
 MAX_FRAME: Final = 65536
@@ -49,6 +54,7 @@ LONG_PATH = define(
 )
 
 Answer = Callable[[bytes], bytes]
+_NEEDED, _OPTIONAL = {"name", "kind", "role"}, {"package", "tcb", "defect"}
 
 
 class Service:
@@ -58,10 +64,12 @@ class Service:
         self._work = work.absolute()
         self._tsm = tsm
         self._factory = factory
-        self._mount: TsmMount | None = None
+        self._mount: Mount | None = None
+        self._enclaves: Mount | None = None
+        self._pipes: dict[str, PipeFolder] = {}
         self._servers: list[asyncio.Server] = []
         self._served: set[str] = set()
-        self._collateral: set[Path] = set()
+        self._collateral: dict[str, Path] = {}
         self._refresh: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
 
@@ -74,42 +82,49 @@ class Service:
             self._factory = await asyncio.to_thread(Factory, self._work)
         (self._work / SOCKETS).mkdir(mode=0o700, exist_ok=True)
         write_private(self._work / ROOTS, json.dumps(self._factory.roots()).encode())
-        self._tree = TsmTree(self._factory.machines)
+        self._tree, self._gramine = TsmTree(self._factory.machines), GramineTree(self._factory.machines)
         if self._tsm != "socket":
-            await self._try_mount()
+            self._mount = await self._try_mount(MOUNT, TsmOperations(self._tree))
         self._refresh = asyncio.create_task(self._reissue())
         await self._listen(self._work / CONTROL, self._control)
 
     async def stop(self) -> None:
-        """Stop listening, unmount, remove sockets."""
+        """Stop listening, unmount, power TPMs off, remove sockets."""
         if self._refresh is not None:
             self._refresh.cancel()
         for server in self._servers:
             server.close()
-        if self._mount is not None:
-            await asyncio.to_thread(self._mount.stop)
+        for mount in (self._mount, self._enclaves):
+            if mount is not None:
+                await asyncio.to_thread(mount.stop)
+        for pipes in self._pipes.values():
+            await asyncio.to_thread(pipes.stop)
+        if self._factory is not None:
+            await asyncio.to_thread(self._factory.close)
         await asyncio.to_thread(cleanup, self._work)
 
     async def handle(self, request: object) -> dict[str, Any]:
         """One control command. Raises CloisterError."""
         fields = dict(request) if isinstance(request, dict) else {}
         command = fields.pop("command", None)
-        if command == "create_machine" and {"name", "kind", "role"} <= set(fields) <= {
-            "name",
-            "kind",
-            "role",
-            "package",
-        }:
+        if command == "create_machine" and _NEEDED <= set(fields) <= _NEEDED | _OPTIONAL:
             return await self._create(**_texts(fields))
+        if command == "measure" and set(fields) == {"kind", "role"}:
+            return await asyncio.to_thread(self._measure, **_texts(fields))
         plain = {"ping": self._ping, "roots": self._factory_of().roots, "list": self._list}
         if fields or not isinstance(command, str) or command not in plain:
-            raise BAD_COMMAND(expected="ping, roots, list or create_machine", found=str(request)[:80])
+            raise BAD_COMMAND(expected="ping, roots, list, measure or create_machine", found=str(request)[:80])
         return dict(plain[command]())
 
-    async def _create(self, name: str, kind: str, role: str, package: str | None = None) -> dict[str, Any]:
-        folder = Path(package) if package else Path(cloister.__file__).parent
+    async def _create(
+        self, name: str, kind: str, role: str, package: str | None = None, tcb: str = "", defect: str = ""
+    ) -> dict[str, Any]:
+        folder, run = Path(package) if package else _own_package(), self._work / SOCKETS
+        if kind == "tpm":
+            _need_short(run / f"{name}-tpm.sock.ctrl")
         async with self._lock:
-            machine = await asyncio.to_thread(self._factory_of().create, name, kind, role, folder)
+            create = partial(self._factory_of().create, run=run, tcb=tcb, defect=defect)
+            machine = await asyncio.to_thread(create, name, kind, role, folder)
             config = await self._interfaces(machine)
         paths = {key: value for key, value in config.items() if value is not None}
         certificates = machine.hardware.chip.certificates if isinstance(machine.hardware, SnpHardware) else {}
@@ -123,62 +138,88 @@ class Service:
             **{key: to_hex(value) for key, value in certificates.items()},
         }
 
+    def _measure(self, kind: str, role: str) -> dict[str, Any]:
+        if kind not in KINDS or role not in ROLES:
+            raise BAD_MACHINE(expected=f"one of {', '.join(KINDS)}, a role", found=f"{kind[:16]!r}, {role[:16]!r}")
+        return {"measurement": to_hex(launched(kind, role, measure(_own_package(), role)))}
+
     async def _interfaces(self, machine: Machine) -> dict[str, str | None]:
         """The fields of ``cloister.evidence.detect.MachineConfig``, as JSON."""
-        sealing = self._work / SOCKETS / f"{machine.name}-seal.sock"
-        tsm = self._work / SOCKETS / f"{machine.name}-tsm.sock"
-        nsm = self._work / SOCKETS / f"{machine.name}-nsm.sock"
-        has_tsm, mounted = machine.kind in PROVIDERS, self._mount is not None
-        if machine.name not in self._served:
-            await self._listen(sealing, self._frames(lambda data: self._seal(machine.name, data)))
-            if has_tsm and not mounted:
-                await self._listen(tsm, self._frames(lambda data: self._tsm_call(machine.name, data)))
-            if not has_tsm:
-                await self._listen(nsm, self._frames(lambda data: self._now(machine.name).hardware.nsm(data)))
-            self._served.add(machine.name)
-        paths = {
-            "tsm_root": self._work / MOUNT / machine.name if has_tsm and mounted else None,
-            "tsm_socket": tsm if has_tsm and not mounted else None,
-            "nsm_device": None,
-            "nsm_socket": None if has_tsm else nsm,
-            "sealing_socket": sealing,
-            "collateral": self._write_collateral(machine),
-        }
-        return {name: None if path is None else str(path) for name, path in paths.items()}
+        own = {"tdx": self._tsm_paths, "snp": self._tsm_paths, "nitro": self._nsm_paths, "sgx": self._gramine_paths}
+        paths = await own.get(machine.kind, self._tpm_paths)(machine)
+        if machine.kind != "sgx":  # an enclave has a key of its own
+            sealing = self._work / SOCKETS / f"{machine.name}-seal.sock"
+            if machine.name not in self._served:
+                await self._listen(sealing, self._frames(lambda data: self._seal(machine.name, data)))
+            paths["sealing_socket"] = sealing
+        self._served.add(machine.name)
+        names = ("tsm_root", "tsm_socket", "nsm_device", "nsm_socket", "gramine_root", "tpm_socket", "tpm_log")
+        config = dict.fromkeys((*names, "sealing_socket", "collateral")) | paths
+        return {name: None if path is None else str(path) for name, path in config.items()}
 
-    def _write_collateral(self, machine: Machine) -> Path | None:
+    async def _tsm_paths(self, machine: Machine) -> dict[str, Path]:
+        found = {"collateral": self._write_collateral(machine)}
+        if self._mount is not None:
+            return found | {"tsm_root": self._work / MOUNT / machine.name}
+        socket = self._work / SOCKETS / f"{machine.name}-tsm.sock"
+        if machine.name not in self._served:
+            await self._listen(socket, self._frames(lambda data: self._tsm_call(machine.name, data)))
+        return found | {"tsm_socket": socket}
+
+    async def _nsm_paths(self, machine: Machine) -> dict[str, Path]:
+        socket = self._work / SOCKETS / f"{machine.name}-nsm.sock"
+        if machine.name not in self._served:
+            await self._listen(socket, self._frames(lambda data: self._now(machine.name).hardware.nsm(data)))
+        return {"nsm_socket": socket}
+
+    async def _gramine_paths(self, machine: Machine) -> dict[str, Path]:
+        found = {"collateral": self._write_collateral(machine)}
+        if self._tsm != "socket" and self._enclaves is None and not self._pipes:
+            self._enclaves = await self._try_mount(ATTESTATION, GramineOperations(self._gramine))
+        root = self._work / ATTESTATION / machine.name
+        if self._enclaves is None and machine.name not in self._pipes:
+            self._pipes[machine.name] = PipeFolder(root, machine.name, self._gramine)
+            await asyncio.to_thread(self._pipes[machine.name].start)
+        elif self._enclaves is None:
+            await asyncio.to_thread(self._pipes[machine.name].refresh)
+        return found | {"gramine_root": root}
+
+    async def _tpm_paths(self, machine: Machine) -> dict[str, Path]:
+        hardware = machine.hardware
+        if not isinstance(hardware, TpmHardware):
+            raise RuntimeError(f"a machine of kind {machine.kind} without its hardware")
+        return {"tpm_socket": hardware.emulator.socket, "tpm_log": hardware.log, "collateral": hardware.collateral}
+
+    def _write_collateral(self, machine: Machine) -> Path:
         path = self._work / SOCKETS / f"{machine.name}-collateral.json"
-        if machine.kind == "tdx":
-            write_private(path, self._factory_of().collateral())
-            self._collateral.add(path)
-            return path
         if isinstance(machine.hardware, SnpHardware):
             certificates = {name: to_hex(der) for name, der in machine.hardware.chip.certificates.items()}
             write_private(path, json.dumps(certificates).encode())
             return path
-        return None
+        write_private(path, self._factory_of().collateral(machine.name))
+        self._collateral[machine.name] = path
+        return path
 
     async def _reissue(self) -> None:
         while True:
             await asyncio.sleep(REISSUE_S)
-            for path in list(self._collateral):
-                write_private(path, self._factory_of().collateral())
+            for name, path in list(self._collateral.items()):
+                write_private(path, self._factory_of().collateral(name))
 
-    async def _try_mount(self) -> None:
-        mount = TsmMount(self._work / MOUNT, self._tree)
+    async def _try_mount(self, name: str, operations: Operations) -> Mount | None:
+        mount = Mount(self._work / name, operations, name)
         try:
             await asyncio.to_thread(mount.start)
         except OSError:
             if self._tsm == "fuse":
                 raise
-            return  # machines get a socket instead; `ping` says which it is
-        self._mount = mount
+            return None  # machines get a socket or pipes instead; `ping` says which it is
+        return mount
 
     async def _listen(
         self, path: Path, handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
     ) -> None:
-        if len(os.fsencode(path)) > MAX_SOCKET_PATH:
-            raise LONG_PATH(expected=f"at most {MAX_SOCKET_PATH} bytes", found=f"{len(os.fsencode(path))}: {path}")
+        _need_short(path)
         path.unlink(missing_ok=True)
         before = os.umask(0o177)
         try:
@@ -239,6 +280,15 @@ class Service:
         if self._factory is None:
             raise RuntimeError("the service was not started")
         return self._factory
+
+
+def _own_package() -> Path:
+    return Path(cloister.__file__).parent
+
+
+def _need_short(path: Path) -> None:
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise LONG_PATH(expected=f"at most {MAX_SOCKET_PATH} bytes", found=f"{len(os.fsencode(path))}: {path}")
 
 
 def _texts(fields: Any) -> dict[str, str]:

@@ -13,7 +13,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cloister.devnet.tee import intel
+from cloister.devnet.tee.hardware import Hardware
 from cloister.devnet.tee.intel import Intel
+from cloister.devnet.tee.x509build import DAY
 
 FMSPC: Final = bytes.fromhex("00806f050000")  # a model with DDR5 memory
 DDR4_FMSPC: Final = intel.FMSPC
@@ -47,11 +49,18 @@ DEFECTS: Final = {
 _FLAGS: Final = {"debug": 0x07, "provision_key": 0x15, "uninitialised": 0x04}
 
 
-class SgxHardware:
+class SgxHardware(Hardware):
     """One enclave on a pretend platform. ``mrenclave``: 32 bytes; ``secret``: the CPU's own."""
 
     def __init__(
-        self, maker: Intel, name: str, mrenclave: bytes, secret: bytes, now: int, tcb: str = "UpToDate", defect: str = ""
+        self,
+        maker: Intel,
+        name: str,
+        mrenclave: bytes,
+        secret: bytes,
+        now: int,
+        tcb: str = "UpToDate",
+        defect: str = "",
     ) -> None:
         self._maker, self.mrenclave, self._secret = maker, mrenclave, secret
         self.tcb, self.defect = tcb, defect
@@ -82,7 +91,7 @@ class SgxHardware:
         """The nine QuoteCollateralV3 fields for this machine's model, with its TCB state."""
         if self.defect == "tdx_collateral":
             return self._maker.collateral(now)
-        issued = now - 2 * intel.COLLATERAL_DAYS * intel.DAY if self.defect == "expired" else now
+        issued = now - 2 * intel.COLLATERAL_DAYS * DAY if self.defect == "expired" else now
         revoked = (self._platform.serial,) if self.defect == "revoked" else ()
         return self._maker.collateral(issued, self._levels, self._enclave, revoked)
 
