@@ -133,7 +133,7 @@ class VerifiedCaller:
 class _Session:
     """One HPKE context. ``horizon`` is the latest deadline accepted under it, Unix ms.
 
-    ``begun``: a record that may bring the caller has passed. Until then it is nobody's, not even the anonymous one's."""
+    ``begun``: a record that may bring the caller has passed. Until then the session is nobody's."""
 
     certificate: KeyCertificate
     context: hpke.Context
