@@ -5,10 +5,12 @@ A checkout without it skips those tests and says so; in CI (``CI=true``) its abs
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +51,16 @@ def der(path: str) -> bytes:
     data = (vectors() / path).read_bytes()
     if not data.startswith(b"-----"):
         return data
-    with warnings.catch_warnings():  # AMD numbers every VCEK 0
-        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+    with quiet_der():
         return x509.load_pem_x509_certificate(data).public_bytes(Encoding.DER)
+
+
+@contextlib.contextmanager
+def quiet_der() -> Iterator[None]:
+    """AMD numbers every VCEK 0, and the library warns about it each time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        yield
 
 
 def evidence_of(case: dict[str, Any]) -> Evidence:

@@ -14,13 +14,21 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from dcap_qvl import QuoteCollateralV3, QuotePolicy, QuoteVerifier
 
-from cloister.core.attestation.certificates import load_pem_chain
+from cloister.core.attestation.certificates import COMMON, common_name, load_pem_chain, need_issued
 from cloister.core.attestation.model import Claims, Evidence
 from cloister.core.attestation.reader import Reader
-from cloister.core.attestation.refusals import MALFORMED, OUT_OF_DATE, PLATFORM, UNPINNED_ROOT, need_listed
+from cloister.core.attestation.refusals import (
+    BAD_CERTIFICATE,
+    MALFORMED,
+    OUT_OF_DATE,
+    PLATFORM,
+    UNPINNED_ROOT,
+    need_listed,
+)
 from cloister.core.errors import Refusal
 
 VENDOR: Final = "intel"
@@ -30,6 +38,7 @@ FIELDS: Final = frozenset(
     {"pck_crl_issuer_chain", "root_ca_crl", "pck_crl", "tcb_info_issuer_chain", "tcb_info", "tcb_info_signature"}
     | {"qe_identity_issuer_chain", "qe_identity", "qe_identity_signature"}
 )
+CHAINS: Final = ("tcb_info_issuer_chain", "qe_identity_issuer_chain", "pck_crl_issuer_chain")
 SIGNATURE, KEY, QE_REPORT = 64, 64, 384
 PCK_CHAIN, QE_REPORT_DATA = 5, 6  # types of certification data
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
@@ -94,6 +103,29 @@ def open_collateral(data: bytes) -> tuple[QuoteCollateralV3, bytes]:
     collateral = QuoteCollateralV3.from_json(text)
     chain = load_pem_chain(collateral.tcb_info_issuer_chain.encode(), "the TCB info chain")
     return collateral, chain[-1].public_bytes(Encoding.DER)
+
+
+@lru_cache(maxsize=16)
+def need_chains(data: bytes) -> None:
+    """Every chain in collateral holds to its root, which is the one of all three; a few are remembered.
+
+    dcap-qvl reads neither the chain of the PCK's revocation list nor the root of the QE identity's: without this, both
+    could say anything. Raises attestation.malformed, attestation.certificate, attestation.root.
+    """
+    collateral, root = open_collateral(data)
+    for name in CHAINS:
+        chain = load_pem_chain(getattr(collateral, name).encode(), name)
+        own = chain[-1].public_bytes(Encoding.DER)
+        if own != root:
+            raise UNPINNED_ROOT(
+                expected=f"one root in all chains, {name} too", found=hashlib.sha256(own).hexdigest()[:16]
+            )
+        for certificate, issuer in zip(chain, (*chain[1:], chain[-1]), strict=True):
+            need_issued(certificate, issuer, COMMON)
+    authority = load_pem_chain(collateral.pck_crl_issuer_chain.encode(), "pck_crl_issuer_chain")[0]
+    revoked = x509.load_der_x509_crl(collateral.pck_crl)
+    if revoked.issuer != authority.subject or not revoked.is_signature_valid(authority.public_key()):  # type: ignore[arg-type]
+        raise BAD_CERTIFICATE(expected="the chain of who signed pck_crl", found=common_name(authority)[:64])
 
 
 def verified(blob: bytes, collateral: QuoteCollateralV3, root: bytes, now: int, refusal: Refusal) -> dict[str, Any]:

@@ -55,9 +55,10 @@ def verify(evidence: Evidence, roots: Roots, now: int) -> Claims:
         raise DEBUG(expected="enclave attributes without debug", found=quote.report.attributes.hex())
     if not flags & INIT or flags & PROVISION_KEY:
         raise MALFORMED(expected="an initialised enclave of an application", found=quote.report.attributes.hex())
-    # 4. Collateral parses into exactly its nine fields. 5. The root it brings is pinned, and is the quote's.
+    # 4. Collateral parses into exactly its nine fields. 5. The root of all its chains is pinned, and is the quote's.
     collateral, root = dcap.open_collateral(evidence.aux["collateral"])
     roots.require(dcap.VENDOR, root)
+    dcap.need_chains(evidence.aux["collateral"])
     dcap.need_same_root(chain, root)
     # 6. Everything else, under that root and no other.
     found_claims = dcap.verified(evidence.blob, collateral, root, now, REFUSED)

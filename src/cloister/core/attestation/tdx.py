@@ -61,9 +61,10 @@ def verify(evidence: Evidence, roots: Roots, now: int) -> Claims:
     report = quote.report
     if report.td_attributes[0]:
         raise DEBUG(expected="TD attributes without debug", found=report.td_attributes.hex())
-    # 4. Collateral parses into exactly its nine fields. 5. The root it brings is pinned, and is the quote's.
+    # 4. Collateral parses into exactly its nine fields. 5. The root of all its chains is pinned, and is the quote's.
     collateral, root = dcap.open_collateral(evidence.aux["collateral"])
     roots.require(dcap.VENDOR, root)
+    dcap.need_chains(evidence.aux["collateral"])
     dcap.need_same_root(chain, root)
     # 6. Everything else, under that root and no other.
     found_claims = dcap.verified(evidence.blob, collateral, root, now, REFUSED)

@@ -34,6 +34,7 @@ ALG_RSA, ALG_AES, ALG_NULL, ALG_RSASSA, ALG_RSAPSS, ALG_ECDSA, ALG_ECC, ALG_CFB 
 HASHES: Final[Mapping[int, str]] = {0x000B: "sha256", 0x000C: "sha384"}
 SIZES: Final[Mapping[int, int]] = {0x000B: 32, 0x000C: 48}
 CURVES: Final[Mapping[int, ec.EllipticCurve]] = {0x0003: ec.SECP256R1(), 0x0004: ec.SECP384R1()}
+SCHEMES: Final[Mapping[int, tuple[int, ...]]] = {ALG_RSA: (ALG_RSASSA, ALG_RSAPSS), ALG_ECC: (ALG_ECDSA,)}
 FIXED_TPM, FIXED_PARENT, SENSITIVE_ORIGIN, RESTRICTED, DECRYPT, SIGN = (1 << bit for bit in (1, 4, 5, 16, 17, 18))
 Selection = tuple[tuple[int, int], ...]
 
@@ -96,8 +97,7 @@ def parse_public(data: bytes) -> Public:
     if name_hash not in HASHES:
         raise MALFORMED(expected="a name hash SHA-256 or SHA-384", found=f"{name_hash:04x}")
     bits = _symmetric(at)
-    scheme = at.number(2)
-    scheme_hash = at.number(2) if scheme != ALG_NULL else 0
+    scheme, scheme_hash = _scheme(at, kind)
     key = _rsa(at) if kind == ALG_RSA else _ecc(at, kind)
     at.end()
     name = name_hash.to_bytes(2, "big") + hashlib.new(HASHES[name_hash], data).digest()
@@ -137,6 +137,16 @@ def _symmetric(at: Reader) -> int:
     if algorithm != ALG_AES or bits not in (128, 256) or mode != ALG_CFB:
         raise MALFORMED(expected="AES-128 or AES-256 in CFB mode, or none", found=f"{algorithm:04x}, {bits} bits")
     return bits
+
+
+def _scheme(at: Reader, kind: int) -> tuple[int, int]:
+    scheme = at.number(2)
+    if scheme == ALG_NULL:
+        return scheme, 0
+    digest = at.number(2)
+    if scheme not in SCHEMES.get(kind, ()) or digest not in HASHES:
+        raise MALFORMED(expected="RSASSA, RSAPSS or ECDSA over SHA-256 or SHA-384", found=f"{scheme:04x}, {digest:04x}")
+    return scheme, digest
 
 
 def _rsa(at: Reader) -> rsa.RSAPublicKey:

@@ -176,7 +176,7 @@ def test_zero_padding_is_what_real_drivers_add() -> None:
 
 
 def test_the_pinned_root_must_be_the_root_that_signed() -> None:
-    """A pinned root appended to a foreign chain changes nothing: dcap-qvl verifies under the pinned one."""
+    """A pinned root appended to a foreign chain does not make it a chain."""
     foreign = ec.generate_private_key(ec.SECP256R1())
     own = certificate(
         "Foreign", foreign.public_key(), foreign, start=NOW - DAY, end=NOW + DAY, root=True, digest=hashes.SHA256()
@@ -185,12 +185,12 @@ def test_the_pinned_root_must_be_the_root_that_signed() -> None:
     fields["tcb_info_issuer_chain"] = own.public_bytes(Encoding.PEM).decode() + factory().intel.root.pem
     fields["tcb_info_signature"] = intel.sign_raw(foreign, fields["tcb_info"].encode()).hex()
     aux = json.dumps(fields).encode()
-    assert _refusal(lambda: _verify(platform().quote(MEASUREMENT, REPORT), aux)) == "attestation.tdx_quote"
+    assert _refusal(lambda: _verify(platform().quote(MEASUREMENT, REPORT), aux)) == "attestation.certificate"
 
 
 def test_a_quote_of_one_machine_signed_by_the_key_of_another_is_refused() -> None:
     other = factory().intel.platform("two", NOW)
-    mixed = intel.Platform(platform().pck, other.chain, other.attestation)
+    mixed = intel.Platform(platform().pck, other.chain, other.attestation, other.serial)
     assert _refusal(lambda: _verify(mixed.quote(MEASUREMENT, REPORT))) == "attestation.tdx_quote"
 
 
