@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that a fresh Debian 12 needs before the first command: virtual environment from the lock, Deno (PyPI),
-# anvil (npm, fetched by Deno), bubblewrap. Safe to run again; does nothing when nothing is missing.
+# anvil (npm, fetched by Deno), bubblewrap; swtpm and tpm2-tools for the devnet's TPM node, which it can do without.
+# Safe to run again; does nothing when nothing is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,6 +18,10 @@ python=$(command -v python3.11 || true)
 stamp=.venv/.cloister-setup
 want=$(cat locks/*.lock pyproject.toml tools/setup.sh | sha256sum | cut -d' ' -f1)
 command -v bwrap >/dev/null || apt bubblewrap
+if ! command -v swtpm >/dev/null || ! command -v tpm2_quote >/dev/null; then
+  { [ "$(id -u)" = 0 ] && apt swtpm && apt tpm2-tools; } \
+    || say "no swtpm or tpm2-tools: the devnet runs without its TPM node (as root: apt-get install -y swtpm tpm2-tools)"
+fi
 if [ "$(cat $stamp 2>/dev/null)" != "$want" ]; then
   if [ ! -x .venv/bin/python ]; then
     "$python" -c 'import ensurepip' 2>/dev/null || apt python3-venv

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 async def up(
     context: typer.Context,
-    workers: Annotated[int, typer.Option(help="How many workers.", min=1, max=3)] = 3,
+    workers: Annotated[int, typer.Option(help="How many workers.", min=1, max=4)] = 4,
     map_host: Annotated[
         list[str] | None,
         typer.Option(help="HOST=IP:PORT: where agents find HOST on this devnet; repeatable.", metavar="MAP"),

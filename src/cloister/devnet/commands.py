@@ -15,7 +15,7 @@ import aiohttp
 
 from cloister.core.errors import ConfigError, define
 from cloister.devnet import doctor as machine_doctor
-from cloister.devnet.layout import Layout
+from cloister.devnet.layout import WORKERS, Layout
 from cloister.devnet.network import Devnet, Options, read_devnet_file
 
 STOP_WAIT_S = 20.0
@@ -43,7 +43,7 @@ NO_LOG = define(
     "devnet.no_log",
     ConfigError,
     check="the named process has a log",
-    remedy="names are gk-1 to gk-5, worker-1 to worker-3, gateway, tee, model",
+    remedy="names are gk-1 to gk-5, worker-1 to worker-4, gateway, tee, model",
 )
 
 
@@ -62,7 +62,7 @@ def parse_map_host(texts: list[str]) -> dict[str, tuple[str, int]]:
 async def up(
     home: Path,
     *,
-    workers: int = 3,
+    workers: int = len(WORKERS),
     map_host: list[str] | None = None,
     say: Callable[[str], None],
     on_ready: Callable[[Mapping[str, Any]], Any],

@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cloister.evidence.tpm_tools import PROGRAMS
+
 MIN_DISK = 2 << 30
+TPM_PROGRAMS = ("swtpm", *PROGRAMS)
 
 
 def check(name: str, ok: bool, found: str, hint: str) -> dict[str, Any]:
@@ -18,7 +21,7 @@ def check(name: str, ok: bool, found: str, hint: str) -> dict[str, Any]:
 
 
 def machine(home: Path) -> list[dict[str, Any]]:
-    """Python, disk, loopback ports, fuse; the sandbox adds its own rows (``cloister.sandbox.checks``)."""
+    """Python, disk, loopback ports, fuse, swtpm; the sandbox adds its own rows (``cloister.sandbox.checks``)."""
     home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free
     version = ".".join(map(str, sys.version_info[:3]))
@@ -32,7 +35,16 @@ def machine(home: Path) -> list[dict[str, Any]]:
             "present" if os.access("/dev/fuse", os.R_OK | os.W_OK) else "absent: pretend TEEs use a unix socket",
             "",
         ),
+        _tpm(),
     ]
+
+
+def _tpm() -> dict[str, Any]:
+    """Optional: a devnet without it has one worker less."""
+    absent = [name for name in TPM_PROGRAMS if shutil.which(name) is None]
+    found = f"absent ({', '.join(absent)}): the devnet has no worker-4" if absent else "present"
+    hint = "apt-get install -y swtpm tpm2-tools"
+    return {"name": "swtpm (optional)", "ok": True, "found": found, "hint": hint if absent else ""}
 
 
 def _can_bind() -> bool:

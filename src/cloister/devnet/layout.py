@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 GATEKEEPERS = (("gk-1", "tdx"), ("gk-2", "tdx"), ("gk-3", "snp"), ("gk-4", "snp"), ("gk-5", "nitro"))
-WORKERS = (("worker-1", "tdx"), ("worker-2", "snp"), ("worker-3", "nitro"))
+WORKERS = (("worker-1", "tdx"), ("worker-2", "snp"), ("worker-3", "nitro"), ("worker-4", "tpm"))
 THRESHOLD = 3
 
 

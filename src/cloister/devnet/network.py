@@ -1,4 +1,4 @@
-"""A whole network on one machine: chain, pretend hardware, five gatekeepers, gateway, three workers, model server.
+"""A whole network on one machine: chain, pretend hardware, five gatekeepers, gateway, four workers, model server.
 
 ``Devnet.start`` brings it up, in order, and says each step; ``stop`` leaves nothing behind. Folders survive: a second
 start finds the same chain, the same network id and the same master key.
@@ -27,12 +27,12 @@ from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.network import Genesis, Network
 from cloister.core.encoding.signatures import address_of
-from cloister.core.errors import ConfigError, define
+from cloister.core.errors import CloisterError, ConfigError, define
 from cloister.core.keys.keystore import encrypt_key
 from cloister.devnet import ledger, tools
 from cloister.devnet.layout import GATEKEEPERS, THRESHOLD, WORKERS, Layout, write_json, write_private
 from cloister.devnet.process import Child, spawn
-from cloister.devnet.tee.client import TeeControl, cleanup, devnet_roots
+from cloister.devnet.tee.client import NO_SWTPM, TeeControl, cleanup, devnet_roots
 
 API_KEY_FILE = "api-key"
 READY_TIMEOUT_S = 60.0
@@ -72,6 +72,7 @@ class Devnet:
         self.layout = Layout(options.home / "devnet")
         self.children: dict[str, Child] = {}
         self.machines: dict[str, Mapping[str, Any]] = {}
+        self._listed: set[bytes] = set()
         self.anvil: Anvil | None = None
         self.rpc: Rpc | None = None
         self.genesis: Genesis | None = None
@@ -138,9 +139,21 @@ class Devnet:
         control = TeeControl(self.layout.tee)
         await control.ready()
         for name, kind in GATEKEEPERS:
-            self.machines[name] = await control.create_machine(name, kind, "gatekeeper")
+            self._launched(name, await control.create_machine(name, kind, "gatekeeper"))
         for name, kind in WORKERS[: self.options.workers]:
-            self.machines[name] = await control.create_machine(name, kind, "worker")
+            try:
+                self._launched(name, await control.create_machine(name, kind, "worker"))
+            except CloisterError as error:
+                if error.code != NO_SWTPM.code:
+                    raise
+                self._say(f"{name}: left out, {error.found}; {error.remedy}")
+                # Listed all the same: with the packages installed, the next start has the machine.
+                measurement = from_hex(await control.measure(kind, "worker"), name="measurement")
+                self._listed.add(measurement_id("worker", measurement))
+
+    def _launched(self, name: str, made: Mapping[str, Any]) -> None:
+        self.machines[name] = made
+        self._listed.add(measurement_id(made["role"], from_hex(made["measurement"], name="measurement")))
 
     async def _prepare_chain(self) -> None:
         deployer = PrivateKey(self.layout.secret_key("deployer"))
@@ -152,13 +165,10 @@ class Devnet:
         assert self.anvil is not None  # noqa: S101 - started before
         for key in (deployer, PrivateKey(self.layout.secret_key("faucet"))):
             self.anvil.fund(address_of(key), 10**9 * 10**18)
-        listed = {
-            measurement_id(m["role"], from_hex(m["measurement"], name="measurement")) for m in self.machines.values()
-        }
         roots = devnet_roots(self.layout.tee)
         assert self.rpc is not None  # noqa: S101 - started before
         self.genesis = await ledger.deploy(
-            self.layout, self.rpc, deployer, self._chain_id(), sorted(listed), roots, self.options.parameters
+            self.layout, self.rpc, deployer, self._chain_id(), sorted(self._listed), roots, self.options.parameters
         )
 
     async def _start_gatekeepers(self) -> None:
@@ -205,7 +215,7 @@ class Devnet:
         await self._node("gateway", "cloister.gateway", config)
 
     async def _start_workers(self) -> None:
-        names = [name for name, _ in WORKERS[: self.options.workers]]
+        names = [name for name, _ in WORKERS if name in self.machines]
         self._say(f"workers: {len(names)} processes, attesting and registering")
         await _together(*(self.start_worker(name) for name in names))
         await self._until_live([from_hex(self.children[n].ready["address"], 20, name=n) for n in names])

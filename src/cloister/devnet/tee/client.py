@@ -27,6 +27,13 @@ CONTROL_FAILED = define(
     remedy="start it with `python -m cloister.devnet.tee --work DIR`; its log says why it stopped",
     status=503,
 )
+NO_SWTPM = define(
+    "devnet.swtpm",
+    ConfigError,
+    check="swtpm and tpm2-tools are installed, for pretend TPM machines",
+    remedy="on Debian: apt-get install -y swtpm tpm2-tools",
+    status=503,
+)
 
 
 class TeeControl:

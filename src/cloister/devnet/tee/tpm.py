@@ -29,7 +29,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cloister.core.attestation import credential
 from cloister.core.attestation.roots import Roots
 from cloister.core.attestation.tpm_structures import parse_public
-from cloister.core.errors import ConfigError, EvidenceError, define
+from cloister.core.errors import EvidenceError
+from cloister.devnet.tee.client import NO_SWTPM
 from cloister.devnet.tee.hardware import Hardware
 from cloister.devnet.tee.store import Store, write_private
 from cloister.devnet.tee.x509build import DAY, Issuer, PublicKey, certificate, der_oid, der_sequence
@@ -52,14 +53,6 @@ DEFECTS: Final = {
 }
 _prctl = ctypes.CDLL(None).prctl  # looked up before any fork: a child of many threads may not
 _PR_SET_PDEATHSIG: Final = 1
-
-NO_SWTPM = define(
-    "devnet.swtpm",
-    ConfigError,
-    check="swtpm and tpm2-tools are installed, for pretend TPM machines",
-    remedy="on Debian: apt-get install -y swtpm swtpm-tools tpm2-tools",
-    status=503,
-)
 
 
 @dataclass(frozen=True, slots=True)
