@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cloister.core.errors import CloisterError, EvidenceError, define
-from cloister.evidence import configfs_tsm, dstack, gramine, ioctls, nitro, tpm2, tpm_tools
+from cloister.evidence import azure, configfs_tsm, dstack, gramine, ioctls, nitro, tpm2, tpm_tools
 from cloister.evidence.collateral import CollateralSource, FileCollateral, NoCollateral
 from cloister.evidence.sockets import SealingSocket
 from cloister.evidence.tee import NoSealing, Sealing, Tee
@@ -114,12 +114,13 @@ def survey(machine: MachineConfig, collateral: CollateralSource | None = None) -
         found.append(_sev(machine.sev_device, collateral, sealing))
     if machine.tdx_device:
         found.append(_tdx(machine.tdx_device, collateral, sealing))
-    # Last: a TPM hides nothing, so whatever else is there says more.
+    # Last: a TPM hides nothing, so whatever else is there says more. That of an Azure VM names its hardware.
     for place, path, tcti in (
         ("tpm device", machine.tpm_device, tpm_tools.device_tcti),
         ("tpm socket", machine.tpm_socket, tpm_tools.socket_tcti),
     ):
         if path:
+            found.append(_azure(f"azure {place}", path, tcti, machine.tpm_log, collateral, sealing))
             found.append(_tpm(place, path, tcti, machine, collateral))
     return found
 
@@ -206,6 +207,22 @@ def _tpm(
         maker = tools.manufacturer()
         own = SealingSocket(machine.sealing_socket) if machine.sealing_socket else None
         return tpm2.Tpm2(tools, collateral, own, machine.tpm_log), f"TPM 2.0 of {maker} answers"
+
+    return _tried(place, path, opened)
+
+
+def _azure(
+    place: str,
+    path: Path,
+    tcti: Callable[[Path], str],
+    log: Path | None,
+    collateral: CollateralSource,
+    sealing: Sealing,
+) -> Finding:
+    def opened(found: Path) -> tuple[Tee, str]:
+        vtpm = azure.Vtpm(tpm_tools.TpmTools(tcti(found)))
+        kind = azure.probe(vtpm)
+        return azure.AzureVm(kind, vtpm, None, collateral, sealing, log=log), f"{kind} answers"
 
     return _tried(place, path, opened)
 

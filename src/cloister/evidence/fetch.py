@@ -138,6 +138,9 @@ class VendorCollateral:
                 return {"collateral": await self._intel("sgx" if kind == "sgx" else "tdx", blob)}
             if kind == "snp":
                 return await self._amd(blob)
+            if kind == "azure-snp":  # Azure hands out the certificates, AMD the revocation list
+                named = products(blob)
+                return await self._revocations(named[0]) if len(named) == 1 else {}
         except CloisterError:
             raise
         except Exception as error:
@@ -186,6 +189,9 @@ class VendorCollateral:
         chain = load_pem_chain((await self._fetch(f"{base}/cert_chain")).body, "the AMD chain")
         found |= dict(zip(("intermediate", "ark"), map(parts.to_der, chain), strict=True))
         return {**found, "crl": (await self._fetch(f"{base}/crl")).body}
+
+    async def _revocations(self, product: str) -> dict[str, bytes]:
+        return {"crl": (await self._fetch(f"{self._kds}/vcek/v1/{product}/crl")).body}
 
     async def _fetch(self, url: str) -> Reply:
         """A fresh kept answer, else a new one, else an old kept one. Raises EvidenceError (evidence.collateral)."""
