@@ -39,6 +39,7 @@ FIELDS: Final = frozenset(
     | {"qe_identity_issuer_chain", "qe_identity", "qe_identity_signature"}
 )
 CHAINS: Final = ("tcb_info_issuer_chain", "qe_identity_issuer_chain", "pck_crl_issuer_chain")
+MAX_TIME: Final = 1 << 40
 SIGNATURE, KEY, QE_REPORT = 64, 64, 384
 PCK_CHAIN, QE_REPORT_DATA = 5, 6  # types of certification data
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
@@ -106,13 +107,16 @@ def open_collateral(data: bytes) -> tuple[QuoteCollateralV3, bytes]:
 
 
 @lru_cache(maxsize=16)
-def need_chains(data: bytes) -> None:
+def need_chains(data: bytes) -> tuple[int, int]:
     """Every chain in collateral holds to its root, which is the one of all three; a few are remembered.
+
+    Returns the time (first and last second) in which all their certificates are valid: ``need_dates`` compares it.
 
     dcap-qvl reads neither the chain of the PCK's revocation list nor the root of the QE identity's: without this, both
     could say anything. Raises attestation.malformed, attestation.certificate, attestation.root.
     """
     collateral, root = open_collateral(data)
+    start, end = 0, MAX_TIME
     for name in CHAINS:
         chain = load_pem_chain(getattr(collateral, name).encode(), name)
         own = chain[-1].public_bytes(Encoding.DER)
@@ -122,10 +126,13 @@ def need_chains(data: bytes) -> None:
             )
         for certificate, issuer in zip(chain, (*chain[1:], chain[-1]), strict=True):
             need_issued(certificate, issuer, COMMON)
+        start = max(start, *(int(one.not_valid_before_utc.timestamp()) for one in chain))
+        end = min(end, *(int(one.not_valid_after_utc.timestamp()) for one in chain))
     authority = load_pem_chain(collateral.pck_crl_issuer_chain.encode(), "pck_crl_issuer_chain")[0]
     revoked = x509.load_der_x509_crl(collateral.pck_crl)
     if revoked.issuer != authority.subject or not revoked.is_signature_valid(authority.public_key()):  # type: ignore[arg-type]
         raise BAD_CERTIFICATE(expected="the chain of who signed pck_crl", found=common_name(authority)[:64])
+    return start, end
 
 
 def verified(blob: bytes, collateral: QuoteCollateralV3, root: bytes, now: int, refusal: Refusal) -> dict[str, Any]:
@@ -141,11 +148,14 @@ def verified(blob: bytes, collateral: QuoteCollateralV3, root: bytes, now: int, 
     return parsed
 
 
-def need_dates(found: Mapping[str, Any], now: int) -> int:
-    """Every date, revocation lists included; returns the last second of validity. Raises attestation.expired."""
-    start = max(found["latest_issue_date"], found["qe_iden_latest_issue_date"])
+def need_dates(found: Mapping[str, Any], chains: tuple[int, int], now: int) -> int:
+    """Every date, revocation lists included; returns the last second of validity. Raises attestation.expired.
+
+    Args: found (of dcap-qvl), chains (of ``need_chains``), now (Unix seconds).
+    """
+    start = max(found["latest_issue_date"], found["qe_iden_latest_issue_date"], chains[0])
     # The second of a revocation list's nextUpdate is already too late.
-    end = min(found["earliest_expiration_date"], found["qe_iden_earliest_expiration_date"]) - 1
+    end = min(found["earliest_expiration_date"] - 1, found["qe_iden_earliest_expiration_date"] - 1, chains[1])
     if not start <= now <= end:
         raise OUT_OF_DATE(expected=f"collateral valid from {start} to {end}", found=str(now))
     return int(end)

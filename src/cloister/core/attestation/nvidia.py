@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from cryptography import x509
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from cloister.core.attestation import rim, spdm
+from cloister.core.attestation import ocsp, rim, spdm
 from cloister.core.attestation.certificates import common_name, linked, load_pem_chain, need_p384, need_valid_at
 from cloister.core.attestation.model import Claims, Evidence
 from cloister.core.attestation.refusals import (
@@ -61,16 +61,16 @@ def verify_gpu(evidence: Evidence, roots: Roots, now: int) -> Claims:
     """Claims of an authentic GPU report.
 
     Args: evidence (blob: GET_MEASUREMENTS request and response, joined; aux: "chain" (PEM, leaf first), and
-    optionally "driver_rim", "vbios_rim" (XML), "mode" (JSON {"cc": "on"|"off", "devtools": "on"|"off"})), roots
-    (uses "nvidia" and "nvidia-rim"), now (Unix seconds). Raises AttestationError.
+    optionally "driver_rim", "vbios_rim" (XML), "ocsp" (DER answers, joined), "mode" (JSON {"cc": "on"|"off",
+    "devtools": "on"|"off"})), roots (uses "nvidia" and "nvidia-rim"), now (Unix seconds). Raises AttestationError.
     """
-    return _verify(evidence, roots, now, "G", {"driver_rim", "vbios_rim", "mode"})
+    return _verify(evidence, roots, now, "G", {"driver_rim", "vbios_rim", "ocsp", "mode"})
 
 
 @fail_closed
 def verify_switch(evidence: Evidence, roots: Roots, now: int) -> Claims:
     """Claims of an authentic NVSwitch report. As ``verify_gpu``, without "driver_rim" and "mode"."""
-    return _verify(evidence, roots, now, "L", {"vbios_rim"})
+    return _verify(evidence, roots, now, "L", {"vbios_rim", "ocsp"})
 
 
 def launch_measurement(claims: Claims) -> bytes:
@@ -93,7 +93,9 @@ def check_gpu(claims: Claims, rules: Mapping[str, Any]) -> None:
 
 
 def check_switch(claims: Claims, rules: Mapping[str, Any]) -> None:
-    """The report names its firmware. Raises AttestationError (attestation.platform)."""
+    """The report names its firmware; nothing is revoked, if policy asks. Raises attestation.platform."""
+    if rules["require_ocsp"] and claims.details["revocation"] != "good":
+        raise PLATFORM(expected="good OCSP answers for the whole chain", found=claims.details["revocation"])
     if not claims.details["fwid"] and not rules["allow_missing_fwid"]:
         raise PLATFORM(expected="a report that names its firmware (FWID)", found="one that does not")
 
@@ -123,9 +125,11 @@ def _verify(evidence: Evidence, roots: Roots, now: int, family: str, optional: s
     versions = {"driver_rim": _driver(exchange) if family == "G" else "", "vbios_rim": _vbios(exchange)}
     manifests = _manifests(evidence.aux, versions, chip, roots, now)
     _need_golden(exchange, manifests)
+    # 8. What the vendor's OCSP service says of all that the vendor issued.
+    revocation, answered_until = _revocation(evidence.aux.get("ocsp"), chain, manifests, now)
     # 7. Claims.
     wanted = optional & {"driver_rim", "vbios_rim"}
-    ends = [fresh_until, *(manifest.fresh_until for manifest in manifests.values())]
+    ends = [fresh_until, *answered_until, *(manifest.fresh_until for manifest in manifests.values())]
     mode = _mode(evidence.aux.get("mode"))
     return Claims(
         kind=evidence.kind,
@@ -146,7 +150,7 @@ def _verify(evidence: Evidence, roots: Roots, now: int, family: str, optional: s
             "feature": _feature(exchange),
             "pdi": exchange.opaque.get(PDI, b"").hex(),
             "manifests": sorted(manifests),
-            "revocation": "not checked: it needs the vendor's OCSP service",
+            "revocation": revocation,
         },
     )
 
@@ -203,6 +207,28 @@ def _manifests(
             raise rim.BAD_MANIFEST(expected=f"{chip} {versions[name]}", found=other)
         found[name] = manifest
     return found
+
+
+def _revocation(
+    answers: bytes | None, chain: tuple[x509.Certificate, ...], manifests: Mapping[str, rim.Manifest], now: int
+) -> tuple[str, list[int]]:
+    """("good", "partial" or "unasked", ends). The device issued its own leaf, so nobody answers for that one."""
+    pairs = issued_by_vendor(chain, [manifests[name].chain for name in sorted(manifests)])
+    if answers is None:
+        return "unasked", []
+    covered, end = ocsp.check(answers, pairs, now)
+    return "good" if len(covered) == len(pairs) else "partial", [end]
+
+
+def issued_by_vendor(
+    chain: Sequence[x509.Certificate], manifests: Sequence[Sequence[x509.Certificate]]
+) -> list[tuple[x509.Certificate, x509.Certificate]]:
+    """(certificate, issuer) of what the vendor issued and can revoke. Chains are root first.
+
+    Of the device's chain all but root and leaf, of each manifest's chain all but the root; each pair once.
+    """
+    below = [pair for one in (chain[:-1], *manifests) for pair in zip(one[1:], one[:-1], strict=True)]
+    return list(dict.fromkeys(below))
 
 
 def _need_golden(exchange: spdm.Exchange, manifests: Mapping[str, rim.Manifest]) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+from cryptography import x509
+
 from cloister.core.attestation.certificates import MAX_CHAIN, linked, need_p384, need_valid_at
 from cloister.core.attestation.refusals import MALFORMED, fail_closed
 from cloister.core.attestation.roots import Roots
@@ -45,13 +47,15 @@ NO_XML = define(
 class Manifest:
     """An authentic manifest. golden: index -> the 48-byte values that are all right there; only active ones.
 
-    version: driver or VBIOS version; product: chip; fresh_until: Unix seconds, the earliest end of the chain.
+    version: driver or VBIOS version; product: chip; fresh_until: Unix seconds, the earliest end of the chain; chain:
+    of the signer, root first.
     """
 
     version: str
     product: str
     golden: Mapping[int, frozenset[bytes]]
     fresh_until: int
+    chain: tuple[x509.Certificate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ def read(data: bytes, roots: Roots, now: int) -> Manifest:
     chain = linked(signed.chain)
     # 3. Dates.
     fresh_until = min(need_valid_at(certificate, now) for certificate in chain)
-    return Manifest(signed.version, signed.product, signed.golden, fresh_until)
+    return Manifest(signed.version, signed.product, signed.golden, fresh_until, chain)
 
 
 @lru_cache(maxsize=32)

@@ -64,12 +64,12 @@ def verify(evidence: Evidence, roots: Roots, now: int) -> Claims:
     # 4. Collateral parses into exactly its nine fields. 5. The root of all its chains is pinned, and is the quote's.
     collateral, root = dcap.open_collateral(evidence.aux["collateral"])
     roots.require(dcap.VENDOR, root)
-    dcap.need_chains(evidence.aux["collateral"])
+    chains = dcap.need_chains(evidence.aux["collateral"])
     dcap.need_same_root(chain, root)
     # 6. Everything else, under that root and no other.
     found_claims = dcap.verified(evidence.blob, collateral, root, now, REFUSED)
     # 7. Every date, revocation lists included.
-    fresh_until = dcap.need_dates(found_claims, now)
+    fresh_until = dcap.need_dates(found_claims, chains, now)
     # 8. The boot log, where there is one, replays to the RTMRs.
     measurements = {ours: getattr(report, theirs) for ours, theirs in REGISTERS.items()}
     log = evidence.aux.get("event_log")

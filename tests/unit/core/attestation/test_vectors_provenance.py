@@ -1,4 +1,4 @@
-"""The tables of PROVENANCE.md: each expected verdict, each pinned root, each size and hash of a file. No row is left out."""
+"""The tables of PROVENANCE.md: each expected verdict, pinned root, size and hash of a file; no row is left out."""
 
 from __future__ import annotations
 
