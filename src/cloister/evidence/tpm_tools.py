@@ -7,6 +7,7 @@ three.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -128,13 +129,14 @@ class TpmTools:
             return bench.read("secret")
 
     def keyed_hash(self, data: bytes, pcrs: Sequence[int]) -> bytes:
-        """32 bytes that this TPM computes over ``data`` (at most 1 KiB) while these PCRs hold what they hold now.
+        """32 bytes that this TPM computes over ``data`` while these PCRs hold what they hold now.
 
-        HMAC-SHA-256 under a primary key of the owner hierarchy whose only authorisation is a policy over the PCRs:
-        after another boot chain it is another key. Clearing the TPM's owner ends it.
+        HMAC-SHA-256 over its hash, because a TPM takes 1 KiB at once. The key is a primary of the owner hierarchy, and
+        its only authorisation is a policy over the PCRs: after another boot chain it is another key. Clearing the TPM's
+        owner ends it.
         """
         with self.bench() as bench:
-            bench.write("data", _MAC + data)
+            bench.write("data", hashlib.sha256(_MAC + data).digest())
             with bench.session(trial=True) as session:
                 bench.pcr_policy(session, pcrs, "-L", "policy")
             attributes = "fixedtpm|fixedparent|sensitivedataorigin|sign|noda"

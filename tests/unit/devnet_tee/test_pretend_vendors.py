@@ -21,7 +21,7 @@ from cloister.core.attestation.policy import shipped
 from cloister.core.attestation.roots import Roots
 from cloister.core.errors import ConfigError
 from cloister.devnet.tee import aws, intel
-from cloister.devnet.tee.machines import Factory
+from cloister.devnet.tee.machines import KINDS, Factory, launched
 from cloister.devnet.tee.measure import measure
 from cloister.devnet.tee.store import Store, write_private
 from cloister.devnet.tee.x509build import certificate, der, der_integer, der_oid, der_sequence
@@ -235,11 +235,27 @@ def test_machines_have_names_kinds_roles(package: Path) -> None:
     assert again.secret == made.secret
     assert again.measurement != made.measurement
     bad = [("", "tdx", "worker"), ("../x", "tdx", "worker"), ("A", "tdx", "worker"), ("a" * 33, "tdx", "worker")]
-    bad += [("m-2", "sgx", "worker"), ("m-2", "tdx", "owner"), ("m-1", "tdx", "worker")]
+    bad += [("m-2", "sev", "worker"), ("m-2", "tdx", "owner"), ("m-1", "tdx", "worker")]
     for name, kind, role in bad:
         with pytest.raises(ConfigError) as caught:
             factory().create(name, kind, role, package)
         assert caught.value.code == "devnet.machine"
+    flaws: list[tuple[str, dict[str, str]]] = [("tdx", {"defect": "debug"}), ("snp", {"tcb": "OutOfDate"})]
+    flaws += [("tpm", {"tcb": "UpToDate"}), ("sgx", {"tcb": "Fine"}), ("sgx", {"defect": "expired_key"})]
+    flaws += [("tpm", {"defect": "debug"})]
+    for kind, wrong in flaws:
+        with pytest.raises(ConfigError) as caught:
+            factory().create("m-3", kind, "worker", package, **wrong)  # type: ignore[arg-type]
+        assert caught.value.code == "devnet.machine"
+
+
+def test_each_kind_reports_a_measurement_of_its_own_size(package: Path) -> None:
+    code = measure(package, "worker")
+    sizes = {kind: len(launched(kind, "worker", code)) for kind in KINDS}
+    assert sizes == {"tdx": 48, "snp": 48, "nitro": 48, "sgx": 32, "tpm": 48}
+    made = factory().create("m-4", "sgx", "worker", package)
+    assert made.measurement == launched("sgx", "worker", code)
+    assert {launched(kind, "worker", code) for kind in ("tdx", "snp", "nitro")} == {code}
 
 
 def test_sealing_keys_differ_by_machine_measurement_and_context(package: Path) -> None:
@@ -255,14 +271,14 @@ def test_sealing_keys_differ_by_machine_measurement_and_context(package: Path) -
 
 def test_the_wrong_interface_is_no_device(package: Path) -> None:
     nitro = factory().create("no-tsm", "nitro", "worker", package)
-    with pytest.raises(OSError, match="no such device"):
+    with pytest.raises(OSError, match="No such device"):
         nitro.hardware.report(DATA)
     for kind in ("tdx", "snp"):
-        with pytest.raises(OSError, match="no such device"):
+        with pytest.raises(OSError, match="No such device"):
             factory().create(f"no-nsm-{kind}", kind, "worker", package).hardware.nsm(b"")
 
 
 def test_roots_are_fingerprints_of_the_stored_certificates() -> None:
     expected = "0x" + hashlib.sha256(factory().aws.root.der).hexdigest()
     assert factory().roots()["aws"] == [expected]
-    assert set(factory().roots()) == {"intel", "amd", "aws"}
+    assert set(factory().roots()) == {"intel", "amd", "aws", "tpm"}

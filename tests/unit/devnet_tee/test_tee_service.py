@@ -16,20 +16,23 @@ from typing import Any
 
 import pytest
 
+import cloister
 from cloister.core.attestation.appraise import appraise, require
+from cloister.core.attestation.examine import examine
 from cloister.core.attestation.model import measurement_id
 from cloister.core.attestation.policy import devnet
 from cloister.core.attestation.roots import Roots
 from cloister.core.errors import CloisterError, ConfigError, EvidenceError
 from cloister.devnet.tee import TeeControl, cleanup, devnet_roots
 from cloister.devnet.tee.client import is_mounted
-from cloister.devnet.tee.machines import Factory
+from cloister.devnet.tee.machines import Factory, launched
 from cloister.devnet.tee.measure import measure
 from cloister.devnet.tee.service import Service
 from cloister.evidence.configfs_tsm import TsmSocket, read_report
 from cloister.evidence.detect import MachineConfig, open_tee
 from cloister.evidence.sockets import call, exchange
 from support.hardware import KINDS, NETWORK, binding, factory
+from support.simulated import ALL, need_swtpm
 
 
 @pytest.fixture
@@ -56,14 +59,17 @@ async def service(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     finally:
         await running.stop()
         assert not is_mounted(work / "tsm")
-        assert not list(work.glob("**/*.sock"))
+        assert not is_mounted(work / "attestation")
+        assert not list(work.glob("**/*.sock*"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 async def test_a_machine_from_command_to_verdict(kind: str, service: Path, package: Path) -> None:
     """Launch a machine, find its TEE as a node does, take a quote, appraise it as a gatekeeper does, seal."""
+    if kind == "tpm":
+        need_swtpm()
     made = await TeeControl(service).create_machine(f"w-{kind}", kind, "worker", package)
-    assert made["measurement"] == "0x" + measure(package, "worker").hex()
+    assert made["measurement"] == "0x" + launched(kind, "worker", measure(package, "worker")).hex()
     tee = await asyncio.to_thread(open_tee, MachineConfig.from_json(made["machine"]))
     assert tee.kind == kind
     evidence = await tee.quote(binding().report_data())
@@ -104,6 +110,46 @@ async def test_launching_again_measures_again(service: Path, package: Path) -> N
     assert first["machine"] == second["machine"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "flaw", "code"),
+    [
+        ("sgx", {"defect": "debug"}, "attestation.debug"),
+        ("sgx", {"tcb": "OutOfDate"}, "attestation.tcb_status"),
+        ("tpm", {"defect": "key_purpose"}, "attestation.certificate"),
+    ],
+)
+async def test_a_machine_with_a_chosen_flaw(
+    kind: str, flaw: dict[str, str], code: str, service: Path, package: Path
+) -> None:
+    if kind == "tpm":
+        need_swtpm()
+    made = await TeeControl(service).create_machine("flawed", kind, "worker", package, **flaw)
+    tee = await asyncio.to_thread(open_tee, MachineConfig.from_json(made["machine"]))
+    shown = await tee.quote(binding().report_data())
+    rules = devnet(Roots.from_json(devnet_roots(service)))
+    failed = [c.code for c in examine(shown, policy=rules, now=int(time.time()), binding=binding()).checks if not c.ok]
+    assert failed == [code]
+
+
+async def test_an_enclave_that_is_launched_again_gets_the_new_keys(service: Path, package: Path) -> None:
+    control = TeeControl(service)
+    keys = []
+    for _ in range(2):
+        made = await control.create_machine("again", "sgx", "worker", package)
+        tee = await asyncio.to_thread(open_tee, MachineConfig.from_json(made["machine"]))
+        keys.append(await tee.sealing_key(b"x"))
+        (package / "more.py").write_text("")
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("kind", ALL)
+async def test_a_measurement_is_told_without_a_launch(kind: str, service: Path) -> None:
+    control = TeeControl(service)
+    code = measure(Path(cloister.__file__).parent, "worker")
+    assert await control.measure(kind, "worker") == "0x" + launched(kind, "worker", code).hex()
+    assert await control.command("list") == {}
+
+
 async def test_the_own_package_is_the_default(service: Path) -> None:
     made = await TeeControl(service).create_machine("own", "nitro", "worker")
     assert len(made["measurement"]) == 98
@@ -126,7 +172,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"command": "create_machine", "name": "../a", "kind": "tdx", "role": "worker"},
         "devnet.machine",
     ),
-    "an unknown kind": ({"command": "create_machine", "name": "a", "kind": "sgx", "role": "worker"}, "devnet.machine"),
+    "an unknown kind": ({"command": "create_machine", "name": "a", "kind": "sev", "role": "worker"}, "devnet.machine"),
+    "a flaw of another kind": (
+        {"command": "create_machine", "name": "a", "kind": "tdx", "role": "worker", "defect": "debug"},
+        "devnet.machine",
+    ),
+    "a measurement of an unknown kind": ({"command": "measure", "kind": "sev", "role": "worker"}, "devnet.machine"),
+    "a measurement for an unknown role": ({"command": "measure", "kind": "tdx", "role": "owner"}, "devnet.machine"),
+    "a measurement of a package": (
+        {"command": "measure", "kind": "tdx", "role": "worker", "package": "/"},
+        "devnet.command",
+    ),
     "no package": (
         {"command": "create_machine", "name": "a", "kind": "tdx", "role": "worker", "package": "/"},
         "devnet.package",
@@ -235,6 +291,39 @@ def spawn(work: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
     for process in started:
         process.kill()
         process.wait(20)
+
+
+def test_a_killed_process_takes_its_tpms_along(work: Path, spawn: Callable[[], subprocess.Popen[bytes]]) -> None:
+    need_swtpm()
+    process = spawn()
+    asyncio.run(TeeControl(work).create_machine("t", "tpm", "worker"))
+    children = [int(pid) for pid in _children(process.pid)]
+    assert [Path(f"/proc/{pid}/comm").read_text().strip() for pid in children] == ["swtpm"]
+    process.kill()
+    process.wait(20)
+    for _ in range(500):
+        if not any(_lives(pid) for pid in children):
+            break
+        time.sleep(0.01)
+    assert not any(_lives(pid) for pid in children)
+    assert (work / "run" / "t-tpm.sock").exists()
+    cleanup(work)
+    assert not list((work / "run").glob("*.sock*"))
+
+
+def _children(pid: int) -> list[str]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += (task / "children").read_text().split()
+    return found
+
+
+def _lives(pid: int) -> bool:
+    """Whether it runs: a zombie that its new parent has not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
