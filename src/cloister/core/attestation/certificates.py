@@ -26,7 +26,8 @@ MAX_CRL: Final = 65536
 STRONG: Final = (hashes.SHA384,)
 COMMON: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 Digests = tuple[type[hashes.HashAlgorithm], ...]
-_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+# No "-" between: a dash would let each BEGIN without an END search to the end of the text, in quadratic time.
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 
 
 def load(der: bytes, name: str) -> x509.Certificate:

@@ -221,7 +221,7 @@ def _of_scale(blob: bytes, found: Parts) -> Intake:
         raise UNREADABLE(expected="a dstack attestation, version 0", found=blob[:4].hex())
     rest = blob[start + size :]
     if kind == "snp":
-        for block in re.findall(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", rest[:65536], re.DOTALL):
+        for block in re.findall(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----", rest[:65536]):
             parts.add(found, block)
     if kind == "dstack":
         found.named["event_log"] = _scale_log(rest)

@@ -26,7 +26,7 @@ from cloister.core.errors import CloisterError, EncodingError, define
 MAX_PART: Final = 1 << 20
 MAX_PARTS: Final = 32
 MAX_CERTIFICATES: Final = 32
-_PEM: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,32})-----.+?-----END \1-----", re.DOTALL)
+_PEM: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,32})-----[^-]+-----END \1-----")
 _VERSION: Final = re.compile(rb'colloquialVersion="([0-9A-Fa-f.]{1,32})"')
 _TCB_SIGNER: Final = "Intel SGX TCB Signing"
 
