@@ -1,13 +1,14 @@
-"""Steps 1 to 4: a chain, five gatekeepers on three vendors' hardware, three workers, a gateway.
+"""Steps 1 to 4: a chain, five gatekeepers on three vendors' hardware, four workers, a gateway.
 
 1. network.json is what the chain says, and its id follows from its contents.
 2. The founding committee obeys the seat rule and put one master key on chain; every process is a process of its own.
-3. Three workers are registered with evidence of three vendors.
+3. Three workers are registered with evidence of three vendors; a fourth, where swtpm is installed, with a TPM's.
 4. The gateway serves the same network file, and a client that pins another fingerprint is refused.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -18,8 +19,11 @@ from cloister.client.client import Client
 from cloister.client.verify import verify_network
 from cloister.core.encoding.network import Network
 from cloister.core.errors import CloisterError
+from cloister.devnet.doctor import TPM_PROGRAMS
 from cloister.devnet.layout import GATEKEEPERS, WORKERS
 from cloister.devnet.network import Devnet
+
+VENDORS = {"tdx": "intel", "snp": "amd", "nitro": "aws", "tpm": "tpm"}
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -44,12 +48,33 @@ async def test_five_gatekeepers_three_vendors_one_master_key(devnet: Devnet, cli
     assert max(Counter(kind for _, kind in GATEKEEPERS).values()) <= 2
 
 
-async def test_three_workers_of_three_vendors_are_admitted(devnet: Devnet, client: Client) -> None:
+async def test_a_worker_of_every_kind_is_admitted(devnet: Devnet, client: Client) -> None:
     view = await client.resolver.view()
     workers = await view.state.workers()
-    assert {w.vendor_class.rstrip(b"\0").decode() for w in workers} == {"intel", "amd", "aws"}
+    assert {w.vendor_class.rstrip(b"\0").decode() for w in workers} == {
+        VENDORS[kind] for name, kind in WORKERS if name in devnet.machines
+    }
     assert all(w.live_at(view.checkpoint.number) for w in workers)
-    assert {w.boot for w in workers} == {bytes.fromhex(devnet.children[n].ready["boot"][2:]) for n, _ in WORKERS}
+    assert {w.boot for w in workers} == {
+        bytes.fromhex(devnet.children[n].ready["boot"][2:]) for n, _ in WORKERS if n in devnet.machines
+    }
+
+
+async def test_the_tpm_worker_is_there_where_swtpm_is(devnet: Devnet) -> None:
+    """One swtpm, a child of the pretend hardware's process; the worker itself talks to its socket."""
+    installed = all(shutil.which(program) for program in TPM_PROGRAMS)
+    assert ("worker-4" in devnet.machines) == ("worker-4" in devnet.children) == installed
+    if installed:
+        machine = devnet.machines["worker-4"]["machine"]
+        assert set(machine) - {n for n, path in machine.items() if path is None} == {
+            "tpm_socket",
+            "tpm_log",
+            "sealing_socket",
+            "collateral",
+        }
+        tasks = Path(f"/proc/{devnet.children['tee'].process.pid}/task").iterdir()
+        children = [pid for task in tasks for pid in (task / "children").read_text().split()]
+        assert [Path(f"/proc/{pid}/comm").read_text().strip() for pid in children] == ["swtpm"]
 
 
 async def test_another_fingerprint_is_refused(devnet: Devnet, tmp_path: Path) -> None:

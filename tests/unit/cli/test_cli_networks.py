@@ -79,16 +79,16 @@ def test_up_passes_its_options_and_prints_facts_that_scripts_need(run: Any, devn
     assert result.stderr.rstrip().endswith("stopped; its data stays")
 
 
-def test_up_without_options_starts_three_workers(run: Any, devnet: Calls) -> None:
+def test_up_without_options_starts_four_workers(run: Any, devnet: Calls) -> None:
     result = run("up")
     _, kwargs = asked(devnet, "up")
-    assert (kwargs["workers"], kwargs["map_host"]) == (3, None)
+    assert (kwargs["workers"], kwargs["map_host"]) == (4, None)
     assert result.stdout.splitlines()[0].split() == ["gateway", "http://127.0.0.1:1"]
     assert "owner_keystore" not in result.output
 
 
-@pytest.mark.parametrize("number", ["0", "4", "-1", "three"])
-def test_up_takes_one_to_three_workers(number: str, run: Any, devnet: Calls) -> None:
+@pytest.mark.parametrize("number", ["0", "5", "-1", "three"])
+def test_up_takes_one_to_four_workers(number: str, run: Any, devnet: Calls) -> None:
     assert run("up", "--workers", number).exit_code == 2
     assert devnet == []
 

@@ -423,15 +423,29 @@ def test_what_this_machine_lacks_is_a_bad_row_with_its_hint(
 def test_fuse_is_optional_and_said_either_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for there, word in ((True, "present"), (False, "unix socket")):
         monkeypatch.setattr(machine_doctor.os, "access", lambda path, mode, there=there: there)
-        row = machine_doctor.machine(tmp_path)[-1]
+        row = machine_doctor.machine(tmp_path)[3]
         assert (row["name"], row["ok"]) == ("fuse (optional)", True)
         assert word in row["found"]
+
+
+def test_swtpm_is_optional_and_what_is_missing_has_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_doctor.shutil, "which", lambda name: None if name == "swtpm" else f"/usr/bin/{name}")
+    row = machine_doctor.machine(tmp_path)[4]
+    assert row == {
+        "name": "swtpm (optional)",
+        "ok": True,
+        "found": "absent (swtpm): the devnet has no worker-4",
+        "hint": "apt-get install -y swtpm tpm2-tools",
+    }
+    monkeypatch.setattr(machine_doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
+    row = machine_doctor.machine(tmp_path)[4]
+    assert (row["ok"], row["found"], row["hint"]) == (True, "present", "")
 
 
 async def test_doctor_has_rows_of_machine_and_sandbox_and_leaves_no_folder(tmp_path: Path) -> None:
     rows = await commands.doctor(tmp_path)
     names = [row["name"] for row in rows]
-    assert names[:4] == ["python", "disk", "loopback ports", "fuse (optional)"]
+    assert names[:5] == ["python", "disk", "loopback ports", "fuse (optional)", "swtpm (optional)"]
     assert len(names) > 5
     assert len(names) == len(set(names))
     assert {frozenset(row) for row in rows} == {frozenset({"name", "ok", "found", "hint"})}

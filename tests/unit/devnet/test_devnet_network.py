@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from coincurve import PrivateKey
 
+from cloister.core.attestation.model import measurement_id
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.signatures import address_of
 from cloister.core.errors import CloisterError
@@ -24,6 +25,7 @@ from cloister.core.keys.keystore import decrypt_key
 from cloister.devnet import network as subject
 from cloister.devnet.layout import GATEKEEPERS, WORKERS
 from cloister.devnet.network import Devnet, Options, operator_address, read_devnet_file
+from cloister.devnet.tee.client import CONTROL_FAILED, NO_SWTPM
 from cloister.gatekeeper.config import GatekeeperConfig
 from cloister.gateway.config import GatewayConfig
 from cloister.node.config import parse_config
@@ -68,6 +70,7 @@ class Stand:
     sent: list[tuple[bytes, int]] = field(default_factory=list)
     listed: list[bytes] = field(default_factory=list)
     broken: str = ""
+    no_swtpm: bool = False
     slow: dict[str, asyncio.Event] = field(default_factory=dict)
 
     async def spawn(self, name: str, module: str, arguments: list[str], **options: Any) -> FakeChild:
@@ -122,8 +125,14 @@ def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
             pass
 
         async def create_machine(self, name: str, kind: str, role: str) -> Mapping[str, Any]:
+            if kind == "tpm" and made.no_swtpm:
+                raise NO_SWTPM(expected="swtpm and tpm2-tools", found="no swtpm")
             made.events.append(f"machine {name} {kind} {role}")
             return {"role": role, "measurement": "0x" + "11" * 48, "machine": {"tsm_socket": f"/{name}"}}
+
+        async def measure(self, kind: str, role: str) -> str:
+            made.events.append(f"measure {kind} {role}")
+            return "0x" + "22" * 48
 
     async def deploy(layout: Any, *args: Any) -> Any:
         made.events.append("deploy")
@@ -232,7 +241,7 @@ async def test_who_pays_gets_gas_by_transactions(tmp_path: Path, stand: Stand) -
     assert paid == [*(address(n) for n, _ in (*GATEKEEPERS, *WORKERS)), address_of(made.owner())]
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
 async def test_as_many_workers_as_asked_for(workers: int, tmp_path: Path, stand: Stand) -> None:
     async with devnet(tmp_path, workers=workers):
         pass
@@ -240,6 +249,37 @@ async def test_as_many_workers_as_asked_for(workers: int, tmp_path: Path, stand:
     assert [e for e in started(stand) if e.startswith("worker-")] == names
     machines = [e.split()[1] for e in stand.events if e.startswith("machine worker-")]
     assert machines == names
+
+
+async def test_without_swtpm_a_devnet_has_three_workers_and_says_so_in_one_line(tmp_path: Path, stand: Stand) -> None:
+    """Its measurement is listed all the same, so that the machine joins once the packages are there."""
+    stand.no_swtpm = True
+    said: list[str] = []
+    async with Devnet(Options(tmp_path), said.append) as made:
+        assert set(made.machines) == {name for name, _ in (*GATEKEEPERS, *WORKERS)} - {"worker-4"}
+    assert [e for e in started(stand) if e.startswith("worker-")] == ["worker-1", "worker-2", "worker-3"]
+    assert [line for line in said if "worker-4" in line] == [
+        "worker-4: left out, no swtpm; on Debian: apt-get install -y swtpm tpm2-tools"
+    ]
+    assert "workers: 3 processes, attesting and registering" in said
+    assert measurement_id("worker", b"\x22" * 48) in stand.arguments["deploy"][3]
+    stand.no_swtpm = False
+    async with devnet(tmp_path):
+        pass
+    assert "worker-4" in started(stand)
+
+
+async def test_another_refusal_of_a_machine_ends_the_start(
+    tmp_path: Path, stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(self: Any, name: str, kind: str, role: str) -> None:
+        raise CONTROL_FAILED(expected="an answer", found="silence")
+
+    monkeypatch.setattr(subject.TeeControl, "create_machine", refuse)
+    with pytest.raises(CloisterError) as caught:
+        async with devnet(tmp_path):
+            pass
+    assert caught.value.code == "devnet.tee"
 
 
 async def test_options_reach_the_chain_and_the_first_policy(tmp_path: Path, stand: Stand) -> None:
@@ -450,7 +490,7 @@ async def test_workers_that_never_appear_on_chain_are_named(
     with pytest.raises(CloisterError) as caught:
         async with devnet(tmp_path):
             pass
-    assert (caught.value.code, caught.value.expected, caught.value.found) == ("devnet.not_up", "3 workers", "1")
+    assert (caught.value.code, caught.value.expected, caught.value.found) == ("devnet.not_up", "4 workers", "1")
 
 
 async def test_progress_is_said_once_per_step(tmp_path: Path, stand: Stand) -> None:
