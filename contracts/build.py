@@ -34,7 +34,9 @@ SHIPPED = (
     "Directory",
     "Gatekeepers",
     "Policies",
+    "Reputation",
     "Token",
+    "Validation",
     "Workers",
 )
 PACKAGES = ("@foundry-rs/forge-linux-amd64@1.7.1", "@openzeppelin/contracts@5.7.0", "solc@0.8.37")

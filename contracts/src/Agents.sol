@@ -51,6 +51,17 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         uint64 readyAt;
     }
 
+    /// @notice What further limits an agent. Lists only narrow what the manifest allows; 0: the manifest alone binds.
+    struct Rules {
+        address accessHook;
+        uint64 emergencyUntil;
+        address feePayer;
+        uint64 version;
+        bytes32 egressHash;
+        bytes32 toolsHash;
+        bytes32 modelsHash;
+    }
+
     struct Deployment {
         bytes32 codeHash;
         bytes32 manifestHash;
@@ -64,6 +75,8 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         keccak256("AgentWalletSet(uint256 agentId,address newWallet,address owner,uint256 deadline)");
     bytes32 private constant WALLET_KEY = keccak256("agentWallet");
     uint256 private constant MAX_WALLET_DEADLINE = 5 minutes;
+    /// @notice Longest pause that the DAO can order at once: about a week of 12-second blocks.
+    uint64 public constant MAX_EMERGENCY = 50_400;
 
     /// @notice How many agents exist; token ids are 1 to `count`.
     uint256 public count;
@@ -71,6 +84,7 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
     mapping(bytes32 agentId => PendingCode) private _pendingCode;
     mapping(uint256 tokenId => mapping(string key => bytes)) private _metadata;
     mapping(uint256 tokenId => address) private _wallets;
+    mapping(bytes32 agentId => Rules) private _rules;
 
     IGatekeepers public immutable gatekeepers;
     Clusters public immutable clusters;
@@ -84,9 +98,19 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
     event SecretsSet(bytes32 indexed agent, bytes32 secretsHash, uint64 version, address indexed setter);
     event PausedSet(bytes32 indexed agent, bool paused, address indexed by);
     event GuardianSet(bytes32 indexed agent, address indexed guardian);
+    event AccessHookSet(bytes32 indexed agent, address indexed hook);
+    event FeePayerSet(bytes32 indexed agent, address indexed payer);
+    event ListsSet(bytes32 indexed agent, bytes32 egressHash, bytes32 toolsHash, bytes32 modelsHash);
+    event ClusterSet(bytes32 indexed agent, bytes32 indexed cluster);
+    event EmergencySet(bytes32 indexed agent, uint64 until);
     event EpochBumped(bytes32 indexed agent, uint64 epoch, address indexed by);
 
     error NotOwner(uint256 tokenId, address caller);
+    error NotDao(address caller);
+    error InEmergency(uint64 until, uint256 now_);
+    error BadEmergency(uint64 blocks);
+    error NotAHook(address hook);
+    error SameCluster(bytes32 cluster);
     error NotOwnerOrGuardian(uint256 tokenId, address caller);
     error NotAuthorized(uint256 tokenId, address caller);
     error UnknownAgent(bytes32 agent);
@@ -114,6 +138,18 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
 
     modifier onlyTokenOwner(uint256 tokenId) {
         if (ownerOf(tokenId) != msg.sender) revert NotOwner(tokenId, msg.sender);
+        _;
+    }
+
+    modifier onlyOwnerOrGuardian(uint256 tokenId) {
+        if (msg.sender != ownerOf(tokenId) && msg.sender != _agentOf(tokenId).guardian) {
+            revert NotOwnerOrGuardian(tokenId, msg.sender);
+        }
+        _;
+    }
+
+    modifier onlyDao() {
+        if (msg.sender != clusters.dao()) revert NotDao(msg.sender);
         _;
     }
 
@@ -160,7 +196,8 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         _applyCode(id, p.codeHash, p.manifestHash);
     }
 
-    function cancelCode(uint256 tokenId) external onlyTokenOwner(tokenId) {
+    /// @notice The owner takes a waiting change back, or the guardian vetoes it.
+    function cancelCode(uint256 tokenId) external onlyOwnerOrGuardian(tokenId) {
         bytes32 id = agentIdOf(tokenId);
         if (_pendingCode[id].codeHash == 0) revert NothingPending();
         _dropPending(id);
@@ -196,25 +233,76 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         emit SecretsSet(agentIdOf(tokenId), secretsHash, version, msg.sender);
     }
 
+    // --- limits ---
+
+    /// @notice A contract that decides who may call (`IAgentAccess`); 0: the manifest alone decides.
+    function setAccessHook(uint256 tokenId, address hook) external onlyTokenOwner(tokenId) {
+        if (hook != address(0) && hook.code.length == 0) revert NotAHook(hook);
+        Rules storage r = _touchedRules(tokenId);
+        r.accessHook = hook;
+        emit AccessHookSet(agentIdOf(tokenId), hook);
+    }
+
+    /// @notice Who is asked to pay for calls. Naming somebody takes nothing: the escrow asks for the payer's consent.
+    function setFeePayer(uint256 tokenId, address payer) external onlyTokenOwner(tokenId) {
+        Rules storage r = _touchedRules(tokenId);
+        r.feePayer = payer;
+        emit FeePayerSet(agentIdOf(tokenId), payer);
+    }
+
+    /// @notice Commit to lists of egress hosts, tools and models. Workers obey list and manifest both, so that no list
+    /// grants what the code's manifest does not.
+    function setLists(uint256 tokenId, bytes32 egressHash, bytes32 toolsHash, bytes32 modelsHash)
+        external
+        onlyTokenOwner(tokenId)
+    {
+        Rules storage r = _touchedRules(tokenId);
+        (r.egressHash, r.toolsHash, r.modelsHash) = (egressHash, toolsHash, modelsHash);
+        emit ListsSet(agentIdOf(tokenId), egressHash, toolsHash, modelsHash);
+    }
+
+    /// @notice Move to another cluster, under new keys.
+    function setCluster(uint256 tokenId, bytes32 cluster) external onlyTokenOwner(tokenId) {
+        if (!clusters.exists(cluster)) revert UnknownCluster(cluster);
+        Agent storage a = _agentOf(tokenId);
+        if (a.cluster == cluster) revert SameCluster(cluster);
+        a.cluster = cluster;
+        emit ClusterSet(agentIdOf(tokenId), cluster);
+        _bump(tokenId);
+    }
+
     // --- stopping ---
 
     /// @notice Stop the agent: workers and gatekeepers obey from any block seen. Owner or guardian.
-    function pause(uint256 tokenId) external {
-        Agent storage a = _agentOf(tokenId);
-        if (msg.sender != ownerOf(tokenId) && msg.sender != a.guardian) revert NotOwnerOrGuardian(tokenId, msg.sender);
-        a.paused = true;
-        emit PausedSet(agentIdOf(tokenId), true, msg.sender);
+    function pause(uint256 tokenId) external onlyOwnerOrGuardian(tokenId) {
+        _setPaused(tokenId, true);
     }
 
-    /// @notice Only the owner lets it run again: a guardian can stop, never loosen.
+    /// @notice Only the owner lets it run again: a guardian can stop, never loosen. Not during an emergency.
     function resume(uint256 tokenId) external onlyTokenOwner(tokenId) {
-        _agentOf(tokenId).paused = false;
-        emit PausedSet(agentIdOf(tokenId), false, msg.sender);
+        uint64 until = _rules[agentIdOf(tokenId)].emergencyUntil;
+        if (block.number < until) revert InEmergency(until, block.number);
+        _setPaused(tokenId, false);
     }
 
+    /// @notice The DAO stops an agent for a limited time; not even the owner resumes before. It may be ordered anew.
+    function emergencyPause(uint256 tokenId, uint64 blocks) external onlyDao {
+        if (blocks == 0 || blocks > MAX_EMERGENCY) revert BadEmergency(blocks);
+        _setEmergency(tokenId, uint64(block.number) + blocks);
+        _setPaused(tokenId, true);
+    }
+
+    /// @notice The DAO ends its order. The agent stays paused until its owner resumes it.
+    function emergencyLift(uint256 tokenId) external onlyDao {
+        _setEmergency(tokenId, 0);
+    }
+
+    /// @notice Name who may pause and veto. A change that waits is dropped: nobody loses a veto under it.
     function setGuardian(uint256 tokenId, address guardian) external onlyTokenOwner(tokenId) {
         _agentOf(tokenId).guardian = guardian;
-        emit GuardianSet(agentIdOf(tokenId), guardian);
+        bytes32 id = agentIdOf(tokenId);
+        if (_pendingCode[id].codeHash != 0) _dropPending(id);
+        emit GuardianSet(id, guardian);
     }
 
     /// @notice New keys for the agent.
@@ -308,6 +396,16 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         return _pendingCode[agentId];
     }
 
+    function rules(bytes32 agentId) external view returns (Rules memory) {
+        return _rules[agentId];
+    }
+
+    /// @inheritdoc IAgents
+    function live(bytes32 agentId) external view returns (uint64 epoch, bool paused) {
+        Agent storage a = _agents[agentId];
+        return (a.epoch, a.paused);
+    }
+
     /// @inheritdoc IAgents
     function status(uint256 tokenId) external view returns (uint64 epoch, bool paused, address guardian) {
         Agent storage a = _agentOf(tokenId);
@@ -349,7 +447,39 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         emit SecretsSet(id, 0, version, address(0));
         emit GuardianSet(id, address(0));
         _setWallet(tokenId, address(0));
+        _dropRules(tokenId, id);
         _bump(tokenId);
+    }
+
+    /// @dev The seller's hook and payer end. An agent that had a hook waits, paused, for the buyer's own: it was never
+    /// open to everybody. Lists and emergency stay.
+    function _dropRules(uint256 tokenId, bytes32 id) private {
+        Rules storage r = _rules[id];
+        if (r.feePayer != address(0)) {
+            _touchedRules(tokenId).feePayer = address(0);
+            emit FeePayerSet(id, address(0));
+        }
+        if (r.accessHook != address(0)) {
+            _touchedRules(tokenId).accessHook = address(0);
+            emit AccessHookSet(id, address(0));
+            _setPaused(tokenId, true);
+        }
+    }
+
+    function _touchedRules(uint256 tokenId) private returns (Rules storage r) {
+        r = _rules[agentIdOf(tokenId)];
+        ++r.version;
+    }
+
+    function _setPaused(uint256 tokenId, bool paused) private {
+        _agentOf(tokenId).paused = paused;
+        emit PausedSet(agentIdOf(tokenId), paused, msg.sender);
+    }
+
+    function _setEmergency(uint256 tokenId, uint64 until) private {
+        _agentOf(tokenId);
+        _touchedRules(tokenId).emergencyUntil = until;
+        emit EmergencySet(agentIdOf(tokenId), until);
     }
 
     function _bump(uint256 tokenId) private {

@@ -81,6 +81,55 @@ library Statements {
         bytes32 blockHash;
     }
 
+    struct TeeValidation {
+        uint64 term;
+        bytes32 agent;
+        uint64 agentEpoch;
+        uint64 serial;
+        uint64 response;
+        bytes32 evidence;
+        uint64 expiry;
+    }
+
+    struct SignerHandover {
+        uint64 term;
+        uint256 chainId;
+        address anchor;
+        uint64 nextTerm;
+        uint64 threshold;
+        bytes32 members;
+        uint64 expiry;
+    }
+
+    struct AnchorLease {
+        uint64 term;
+        uint256 chainId;
+        address anchor;
+        bytes32 agent;
+        uint64 agentEpoch;
+        bytes32 codeHash;
+        address worker;
+        bytes32 vendorClass;
+        address payee;
+        uint64 expiry;
+    }
+
+    struct AnchorAnswer {
+        uint256 chainId;
+        address anchor;
+        bytes32 request;
+        bytes32 reply;
+        bytes32 commit;
+    }
+
+    struct AnchorCommit {
+        uint256 chainId;
+        address anchor;
+        bytes32 agent;
+        bytes32 commit;
+        uint64 deadline;
+    }
+
     bytes32 internal constant DOMAIN_TYPE = keccak256("EIP712Domain(string name,string version,bytes32 salt)");
     bytes32 internal constant NAME = keccak256("Cloister");
     bytes32 internal constant VERSION = keccak256("1");
@@ -106,6 +155,24 @@ library Statements {
         keccak256("CallerSession(bytes32 agent,bytes32 boot,bytes32 exporter,uint64 expiry)");
     bytes32 internal constant HEART_BEAT =
         keccak256("HeartBeat(uint64 term,bytes32 nonce,uint64 number,bytes32 blockHash)");
+    bytes32 internal constant TEE_VALIDATION = keccak256(
+        "TeeValidation(uint64 term,bytes32 agent,uint64 agentEpoch,uint64 serial,uint64 response,"
+        "bytes32 evidence,uint64 expiry)"
+    );
+    bytes32 internal constant SIGNER_HANDOVER = keccak256(
+        "SignerHandover(uint64 term,uint256 chainId,address anchor,uint64 nextTerm,uint64 threshold,"
+        "bytes32 members,uint64 expiry)"
+    );
+    bytes32 internal constant ANCHOR_LEASE = keccak256(
+        "AnchorLease(uint64 term,uint256 chainId,address anchor,bytes32 agent,uint64 agentEpoch,"
+        "bytes32 codeHash,address worker,bytes32 vendorClass,address payee,uint64 expiry)"
+    );
+    bytes32 internal constant ANCHOR_ANSWER = keccak256(
+        "AnchorAnswer(uint256 chainId,address anchor,bytes32 request,bytes32 reply,bytes32 commit)"
+    );
+    bytes32 internal constant ANCHOR_COMMIT = keccak256(
+        "AnchorCommit(uint256 chainId,address anchor,bytes32 agent,bytes32 commit,uint64 deadline)"
+    );
 
     /// @notice EIP-712 domain separator of a network.
     function domainSeparator(bytes32 networkId) internal pure returns (bytes32) {
@@ -152,5 +219,25 @@ library Statements {
 
     function hash(HeartBeat memory s) internal pure returns (bytes32) {
         return keccak256(abi.encode(HEART_BEAT, s.term, s.nonce, s.number, s.blockHash));
+    }
+
+    function hash(TeeValidation memory s) internal pure returns (bytes32) {
+        return keccak256(bytes.concat(TEE_VALIDATION, abi.encode(s)));
+    }
+
+    function hash(SignerHandover memory s) internal pure returns (bytes32) {
+        return keccak256(bytes.concat(SIGNER_HANDOVER, abi.encode(s)));
+    }
+
+    function hash(AnchorLease memory s) internal pure returns (bytes32) {
+        return keccak256(bytes.concat(ANCHOR_LEASE, abi.encode(s)));
+    }
+
+    function hash(AnchorAnswer memory s) internal pure returns (bytes32) {
+        return keccak256(bytes.concat(ANCHOR_ANSWER, abi.encode(s)));
+    }
+
+    function hash(AnchorCommit memory s) internal pure returns (bytes32) {
+        return keccak256(bytes.concat(ANCHOR_COMMIT, abi.encode(s)));
     }
 }

@@ -273,17 +273,16 @@ contract AgentsTest is Founded {
         vm.assume(who != owner && who != address(0));
         vm.prank(owner);
         agents.setApprovalForAll(who, approved);
-        bytes[8] memory calls = [
+        bytes[7] memory calls = [
             abi.encodeCall(Agents.setCode, (id, CODE, MANIFEST)),
             abi.encodeCall(Agents.setSecrets, (id, CODE)),
             abi.encodeCall(Agents.resume, (id)),
             abi.encodeCall(Agents.bumpEpoch, (id)),
             abi.encodeCall(Agents.freeze, (id)),
             abi.encodeCall(Agents.setGuardian, (id, who)),
-            abi.encodeCall(Agents.applyCode, (id)),
-            abi.encodeCall(Agents.cancelCode, (id))
+            abi.encodeCall(Agents.applyCode, (id))
         ];
-        refuses(who, calls[which % 8], abi.encodeWithSelector(Agents.NotOwner.selector, id, who));
+        refuses(who, calls[which % 7], abi.encodeWithSelector(Agents.NotOwner.selector, id, who));
     }
 
     /// @notice The mirrored owner is ERC-721's owner whatever moves; epochs never go down.

@@ -141,6 +141,65 @@ contract StatementsTest is Checks {
         check("HeartBeat", Statements.HEART_BEAT, Statements.hash(s));
     }
 
+    function test_tee_validation() public view {
+        Statements.TeeValidation memory s;
+        s.term = u64("TeeValidation", "term");
+        s.agent = b32("TeeValidation", "agent");
+        s.agentEpoch = u64("TeeValidation", "agent_epoch");
+        s.serial = u64("TeeValidation", "serial");
+        s.response = u64("TeeValidation", "response");
+        s.evidence = b32("TeeValidation", "evidence");
+        s.expiry = u64("TeeValidation", "expiry");
+        check("TeeValidation", Statements.TEE_VALIDATION, Statements.hash(s));
+    }
+
+    function test_signer_handover() public view {
+        Statements.SignerHandover memory s;
+        s.term = u64("SignerHandover", "term");
+        s.chainId = vm.parseJsonUint(json, place("SignerHandover", "fields.chain_id"));
+        s.anchor = account("SignerHandover", "anchor");
+        s.nextTerm = u64("SignerHandover", "next_term");
+        s.threshold = u64("SignerHandover", "threshold");
+        s.members = b32("SignerHandover", "members");
+        s.expiry = u64("SignerHandover", "expiry");
+        check("SignerHandover", Statements.SIGNER_HANDOVER, Statements.hash(s));
+    }
+
+    function test_anchor_lease() public view {
+        Statements.AnchorLease memory s;
+        s.term = u64("AnchorLease", "term");
+        s.chainId = vm.parseJsonUint(json, place("AnchorLease", "fields.chain_id"));
+        s.anchor = account("AnchorLease", "anchor");
+        s.agent = b32("AnchorLease", "agent");
+        s.agentEpoch = u64("AnchorLease", "agent_epoch");
+        s.codeHash = b32("AnchorLease", "code_hash");
+        s.worker = account("AnchorLease", "worker");
+        s.vendorClass = b32("AnchorLease", "vendor_class");
+        s.payee = account("AnchorLease", "payee");
+        s.expiry = u64("AnchorLease", "expiry");
+        check("AnchorLease", Statements.ANCHOR_LEASE, Statements.hash(s));
+    }
+
+    function test_anchor_answer() public view {
+        Statements.AnchorAnswer memory s;
+        s.chainId = vm.parseJsonUint(json, place("AnchorAnswer", "fields.chain_id"));
+        s.anchor = account("AnchorAnswer", "anchor");
+        s.request = b32("AnchorAnswer", "request");
+        s.reply = b32("AnchorAnswer", "reply");
+        s.commit = b32("AnchorAnswer", "commit");
+        check("AnchorAnswer", Statements.ANCHOR_ANSWER, Statements.hash(s));
+    }
+
+    function test_anchor_commit() public view {
+        Statements.AnchorCommit memory s;
+        s.chainId = vm.parseJsonUint(json, place("AnchorCommit", "fields.chain_id"));
+        s.anchor = account("AnchorCommit", "anchor");
+        s.agent = b32("AnchorCommit", "agent");
+        s.commit = b32("AnchorCommit", "commit");
+        s.deadline = u64("AnchorCommit", "deadline");
+        check("AnchorCommit", Statements.ANCHOR_COMMIT, Statements.hash(s));
+    }
+
     /// @notice Signatures made in Python count on chain, under the network id that Python computed.
     function test_python_signatures_satisfy_the_contract() public {
         Gatekeepers g = new Gatekeepers(address(this));

@@ -12,7 +12,9 @@ from cloister.core.encoding.hexes import from_hex, need_bytes, to_hex
 from cloister.core.encoding.keccak import keccak256
 
 _PUBLISH_GAS = 150_000
-DEPLOYED = ("Token", "Directory", "Policies", "Gatekeepers", "Clusters", "Agents", "Workers")
+DEPLOYED = (
+    "Token", "Directory", "Policies", "Gatekeepers", "Clusters", "Agents", "Workers", "Reputation", "Validation",
+)  # fmt: skip
 
 
 async def deploy_all(
@@ -49,6 +51,8 @@ async def deploy_all(
     at["Clusters"] = await create("Clusters", owner, default_seats)
     at["Agents"] = await create("Agents", at["Gatekeepers"], at["Clusters"])
     at["Workers"] = await create("Workers", owner, at["Gatekeepers"], at["Policies"])
+    at["Reputation"] = await create("Reputation", at["Agents"])
+    at["Validation"] = await create("Validation", at["Agents"], at["Gatekeepers"])
     await asyncio.gather(*(sender.wait(s) for s in sent.values()))
     at["AgentAccounts"] = await call(sender.rpc, at["Agents"], "Agents", "accounts")
     await _publish(sender, at, owner)

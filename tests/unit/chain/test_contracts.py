@@ -37,6 +37,43 @@ STANDARD_EVENTS = (
     "URIUpdated(uint256,string,address)",
     "MetadataSet(uint256,string,string,bytes)",
 )
+REPUTATION_FUNCTIONS = (
+    "giveFeedback(uint256,int128,uint8,string,string,string,string,bytes32)",
+    "revokeFeedback(uint256,uint64)",
+    "appendResponse(uint256,address,uint64,string,bytes32)",
+    "getSummary(uint256,address[],string,string)",
+    "readFeedback(uint256,address,uint64)",
+    "readAllFeedback(uint256,address[],string,string,bool)",
+    "getResponseCount(uint256,address,uint64,address[])",
+    "getClients(uint256)",
+    "getLastIndex(uint256,address)",
+    "getIdentityRegistry()",
+)
+REPUTATION_EVENTS = {
+    "NewFeedback(uint256,address,uint64,int128,uint8,string,string,string,string,string,bytes32)": [0, 1, 5],
+    "FeedbackRevoked(uint256,address,uint64)": [0, 1, 2],
+    "ResponseAppended(uint256,address,uint64,address,string,bytes32)": [0, 1, 3],
+}
+VALIDATION_FUNCTIONS = (
+    "validationRequest(address,uint256,string,bytes32)",
+    "validationResponse(bytes32,uint8,string,bytes32,string)",
+    "getValidationStatus(bytes32)",
+    "getSummary(uint256,address[],string)",
+    "getAgentValidations(uint256)",
+    "getValidatorRequests(address)",
+    "getIdentityRegistry()",
+)
+VALIDATION_EVENTS = {
+    "ValidationRequest(address,uint256,string,bytes32)": [0, 1, 3],
+    "ValidationResponse(address,uint256,bytes32,uint8,string,bytes32,string)": [0, 1, 2],
+}
+OUTPUTS = {
+    ("Reputation", "getSummary"): "uint64,int128,uint8",
+    ("Reputation", "readFeedback"): "int128,uint8,string,string,bool",
+    ("Reputation", "readAllFeedback"): "address[],uint64[],int128[],uint8[],string[],string[],bool[]",
+    ("Validation", "getSummary"): "uint64,uint8",
+    ("Validation", "getValidationStatus"): "address,uint256,uint8,bytes32,string,uint256",
+}
 B32 = st.binary(min_size=32, max_size=32)
 B20 = st.binary(min_size=20, max_size=20)
 
@@ -56,8 +93,8 @@ def signatures(name: str, kind: str) -> set[str]:
 
 def test_every_contract_of_the_design_ships() -> None:
     assert set(names()) == {
-        "AgentAccount", "AgentAccounts", "Agents", "Clusters", "Directory", "Gatekeepers", "Policies", "Token",
-        "Workers",
+        "AgentAccount", "AgentAccounts", "Agents", "Clusters", "Directory", "Gatekeepers", "Policies",
+        "Reputation", "Token", "Validation", "Workers",
     }  # fmt: skip
 
 
@@ -88,6 +125,31 @@ def test_the_identity_registry_is_the_standards() -> None:
     assert indexed["Registered"] == ["agentId", "owner"]
     assert indexed["URIUpdated"] == ["agentId", "updatedBy"]
     assert indexed["MetadataSet"] == ["agentId", "indexedMetadataKey"]
+
+
+@pytest.mark.parametrize(
+    ("name", "functions", "events"),
+    [
+        ("Reputation", REPUTATION_FUNCTIONS, REPUTATION_EVENTS),
+        ("Validation", VALIDATION_FUNCTIONS, VALIDATION_EVENTS),
+    ],
+)
+def test_the_other_registries_are_the_standards(
+    name: str, functions: tuple[str, ...], events: dict[str, list[int]]
+) -> None:
+    assert set(functions) <= signatures(name, "function")
+    found = {
+        signature(e): [i for i, item in enumerate(e["inputs"]) if item["indexed"]]
+        for e in artifact(name).abi
+        if e["type"] == "event"
+    }
+    assert events.items() <= found.items()
+
+
+@pytest.mark.parametrize(("name", "function"), OUTPUTS)
+def test_what_the_other_registries_answer(name: str, function: str) -> None:
+    entry = next(e for e in artifact(name).abi if e["type"] == "function" and e["name"] == function)
+    assert ",".join(item["type"] for item in entry["outputs"]) == OUTPUTS[name, function]
 
 
 def test_no_contract_can_be_upgraded_or_destroyed() -> None:

@@ -38,6 +38,9 @@ async def test_a_fresh_set_is_wired_together(chain: TestChain) -> None:
             ("Directory", "owner", deployer),
             ("Directory", "pendingOwner", OWNER),
             ("AgentAccounts", "agents", at["Agents"]),
+            ("Reputation", "agents", at["Agents"]),
+            ("Validation", "agents", at["Agents"]),
+            ("Validation", "gatekeepers", at["Gatekeepers"]),
         ]
         for name, getter, value in expectations:
             assert await call(rpc, at[name], name, getter) == value, (name, getter)

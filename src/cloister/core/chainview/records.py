@@ -59,6 +59,19 @@ class AgentRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentRules:
+    """What limits an agent beside its code. A zero hook, payer or list means: none, the manifest alone binds."""
+
+    access_hook: bytes
+    emergency_until: int
+    fee_payer: bytes
+    version: int
+    egress_hash: bytes
+    tools_hash: bytes
+    models_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerRecord:
     """A worker in the Workers contract. ``expiry``, ``heartbeat`` and ``registered_at`` are block numbers.
 
@@ -161,6 +174,21 @@ def read_agent(slots: Slots, layout: Layout, agent: bytes) -> AgentRecord | None
         secrets_setter=at.address("secretsSetter"),
         secrets_epoch=at.number("secretsEpoch"),
         account=at.address("account"),
+    )
+
+
+def read_agent_rules(slots: Slots, layout: Layout, agent: bytes) -> AgentRules:
+    """The rules of a 32-byte agent id; all zero for an agent that never set one."""
+    table = layout.variable("_rules")
+    at = Struct(layout, layout.value_type(table), slots, [mapping_slot(table.slot, need_bytes("agent", agent, 32))])
+    return AgentRules(
+        access_hook=at.address("accessHook"),
+        emergency_until=at.number("emergencyUntil"),
+        fee_payer=at.address("feePayer"),
+        version=at.number("version"),
+        egress_hash=at.word("egressHash"),
+        tools_hash=at.word("toolsHash"),
+        models_hash=at.word("modelsHash"),
     )
 
 

@@ -108,6 +108,32 @@ def test_flags_and_modes_that_no_contract_writes(record: r.AgentRecord, name: st
     assert caught.value.code == "chainview.record"
 
 
+RULES = st.builds(
+    r.AgentRules,
+    access_hook=B20,
+    emergency_until=U64,
+    fee_payer=B20,
+    version=U64,
+    egress_hash=B32,
+    tools_hash=B32,
+    models_hash=B32,
+)
+RULE_FIELDS = ("accessHook", "emergencyUntil", "feePayer", "version", "egressHash", "toolsHash", "modelsHash")
+
+
+@given(RULES, B32, B32)
+def test_rules_of_agents(rules: r.AgentRules, agent: bytes, other: bytes) -> None:
+    memory = Memory()
+    slot, fields = struct("Agents", "_rules")
+    memory.put_struct(
+        mapping_slot(slot, agent), fields, dict(zip(RULE_FIELDS, dataclasses.astuple(rules), strict=True))
+    )
+    assert r.read_agent_rules(memory, LAYOUTS["Agents"], agent) == rules
+    if other != agent:
+        none = r.read_agent_rules(memory, LAYOUTS["Agents"], other)
+        assert not any(any(v) if isinstance(v, bytes) else v for v in dataclasses.astuple(none))
+
+
 def test_the_agent_count_is_the_newest_token() -> None:
     memory = Memory()
     memory.words[LAYOUTS["Agents"].variable("count").slot] = 41
