@@ -14,49 +14,53 @@ from typing import Any, Final
 
 from cloister.core.attestation import (
     certificates,
+    credential,
     dcap,
     dstack,
     eventlog,
     hcl,
     intake,
     kinds,
+    nvidia,
     parts,
     rim,
     spdm,
     tpm_structures,
 )
+from cloister.core.attestation import nitro as nitro_kind
 from cloister.core.attestation.model import Binding, Evidence
 from cloister.core.attestation.policy import Policy
+from cloister.core.attestation.roots import Roots
 from cloister.core.errors import CloisterError
 from cloister.evidence import collateral as tables
 from cloister.evidence import ioctls, nitro
-from support.hardware import NOW, binding, chip, evidence, policy, roots
-from support.intel_kit import ccel, dstack_evidence, runtime_event, sgx_evidence
+from support.hardware import NOW, binding, chip, policy, roots
+from support.intel_kit import ccel
+from support.malleability import table
+from support.nvidia_kit import nvidia_roots
+from support.samples import pretended
+from support.tpm_kit import EK_USAGE, keys, machine, public_area, tpm_roots, vendor
 
 Target = Callable[[bytes], object]
 MAX_SIZE: Final = 65536
 
 
-@lru_cache(maxsize=1)
-def _shown() -> dict[str, Evidence]:
-    names = [("app-id", b"a" * 20), ("compose-hash", b"c" * 32), ("boot-mr-done", b"")]
-    guest = dstack_evidence([runtime_event(name, payload) for name, payload in names])
-    return {"sgx": sgx_evidence(), "dstack": guest} | {kind: evidence(kind) for kind in ("tdx", "snp", "nitro")}
-
-
-def _blob(kind: str) -> Target:
-    def target(data: bytes) -> object:
-        return kinds.verify(Evidence(kind, data, _shown()[kind].aux), roots(), NOW)
-
-    return target
-
-
 def _part(kind: str, name: str) -> Target:
+    """Whole evidence, one part of it outside bytes; "" is the blob."""
+
     def target(data: bytes) -> object:
-        honest = _shown()[kind]
-        return kinds.verify(Evidence(kind, honest.blob, {**honest.aux, name: data}), roots(), NOW)
+        honest = pretended(kind)
+        return kinds.verify(honest.with_part(name, data), honest.roots, honest.now)
 
     return target
+
+
+def place_of(kind: str, part: str) -> str:
+    """The name of the target of a part of a kind; "" is the blob."""
+    return f"{kind}_{part or 'blob'}".replace("-", "_")
+
+
+PLACES: Final = {place_of(*place): place for place in sorted(table()) if place[1] != "ek_chain"}
 
 
 def _json(read: Callable[[Any], object]) -> Target:
@@ -79,7 +83,16 @@ def _linked(data: bytes) -> object:
 
 
 def _collateral(data: bytes) -> object:
-    return dcap.open_collateral(data)
+    return dcap.need_chains(data)
+
+
+def _revoked(data: bytes) -> object:
+    chain = [certificates.load(chip().certificates[name], name) for name in ("ark", "intermediate", "vek")]
+    return certificates.need_not_revoked(data, chain, NOW)
+
+
+def _challenge(data: bytes) -> object:
+    return credential.challenge(data, public_area(machine().ak), tpm_roots(), NOW, lambda size: bytes(range(size)))
 
 
 def _closed(target: Target) -> Target:
@@ -90,32 +103,31 @@ def _closed(target: Target) -> Target:
 
 
 TARGETS: Final[dict[str, Target]] = {
-    "tdx_quote": _blob("tdx"),
-    "sgx_quote": _blob("sgx"),
-    "snp_report": _blob("snp"),
-    "nitro_document": _blob("nitro"),
-    "dstack_log": _part("dstack", "event_log"),
+    **{name: _part(*place) for name, place in PLACES.items()},
     "dstack_parse": dstack.parse,
-    "tdx_boot_log": _part("tdx", "event_log"),
-    "snp_key": _part("snp", "vek"),
-    "snp_crl": _part("snp", "crl"),
     "collateral": _closed(_collateral),
     "boot_log": eventlog.replay_rtmrs,
     "tpm_boot_log": eventlog.replay_pcrs,
     "certificate": _closed(_linked),
     "pem_chain": _closed(_chain),
     "intake": intake.read,
-    "intake_beside": lambda data: intake.read(_shown()["tdx"].blob, [data]),
+    "intake_beside": lambda data: intake.read(pretended("tdx").evidence.blob, [data]),
     "parts": lambda data: parts.add(parts.Parts(), data),
     "pcs_reply": lambda data: parts.pcs_reply(data.decode("latin-1")),
     "evidence_json": _json(Evidence.from_json),
     "binding_json": _json(Binding.from_json),
     "policy": Policy.decode,
-    "hcl_report": _closed(lambda data: hcl.parse(data, hcl.SNP)),
+    "hcl_report_snp": _closed(lambda data: hcl.parse(data, hcl.SNP)),
+    "hcl_report_tdx": _closed(lambda data: hcl.parse(data, hcl.TDX)),
+    "cbor": nitro_kind.decode,
+    "revocation_list": _closed(_revoked),
+    "credential_chain": _closed(_challenge),
+    "gpu_mode": _closed(nvidia._mode),
+    "roots_json": _json(Roots.from_json),
     "tpm_quote": tpm_structures.parse_quote,
     "tpm_public": tpm_structures.parse_public,
     "spdm": spdm.parse,
-    "manifest": lambda data: rim.read(data, roots(), NOW),
+    "manifest": lambda data: rim.read(data, nvidia_roots(), NOW),
     "certificate_table": tables.parse_certificate_table,
     "quoting_service": ioctls.read_quote,
     "nsm_answer": nitro._attestation,
@@ -125,33 +137,70 @@ TARGETS: Final[dict[str, Target]] = {
 @lru_cache(maxsize=1)
 def seeds() -> dict[str, tuple[bytes, ...]]:
     """Good inputs by target; a target without its own begins with those of all."""
-    shown = _shown()
+    good = {name: pretended(kind).part(part) for name, (kind, part) in PLACES.items()}
+    shown = {kind: pretended(kind).evidence for kind in kinds.KINDS}
     bundle = json.dumps({"evidence": shown["snp"].to_json(), "binding": binding().to_json()}).encode()
     log = ccel([(1, 4, b"firmware"), (3, 13, b"kernel")])
-    ark = certificates.load(chip().certificates["ark"], "ark")
-    pem = parts.pem_chain([ark])
-    found: dict[str, tuple[bytes, ...]] = {f"{kind}_quote": (shown[kind].blob,) for kind in ("tdx", "sgx")}
-    found |= {
-        "snp_report": (shown["snp"].blob,),
-        "nitro_document": (shown["nitro"].blob,),
-        "dstack_log": (shown["dstack"].aux["event_log"],),
-        "dstack_parse": (shown["dstack"].aux["event_log"],),
-        "tdx_boot_log": (log,),
+    pem = parts.pem_chain([certificates.load(chip().certificates["ark"], "ark")])
+    endorsed = vendor().leaf(keys("p256-ek").public_key(), EK_USAGE).encode()
+    return {name: (one,) for name, one in good.items()} | {
+        "dstack_parse": (good["dstack_event_log"],),
         "boot_log": (log,),
-        "tpm_boot_log": (log,),
-        "snp_key": (shown["snp"].aux["vek"],),
-        "certificate": (shown["snp"].aux["vek"],),
-        "collateral": (shown["tdx"].aux["collateral"],),
+        "tpm_boot_log": (good["tpm_event_log"], log),
+        "certificate": (good["snp_vek"],),
+        "collateral": (good["tdx_collateral"],),
+        "revocation_list": (good["snp_crl"],),
         "pem_chain": (pem,),
-        "intake": (bundle, shown["tdx"].blob, shown["nitro"].blob),
-        "intake_beside": (shown["tdx"].aux["collateral"], pem, log),
-        "parts": (shown["tdx"].aux["collateral"], pem, log),
+        "credential_chain": (endorsed,),
+        "intake": (bundle, good["tdx_blob"], good["nitro_blob"]),
+        "intake_beside": (good["tdx_collateral"], pem, log),
+        "parts": (good["tdx_collateral"], pem, log),
         "evidence_json": (json.dumps(shown["snp"].to_json()).encode(),),
         "binding_json": (json.dumps(binding().to_json()).encode(),),
+        "roots_json": (json.dumps(roots().to_json()).encode(),),
         "policy": (policy().encode(),),
         "certificate_table": (chip().table(),),
+        "hcl_report_snp": (good["azure_snp_blob"],),
+        "hcl_report_tdx": (good["azure_tdx_blob"],),
+        "cbor": (good["nitro_blob"],),
+        "gpu_mode": (good["nvidia_gpu_mode"],),
+        "tpm_quote": (good["tpm_blob"],),
+        "tpm_public": (good["tpm_ak"],),
+        "spdm": (good["nvidia_gpu_blob"],),
+        "manifest": (good["nvidia_gpu_driver_rim"], good["nvidia_switch_vbios_rim"]),
     }
-    return found
+
+
+def bombs() -> dict[str, bytes]:
+    """Small inputs that cost a careless parser much: nesting, huge counts, endless searches, entities."""
+    entities = b"".join(b'<!ENTITY a%d "&a%d;&a%d;">' % (i + 1, i, i) for i in range(40))
+    return {
+        "brackets": b"[" * MAX_SIZE,
+        "objects": b'{"a":' * 13000,
+        "many objects": b"[" + b"{}," * 21000 + b"{}]",
+        "digits": b"1" * MAX_SIZE,
+        "exponent": b"1e" + b"9" * 65000,
+        "escapes": b'"' + b"\\u0041" * 10900 + b'"',
+        "spaces": b" " * MAX_SIZE,
+        "hex": b"0x" + b"ab" * 32767,
+        "nested arrays in CBOR": b"\x81" * MAX_SIZE,
+        "open arrays in CBOR": b"\x9f" * MAX_SIZE,
+        "nested maps in CBOR": b"\xa1\x61a" * 21000,
+        "nested tags in CBOR": b"\xc1" * MAX_SIZE,
+        "a huge array in CBOR": b"\x9b\x00\x00\x00\x00\xff\xff\xff\xff",
+        "a huge text in CBOR": b"\x5b\x00\x00\x00\x00\xff\xff\xff\xff",
+        "PEM that never ends": b"-----BEGIN CERTIFICATE-----\n" * 2300,
+        "lists that never end": b"-----BEGIN X509 CRL-----\n" * 2600,
+        "empty PEM": b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----" * 1200,
+        "dashes": b"-" * MAX_SIZE,
+        "nested DER": b"\x30\x80" * 32768,
+        "long DER": b"\x30\x83\x00\xff\xff" * 13000,
+        "nested XML": b"<a>" * 21000,
+        "entities in XML": b'<!DOCTYPE a [<!ENTITY a0 "x">' + entities + b"]><a>&a40;</a>",
+        "attributes in XML": b"<a " + b" ".join(b'x%d="1"' % i for i in range(5000)) + b"/>",
+        "ones": b"\xff" * MAX_SIZE,
+        "zeros": bytes(MAX_SIZE),
+    }
 
 
 def run(name: str, data: bytes) -> None:

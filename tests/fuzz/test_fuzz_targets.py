@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from fuzz.targets import TARGETS, run, seeds
+from cloister.core.attestation import kinds
+from fuzz.targets import PLACES, TARGETS, bombs, run, seeds
 
 HERE = Path(__file__).parent
 SECONDS = 10
 CPU_LIMIT_S = 0.05
+MEMORY_LIMIT = 32 << 20
 
 
 def _damaged(seed: bytes, dice: random.Random, count: int) -> Iterator[bytes]:
@@ -48,20 +50,42 @@ def _seeds(name: str) -> list[bytes]:
     return [b"", b"\0" * 64, *(own or [one for many in seeds().values() for one in many][:12])]
 
 
+def test_there_is_a_target_for_every_part_of_every_kind_and_its_seed_is_good() -> None:
+    assert {kind for kind, part in PLACES.values() if not part} == set(kinds.KINDS)
+    assert len(TARGETS) >= 60
+    for name in PLACES:
+        (good,) = seeds()[name]
+        TARGETS[name](good)  # raises if the seed is refused: fuzzing would never get far
+
+
 def test_every_target_takes_its_good_inputs() -> None:
     assert set(seeds()) <= set(TARGETS)
-    assert len(TARGETS) >= 25
     for name in TARGETS:
         for seed in _seeds(name):
             run(name, seed)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_damaged_inputs_are_refused_or_read_and_nothing_else(name: str) -> None:
+def test_damaged_inputs_are_refused_or_read_quickly_and_nothing_else(name: str) -> None:
     dice = random.Random(name)
     for seed in _seeds(name):
-        for data in _damaged(seed, dice, 12):
+        assert not any(_slow(name, data) for data in _damaged(seed, dice, 8))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_bombs_cost_little_time(name: str) -> None:
+    assert [bomb for bomb, data in bombs().items() if _slow(name, data)] == []
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_bombs_cost_little_memory(name: str) -> None:
+    tracemalloc.start()
+    try:
+        for data in bombs().values():
             run(name, data)
+        assert tracemalloc.get_traced_memory()[1] < MEMORY_LIMIT
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.long
@@ -70,19 +94,19 @@ def test_damaged_inputs_are_refused_or_read_and_nothing_else(name: str) -> None:
 def test_no_input_takes_long_or_much_memory(name: str) -> None:
     dice = random.Random(f"long {name}")
     for seed in _seeds(name):
-        run(name, seed)
-        slow = [
-            data
-            for data in _damaged(seed, dice, 300)
-            if _cpu(name, data) > CPU_LIMIT_S and min(_cpu(name, data) for _ in range(3)) > CPU_LIMIT_S
-        ]
-        assert slow == []
+        assert not any(_slow(name, data) for data in _damaged(seed, dice, 300))
     tracemalloc.start()
-    for data in _damaged(_seeds(name)[-1], dice, 50):
-        run(name, data)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 64 << 20
+    try:
+        for data in _damaged(_seeds(name)[-1], dice, 50):
+            run(name, data)
+        assert tracemalloc.get_traced_memory()[1] < MEMORY_LIMIT
+    finally:
+        tracemalloc.stop()
+
+
+def _slow(name: str, data: bytes) -> bool:
+    """More than 50 ms of CPU, in the best of six: a busy machine or a first import makes one run slow, not all."""
+    return all(_cpu(name, data) > CPU_LIMIT_S for _ in range(6))
 
 
 def _cpu(name: str, data: bytes) -> float:
