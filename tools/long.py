@@ -1,12 +1,14 @@
-"""``make long``: every test, exhaustive ones included, and forge. Writes docs/build/long-result.json."""
+"""``make long``: every test, exhaustive and fuzz ones included, and forge. Writes docs/build/long-result.json."""
 
 from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,10 +16,13 @@ ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "docs" / "build" / "long-result.json"
 
 
-def run(name: str, *line: str) -> dict[str, object]:
+def run(name: str, *line: str, **environment: str) -> dict[str, object]:
     """One suite: its last line with counts, exit status, seconds."""
     begin = time.monotonic()
-    done = subprocess.run(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    both = {**os.environ, **environment}
+    done = subprocess.run(
+        line, cwd=ROOT, env=both, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     lines = [text for text in done.stdout.splitlines() if re.search(r"\d+ (tests? )?(passed|failed)", text)]
     print(f"{name}: {lines[-1] if lines else done.stdout[-300:]}")
     if done.returncode:
@@ -33,14 +38,23 @@ def run(name: str, *line: str) -> dict[str, object]:
 def main() -> int:
     """Run everything; 0 if all passed."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    suites = [
-        run("pytest", sys.executable, "-m", "pytest", "-q", "tests", "--timeout", "3600"),
-        run("contracts", sys.executable, "contracts/build.py", "--test"),
-    ]
+    with tempfile.TemporaryDirectory(prefix="long-") as folder:
+        counts = Path(folder) / "fuzz"
+        tests = ("-m", "pytest", "-q", "tests", "--timeout", "3600")
+        suites = [
+            run("pytest", sys.executable, *tests, FUZZ_COUNTS=str(counts)),
+            run("contracts", sys.executable, "contracts/build.py", "--test"),
+        ]
+        fuzzed = [json.loads(line) for line in counts.read_text().splitlines()] if counts.exists() else []
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": commit.stdout.strip(),
         "suites": suites,
+        "fuzz": {
+            "targets": len(fuzzed),
+            "inputs": sum(one["runs"] for one in fuzzed),
+            "inputs_by_target": {one["target"]: one["runs"] for one in fuzzed},
+        },
     }
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     return max(int(str(s["exit"])) for s in suites)

@@ -16,9 +16,10 @@ import pytest
 
 from cloister.core.attestation import kinds
 from fuzz.targets import PLACES, TARGETS, bombs, run, seeds
+from support.fuzz_counts import keep
 
 HERE = Path(__file__).parent
-SECONDS = 10
+SECONDS = int(os.environ.get("FUZZ_SECONDS", "10"))
 CPU_LIMIT_S = 0.05
 MEMORY_LIMIT = 32 << 20
 
@@ -120,7 +121,7 @@ def _cpu(name: str, data: bytes) -> float:
 @pytest.mark.parametrize("name", TARGETS)
 def test_under_atheris(name: str, tmp_path: Path) -> None:
     if importlib.util.find_spec("atheris") is None:
-        pytest.skip("atheris is missing: make fuzz-setup")
+        pytest.fail("atheris is missing: make fuzz-setup")
     for place, seed in enumerate(_seeds(name)):
         (tmp_path / str(place)).write_bytes(seed)
     options = [f"-max_total_time={SECONDS}", "-max_len=65536", "-timeout=10", "-rss_limit_mb=2048", str(tmp_path)]
@@ -134,3 +135,4 @@ def test_under_atheris(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(HERE / "drive.py"), name, *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
+    assert keep(f"attestation {name}", done.stderr) > 0

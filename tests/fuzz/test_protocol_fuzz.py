@@ -14,9 +14,10 @@ import pytest
 
 from cloister.core.errors import CloisterError
 from fuzz.protocol_targets import TARGETS, run, seeds
+from support.fuzz_counts import keep
 
 HERE = Path(__file__).parent
-SECONDS = 20
+SECONDS = int(os.environ.get("FUZZ_SECONDS", "20"))
 EDGES = (
     b"\0",
     b"\xff",
@@ -116,7 +117,7 @@ def test_many_damaged_inputs(name: str) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_protocol_under_atheris(name: str, tmp_path: Path) -> None:
     if importlib.util.find_spec("atheris") is None:
-        pytest.skip("atheris is missing: make fuzz-setup")
+        pytest.fail("atheris is missing: make fuzz-setup")
     for place, seed in enumerate(seeds_of(name)):
         (tmp_path / str(place)).write_bytes(seed)
     options = [f"-max_total_time={SECONDS}", "-max_len=65536", "-timeout=10", "-rss_limit_mb=2048", str(tmp_path)]
@@ -125,3 +126,4 @@ def test_protocol_under_atheris(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(HERE / "protocol_targets.py"), name, *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
+    assert keep(f"protocol {name}", done.stderr) > 0
