@@ -77,8 +77,9 @@ class TestChain:
         return SignerSet(1, THRESHOLD, tuple(address_of(m) for m in self.members))
 
     def fund(self, key: PrivateKey) -> PrivateKey:
-        """Give a key's address a balance; returns the key."""
+        """Give a key's address a balance; returns the key. A block follows: proofs of the block before fail then."""
         self.anvil.fund(address_of(key))
+        self.anvil.rpc("evm_mine")
         return key
 
     def sign(self, statement: Statement, count: int = THRESHOLD) -> list[bytes]:

@@ -114,7 +114,7 @@ def _parse(document: object) -> tuple[dict[str, Any], bytes | None]:
     _object(crypto["cipherparams"], "cipherparams", {"iv"})
     _object(crypto["kdfparams"], "kdfparams", {"dklen", "n", "r", "p", "salt"})
     wanted = (3, "aes-128-ctr", "scrypt")
-    if (top["version"], crypto["cipher"], crypto["kdf"]) != wanted or isinstance(top["version"], bool):
+    if (top["version"], crypto["cipher"], crypto["kdf"]) != wanted or type(top["version"]) is not int:
         raise BAD_DOCUMENT(expected="version 3, aes-128-ctr, scrypt", found="something else")
     address = top.get("address")
     if address is None:
