@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {IAccount, PackedUserOperation} from "@openzeppelin/contracts/interfaces/IERC4337.sol";
 import {IERC1271} from "@openzeppelin/contracts/interfaces/IERC1271.sol";
 import {ERC721Holder} from "@openzeppelin/contracts/token/ERC721/utils/ERC721Holder.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
@@ -11,7 +12,7 @@ import {Statements} from "./Statements.sol";
 /// @title The contract account of one agent.
 /// @notice The signer is an epoch key that the committee registered. Caps, the allow-list and the freeze bind the
 /// signer here, on chain, so that a broken worker that holds the key cannot exceed them. The agent's owner owns the money.
-contract AgentAccount is IERC1271, ERC721Holder {
+contract AgentAccount is IAccount, IERC1271, ERC721Holder {
     using Statements for Statements.SetSigner;
 
     struct Cap {
@@ -28,6 +29,8 @@ contract AgentAccount is IERC1271, ERC721Holder {
     bytes32 private constant DOMAIN_TYPE =
         keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
     bytes32 private constant MESSAGE_TYPE = keccak256("AgentMessage(bytes32 hash)");
+    bytes32 private constant CALL_TYPE =
+        keccak256("AgentCall(address target,uint256 value,bytes data,uint256 nonce,uint256 deadline)");
 
     address public signer;
     uint64 public signerEpoch;
@@ -37,6 +40,10 @@ contract AgentAccount is IERC1271, ERC721Holder {
     uint64 public periodBlocks = 7200;
     mapping(address asset => Cap) private _caps;
     mapping(address target => mapping(bytes4 selector => bool)) public allowed;
+    /// @notice Nonces of relayed calls that were made; in any order, so that a nonce can be an idempotency key.
+    mapping(uint256 nonce => bool) public used;
+    /// @notice ERC-4337 entry point that the owner chose; 0: none.
+    address public entryPoint;
 
     IAgents public immutable agents;
     IGatekeepers public immutable gatekeepers;
@@ -49,6 +56,8 @@ contract AgentAccount is IERC1271, ERC721Holder {
     event PeriodSet(uint64 blocks);
     event AllowedSet(address indexed target, bytes4 indexed selector, bool allowed);
     event SignaturesEnabledSet(bool enabled);
+    event EntryPointSet(address indexed entryPoint);
+    event Relayed(uint256 indexed nonce, address indexed by);
     event Executed(address indexed by, address indexed target, uint256 value, bytes4 selector);
 
     error NotOwner(address caller);
@@ -61,6 +70,11 @@ contract AgentAccount is IERC1271, ERC721Holder {
     error NotAllowed(address target, bytes4 selector);
     error CapExceeded(address asset, uint256 wanted, uint256 left);
     error BadPeriod();
+    error BadSignature();
+    error NonceUsed(uint256 nonce);
+    error DeadlinePassed(uint256 deadline);
+    error NotEntryPoint(address caller);
+    error AccountPaysNoGas(uint256 missing);
     error BadCall();
     error CallFailed(bytes reason);
 
@@ -113,6 +127,12 @@ contract AgentAccount is IERC1271, ERC721Holder {
         emit SignaturesEnabledSet(enabled);
     }
 
+    /// @notice Let an ERC-4337 entry point bring the signer's calls. It is trusted to check them with `validateUserOp`.
+    function setEntryPoint(address entryPoint_) external onlyOwner {
+        entryPoint = entryPoint_;
+        emit EntryPointSet(entryPoint_);
+    }
+
     /// @notice Stop the signer at once. Owner or guardian.
     function freeze() external {
         (,, address guardian) = agents.status(tokenId);
@@ -140,13 +160,42 @@ contract AgentAccount is IERC1271, ERC721Holder {
 
     /// @notice The agent acts: live signer, not frozen, not paused, call on the allow-list, within every cap.
     function execute(address target, uint256 value, bytes calldata data) external returns (bytes memory) {
-        _requireLive(msg.sender);
-        bytes4 selector = _selector(data);
-        if (target == address(this) || !allowed[target][selector]) revert NotAllowed(target, selector);
-        if (value != 0) _spend(address(0), value);
-        uint256 moved = _tokensMoved(selector, data);
-        if (moved != 0) _spend(target, moved);
-        return _call(target, value, data);
+        bool relayed = entryPoint != address(0) && msg.sender == entryPoint;
+        return _act(relayed ? signer : msg.sender, target, value, data);
+    }
+
+    /// @notice The agent acts through anybody who pays the gas: an AgentCall signed by the signer, once per nonce.
+    function executeSigned(
+        address target,
+        uint256 value,
+        bytes calldata data,
+        uint256 nonce,
+        uint256 deadline,
+        bytes calldata signature
+    ) external returns (bytes memory) {
+        if (block.timestamp > deadline) revert DeadlinePassed(deadline);
+        if (used[nonce]) revert NonceUsed(nonce);
+        bytes32 digest = callDigest(target, value, data, nonce, deadline);
+        (address found, ECDSA.RecoverError problem,) = ECDSA.tryRecoverCalldata(digest, signature);
+        if (problem != ECDSA.RecoverError.NoError) revert BadSignature();
+        used[nonce] = true;
+        emit Relayed(nonce, msg.sender);
+        return _act(found, target, value, data);
+    }
+
+    /// @inheritdoc IAccount
+    /// @dev The account itself pays no gas, which no cap would count: a deposit at the entry point or a paymaster does.
+    /// Epoch, pause, freeze, allow-list and caps are checked when `execute` runs.
+    function validateUserOp(PackedUserOperation calldata op, bytes32 opHash, uint256 missing)
+        external
+        view
+        returns (uint256)
+    {
+        if (msg.sender != entryPoint || msg.sender == address(0)) revert NotEntryPoint(msg.sender);
+        if (missing != 0) revert AccountPaysNoGas(missing);
+        if (op.callData.length < 4 || bytes4(op.callData[0:4]) != AgentAccount.execute.selector) return 1;
+        (address found, ECDSA.RecoverError problem,) = ECDSA.tryRecoverCalldata(opHash, op.signature);
+        return problem == ECDSA.RecoverError.NoError && found == signer ? 0 : 1;
     }
 
     /// @notice EIP-1271. The signed message is AgentMessage(hash) under this account's own domain, so that one
@@ -163,10 +212,23 @@ contract AgentAccount is IERC1271, ERC721Holder {
 
     /// @notice What the signer signs for EIP-1271 over `hash`.
     function messageDigest(bytes32 hash) public view returns (bytes32) {
+        return _digest(keccak256(abi.encode(MESSAGE_TYPE, hash)));
+    }
+
+    /// @notice What the signer signs for `executeSigned`.
+    function callDigest(address target, uint256 value, bytes calldata data, uint256 nonce, uint256 deadline)
+        public
+        view
+        returns (bytes32)
+    {
+        return _digest(keccak256(abi.encode(CALL_TYPE, target, value, keccak256(data), nonce, deadline)));
+    }
+
+    function _digest(bytes32 structHash) private view returns (bytes32) {
         bytes32 domain = keccak256(
             abi.encode(DOMAIN_TYPE, keccak256("CloisterAgentAccount"), keccak256("1"), block.chainid, address(this))
         );
-        return keccak256(abi.encodePacked(hex"1901", domain, keccak256(abi.encode(MESSAGE_TYPE, hash))));
+        return keccak256(abi.encodePacked(hex"1901", domain, structHash));
     }
 
     /// @notice The cap of an asset and what is left of it in this period.
@@ -177,6 +239,16 @@ contract AgentAccount is IERC1271, ERC721Holder {
     }
 
     // --- inside ---
+
+    function _act(address who, address target, uint256 value, bytes calldata data) private returns (bytes memory) {
+        _requireLive(who);
+        bytes4 selector = _selector(data);
+        if (target == address(this) || !allowed[target][selector]) revert NotAllowed(target, selector);
+        if (value != 0) _spend(address(0), value);
+        uint256 moved = _tokensMoved(selector, data);
+        if (moved != 0) _spend(target, moved);
+        return _call(target, value, data);
+    }
 
     function _requireLive(address caller) private view {
         if (frozen) revert AccountFrozen();

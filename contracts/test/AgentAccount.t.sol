@@ -2,6 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {AgentAccount} from "../src/AgentAccount.sol";
+import {PackedUserOperation} from "@openzeppelin/contracts/interfaces/IERC4337.sol";
 import {Agents} from "../src/Agents.sol";
 import {Clusters} from "../src/Clusters.sol";
 import {Gatekeepers} from "../src/Gatekeepers.sol";
@@ -270,16 +271,17 @@ contract AgentAccountTest is Founded {
 
     function test_fuzz_only_the_owner_sets_limits(address who, uint8 which) public {
         vm.assume(who != owner);
-        bytes[6] memory calls = [
+        bytes[7] memory calls = [
             abi.encodeCall(AgentAccount.setCap, (address(0), 1)),
             abi.encodeCall(AgentAccount.setPeriod, (1)),
             abi.encodeCall(AgentAccount.setAllowed, (who, POKE, true)),
             abi.encodeCall(AgentAccount.setSignaturesEnabled, (true)),
             abi.encodeCall(AgentAccount.unfreeze, ()),
+            abi.encodeCall(AgentAccount.setEntryPoint, (who)),
             abi.encodeCall(AgentAccount.ownerExecute, (who, 1, ""))
         ];
         vm.prank(who);
-        (bool ok, bytes memory reason) = address(account).call(calls[which % 6]);
+        (bool ok, bytes memory reason) = address(account).call(calls[which % 7]);
         equal(ok, false);
         equal(reason, abi.encodeWithSelector(AgentAccount.NotOwner.selector, who));
     }
@@ -288,6 +290,85 @@ contract AgentAccountTest is Founded {
         vm.prank(owner);
         vm.expectRevert(AgentAccount.BadPeriod.selector);
         account.setPeriod(0);
+    }
+
+    // --- relayed ---
+
+    function signCall(uint256 key, bytes memory data, uint256 nonce, uint256 deadline)
+        internal
+        view
+        returns (bytes memory)
+    {
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(key, account.callDigest(address(target), 0, data, nonce, deadline));
+        return abi.encodePacked(r, s, v);
+    }
+
+    function test_fuzz_a_relayed_call_counts_once_in_time_and_as_signed(uint256 nonce, address relayer) public {
+        allow(address(target), POKE);
+        bytes memory poke = abi.encodeCall(Target.poke, ());
+        uint256 deadline = block.timestamp + 60;
+        bytes memory sig = signCall(SIGNER_KEY, poke, nonce, deadline);
+        bytes memory forged = signCall(7, poke, nonce, deadline);
+        vm.startPrank(relayer);
+        vm.expectRevert(abi.encodeWithSelector(AgentAccount.NotSigner.selector, vm.addr(7)));
+        account.executeSigned(address(target), 0, poke, nonce, deadline, forged);
+        vm.expectRevert(AgentAccount.BadSignature.selector);
+        account.executeSigned(address(target), 0, poke, nonce, deadline, hex"00");
+        account.executeSigned(address(target), 0, poke, nonce, deadline, sig);
+        equal(target.calls(), 1);
+        vm.expectRevert(abi.encodeWithSelector(AgentAccount.NonceUsed.selector, nonce));
+        account.executeSigned(address(target), 0, poke, nonce, deadline, sig);
+        vm.warp(deadline + 1);
+        vm.expectRevert(abi.encodeWithSelector(AgentAccount.DeadlinePassed.selector, deadline));
+        account.executeSigned(address(target), 0, poke, nonce, deadline, sig);
+        vm.stopPrank();
+    }
+
+    function test_a_relayed_call_obeys_the_allow_list_and_a_failed_one_may_be_sent_again() public {
+        bytes memory poke = abi.encodeCall(Target.poke, ());
+        bytes memory sig = signCall(SIGNER_KEY, poke, 1, block.timestamp);
+        vm.expectRevert(abi.encodeWithSelector(AgentAccount.NotAllowed.selector, address(target), POKE));
+        account.executeSigned(address(target), 0, poke, 1, block.timestamp, sig);
+        allow(address(target), POKE);
+        account.executeSigned(address(target), 0, poke, 1, block.timestamp, sig);
+        equal(target.calls(), 1);
+    }
+
+    // --- ERC-4337 ---
+
+    function operation(uint256 key, bytes32 opHash, bytes memory data)
+        internal
+        view
+        returns (PackedUserOperation memory op)
+    {
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(key, opHash);
+        op.sender = address(account);
+        op.callData = data;
+        op.signature = abi.encodePacked(r, s, v);
+    }
+
+    function test_an_entry_point_brings_the_signers_calls_once_the_owner_chose_it() public {
+        address entry = named("entry");
+        bytes memory act = abi.encodeCall(AgentAccount.execute, (address(target), 0, abi.encodeCall(Target.poke, ())));
+        PackedUserOperation memory op = operation(SIGNER_KEY, "op", act);
+        allow(address(target), POKE);
+        vm.prank(entry);
+        vm.expectRevert(abi.encodeWithSelector(AgentAccount.NotEntryPoint.selector, entry));
+        account.validateUserOp(op, "op", 0);
+        vm.prank(owner);
+        account.setEntryPoint(entry);
+        vm.startPrank(entry);
+        equal(account.validateUserOp(op, "op", 0), 0);
+        equal(account.validateUserOp(op, "other", 0), 1);
+        equal(account.validateUserOp(operation(7, "op", act), "op", 0), 1);
+        bytes memory other = abi.encodeCall(AgentAccount.setCap, (address(0), 1));
+        equal(account.validateUserOp(operation(SIGNER_KEY, "op", other), "op", 0), 1);
+        equal(account.validateUserOp(operation(SIGNER_KEY, "op", ""), "op", 0), 1);
+        vm.expectRevert(abi.encodeWithSelector(AgentAccount.AccountPaysNoGas.selector, 1));
+        account.validateUserOp(op, "op", 1);
+        account.execute(address(target), 0, abi.encodeCall(Target.poke, ()));
+        vm.stopPrank();
+        equal(target.calls(), 1);
     }
 
     // --- EIP-1271 ---
