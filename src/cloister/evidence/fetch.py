@@ -55,13 +55,22 @@ Sleep = Callable[[float], Awaitable[None]]
 
 async def http_get(url: str) -> Reply:
     """GET without redirects; at most 1 MiB in 20 seconds. Raises OSError, TimeoutError."""
+    return await _http("GET", url, None, {})
+
+
+async def http_post(url: str, body: bytes, content_type: str) -> Reply:
+    """POST without redirects; at most 1 MiB in 20 seconds. Raises OSError, TimeoutError."""
+    return await _http("POST", url, body, {"Content-Type": content_type})
+
+
+async def _http(method: str, url: str, sent: bytes | None, headers: Mapping[str, str]) -> Reply:
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout, max_field_size=65536) as session,
-            session.get(url, allow_redirects=False) as reply,
+            session.request(method, url, data=sent, headers=headers, allow_redirects=False) as reply,
         ):
             body = bytearray()
             async for piece in reply.content.iter_chunked(65536):

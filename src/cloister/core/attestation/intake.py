@@ -282,7 +282,8 @@ def _beside(evidence: Evidence, found: Parts) -> dict[str, bytes]:
     if kind.startswith("nvidia-"):
         chain = {"chain": parts.pem_chain(found.certificates)} if found.certificates else {}
         mode = {"mode": found.named["mode"]} if "mode" in found.named else {}
-        return {**chain, **parts.device_manifests(found), **mode}
+        answers = {"ocsp": b"".join(found.answers)} if found.answers else {}
+        return {**chain, **parts.device_manifests(found), **answers, **mode}
     return {}
 
 

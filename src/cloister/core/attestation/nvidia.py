@@ -122,7 +122,7 @@ def _verify(evidence: Evidence, roots: Roots, now: int, family: str, optional: s
     # 5. The certified firmware is the reported firmware.
     fwid = _need_fwid(exchange, chain[-1])
     # 6. Measurements against the reference manifests of exactly these versions.
-    versions = {"driver_rim": _driver(exchange) if family == "G" else "", "vbios_rim": _vbios(exchange)}
+    versions = {"driver_rim": driver_of(exchange) if family == "G" else "", "vbios_rim": vbios_of(exchange)}
     manifests = _manifests(evidence.aux, versions, chip, roots, now)
     _need_golden(exchange, manifests)
     # 8. What the vendor's OCSP service says of all that the vendor issued.
@@ -165,9 +165,14 @@ def _chain(pem: bytes, roots: Roots, now: int) -> tuple[tuple[x509.Certificate, 
     return chain, min(need_valid_at(certificate, now) for certificate in chain)
 
 
+def chip_of(chain: Sequence[x509.Certificate]) -> str:
+    """The chip that a device's chain, root first, names ("GH100"); "" if it names none."""
+    named = _IDENTITY.fullmatch(common_name(chain[1])) if len(chain) > 1 else None
+    return named[1] if named else ""
+
+
 def _chip(chain: tuple[x509.Certificate, ...], family: str) -> str:
-    named = _IDENTITY.fullmatch(common_name(chain[1]))
-    chip = named[1] if named else ""
+    chip = chip_of(chain)
     if not chip.startswith(family) or not common_name(chain[-1]).startswith(f"{chip} "):
         found = f"{common_name(chain[1])[:48]}, {common_name(chain[-1])[:48]}"
         raise NOT_THIS_CHIP(expected=f"the identity of one chip {family}...", found=found)
@@ -212,10 +217,10 @@ def _manifests(
 def _revocation(
     answers: bytes | None, chain: tuple[x509.Certificate, ...], manifests: Mapping[str, rim.Manifest], now: int
 ) -> tuple[str, list[int]]:
-    """("good", "partial" or "unasked", ends). The device issued its own leaf, so nobody answers for that one."""
+    """("good", "partial" or "not checked", ends). The device issued its own leaf, so nobody answers for that one."""
     pairs = issued_by_vendor(chain, [manifests[name].chain for name in sorted(manifests)])
     if answers is None:
-        return "unasked", []
+        return "not checked", []
     covered, end = ocsp.check(answers, pairs, now)
     return "good" if len(covered) == len(pairs) else "partial", [end]
 
@@ -255,13 +260,15 @@ def _mode(raw: bytes | None) -> dict[str, str]:
     return {name: str(mode[name]) for name in ("cc", "devtools")}
 
 
-def _driver(exchange: spdm.Exchange) -> str:
+def driver_of(exchange: spdm.Exchange) -> str:
+    """The driver's version, dotted. Raises attestation.malformed."""
     text = exchange.opaque.get(DRIVER, b"").rstrip(b"\0").decode("ascii")
     version_parts(text)
     return text
 
 
-def _vbios(exchange: spdm.Exchange) -> str:
+def vbios_of(exchange: spdm.Exchange) -> str:
+    """The VBIOS's version: five dotted pairs of hex digits. Raises attestation.malformed."""
     raw = exchange.opaque.get(VBIOS, b"")
     if len(raw) != 8 or any(raw[5:]):
         raise MALFORMED(expected="a VBIOS version of 8 bytes", found=raw.hex()[:32] or "none")

@@ -1,4 +1,4 @@
-"""OCSP answers that travel with evidence: signed, about a certificate of it, of this time, and good (RFC 6960; spec 11.8).
+"""OCSP answers that travel with evidence: signed, about a certificate of it, of this time, good (RFC 6960; spec 11.8).
 
 An answer counts only under the authority that issued the certificate in question: it signed the answer itself, or it
 issued the responder's certificate for that purpose. The authority's own chain to a pinned root is the caller's check.
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from cloister.core.attestation.certificates import COMMON, common_name, load, need_issued, need_valid_at
 from cloister.core.attestation.refusals import MALFORMED, OUT_OF_DATE, REVOKED
@@ -66,10 +67,10 @@ def check(answers: bytes, pairs: Sequence[Pair], now: int) -> tuple[frozenset[in
     ends: list[int] = []
     for data in split(answers):
         for place, single in _about(data, pairs):
-            ends.append(_judge(single, pairs[place][0], now))
-            covered.add(place)
             signer = _signed(data, pairs[place][1].public_bytes(Encoding.DER))
             ends.append(need_valid_at(load(signer, "the responder's"), now))
+            ends.append(_judge(single, pairs[place][0], now))
+            covered.add(place)
     return frozenset(covered), min(ends)
 
 
@@ -88,9 +89,8 @@ def split(data: bytes) -> list[bytes]:
 
 def is_answer(data: bytes) -> bool:
     """Whether bytes begin like a successful OCSP response: SEQUENCE, then ENUMERATED 0. For telling files apart."""
-    heads = {b"\x30": 2, b"\x30\x81": 3, b"\x30\x82": 4}
-    start = heads.get(data[:2], heads[b"\x30"]) if data[:1] == b"\x30" else 0
-    return bool(start) and data[start : start + 3] == b"\x0a\x01\x00"
+    start = 2 + (data[1] & 0x7F if data[1:2] >= b"\x80" else 0)
+    return data[:1] == b"\x30" and data[start : start + 3] == b"\x0a\x01\x00"
 
 
 def _length(head: bytes) -> int:
@@ -198,7 +198,7 @@ def _need_responder(signer: x509.Certificate) -> None:
         purposes = list(signer.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
     except x509.ExtensionNotFound:
         purposes = []
-    if purposes != [x509.ExtendedKeyUsageOID.OCSP_SIGNING]:
+    if purposes != [ExtendedKeyUsageOID.OCSP_SIGNING]:
         raise BAD_OCSP(expected="a responder certified for OCSP and nothing else", found=f"{len(purposes)} purposes")
 
 

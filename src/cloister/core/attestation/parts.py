@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 from dcap_qvl import parse_quote
 
-from cloister.core.attestation import dcap, eventlog
+from cloister.core.attestation import dcap, eventlog, ocsp
 from cloister.core.attestation.certificates import common_name, load, load_pem_chain
 from cloister.core.encoding.hexes import from_hex
 from cloister.core.errors import CloisterError, EncodingError, define
@@ -47,6 +47,7 @@ class Parts:
     revocations: list[bytes] = field(default_factory=list)
     replies: dict[str, tuple[str, str]] = field(default_factory=dict)
     manifests: list[bytes] = field(default_factory=list)
+    answers: list[bytes] = field(default_factory=list)
     binary_log: bytes | None = None
     signature: bytes | None = None
 
@@ -62,6 +63,8 @@ def add(parts: Parts, data: bytes) -> None:
         _add_pem(parts, text)
     elif text[:1] == b"<":
         parts.manifests.append(data)
+    elif ocsp.is_answer(data):
+        parts.answers.append(data)
     elif data[:1] == b"\x30":
         _add_der(parts, data)
     elif eventlog.SIGNATURE in data[:64]:
@@ -71,7 +74,9 @@ def add(parts: Parts, data: bytes) -> None:
     elif len(data) in (256, 384, 512):
         parts.signature = data
     else:
-        raise UNREADABLE(expected="a certificate, collateral, CRL, log or manifest", found=f"{len(data)} other bytes")
+        raise UNREADABLE(
+            expected="a certificate, collateral, CRL, OCSP answer, log or manifest", found=f"{len(data)} other bytes"
+        )
 
 
 def add_certificate(parts: Parts, certificate: x509.Certificate) -> None:

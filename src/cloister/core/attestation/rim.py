@@ -84,6 +84,16 @@ def read(data: bytes, roots: Roots, now: int) -> Manifest:
     return Manifest(signed.version, signed.product, signed.golden, fresh_until, chain)
 
 
+@fail_closed
+def signers(data: bytes) -> tuple[x509.Certificate, ...]:
+    """The chain of a signed manifest, root first, in all that depends on no time and no root: to ask OCSP about it.
+
+    Raises AttestationError."""
+    if not 0 < len(data) <= MAX_MANIFEST:
+        raise MALFORMED(expected=f"a manifest of at most {MAX_MANIFEST} bytes", found=f"{len(data)} bytes")
+    return linked(_opened(data).chain)
+
+
 @lru_cache(maxsize=32)
 def _opened(data: bytes) -> _Signed:
     etree, verifier, configuration, failures = _libraries()
