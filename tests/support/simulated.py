@@ -22,6 +22,7 @@ from cloister.devnet.tee.sgx import SgxHardware
 from cloister.devnet.tee.tpm import TpmHardware
 from cloister.evidence import tpm_tools
 from cloister.evidence.collateral import FileCollateral
+from cloister.evidence.collect import with_log
 from cloister.evidence.tpm2 import PCRS, Tpm2
 from support.hardware import MEASUREMENT, NOW, binding, evidence, factory
 from support.tpm_kit import SoftTpm, public_area, quote_parts
@@ -92,10 +93,10 @@ def tpm_machine(work: Path, defect: str = "", events: tuple[tpm.Event, ...] = EV
 
 def producer(machine: TpmHardware, **options: Any) -> Tpm2:
     """The real producer on this machine."""
-    log = options.pop("log", machine.log)
-    return Tpm2(machine.emulator.tools, FileCollateral(machine.collateral), log=log, **options)
+    return Tpm2(machine.emulator.tools, FileCollateral(machine.collateral), **options)
 
 
 def quoted(machine: TpmHardware, report_data: bytes, **options: Any) -> Evidence:
-    """What the real producer shows on this machine."""
-    return asyncio.run(producer(machine, **options).quote(report_data))
+    """What the real producer shows on this machine, with its boot log as ``cloister evidence collect`` adds it."""
+    log = options.pop("log", machine.log)
+    return with_log(asyncio.run(producer(machine, **options).quote(report_data)), log)

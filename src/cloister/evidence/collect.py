@@ -11,8 +11,9 @@ from typing import Final
 
 from dcap_qvl import parse_quote
 
-from cloister.core.attestation import eventlog
+from cloister.core.attestation import eventlog, tpm, tpm_structures
 from cloister.core.attestation.model import Evidence
+from cloister.core.attestation.tpm_structures import split_pcrs
 from cloister.core.errors import CloisterError
 from cloister.evidence.collateral import CollateralSource, FileCollateral, NoCollateral
 from cloister.evidence.detect import MachineConfig, open_tee
@@ -47,7 +48,8 @@ async def collect(
 ) -> Bundle:
     """Fresh evidence over 64 bytes. Collateral comes from the machine's file, else (not ``offline``) the vendors.
 
-    A TDX guest's boot log is added if it replays to the quote's registers: later measurements would contradict it.
+    The boot log of a TDX guest or of a TPM's machine is added if it replays to the quote's registers: later
+    measurements would contradict it.
     Raises EvidenceError.
     """
     sources: list[CollateralSource] = [FileCollateral(machine.collateral)] if machine.collateral else []
@@ -56,16 +58,22 @@ async def collect(
     tee = open_tee(machine, LayeredCollateral(*sources) if sources else NoCollateral())
     evidence = await tee.quote(report_data)
     if evidence.kind == "tdx":
-        evidence = _with_log(evidence, log)
+        evidence = with_log(evidence, log)
+    elif evidence.kind == "tpm" and machine.tpm_log is not None:
+        evidence = with_log(evidence, machine.tpm_log)
     return Bundle(evidence, int(clock()))
 
 
-def _with_log(evidence: Evidence, path: Path) -> Evidence:
+def with_log(evidence: Evidence, path: Path) -> Evidence:
+    """``tdx`` or ``tpm`` evidence with the boot log at ``path``, if there is one and it explains the registers."""
     try:
         with path.open("rb") as file:
-            data = file.read(eventlog.MAX_LOG)
-        report = parse_quote(evidence.blob).report
-        eventlog.need_rtmrs(data, [report.rt_mr0, report.rt_mr1, report.rt_mr2, report.rt_mr3])
+            data = file.read(eventlog.MAX_LOG + 1)
+        if evidence.kind == "tpm":
+            tpm.check_log(data, split_pcrs(evidence.aux["pcrs"], tpm_structures.parse_quote(evidence.blob).selection))
+        else:
+            report = parse_quote(evidence.blob).report
+            eventlog.need_rtmrs(data, [report.rt_mr0, report.rt_mr1, report.rt_mr2, report.rt_mr3])
     except (OSError, ValueError, CloisterError):
         return evidence
     return replace(evidence, aux={**evidence.aux, "event_log": data})

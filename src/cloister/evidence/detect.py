@@ -206,7 +206,7 @@ def _tpm(
         tools = tpm_tools.TpmTools(tcti(found))
         maker = tools.manufacturer()
         own = SealingSocket(machine.sealing_socket) if machine.sealing_socket else None
-        return tpm2.Tpm2(tools, collateral, own, machine.tpm_log), f"TPM 2.0 of {maker} answers"
+        return tpm2.Tpm2(tools, collateral, own), f"TPM 2.0 of {maker} answers"
 
     return _tried(place, path, opened)
 

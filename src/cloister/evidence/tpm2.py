@@ -1,4 +1,4 @@
-"""Evidence of a machine with a TPM 2.0: a quote over its PCRs, with the boot log that explains them.
+"""Evidence of a machine with a TPM 2.0: a quote over its PCRs. ``collect`` adds the boot log that explains them.
 
 The report data's SHA-256 is the qualifying data, because TPMs take less than 64 bytes there (spec/attestation.md 9).
 Who vouches for the attestation key comes from the machine's collateral file: a chain of the key itself, as clouds and
@@ -17,10 +17,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloister.core.attestation import eventlog, tpm
 from cloister.core.attestation.model import Evidence
-from cloister.core.attestation.tpm_structures import parse_quote, split_pcrs
-from cloister.core.errors import CloisterError
 from cloister.evidence.collateral import NO_COLLATERAL, CollateralSource, NoCollateral
 from cloister.evidence.tee import BAD_QUOTE, MAX_CONTEXT, Sealing, need_report_data
 from cloister.evidence.tpm_tools import TpmTools
@@ -38,14 +35,13 @@ class Tpm2:
         tools: TpmTools | None = None,
         collateral: CollateralSource | None = None,
         sealing: Sealing | None = None,
-        log: Path | None = BOOT_LOG,
         pcrs: Sequence[int] = PCRS,
     ) -> None:
         """``pcrs``: of the SHA-256 bank, in order; the listed measurement is over the same ones."""
         self.tools = tools or TpmTools()
         self._collateral = collateral or NoCollateral()
         self._sealing = sealing or TpmSealing(self.tools, pcrs)
-        self._log, self._pcrs = log, tuple(pcrs)
+        self._pcrs = tuple(pcrs)
         self._public: bytes | None = None
 
     @property
@@ -75,20 +71,7 @@ class Tpm2:
         if self._public is None:
             self._public = self.tools.create_attestation_key()
         blob, signature, pcrs = self.tools.quote(hashlib.sha256(report_data).digest(), self._pcrs)
-        aux = {"signature": signature, "pcrs": pcrs, "ak": self._public, "report_data": report_data}
-        return blob, aux | self._boot_log(blob, pcrs)
-
-    def _boot_log(self, blob: bytes, pcrs: bytes) -> dict[str, bytes]:
-        """The log, if it explains the quoted values: what the system extended later would contradict it."""
-        if self._log is None:
-            return {}
-        try:
-            with self._log.open("rb") as file:
-                data = file.read(eventlog.MAX_LOG + 1)
-            tpm.check_log(data, split_pcrs(pcrs, parse_quote(blob).selection))
-        except (OSError, CloisterError):
-            return {}
-        return {"event_log": data}
+        return blob, {"signature": signature, "pcrs": pcrs, "ak": self._public, "report_data": report_data}
 
     def _endorsement_chain(self, authorities: bytes) -> bytes:
         _, der = self.tools.endorsement_certificate()

@@ -13,6 +13,7 @@ import os
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from cloister.core.errors import AttestationError, EvidenceError
 from cloister.devnet.tee.tpm import Event, TpmHardware, boot_log, launch_measurement
 from cloister.evidence import tpm_tools
 from cloister.evidence.collateral import FileCollateral
+from cloister.evidence.collect import collect
 from cloister.evidence.detect import MachineConfig, open_tee, survey
 from cloister.evidence.tpm2 import PCRS, Tpm2, TpmSealing
 from cloister.evidence.tpm_tools import TpmTools, device_tcti, selection, socket_tcti, trimmed
@@ -97,7 +99,7 @@ def test_without_a_certificate_of_its_key_the_verifier_asks_for_an_activation(
     """EK certificate from the TPM, authorities from the file; challenge, answer, and then the quote counts."""
     file = tmp_path / "authorities.json"
     file.write_text(json.dumps({"authorities": factory().tpm.authorities()}))
-    tee = Tpm2(machine.emulator.tools, FileCollateral(file), log=machine.log)
+    tee = Tpm2(machine.emulator.tools, FileCollateral(file))
     shown = asyncio.run(tee.quote(REPORT))
     with pytest.raises(AttestationError) as caught:
         tpm.verify(shown, roots(), NOW)
@@ -140,12 +142,22 @@ def test_a_log_that_no_longer_explains_the_values_is_left_out(tmp_path: Path) ->
         assert tpm.launch_measurement(claims) == launch_measurement((*EVENTS, LATER))
 
 
+async def test_a_bundle_has_the_log_and_a_node_does_not_send_it_along(machine: TpmHardware) -> None:
+    """``cloister evidence collect`` is for checks from afar; gatekeepers compare values, and a log may be 1 MiB."""
+    place = {"tpm_socket": machine.emulator.socket, "tpm_log": machine.log, "collateral": machine.collateral}
+    config = _machine(**{name: str(path) for name, path in place.items()})
+    bundle = await collect(config, REPORT, offline=True)
+    assert tpm.verify(bundle.evidence, roots(), NOW).details["events"] == len(EVENTS)
+    assert "event_log" not in (await open_tee(config).quote(REPORT)).aux
+    alone = await collect(replace(config, tpm_log=None), REPORT, offline=True)
+    assert "event_log" not in alone.evidence.aux
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no log", boot_log(EVENTS[1:]), boot_log(EVENTS)[:-1]])
 def test_no_log_or_another_one_is_left_out(content: bytes | None, machine: TpmHardware, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "log").write_bytes(content)
     assert "event_log" not in quoted(machine, REPORT, log=tmp_path / "log").aux
-    assert "event_log" not in quoted(machine, REPORT, log=None).aux
 
 
 # --- chains ---
@@ -165,7 +177,7 @@ NO_CHAIN: dict[str, str] = {
 @pytest.mark.parametrize("sentence", NO_CHAIN)
 def test_a_collateral_file_with(sentence: str, machine: TpmHardware, tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(NO_CHAIN[sentence])
-    tee = Tpm2(machine.emulator.tools, FileCollateral(tmp_path / "c.json"), log=None)
+    tee = Tpm2(machine.emulator.tools, FileCollateral(tmp_path / "c.json"))
     assert _code(lambda: asyncio.run(tee.quote(REPORT))) == "evidence.collateral"
 
 
@@ -176,7 +188,7 @@ async def test_no_chain_at_all_is_refused_here_not_at_the_verifier(machine: TpmH
 
     for source in (None, Nothing()):
         with pytest.raises(EvidenceError) as caught:
-            await Tpm2(machine.emulator.tools, source, log=None).quote(REPORT)
+            await Tpm2(machine.emulator.tools, source).quote(REPORT)
         assert caught.value.code == "evidence.collateral"
 
 
