@@ -31,7 +31,7 @@ class Tee(Protocol):
 
     @property
     def kind(self) -> str:
-        """The evidence kind: "tdx", "snp" or "nitro"."""
+        """The evidence kind: "tdx", "snp", "nitro", "sgx", "tpm", ..."""
 
     async def quote(self, report_data: bytes) -> Evidence:
         """Evidence over exactly 64 bytes. Raises EvidenceError; TypeError for another size."""

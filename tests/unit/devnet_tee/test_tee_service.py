@@ -142,6 +142,26 @@ async def test_an_enclave_that_is_launched_again_gets_the_new_keys(service: Path
     assert keys[0] != keys[1]
 
 
+async def test_a_tpm_machine_without_swtpm_is_refused_by_name_and_the_others_go_on(
+    service: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloister.devnet.tee.tpm.shutil.which", lambda name: None)
+    control = TeeControl(service)
+    with pytest.raises(CloisterError) as caught:
+        await control.create_machine("t", "tpm", "worker", package)
+    assert (caught.value.code, caught.value.found) == ("devnet.swtpm", "no tpm2_quote")
+    assert "apt-get install -y swtpm tpm2-tools" in caught.value.remedy
+    assert await control.command("list") == {}
+    assert (await control.create_machine("s", "snp", "worker", package))["kind"] == "snp"
+
+
+async def test_a_long_name_of_a_socket_is_refused_before_anything_runs(service: Path, package: Path) -> None:
+    deep = Service(Path("/tmp") / ("x" * 70), "socket", factory())
+    with pytest.raises(CloisterError) as caught:
+        await deep._create("y" * 20, "tpm", "worker", str(package))
+    assert caught.value.code == "devnet.path"
+
+
 @pytest.mark.parametrize("kind", ALL)
 async def test_a_measurement_is_told_without_a_launch(kind: str, service: Path) -> None:
     control = TeeControl(service)

@@ -269,7 +269,10 @@ class TpmHardware(Hardware):
 
 
 def _die_with_parent() -> None:
-    """Between fork and exec: SIGKILL swtpm when whoever started it dies."""
+    """Between fork and exec: SIGKILL swtpm when whoever started it dies.
+
+    For the kernel that is the thread which forked: start emulators from one that lives as long as its process, as those
+    of asyncio's pool do."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
