@@ -37,7 +37,7 @@ def load(der: bytes, name: str) -> x509.Certificate:
     try:
         with warnings.catch_warnings():  # AMD numbers every VCEK 0
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            return x509.load_der_x509_certificate(der)
+            return _whole(x509.load_der_x509_certificate(der))
     except Exception as error:
         raise MALFORMED(expected=f"{name} certificate in DER", found=type(error).__name__) from None
 
@@ -48,9 +48,15 @@ def load_pem_chain(text: bytes, name: str) -> list[x509.Certificate]:
     if not 0 < len(blocks) <= MAX_CHAIN:
         raise MALFORMED(expected=f"1 to {MAX_CHAIN} certificates in {name}", found=str(len(blocks)))
     try:
-        return [x509.load_pem_x509_certificate(block) for block in blocks]
+        return [_whole(x509.load_pem_x509_certificate(block)) for block in blocks]
     except Exception as error:
         raise MALFORMED(expected=f"{name} in PEM", found=type(error).__name__) from None
+
+
+def _whole(certificate: x509.Certificate) -> x509.Certificate:
+    """The library reads names late, and raises its own error then; so they are read where errors are caught."""
+    _ = certificate.subject, certificate.issuer
+    return certificate
 
 
 def need_valid_at(certificate: x509.Certificate, now: int) -> int:
@@ -140,9 +146,11 @@ def _load_crl(der: bytes) -> x509.CertificateRevocationList:
     if not isinstance(der, bytes) or not 0 < len(der) <= MAX_CRL:
         raise MALFORMED(expected=f"a revocation list of 1 to {MAX_CRL} bytes", found="another size")
     try:
-        return x509.load_der_x509_crl(der)
+        made = x509.load_der_x509_crl(der)
+        _ = made.issuer, made.last_update_utc, made.next_update_utc
     except Exception as error:
         raise MALFORMED(expected="a revocation list in DER", found=type(error).__name__) from None
+    return made
 
 
 def need_p384(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:

@@ -223,7 +223,9 @@ def _add_der(parts: Parts, data: bytes) -> None:
 
 def _crl(data: bytes) -> x509.CertificateRevocationList:
     try:
-        return x509.load_pem_x509_crl(data) if data[:1] == b"-" else x509.load_der_x509_crl(data)
+        made = x509.load_pem_x509_crl(data) if data[:1] == b"-" else x509.load_der_x509_crl(data)
+        _ = made.issuer  # the library reads it late
+        return made
     except Exception as error:
         raise UNREADABLE(expected="a certificate or CRL", found=type(error).__name__) from None
 
