@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.utils import CryptographyDeprecationWarning
 
-from cloister.core.attestation.refusals import BAD_CERTIFICATE, MALFORMED, OUT_OF_DATE, REVOKED
+from cloister.core.attestation.refusals import BAD_CERTIFICATE, MALFORMED, OUT_OF_DATE, REVOKED, fail_closed
 
 MAX_CERTIFICATE: Final = 8192
 MAX_CHAIN: Final = 8
@@ -93,6 +93,7 @@ def need_issued(certificate: x509.Certificate, issuer: x509.Certificate, digests
 
 
 @lru_cache(maxsize=256)
+@fail_closed  # extensions, too, are read late
 def linked(chain: tuple[bytes, ...], digests: Digests = STRONG) -> tuple[x509.Certificate, ...]:
     """A chain in DER, root first, checked in all that does not depend on the time; a few are remembered.
 
