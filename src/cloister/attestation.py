@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from cloister.core.attestation.appraise import appraise, require
 from cloister.core.attestation.devices import appraise_devices, bind_devices, device_nonce, gpu_bound, require_devices
-from cloister.core.attestation.examine import examine
+from cloister.core.attestation.examine import examine, examine_bundle
 from cloister.core.attestation.intake import Intake, claims_json
 from cloister.core.attestation.intake import read as read_evidence
 from cloister.core.attestation.kinds import KINDS, launch_measurement, verify
@@ -44,6 +44,7 @@ __all__ = [
     "device_nonce",
     "devnet",
     "examine",
+    "examine_bundle",
     "gpu_bound",
     "launch_measurement",
     "measurement_id",

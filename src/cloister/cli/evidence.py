@@ -58,13 +58,15 @@ async def evidence(
     as_json: AsJson = False,
 ) -> None:
     """Evidence from a file against a policy: authentic, fresh, patched, without debug; no network is asked."""
-    from cloister.core.attestation.examine import examine
+    from cloister.core.attestation.examine import examine_bundle
 
     try:
         taken = _read(file, collateral or [], kind)
         chosen, now = _policy(policy, settings_of(context)), _time(at)
         expected = {"report_data": _hex("report data", expect_report_data), "nonce": _hex("nonce", nonce)}
-        verdict = examine(taken.evidence, policy=chosen, now=now, binding=taken.binding, **expected)
+        verdict = examine_bundle(
+            taken.evidence, taken.devices, policy=chosen, now=now, binding=taken.binding, **expected
+        )
     except CloisterError as error:
         print_error(error)
         raise typer.Exit(UNUSABLE) from None
@@ -96,26 +98,50 @@ async def collect(
     machine: Annotated[Path | None, typer.Option(help="JSON file with the places of the hardware.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no vendor service for collateral.")] = False,
     pccs: Annotated[str | None, typer.Option(help="Address of a PCCS instead of Intel's PCS.", metavar="URL")] = None,
+    devices: Annotated[
+        list[str] | None, typer.Option("--device", help="Devices beside the CPU: gpu, nvswitch; repeatable.")
+    ] = None,
+    nonce: Annotated[
+        str | None, typer.Option(help="With --device: the verifier's nonce, 32 bytes.", metavar="HEX")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fresh evidence of this machine with all that a later check without a network needs, in one file."""
     from cloister.client.home import read_file
     from cloister.evidence.collect import collect as gather
+    from cloister.evidence.collect import collect_bound, own_binding
     from cloister.evidence.detect import MachineConfig
 
     config = MachineConfig.everywhere()
     if machine:
         config = MachineConfig.from_json(_json(read_file(machine), "places of hardware"))
+    sorts = _sorts(devices or [], report_data, nonce)
     data = (_hex("report data", report_data) or b"").ljust(64, b"\0")
     with progress("asking the hardware, then the vendor"):
-        bundle = await gather(config, data, offline=offline, pccs=pccs)
+        if sorts:
+            binding = own_binding(_hex("nonce", nonce) or bytes(32))
+            bundle = await collect_bound(config, binding, sorts, offline=offline, pccs=pccs)
+        else:
+            bundle = await gather(config, data, offline=offline, pccs=pccs)
     try:
         with out.open("xb") as file:
             file.write(bundle.encode())
     except OSError as error:
         raise BAD_OPTION(expected=f"{out} to be a new file", found=error.strerror or "an error") from None
-    facts = {"file": str(out), "kind": bundle.evidence.kind, "parts": sorted(bundle.evidence.aux)}
+    facts: dict[str, Any] = {"file": str(out), "kind": bundle.evidence.kind, "parts": sorted(bundle.evidence.aux)}
+    facts |= {"devices": len(bundle.devices)} if bundle.devices else {}
     print_facts({**facts, "collected_at": bundle.collected_at}, as_json=as_json)
+
+
+def _sorts(devices: list[str], report_data: str | None, nonce: str | None) -> list[str]:
+    """The sorts of devices, each once: their binding takes the report data's place, and carries the nonce."""
+    if not set(devices) <= {"gpu", "nvswitch"}:
+        raise BAD_OPTION(expected="--device gpu or nvswitch", found=", ".join(devices)[:64])
+    if devices and report_data is not None:
+        raise BAD_OPTION(expected="--nonce beside --device: the report data names the devices", found="--report-data")
+    if nonce is not None and not devices:
+        raise BAD_OPTION(expected="--report-data to commit to something without --device", found="--nonce")
+    return list(dict.fromkeys(devices))
 
 
 def _read(file: Path, collateral: list[Path], kind: str | None) -> Intake:

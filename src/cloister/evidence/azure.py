@@ -21,7 +21,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -29,13 +28,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 from dcap_qvl import parse_quote as parse_td_quote
 
-from cloister.core.attestation import eventlog, hcl, tpm
+from cloister.core.attestation import hcl, tpm
 from cloister.core.attestation.certificates import load_pem_chain
 from cloister.core.attestation.model import Evidence
 from cloister.core.errors import CloisterError, EvidenceError, define
 from cloister.evidence.collateral import CollateralSource, NoCollateral
 from cloister.evidence.tee import BAD_QUOTE, NoSealing, Sealing, need_report_data
-from cloister.evidence.tpm2 import BOOT_LOG, PCRS
+from cloister.evidence.tpm2 import PCRS
 from cloister.evidence.tpm_tools import TpmTools, selection
 
 REPORT_INDEX: Final = 0x01400001
@@ -160,13 +159,12 @@ class AzureVm:
         collateral: CollateralSource | None = None,
         sealing: Sealing | None = None,
         *,
-        log: Path | None = BOOT_LOG,
         pcrs: Sequence[int] = PCRS,
     ) -> None:
         """``kind``: from ``probe``. ``pcrs``: of the SHA-256 bank, in order; the measurement is over the same ones."""
         if kind not in _KINDS.values():
             raise TypeError("azure-snp or azure-tdx")
-        self._kind, self._log, self._pcrs = kind, log, tuple(pcrs)
+        self._kind, self._pcrs = kind, tuple(pcrs)
         self._vtpm, self._metadata = vtpm or Vtpm(), metadata or Metadata()
         self._collateral, self._sealing = collateral or NoCollateral(), sealing or NoSealing()
 
@@ -199,25 +197,13 @@ class AzureVm:
             raise BAD_QUOTE(expected=f"an HCL report of {self._kind}", found=kind)
         made = self._vtpm.quote(qualifying, self._pcrs)
         try:
-            quote, values = tpm.check_quote(made.message, made.signature, made.pcrs, report.ak)
+            quote, _ = tpm.check_quote(made.message, made.signature, made.pcrs, report.ak)
         except CloisterError as error:  # PCRs that moved meanwhile, or a key that is not the report's
             raise BAD_QUOTE(expected=error.expected, found=error.found) from None
         if quote.extra != qualifying:
             raise BAD_QUOTE(expected="a quote over our qualifying data", found=quote.extra.hex()[:32] or "none")
         aux = {"quote": made.message, "signature": made.signature, "pcrs": made.pcrs}
-        return blob, report, aux | self._boot_log(values)
-
-    def _boot_log(self, values: tpm.Pcrs) -> dict[str, bytes]:
-        """The boot log, if it explains the quoted values: what extended them later is not in it."""
-        if self._log is None:
-            return {}
-        try:
-            with self._log.open("rb") as file:
-                data = file.read(eventlog.MAX_LOG)
-            tpm.check_log(data, values)
-        except (OSError, CloisterError):
-            return {}
-        return {"event_log": data}
+        return blob, report, aux
 
     async def _chip(self, hardware: bytes) -> dict[str, bytes]:
         """The chip's certificates from the metadata service; a file's or the vendor's parts go above them."""

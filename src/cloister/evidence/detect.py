@@ -120,7 +120,7 @@ def survey(machine: MachineConfig, collateral: CollateralSource | None = None) -
         ("tpm socket", machine.tpm_socket, tpm_tools.socket_tcti),
     ):
         if path:
-            found.append(_azure(f"azure {place}", path, tcti, machine.tpm_log, collateral, sealing))
+            found.append(_azure(f"azure {place}", path, tcti, collateral, sealing))
             found.append(_tpm(place, path, tcti, machine, collateral))
     return found
 
@@ -215,14 +215,13 @@ def _azure(
     place: str,
     path: Path,
     tcti: Callable[[Path], str],
-    log: Path | None,
     collateral: CollateralSource,
     sealing: Sealing,
 ) -> Finding:
     def opened(found: Path) -> tuple[Tee, str]:
         vtpm = azure.Vtpm(tpm_tools.TpmTools(tcti(found)))
         kind = azure.probe(vtpm)
-        return azure.AzureVm(kind, vtpm, None, collateral, sealing, log=log), f"{kind} answers"
+        return azure.AzureVm(kind, vtpm, None, collateral, sealing), f"{kind} answers"
 
     return _tried(place, path, opened)
 

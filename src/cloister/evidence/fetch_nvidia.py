@@ -15,7 +15,6 @@ import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
@@ -169,8 +168,3 @@ def _checked(name: str) -> str:
     if not _ID.fullmatch(name) or "__" in name:
         raise NO_COLLATERAL(expected="a report that names its board and versions", found=repr(name)[:96])
     return name
-
-
-def with_cache(folder: Path | None) -> NvidiaCollateral:
-    """The vendor's services, with a cache in ``folder`` (None: none)."""
-    return NvidiaCollateral(cache=Cache(folder))

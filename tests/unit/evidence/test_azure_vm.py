@@ -21,6 +21,7 @@ from cloister.core.errors import EvidenceError
 from cloister.evidence import azure
 from cloister.evidence.azure import CERTIFICATES, MAX_ANSWER, TD_QUOTE, AzureVm, Metadata, Quoted, Vtpm, probe
 from cloister.evidence.collateral import NO_COLLATERAL
+from cloister.evidence.collect import with_log
 from support.azure_kit import azure_evidence, runtime_data
 from support.azure_vm import FakeTools, Imds, canned, living, td_answer, thim, vtpm_of
 from support.hardware import NOW, chip, collateral, roots
@@ -53,7 +54,7 @@ class Silent:
 
 def machine(kind: str, imds: Imds, **options: Any) -> AzureVm:
     model = azure_evidence(kind)
-    options = {"vtpm": vtpm_of(model), "metadata": imds.metadata(), "collateral": Source(), "log": None} | options
+    options = {"vtpm": vtpm_of(model), "metadata": imds.metadata(), "collateral": Source()} | options
     return AzureVm(kind, **options)
 
 
@@ -124,7 +125,7 @@ async def test_a_real_vm_on_snp_replayed() -> None:
     """Report, quote and certificates of a real VM pass through the producer and verify under AMD's own root."""
     recorded = real_snp()
     with Imds.of(recorded).serving() as imds:
-        vm = AzureVm("azure-snp", vtpm_of(recorded, canned(recorded)), imds.metadata(), Silent(), log=None)
+        vm = AzureVm("azure-snp", vtpm_of(recorded, canned(recorded)), imds.metadata(), Silent())
         evidence = await vm.answer(b"challenge")
     assert evidence == recorded
     claims = kinds.verify(evidence, Roots.production(), at("2026-11-22T00:00:00+00:00"))
@@ -140,7 +141,7 @@ async def test_a_real_vm_on_tdx_replayed() -> None:
     recorded = Evidence("azure-tdx", _base64url(whole["hcl_report"]), {**parts, "collateral": b"{}"})
     with Imds.of(recorded).serving() as imds:
         vtpm = vtpm_of(recorded, canned(recorded))
-        vm = AzureVm("azure-tdx", vtpm, imds.metadata(), Source(collateral=b"{}"), log=None)
+        vm = AzureVm("azure-tdx", vtpm, imds.metadata(), Source(collateral=b"{}"))
         evidence = await vm.answer(b"challenge")
         body = json.loads(imds.asked[0][2])
     assert evidence == recorded
@@ -236,7 +237,7 @@ async def test_a_service_that_wakes_up_is_heard() -> None:
 
 async def test_no_service_at_all() -> None:
     gone = Metadata("http://127.0.0.1:1", timeout_s=1.0, sleep=lambda _: None)
-    vm = AzureVm("azure-tdx", vtpm_of(azure_evidence("azure-tdx")), gone, Source(), log=None)
+    vm = AzureVm("azure-tdx", vtpm_of(azure_evidence("azure-tdx")), gone, Source())
     assert await refusal(vm.quote(REPORT_DATA)) == "evidence.azure_metadata"
 
 
@@ -295,7 +296,7 @@ BAD_QUOTES: dict[str, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
 
 @pytest.mark.parametrize("what", BAD_QUOTES)
 async def test_quotes_that_do_not_fit_are_noticed_here(what: str) -> None:
-    vm = AzureVm("azure-snp", _fixed(BAD_QUOTES[what]), Metadata("http://127.0.0.1:1"), Source(), log=None)
+    vm = AzureVm("azure-snp", _fixed(BAD_QUOTES[what]), Metadata("http://127.0.0.1:1"), Source())
     assert await refusal(vm.answer(b"q" * 32)) == "evidence.quote"
 
 
@@ -367,10 +368,9 @@ async def test_a_boot_log_travels_only_if_it_explains_the_quote(tmp_path: Path) 
     unlike.write_bytes(boot_log((4, 0x0D, b"another kernel")))
     model = azure_evidence("azure-snp")
     with Imds.of(model).serving() as imds:
-        found = {}
-        for name, path in (("right", log), ("garbage", other), ("absent", tmp_path / "none"), ("unlike", unlike)):
-            vm = AzureVm("azure-snp", vtpm_of(model), imds.metadata(), Source(), log=path)
-            found[name] = await vm.quote(REPORT_DATA)
+        plain = await machine("azure-snp", imds).quote(REPORT_DATA)
+    names = {"right": log, "garbage": other, "absent": tmp_path / "none", "unlike": unlike}
+    found = {name: with_log(plain, path) for name, path in names.items()}
     assert found["right"].aux["event_log"] == data
     assert kinds.verify(found["right"], roots(), NOW).details["events"] > 0
     assert all("event_log" not in found[name].aux for name in ("garbage", "absent", "unlike"))

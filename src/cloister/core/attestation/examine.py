@@ -7,10 +7,13 @@ caller expects some. A verdict of ``examine`` admits nobody: ``appraise.require`
 from __future__ import annotations
 
 import hmac
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 from cloister.core.attestation import kinds
 from cloister.core.attestation.appraise import NONCE, PLATFORM_STEPS, REPORT_DATA, Asked, Facts, Steps, judge
+from cloister.core.attestation.devices import NAME, appraise_devices
 from cloister.core.attestation.model import Binding, Claims, Evidence, Verdict
 from cloister.core.attestation.policy import Policy
 from cloister.core.encoding.hexes import BAD_FIELD
@@ -56,6 +59,25 @@ def examine(
 
     steps: Steps = (*PLATFORM_STEPS, (REPORT_DATA, commits), (NONCE, answers))
     return judge(Asked(evidence, policy, now), frozenset(kinds.KINDS), steps)
+
+
+def examine_bundle(
+    evidence: Evidence, devices: Sequence[Evidence], *, policy: Policy, now: int, binding: Binding | None, **asked: Any
+) -> Verdict:
+    """``examine``, and for devices beside the evidence ``appraise_devices``: one verdict, the claims of the CPU.
+
+    A binding that names devices demands them: without them, or with others, the verdict is a refusal. ``asked``:
+    report_data and nonce as of ``examine``.
+    """
+    verdict = examine(evidence, policy=policy, now=now, binding=binding, **asked)
+    if not devices and (binding is None or NAME not in binding.keys):
+        return verdict
+    if binding is None:
+        raise BAD_FIELD(expected="a binding that names the devices", found="none")
+    beside = appraise_devices(devices, binding, policy=policy, now=now)
+    start = len(verdict.checks)
+    more = tuple(replace(check, number=start + place) for place, check in enumerate(beside.checks, start=1))
+    return Verdict(verdict.checks + more, verdict.claims)
 
 
 def _need(expected: bytes, found: bytes) -> Facts:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from cloister.core.attestation import kinds, parts
 from cloister.core.attestation.certificates import common_name
+from cloister.core.attestation.devices import MAX_DEVICES
 from cloister.core.attestation.model import Binding, Claims, Evidence
 from cloister.core.attestation.parts import UNREADABLE, Parts
 from cloister.core.encoding.hexes import to_hex
@@ -31,10 +32,11 @@ _SCALE_KINDS: Final = {0: "dstack", 2: "nitro", 3: "snp"}
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What a file held. ``binding``: what the report data commits to, where the file says it."""
+    """What a file held. ``binding``: what the report data commits to, if it is said. ``devices``: those beside it."""
 
     evidence: Evidence
     binding: Binding | None = None
+    devices: tuple[Evidence, ...] = ()
 
 
 def read(data: bytes, beside: Sequence[bytes] = (), kind: str | None = None) -> Intake:
@@ -162,8 +164,7 @@ def _of_json(value: Any, found: Parts) -> Intake:
     if {"platform", "evidence"} <= names:
         return _of_azure(value, found)
     if isinstance(value.get("evidence"), dict):
-        binding = value.get("binding")
-        return Intake(Evidence.from_json(value["evidence"]), None if binding is None else Binding.from_json(binding))
+        return _of_bundle(value)
     if {"certificate", "evidence"} <= names:
         return _of_device(value, found)
     if "quote" in names:
@@ -174,6 +175,18 @@ def _of_json(value: Any, found: Parts) -> Intake:
         found.named |= _tpm_parts(value, "signature")
         return Intake(Evidence("tpm", _hex(value["message"], "message")))
     raise UNREADABLE(expected="a known form of evidence", found=f"fields {', '.join(sorted(map(str, names)))}"[:200])
+
+
+def _of_bundle(value: Mapping[str, Any]) -> Intake:
+    """Our own bundles: devices only with the binding that names them."""
+    binding, devices = value.get("binding"), value.get("devices", [])
+    if not isinstance(devices, list) or len(devices) > MAX_DEVICES or (devices and binding is None):
+        raise UNREADABLE(expected=f"at most {MAX_DEVICES} devices, with a binding", found="others")
+    return Intake(
+        Evidence.from_json(value["evidence"]),
+        None if binding is None else Binding.from_json(binding),
+        tuple(Evidence.from_json(one) for one in devices),
+    )
 
 
 def _of_dstack(value: Mapping[str, Any], found: Parts) -> Intake:
