@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import struct
@@ -225,3 +226,23 @@ def manifest(
 ) -> bytes:
     """A signed manifest under the pretend root."""
     return sign(swid(version, product, golden), rim_chain(root or rim_root(), end, start))
+
+
+def printed_by(*devices: Device) -> Any:
+    """nvattest and nvidia-smi of a machine with these GPUs: arguments in, standard output out."""
+
+    def programs(arguments: Any) -> bytes:
+        if arguments[0] == "nvidia-smi":
+            return {"-f": b"CC status: ON\n", "-d": b"DevTools Mode: OFF\n"}[arguments[2]]
+        nonce = bytes.fromhex(arguments[-1])
+        rows = [
+            {
+                "arch": "HOPPER",
+                "evidence": base64.b64encode(one.exchange(nonce)).decode(),
+                "certificate": base64.b64encode(b"".join(one.chain())).decode(),
+            }
+            for one in devices
+        ]
+        return json.dumps({"result_code": 0, "evidences": rows}).encode()
+
+    return programs
