@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo up test check long fuzz-setup contracts tcb bench-baseline docs fmt clean
+.PHONY: help setup demo up test check long fuzz-setup contracts tcb bench-baseline bench-attestation docs fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,9 @@ tcb: setup ## lines and packages inside a TEE image
 
 bench-baseline: setup ## the speed table of DESIGN section 15; bench-calls, -journeys, -gatekeepers, -keys, … are its parts
 	@$(PY) -m bench.baseline
+
+bench-attestation: setup ## verifications of every kind of evidence, beside bare dcap-qvl
+	@$(PY) -m bench.baseline attestation
 
 bench-%: setup
 	@$(PY) -m bench.baseline $*
