@@ -30,6 +30,7 @@ SHIPPED = (
     "AgentAccount",
     "AgentAccounts",
     "Agents",
+    "Anchor",
     "Clusters",
     "Directory",
     "Gatekeepers",

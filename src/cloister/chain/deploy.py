@@ -14,6 +14,7 @@ from cloister.core.encoding.keccak import keccak256
 _PUBLISH_GAS = 150_000
 DEPLOYED = (
     "Token", "Directory", "Policies", "Gatekeepers", "Clusters", "Agents", "Workers", "Reputation", "Validation",
+    "Anchor",
 )  # fmt: skip
 
 
@@ -53,6 +54,8 @@ async def deploy_all(
     at["Workers"] = await create("Workers", owner, at["Gatekeepers"], at["Policies"])
     at["Reputation"] = await create("Reputation", at["Agents"])
     at["Validation"] = await create("Validation", at["Agents"], at["Gatekeepers"])
+    # On the network's own chain the Anchor copies its signers from Gatekeepers: it needs no founder.
+    at["Anchor"] = await create("Anchor", at["Agents"], at["Gatekeepers"], bytes(20))
     await asyncio.gather(*(sender.wait(s) for s in sent.values()))
     at["AgentAccounts"] = await call(sender.rpc, at["Agents"], "Agents", "accounts")
     await _publish(sender, at, owner)

@@ -93,7 +93,7 @@ def signatures(name: str, kind: str) -> set[str]:
 
 def test_every_contract_of_the_design_ships() -> None:
     assert set(names()) == {
-        "AgentAccount", "AgentAccounts", "Agents", "Clusters", "Directory", "Gatekeepers", "Policies",
+        "AgentAccount", "AgentAccounts", "Agents", "Anchor", "Clusters", "Directory", "Gatekeepers", "Policies",
         "Reputation", "Token", "Validation", "Workers",
     }  # fmt: skip
 
