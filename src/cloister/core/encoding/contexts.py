@@ -22,6 +22,7 @@ class Context(Enum):
     MEASUREMENT = "cloister/v1/measurement"
     POLICY = "cloister/v1/policy"
     DKG_CEREMONY = "cloister/v1/dkg/ceremony"
+    DKG_RESHARING = "cloister/v1/dkg/resharing"
     DKG_DEALING = "cloister/v1/dkg/dealing"
     DKG_TRANSCRIPT = "cloister/v1/dkg/transcript"
     DKG_PROOF = "cloister/v1/dkg/proof-of-possession"

@@ -168,6 +168,13 @@ def g2_sum(points: Sequence[G2Point]) -> G2Point:
     return total
 
 
+def g2_combine(points: Sequence[G2Point], scalars: Sequence[Scalar]) -> G2Point:
+    """Sum of scalar * point, for points that were already checked. Raises RuntimeError if the lengths differ."""
+    if len(points) != len(scalars):
+        raise RuntimeError("points and scalars differ in number")
+    return G2Point.multiexp_unchecked(list(points), list(scalars))
+
+
 def g2_evaluate(coefficients: Sequence[G2Point], x: int) -> G2Point:
     """Horner in the exponent: sum of x^k * coefficient_k, at a small public x (a member index)."""
     at, total = Scalar(x), _NO_G2

@@ -34,7 +34,7 @@ from cloister.core.threshold.groups import (
     to_bytes,
 )
 from cloister.core.threshold.ibe import DerivedKey
-from cloister.core.threshold.shares import KeyShare, PublicShares
+from cloister.core.threshold.shares import OTHER_TERM, KeyShare, PublicShares, term_field, term_of
 
 MAX_PARTIALS: Final = 4 * MAX_MEMBERS
 
@@ -82,7 +82,7 @@ class TransportKey:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """Member ``index``'s encrypted answer: e1 = g1^r (48), e2 = g2^r (96), e3 = h^{s_i} * T^r (48 bytes).
+    """Member ``index``'s encrypted answer: e1 = g1^r (48), e2 = g2^r (96), e3 = h^{s_i} * T^r (48 bytes); its term.
 
     Sizes are checked here (EncodingError), points by those who use it.
     """
@@ -91,25 +91,30 @@ class Partial:
     e1: bytes
     e2: bytes
     e3: bytes
+    term: int = 1
 
     def __post_init__(self) -> None:
         need_uint("partial index", self.index, 16)
+        need_uint("partial term", self.term, 64)
         for name, size in (("e1", G1_SIZE), ("e2", G2_SIZE), ("e3", G1_SIZE)):
             need_bytes(name, getattr(self, name), size)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready fields."""
-        return {"index": self.index, "e1": to_hex(self.e1), "e2": to_hex(self.e2), "e3": to_hex(self.e3)}
+        body = {"index": self.index, "e1": to_hex(self.e1), "e2": to_hex(self.e2), "e3": to_hex(self.e3)}
+        return body | term_field(self.term)
 
     @classmethod
     def from_json(cls, value: object) -> Partial:
         """Parse ``to_json`` output. Raises EncodingError."""
-        data = need_fields("partial", value, {"index", "e1", "e2", "e3"})
+        term = term_of("partial", value)
+        data = need_fields("partial", value, {"index", "e1", "e2", "e3"} | set(term_field(term)))
         return cls(
             need_uint("partial index", data["index"], 16),
             from_hex(data["e1"], G1_SIZE, name="e1"),
             from_hex(data["e2"], G2_SIZE, name="e2"),
             from_hex(data["e3"], G1_SIZE, name="e3"),
+            term,
         )
 
 
@@ -121,17 +126,19 @@ def evaluate(share: KeyShare, identity: bytes, transport_public: bytes, rng: Rng
     transport = g1_from_bytes(transport_public, "transport key")
     h, r = hash_identity(identity), random_scalar(rng)
     e3 = h * scalar_from_bytes(share.secret, "share") + transport * r
-    return Partial(share.index, to_bytes(G1 * r), to_bytes(G2 * r), to_bytes(e3))
+    return Partial(share.index, to_bytes(G1 * r), to_bytes(G2 * r), to_bytes(e3), share.public.term)
 
 
 def verify_partial(partial: Partial, identity: bytes, public: PublicShares, transport_public: bytes) -> None:
     """Raise ThresholdError, naming the member, unless the partial is right. Needs no secret.
 
-    1. the member exists and the points are good; 2. e(E1, g2) = e(g1, E2); 3. e(E3, g2) = e(h, pk_i) * e(T, E2).
+    1. it is of the term of ``public``, the member exists and the points are good; 2. e(E1, g2) = e(g1, E2);
+    3. e(E3, g2) = e(h, pk_i) * e(T, E2).
     """
     h, transport = hash_identity(identity), g1_from_bytes(transport_public, "transport key")
+    require_term(partial, public)  # 1
     try:
-        share_key = public_key(public.share_key(partial.index))  # 1
+        share_key = public_key(public.share_key(partial.index))
         e1, e3 = g1_from_bytes(partial.e1, "e1"), g1_from_bytes(partial.e3, "e3")
         e2 = g2_from_bytes(partial.e2, "e2")
     except CloisterError as error:
@@ -165,11 +172,12 @@ def recover_and_blame(
 ) -> Recovered:
     """``recover``, with the members to report. Raises ThresholdError.
 
+    Partials of another term than that of ``public`` count as wrong ones (R3).
     1. 1 <= t <= n and at least t distinct members; 2. combine the first t, open, check one equation against MPK;
     3. if it fails, check each partial alone and keep the good ones; 4. t good ones combine and check again.
     """
     h = hash_identity(identity)
-    distinct = _distinct(partials)
+    distinct = _distinct(partials, public.term)
     if not 1 <= threshold <= len(public.share_keys) or len(distinct) < threshold:  # 1
         raise TOO_FEW_PARTIALS(expected=f"partials of {threshold} members", found=str(len(distinct)))
     key = _try_open(distinct[:threshold], public, h, transport)  # 2
@@ -185,12 +193,20 @@ def recover_and_blame(
     return Recovered(key, culprits)
 
 
-def _distinct(partials: Sequence[Partial]) -> list[Partial]:
+def require_term(partial: Partial, public: PublicShares) -> None:
+    """Raise ThresholdError (threshold.other_term) unless the partial is of the term that the share keys are of."""
+    if partial.term != public.term:
+        found = f"term {partial.term} of member {partial.index}"
+        raise OTHER_TERM(expected=f"a partial of term {public.term}", found=found)
+
+
+def _distinct(partials: Sequence[Partial], term: int) -> list[Partial]:
     if len(partials) > MAX_PARTIALS:
         raise TOO_MANY_PARTIALS(expected=f"at most {MAX_PARTIALS}", found=str(len(partials)))
     first: dict[int, Partial] = {}
     for partial in partials:
-        first.setdefault(partial.index, partial)
+        if partial.term == term:
+            first.setdefault(partial.index, partial)
     return list(first.values())
 
 

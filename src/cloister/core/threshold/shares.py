@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloister.core.encoding import jcs
-from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
+from cloister.core.encoding.hexes import BAD_FIELD, from_hex, need_bytes, need_fields, need_uint, to_hex
 from cloister.core.errors import ThresholdError, define
 from cloister.core.threshold.groups import G2, G2_SIZE, MAX_MEMBERS, scalar_from_bytes, to_bytes
 
@@ -28,9 +28,33 @@ SHARE_MISMATCH = define(
 )
 
 
+OTHER_TERM = define(
+    "threshold.other_term",
+    ThresholdError,
+    check="shares, partials and share keys that are used together are of one term (R3)",
+    remedy="fetch the committee in office again; what an earlier term holds is of no use in a later one",
+    status=409,
+)
+
+
+def term_field(term: int) -> dict[str, int]:
+    """How JSON carries a term: the field ``term``, left out in term 1, as the format was before there were others."""
+    return {} if term == 1 else {"term": term}
+
+
+def term_of(name: str, value: object) -> int:
+    """The term that an object of JSON says. Raises EncodingError for a term 1 written out: one spelling each."""
+    if not isinstance(value, dict) or "term" not in value:
+        return 1
+    term = need_uint(f"term of {name}", value["term"], 64)
+    if term == 1:
+        raise BAD_FIELD(expected=f"{name} of term 1 without the field term", found="the field")
+    return term
+
+
 @dataclass(frozen=True, slots=True)
 class PublicShares:
-    """MPK (96 bytes), share keys of members 1..n in order (96 bytes each), transcript hash (32 bytes).
+    """MPK (96 bytes), share keys of members 1..n in order (96 bytes each), transcript hash (32 bytes), term.
 
     Sizes are checked here, points when they are used. Raises EncodingError, ThresholdError.
     """
@@ -38,17 +62,19 @@ class PublicShares:
     mpk: bytes
     share_keys: tuple[bytes, ...]
     transcript: bytes
+    term: int = 1
 
     def __post_init__(self) -> None:
         need_bytes("mpk", self.mpk, G2_SIZE)
         need_bytes("transcript", self.transcript, 32)
+        need_uint("term", self.term, 64)
         if not isinstance(self.share_keys, tuple) or not 1 <= len(self.share_keys) <= MAX_MEMBERS:
             raise BAD_SHARE_KEYS(expected=f"1 to {MAX_MEMBERS} share keys", found="another number")
         for key in self.share_keys:
             need_bytes("share key", key, G2_SIZE)
 
     def __repr__(self) -> str:
-        return f"PublicShares(mpk={to_hex(self.mpk)[:18]}…, n={len(self.share_keys)})"
+        return f"PublicShares(mpk={to_hex(self.mpk)[:18]}…, n={len(self.share_keys)}, term={self.term})"
 
     def share_key(self, index: int) -> bytes:
         """The share key of member ``index`` (1..n). Raises ThresholdError."""
@@ -59,12 +85,14 @@ class PublicShares:
     def to_json(self) -> dict[str, Any]:
         """JSON-ready fields."""
         keys = [to_hex(key) for key in self.share_keys]
-        return {"mpk": to_hex(self.mpk), "share_keys": keys, "transcript": to_hex(self.transcript)}
+        body = {"mpk": to_hex(self.mpk), "share_keys": keys, "transcript": to_hex(self.transcript)}
+        return body | term_field(self.term)
 
     @classmethod
     def from_json(cls, value: object) -> PublicShares:
         """Parse ``to_json`` output. Raises EncodingError, ThresholdError."""
-        data = need_fields("public shares", value, {"mpk", "share_keys", "transcript"})
+        term = term_of("public shares", value)
+        data = need_fields("public shares", value, {"mpk", "share_keys", "transcript"} | set(term_field(term)))
         keys = data["share_keys"]
         if not isinstance(keys, list) or len(keys) > MAX_MEMBERS:
             raise BAD_SHARE_KEYS(expected=f"a list of at most {MAX_MEMBERS}", found=type(keys).__name__)
@@ -72,6 +100,7 @@ class PublicShares:
             from_hex(data["mpk"], G2_SIZE, name="mpk"),
             tuple(from_hex(key, G2_SIZE, name="share key") for key in keys),
             from_hex(data["transcript"], 32, name="transcript"),
+            term,
         )
 
 

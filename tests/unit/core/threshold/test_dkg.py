@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from py_arkworks_bls12381 import G2Point, Scalar
 
 from cloister.core.errors import CloisterError, ThresholdError
+from cloister.core.threshold import dealing as dealing_module
 from cloister.core.threshold import dkg
 from cloister.core.threshold import groups as g
 from support.sharing import ceremony_of, network, stream
@@ -34,7 +35,7 @@ def refused(code: str, call: Any, *args: Any) -> CloisterError:
 def seal_for(receiver: int, dealing: dkg.Dealing, value: bytes, net: Any = NET) -> bytes:
     """What a cheating dealer can do: seal any bytes for a receiver, properly addressed."""
     key = X25519PublicKey.from_public_bytes(net.ceremony.member(receiver).dkg_key)
-    info = dkg._info(net.ceremony, dealing.dealer, receiver, dealing.commitments)
+    info = dealing_module.share_info(net.ceremony, dealing.dealer, receiver, dealing.commitments)
     return Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM).encrypt(value, key, info)
 
 
@@ -123,7 +124,7 @@ def test_errors_that_cancel_out_leave_a_right_share() -> None:
     dealings, delta = dict(NET.dealings), Scalar(99)
     private = X25519PrivateKey.from_private_bytes(NET.privates[0])
     for cheat, change in ((2, delta), (4, -delta)):
-        value = dkg._open_share(NET.ceremony, dealings[cheat], 1, private)
+        value = dealing_module.open_share(NET.ceremony, dealings[cheat], 1, private)
         dealings[cheat] = with_share(dealings[cheat], 1, seal_for(1, dealings[cheat], g.scalar_bytes(value + change)))
     assert NET.finish(1, dealings).secret == NET.shares[0].secret
 
@@ -131,8 +132,8 @@ def test_errors_that_cancel_out_leave_a_right_share() -> None:
 SEALED_RUBBISH: dict[str, Callable[[], bytes]] = {
     "not addressed to us": lambda: NET.dealings[2].shares[3],
     "of another dealer": lambda: NET.dealings[3].shares[0],
-    "random": lambda: stream("rubbish")(dkg.SHARE_SIZE),
-    "zeros": lambda: bytes(dkg.SHARE_SIZE),
+    "random": lambda: stream("rubbish")(dealing_module.SHARE_SIZE),
+    "zeros": lambda: bytes(dealing_module.SHARE_SIZE),
     "a zero share": lambda: seal_for(1, NET.dealings[2], bytes(32)),
     "a share not below the order": lambda: seal_for(1, NET.dealings[2], b"\xff" * 32),
 }
@@ -184,7 +185,7 @@ def test_a_dealing_from_another_ceremony_is_refused() -> None:
     refused("threshold.possession", dkg.verify_dealing, later, NET.dealings[1])
     assert NET.dealings[1].digest(later) != NET.committed[1]
     private = X25519PrivateKey.from_private_bytes(NET.privates[0])
-    refused("threshold.bad_share", dkg._open_share, later, NET.dealings[2], 1, private)
+    refused("threshold.bad_share", dealing_module.open_share, later, NET.dealings[2], 1, private)
 
 
 def test_views_that_differ_in_a_member_or_in_the_threshold_do_not_mix() -> None:
@@ -361,14 +362,14 @@ def test_dealings_that_cancel_the_master_key_are_refused() -> None:
     dealings = {}
     for index, secret in ((1, a), (2, -a)):
         commitments = (g.to_bytes(g.G2 * secret),)
-        proof = dkg._prove(ceremony, index, commitments, secret, g.random_scalar(stream(str(index))))
-        shares = tuple(dkg._seal_share(ceremony, index, m, commitments, secret) for m in ceremony.members)
+        proof = dealing_module.prove(ceremony, index, commitments, secret, g.random_scalar(stream(str(index))))
+        shares = tuple(dealing_module.seal_share(ceremony, index, m, commitments, secret) for m in ceremony.members)
         dealings[index] = dkg.Dealing(index, commitments, proof, shares)
     committed = {i: d.digest(ceremony) for i, d in dealings.items()}
     refused("threshold.degenerate", dkg.finish, ceremony, dealings, committed, 1, privates[0])
 
 
 def test_the_transcript_depends_on_the_order_of_digests() -> None:
-    assert NET.public.transcript == dkg._transcript(NET.ceremony, dict(reversed(NET.committed.items())))
+    assert NET.public.transcript == dealing_module.transcript_of(NET.ceremony, dict(reversed(NET.committed.items())))
     swapped = {**NET.committed, 1: NET.committed[2], 2: NET.committed[1]}
-    assert NET.public.transcript != dkg._transcript(NET.ceremony, swapped)
+    assert NET.public.transcript != dealing_module.transcript_of(NET.ceremony, swapped)

@@ -190,7 +190,8 @@ def test_binding_digests_and_transcript_agree() -> None:
         index = d["dealer"].to_bytes(2, "big")
         digests.append(sha("cloister/v1/dkg/dealing", binding, index, joined[0], raw(d["proof"]), joined[1]))
     assert digests == [raw(digest) for digest in CEREMONY["digests"]]
-    assert sha("cloister/v1/dkg/transcript", binding, *digests) == raw(CEREMONY["public"]["transcript"])
+    named = [index.to_bytes(2, "big") + digest for index, digest in enumerate(digests, 1)]
+    assert sha("cloister/v1/dkg/transcript", binding, *named) == raw(CEREMONY["public"]["transcript"])
 
 
 def test_the_proof_of_possession_agrees() -> None:
