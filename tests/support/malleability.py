@@ -14,8 +14,10 @@ from functools import lru_cache
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp as x509_ocsp
 
-from cloister.core.attestation import dstack, eventlog
+from cloister.core.attestation import dstack, eventlog, ocsp
 from support.vectors import REPOSITORY, quiet_der
 
 DOCUMENT = REPOSITORY / "docs" / "audit" / "malleability.md"
@@ -85,8 +87,6 @@ def _blocks(text: bytes) -> list[bytes]:
 
 def quiet_load(pem: bytes) -> bytes:
     """DER of one certificate in PEM."""
-    from cryptography.hazmat.primitives.serialization import Encoding
-
     return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
 
 
@@ -131,6 +131,18 @@ def _told(log: bytes) -> list[dstack.Event]:
     return [e if e.runtime else replace(e, kind=0, name="", payload=b"") for e in dstack.parse(log)]
 
 
+def _same_answers(honest: bytes, shown: bytes) -> bool:
+    return _answers(honest) == _answers(shown)
+
+
+def _answers(data: bytes) -> set[tuple[bytes, ...]]:
+    loaded = [x509_ocsp.load_der_ocsp_response(one) for one in ocsp.split(data)]
+    return {
+        (one.tbs_response_bytes, one.signature, *(_plain(c.public_bytes(Encoding.DER)) for c in one.certificates))
+        for one in loaded
+    }
+
+
 FORMS: dict[str, Callable[[bytes, bytes], bool]] = {
     "DER": _same_der,
     "PEM": _same_pem,
@@ -139,5 +151,6 @@ FORMS: dict[str, Callable[[bytes, bytes], bool]] = {
     "Boot log": _same_boot_log,
     "Guest log": _same_guest_log,
     "Machine log": _same_machine_log,
+    "OCSP": _same_answers,
     "XML": lambda honest, shown: True,  # canonical XML is the library's work: equal claims are the judge
 }

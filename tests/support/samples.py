@@ -17,6 +17,7 @@ from support.azure_kit import azure_evidence
 from support.hardware import NOW, evidence, factory, roots
 from support.intel_kit import ccel, dstack_evidence, fold, runtime_event, sgx_evidence, tdx_quote
 from support.nvidia_kit import Device, nvidia_roots
+from support.ocsp_kit import answers, pairs_of
 from support.tpm_kit import boot_log, machine, public_area, tpm_evidence, tpm_roots
 from support.vectors import at, cases, evidence_of, vectors
 
@@ -90,9 +91,13 @@ def pretend() -> tuple[Sample, ...]:
         Sample("tpm", tpm_evidence(tpm, event_log=log, ak=public_area(tpm.ak)), tpm_roots(), NOW),
         Sample("azure-snp with all", azure_evidence("azure-snp", crl=crl, event_log=log), own, NOW),
         Sample("azure-tdx with all", azure_evidence("azure-tdx", event_log=log), own, NOW),
-        Sample("gpu with manifests", Device("GH100").evidence(), nvidia_roots(), NOW),
-        Sample("switch with manifest", Device("LS10").evidence(), nvidia_roots(), NOW),
+        Sample("gpu with all", _answered(Device("GH100").evidence()), nvidia_roots(), NOW),
+        Sample("switch with all", _answered(Device("LS10").evidence()), nvidia_roots(), NOW),
     )
+
+
+def _answered(shown: Evidence) -> Evidence:
+    return dataclasses.replace(shown, aux={**shown.aux, "ocsp": answers(pairs_of(shown))})
 
 
 def pretended(kind: str) -> Sample:
