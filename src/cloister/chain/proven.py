@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from cloister.chain.abi import BAD_ANSWER
 from cloister.chain.contracts import artifact, call
 from cloister.chain.rpc import REVERTED, Rpc, quantity
-from cloister.core.attestation.policy import CommitteeRules
 from cloister.core.chainview.founding import CandidateRecord, read_candidates
 from cloister.core.chainview.layout import Layout
 from cloister.core.chainview.proofs import BAD_PROOF, MAX_NODE, MAX_NODES, Account, verify_account, verify_slot
@@ -34,7 +33,7 @@ from cloister.core.chainview.words import Slots
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import ChainError, ChainViewError, define
-from cloister.core.policy.committee import require_diverse
+from cloister.core.policy.committee import CommitteeRules, require_diverse
 
 MAX_SLOTS = 256
 _MAX_ROUNDS = 8

@@ -15,7 +15,7 @@ from cloister.client.receipts import Kept
 from cloister.client.resolve import NOT_ADMITTED, Sitting, View
 from cloister.core.attestation.appraise import MEASUREMENT, Listed, appraise
 from cloister.core.attestation.model import Binding, Evidence, Verdict
-from cloister.core.attestation.policy import BAD_POLICY, Policy
+from cloister.core.attestation.policy import Policy
 from cloister.core.chainview.proofs import MAX_NODE, MAX_NODES, verify_account
 from cloister.core.chainview.records import AgentRecord, WorkerRecord
 from cloister.core.encoding.hexes import from_hex, need_fields, to_hex
@@ -24,6 +24,7 @@ from cloister.core.encoding.statements import Lease
 from cloister.core.envelope.certificate import NOT_LEASED
 from cloister.core.errors import ChainViewError, ConfigError, PolicyError, define
 from cloister.core.policy import manifest as manifests
+from cloister.core.policy.committee import BAD_POLICY
 from cloister.core.policy.refusals import AGENT_UNKNOWN, PAUSED, WORKER_UNKNOWN
 from cloister.core.receipts.receipt import Receipt
 from cloister.core.receipts.verify import Admission, verify_receipt

@@ -26,12 +26,11 @@ from cloister.client.receipts import Kept
 from cloister.client.resolve import NOT_ADMITTED, OTHER_COMMITTEE
 from cloister.core.attestation.appraise import MEASUREMENT, UNAUTHENTIC
 from cloister.core.attestation.model import Check
-from cloister.core.attestation.policy import BAD_POLICY
 from cloister.core.chainview.refusals import STALE
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.envelope.certificate import NOT_LEASED
 from cloister.core.errors import CloisterError, Refusal, from_wire
-from cloister.core.policy.committee import NOT_DIVERSE
+from cloister.core.policy.committee import BAD_POLICY, NOT_DIVERSE
 from cloister.core.policy.refusals import AGENT_UNKNOWN, PAUSED, WORKER_UNKNOWN
 from cloister.core.receipts.receipt import MALFORMED
 from cloister.core.receipts.verify import BAD_SIGNATURE

@@ -14,7 +14,6 @@ from typing import Protocol
 
 from cloister.chain.proven import ProvenState
 from cloister.chain.rpc import Rpc, quantity
-from cloister.core.attestation.policy import Policy
 from cloister.core.chainview.records import AgentRecord, agent_id
 from cloister.core.chainview.refusals import NOT_A_CHECKPOINT
 from cloister.core.encoding.hexes import to_hex
@@ -22,6 +21,7 @@ from cloister.core.encoding.network import Network
 from cloister.core.encoding.signatures import Signed
 from cloister.core.encoding.statements import Checkpoint, HeartBeat
 from cloister.core.errors import ChainViewError, CloisterError, PolicyError, define
+from cloister.core.policy.committee import CommitteeRules
 from cloister.node import logs
 
 # Heights remembered against a second block at one height.
@@ -153,7 +153,7 @@ class ChainWatch:
 
         Raises PolicyError (policy.committee_vendors)."""
         if not self._diverse:
-            await self.state().require_diverse(Policy.from_json(self._network.genesis.policy).committee)
+            await self.state().require_diverse(CommitteeRules.from_json(self._network.genesis.policy["committee"]))
             self._diverse = True
 
     @property

@@ -13,23 +13,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Self
 
-from cloister.core.attestation.roots import VENDORS, Roots
+from cloister.core.attestation.roots import Roots
 from cloister.core.encoding import jcs
 from cloister.core.encoding.contexts import Context, digest
-from cloister.core.errors import CloisterError, PolicyError, define
+from cloister.core.errors import CloisterError
+from cloister.core.policy.committee import BAD_POLICY, DIVERSE, CommitteeRules
 
 MODES: Final = ("devnet", "production")
 SHIPPED: Final = ("strict", "cloud")
 VERSION: Final = 1
 MAX_SIZE: Final = 65536
 MAX_LISTED: Final = 256
-
-BAD_POLICY = define(
-    "policy.document",
-    PolicyError,
-    check="a policy has exactly the fields of its schema, each within its range",
-    remedy="compare the policy with core/attestation/policies/schema.json",
-)
 
 Field = Callable[[str, Any], Any]
 
@@ -181,27 +175,6 @@ class NetworkParameters:
 
 
 @dataclass(frozen=True, slots=True)
-class CommitteeRules:
-    """How many vendors a committee must rest on (spec/policy.md 9). ``core/policy/committee.py`` applies them.
-
-    min_vendors: no fewer vendors than this are, together, behind every seat. vendor_may_read: one vendor may be behind
-    as many seats as the threshold. vendor_may_stop: one vendor may be behind more than n - threshold seats.
-    """
-
-    min_vendors: int
-    vendor_may_read: bool
-    vendor_may_stop: bool
-
-    def __post_init__(self) -> None:
-        _number(1, len(VENDORS))("committee.min_vendors", self.min_vendors)
-        _flag("committee.vendor_may_read", self.vendor_may_read)
-        _flag("committee.vendor_may_stop", self.vendor_may_stop)
-
-
-DIVERSE: Final = CommitteeRules(min_vendors=3, vendor_may_read=False, vendor_may_stop=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Policy:
     """What evidence must show. Build with ``from_json``, ``shipped`` or ``devnet``.
 
@@ -241,7 +214,6 @@ class Policy:
         if data["version"] != VERSION:
             raise _refuse("version", str(VERSION), data["version"])
         parameters = _object("network", data["network"], {f.name for f in fields(NetworkParameters)})
-        committee = _object("committee", data["committee"], {f.name for f in fields(CommitteeRules)})
         kinds = data["kinds"]
         if not isinstance(kinds, dict):
             raise _refuse("kinds", "{kind: rules}", kinds)
@@ -253,7 +225,7 @@ class Policy:
             refused_generations=_texts("refused_generations", data["refused_generations"]),
             refused_advisories=_texts("refused_advisories", data["refused_advisories"]),
             max_evidence_age_s=data["max_evidence_age_s"],
-            committee=CommitteeRules(**committee),
+            committee=CommitteeRules.from_json(data["committee"]),
             network=NetworkParameters(**parameters),
         )
 

@@ -14,8 +14,8 @@ from typing import Final, Self
 from cloister.core.attestation.refusals import UNPINNED_ROOT
 from cloister.core.encoding.hexes import BAD_FIELD, from_hex, need_bytes, to_hex
 from cloister.core.errors import AttestationError, define
+from cloister.core.policy.committee import VENDORS
 
-VENDORS: Final = ("amd", "aws", "intel", "microsoft", "nvidia", "nvidia-rim", "tpm")
 MAX_ROOTS: Final = 16
 
 SIMULATED_ROOT = define(

@@ -7,17 +7,23 @@ compares whole class names, so it cannot see that ``amd`` and ``microsoft+amd`` 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from itertools import combinations
-from typing import Final
+from typing import Final, Self
 
-from cloister.core.attestation.policy import CommitteeRules
-from cloister.core.attestation.roots import VENDORS
 from cloister.core.encoding.hexes import need_bytes
 from cloister.core.encoding.signatures import MAX_MEMBERS
 from cloister.core.errors import PolicyError, define
 
+VENDORS: Final = ("amd", "aws", "intel", "microsoft", "nvidia", "nvidia-rim", "tpm")
 MAX_NAMES: Final = 4
 
+BAD_POLICY = define(
+    "policy.document",
+    PolicyError,
+    check="a policy has exactly the fields of its schema, each within its range",
+    remedy="compare the policy with core/attestation/policies/schema.json",
+)
 NOT_DIVERSE = define(
     "policy.committee_vendors",
     PolicyError,
@@ -25,6 +31,39 @@ NOT_DIVERSE = define(
     remedy="seat gatekeepers on hardware of other vendors; a cloud's paravisor counts as a vendor of its own",
     status=403,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class CommitteeRules:
+    """How many vendors a committee must rest on: the field ``committee`` of a policy.
+
+    min_vendors: no fewer vendors than this are, together, behind every seat. vendor_may_read: one vendor may be behind
+    as many seats as the threshold. vendor_may_stop: one vendor may be behind more than n - threshold seats.
+    """
+
+    min_vendors: int
+    vendor_may_read: bool
+    vendor_may_stop: bool
+
+    def __post_init__(self) -> None:
+        least = self.min_vendors
+        if not isinstance(least, int) or isinstance(least, bool) or not 1 <= least <= len(VENDORS):
+            raise BAD_POLICY(expected=f"committee.min_vendors: 1 to {len(VENDORS)}", found=repr(least)[:80])
+        for flag in (self.vendor_may_read, self.vendor_may_stop):
+            if not isinstance(flag, bool):
+                raise BAD_POLICY(expected="committee.vendor_may_...: true or false", found=repr(flag)[:80])
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """From the policy's JSON. Raises PolicyError (policy.document)."""
+        names = {f.name for f in fields(cls)}
+        if not isinstance(value, dict) or set(value) != names:
+            found = str(sorted(map(str, value)) if isinstance(value, dict) else type(value).__name__)
+            raise BAD_POLICY(expected=f"committee: fields {sorted(names)}", found=found[:80])
+        return cls(**value)
+
+
+DIVERSE: Final = CommitteeRules(min_vendors=3, vendor_may_read=False, vendor_may_stop=False)
 
 
 def vendors_of(vendor_class: bytes) -> frozenset[str]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import cloister.attestation as facade
 import cloister.devnet.tee.service
+import cloister.evidence.collect
 import cloister.evidence.detect
 from cloister.core.attestation import certificates, credential, devices, kinds
 from cloister.core.attestation.model import Binding, Evidence, measurement_id
@@ -24,6 +25,7 @@ from support.hardware import KINDS, MEASUREMENT, NOW, binding, chip, evidence, f
 CHECKS = Path(__file__).resolve().parents[4] / "docs" / "audit" / "checks.md"
 MODULES = (
     cloister.devnet.tee.service,
+    cloister.evidence.collect,
     cloister.evidence.detect,
     credential,
     devices,

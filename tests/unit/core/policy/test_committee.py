@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloister.core.attestation.policy import DIVERSE, CommitteeRules, Policy, devnet, shipped
+from cloister.core.attestation.policy import Policy, devnet, shipped
 from cloister.core.attestation.roots import VENDORS
 from cloister.core.errors import EncodingError, PolicyError
-from cloister.core.policy.committee import NOT_DIVERSE, require_diverse, vendors_of
+from cloister.core.policy.committee import DIVERSE, NOT_DIVERSE, CommitteeRules, require_diverse, vendors_of
 from cloister.core.policy.release import vendor_class_id
 from support.hardware import roots
 
