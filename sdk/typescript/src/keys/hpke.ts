@@ -1,0 +1,136 @@
+/**
+ * HPKE (RFC 9180), one suite: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM; modes base and psk.
+ *
+ * Contexts only: a caller numbers its messages itself and must never seal twice under one number.
+ */
+
+import { gcm } from "@noble/ciphers/aes.js";
+import { x25519 } from "@noble/curves/ed25519.js";
+import { hmac } from "@noble/hashes/hmac.js";
+import { sha256 } from "@noble/hashes/sha2.js";
+import { define, SealError } from "../errors.ts";
+import { concat, type Rng, u64, uintBytes, utf8 } from "../encoding/bytes.ts";
+import { needBytes } from "../encoding/hexes.ts";
+
+const MAX_EXPORT = 255 * 32;
+const MIN_PSK = 32;
+const NONE = new Uint8Array(0);
+const KEM = concat(utf8("HPKE-v1KEM"), Uint8Array.of(0, 0x20));
+const SUITE = concat(utf8("HPKE-v1HPKE"), Uint8Array.of(0, 0x20, 0, 1, 0, 2));
+
+export const BAD_KEY = define(
+  "seal.hpke_key",
+  SealError,
+  "an HPKE public key is 32 bytes and not of low order",
+  "fetch the peer's key again; this one was damaged or made to be weak",
+);
+export const BAD_PSK = define(
+  "seal.hpke_psk",
+  SealError,
+  "a pre-shared key has at least 32 bytes and a name, or neither is given",
+  "give both psk and psk_id (RFC 9180 section 5.1.2), or none",
+);
+export const BAD_OPEN = define(
+  "seal.hpke_open",
+  SealError,
+  "the ciphertext opens under this key, number and associated data",
+  "seal again to the current key; the message was altered, misdirected or sealed to another key",
+);
+
+/** A pre-shared key (at least 32 bytes) and its name. */
+export interface NamedPsk {
+  secret: Uint8Array;
+  id: Uint8Array;
+}
+
+function extract(salt: Uint8Array, label: string, ikm: Uint8Array, suite: Uint8Array = SUITE): Uint8Array {
+  return hmac(sha256, salt, concat(suite, utf8(label), ikm)); // LabeledExtract, section 4
+}
+
+function expand(prk: Uint8Array, label: string, info: Uint8Array, size: number, suite: Uint8Array = SUITE): Uint8Array {
+  const labeled = concat(uintBytes(size, 2), suite, utf8(label), info); // LabeledExpand, section 4
+  let [block, out]: Uint8Array[] = [NONE, NONE];
+  for (let counter = 1; out!.length < size; counter++) {
+    block = hmac(sha256, prk, concat(block!, labeled, Uint8Array.of(counter)));
+    out = concat(out!, block);
+  }
+  return out!.slice(0, size);
+}
+
+/** The two ends of one set-up share it. Numbers are the caller's business. */
+export class Context {
+  readonly #key: Uint8Array;
+  readonly #nonce: Uint8Array;
+  readonly #exporter: Uint8Array;
+
+  constructor(key: Uint8Array, nonce: Uint8Array, exporter: Uint8Array) {
+    [this.#key, this.#nonce, this.#exporter] = [key, nonce, exporter];
+  }
+
+  /** Ciphertext and tag of message number `seq`. Sealing twice at one number breaks the cipher. */
+  sealAt(seq: number, aad: Uint8Array, plaintext: Uint8Array): Uint8Array {
+    return gcm(this.#key, this.#nonceAt(seq), aad).encrypt(plaintext);
+  }
+
+  /** The plaintext of message number `seq`. Throws SealError (seal.hpke_open). */
+  openAt(seq: number, aad: Uint8Array, ciphertext: Uint8Array): Uint8Array {
+    try {
+      return gcm(this.#key, this.#nonceAt(seq), aad).decrypt(ciphertext);
+    } catch {
+      throw BAD_OPEN("an authentic message", `${ciphertext.length} bytes that are not`);
+    }
+  }
+
+  /** `length` secret bytes for this context text (section 5.3). */
+  export(context: Uint8Array, length: number): Uint8Array {
+    if (length < 1 || length > MAX_EXPORT) throw new RangeError(`an export of 1 to ${MAX_EXPORT} bytes`);
+    return expand(this.#exporter, "sec", context, length);
+  }
+
+  #nonceAt(seq: number): Uint8Array {
+    const number = u64(seq);
+    return this.#nonce.map((byte, i) => (i < 4 ? byte : byte ^ number[i - 4]!));
+  }
+}
+
+/** Set up towards `publicKey` (32 bytes). `rng(32)` gives the ephemeral key. Throws SealError. */
+export function setupSender(
+  publicKey: Uint8Array,
+  info: Uint8Array,
+  rng: Rng,
+  psk?: NamedPsk,
+): { enc: Uint8Array; context: Context } {
+  needBytes("public key", publicKey, 32);
+  const ephemeral = needBytes("ephemeral key", rng(32), 32);
+  const enc = x25519.getPublicKey(ephemeral);
+  return { enc, context: schedule(shared(ephemeral, publicKey, concat(enc, publicKey)), info, psk) };
+}
+
+/** The recipient's end, with its private key (32 bytes). Throws SealError. */
+export function setupRecipient(enc: Uint8Array, key: Uint8Array, info: Uint8Array, psk?: NamedPsk): Context {
+  needBytes("enc", enc, 32);
+  return schedule(shared(key, enc, concat(enc, x25519.getPublicKey(key))), info, psk);
+}
+
+function shared(key: Uint8Array, peer: Uint8Array, kemContext: Uint8Array): Uint8Array {
+  const dh = exchange(key, peer); // Encap and Decap, section 4.1
+  return expand(extract(NONE, "eae_prk", dh, KEM), "shared_secret", kemContext, 32, KEM);
+}
+
+function exchange(key: Uint8Array, peer: Uint8Array): Uint8Array {
+  try {
+    return x25519.getSharedSecret(key, peer);
+  } catch {
+    throw BAD_KEY("a point of full order", "a point of low order");
+  }
+}
+
+function schedule(secret: Uint8Array, info: Uint8Array, psk?: NamedPsk): Context {
+  if (psk && (psk.secret.length < MIN_PSK || psk.id.length === 0)) { // KeySchedule, section 5.1
+    throw BAD_PSK("psk and psk_id, or none", "one of them missing or too short");
+  }
+  const mode = Uint8Array.of(psk ? 1 : 0);
+  const names = concat(mode, extract(NONE, "psk_id_hash", psk?.id ?? NONE), extract(NONE, "info_hash", info));
+  const root = extract(secret, "secret", psk?.secret ?? NONE);
+  return new Context(expand(root, "key", names, 32), expand(root, "base_nonce", names, 12), expand(root, "exp", names, 32));
+}

@@ -1,0 +1,13 @@
+/** The TypeScript SDK: sealed calls to agents, for browsers, Node and Deno. */
+
+export { Agent, type AgentInit, json, sealedFetch, SealedResponse } from "./client/agent.ts";
+export type { Answered } from "./client/call.ts";
+export { Client, connect, type ConnectOptions } from "./client/client.ts";
+export type { Demand } from "./client/demand.ts";
+export type { Kept } from "./client/receipts.ts";
+export { type Proof, proofToJson, Reply } from "./client/reply.ts";
+export { privateKeySigner, providerSigner, type Signer, type TypedData } from "./client/wallet.ts";
+export { fromHex, toHex } from "./encoding/hexes.ts";
+export * from "./errors.ts";
+export type { Receipt } from "./receipts/receipt.ts";
+export { verifyReceipt } from "./receipts/verify.ts";
