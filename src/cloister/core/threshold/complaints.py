@@ -159,7 +159,7 @@ def require_qualified(ceremony: Ceremony, standing: Standing) -> tuple[int, ...]
 
 
 def absentees(ceremony: Ceremony, facts: Facts, agreed: Confirmation) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Who is slashed after a ceremony that ended in ``agreed`` (G14): dealers not in Q, receivers that did not say it."""
+    """Who is slashed after a ceremony that ended in ``agreed`` (G14): dealers not in Q, receivers not of that word."""
     named = agreed.dealers()
     dealers = tuple(i for i in range(1, ceremony.dealers + 1) if i not in named)
     return dealers, tuple(m.index for m in ceremony.members if facts.confirmed.get(m.index) != agreed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 from cloister.core.encoding.hexes import need_bytes, need_uint, to_hex
 from cloister.core.errors import ThresholdError, define
@@ -21,7 +22,7 @@ Pair = tuple[int, int]
 BAD_FACTS = define(
     "threshold.facts",
     ThresholdError,
-    check="facts of a ceremony name seats of this ceremony only, and follow from each other as the contract's rules say",
+    check="facts of a ceremony name seats of this ceremony only, and fit each other as the contract's rules say",
     remedy="read the ceremony again by proof; if it repeats, an endpoint lies or the layout is another contract's",
 )
 FACTS_CHANGED = define(
@@ -129,15 +130,9 @@ class Facts:
 
     def require_later_than(self, earlier: Facts) -> None:
         """Raise ThresholdError (threshold.facts_changed) if something that ``earlier`` knew is gone or different."""
-        kept: tuple[tuple[str, Mapping[object, object], Mapping[object, object]], ...] = (
-            ("commitment", dict(earlier.committed), dict(self.committed)),
-            ("opened share", dict(earlier.opened), dict(self.opened)),
-            ("confirmation", dict(earlier.confirmed), dict(self.confirmed)),
-        )
-        for name, before, now in kept:
-            for key, value in before.items():
-                if now.get(key) != value:
-                    raise FACTS_CHANGED(expected=f"the {name} of {key} as before", found=_text(now.get(key)))
+        _require_kept("commitment", earlier.committed, self.committed)
+        _require_kept("opened share", earlier.opened, self.opened)
+        _require_kept("confirmation", earlier.confirmed, self.confirmed)
         for pair, fault in earlier.complaints.items():
             if self.complaints.get(pair, 0) < fault:
                 raise FACTS_CHANGED(expected=f"the complaint of {pair}", found="none, or a lesser one")
@@ -148,6 +143,12 @@ class Facts:
     def of_dealer(self, dealer: int) -> dict[int, Fault]:
         """Faults by receiver that complained of this dealer."""
         return {receiver: fault for (one, receiver), fault in self.complaints.items() if one == dealer}
+
+
+def _require_kept(name: str, before: Mapping[Any, Any], now: Mapping[Any, Any]) -> None:
+    for key, value in before.items():
+        if now.get(key) != value:
+            raise FACTS_CHANGED(expected=f"the {name} of {key} as before", found=_text(now.get(key)))
 
 
 def _text(value: object) -> str:

@@ -139,7 +139,8 @@ class Deadlines:
 
     def of(self, phase: Phase) -> int:
         """The last block of a phase that ends. Raises KeyError for DONE and FAILED: that is our mistake."""
-        return dict(zip(ORDER, astuple(self), strict=False))[phase]
+        by_phase: dict[Phase, int] = dict(zip(ORDER, astuple(self), strict=False))
+        return by_phase[phase]
 
 
 def phase_at(ceremony: Ceremony, deadlines: Deadlines, facts: Facts, number: int) -> Phase:
