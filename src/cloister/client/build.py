@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cloister.client.script import CHECK, may_be_script, module_of
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.errors import ConfigError, define
 from cloister.core.policy.manifest import (
@@ -34,7 +35,13 @@ MANIFEST_SOURCE: Final = "cloister.json"
 BUNDLE_NAME, MANIFEST_NAME = "agent.js", "manifest.json"
 TIMEOUT_S: Final = 180.0
 _ENTRIES: Final = ("agent.ts", "agent.js", "main.ts", "main.js", "index.ts", "index.js")
-_MAIN = re.compile(r"^\s*export\s+default\s+(?:async\s+)?function\s+main\b", re.MULTILINE)
+# What a default export named main looks like in sources, and in what esbuild and webpack leave unminified.
+_MAIN = re.compile(
+    r"^\s*export\s+default\s+(?:(?:async\s+)?function\s+main\b|main\s*(?:;|$))"
+    r"|^\s*export\s*\{[^}]*\bmain\s+as\s+default\b"
+    r"|^(?:var|const|let)\s+(\w+)\s*=\s*main;$(?s:.*)^export\s*\{[^}]*\b\1\s+as\s+default\b",
+    re.MULTILINE,
+)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 NO_ENTRY = define(
@@ -54,6 +61,12 @@ NOT_ALONE = define(
     ConfigError,
     check="a bundle imports nothing but node: built-ins, because it runs without network and files",
     remedy="import it in a way that deno bundle can follow: a package of deno.json or a relative file",
+)
+BAD_TEXT = define(
+    "build.source",
+    ConfigError,
+    check="the agent's source is a text that can be read, no larger than a bundle may be",
+    remedy="look at the file, its permissions and its encoding",
 )
 BAD_SOURCE = define(
     "build.manifest",
@@ -88,8 +101,9 @@ async def build(entry: Path, out: Path, *, deno: Path) -> Built:
     Raises ConfigError: build.entry, build.failed, build.imports, build.manifest, manifest.*; SandboxError for egress.
     """
     source = find_entry(entry)
-    manifest = read_manifest(source)
-    bundle = await bundle_module(source, deno)
+    script = await _script(source, deno)
+    manifest = read_manifest(source, script=script is not None)
+    bundle = await bundle_module(source, deno, script)
     encoded = bytes(manifest)
     built = Built(bundle, manifest, code_hash(bundle), manifest_hash(encoded))
     out.mkdir(parents=True, exist_ok=True)
@@ -100,7 +114,7 @@ async def build(entry: Path, out: Path, *, deno: Path) -> Built:
 
 def find_entry(entry: Path) -> Path:
     """The source file. Raises ConfigError (build.entry)."""
-    if entry.is_file() and entry.suffix in (".ts", ".js", ".mts", ".mjs", ".tsx", ".jsx"):
+    if entry.is_file() and entry.suffix in (".ts", ".js", ".mts", ".mjs", ".tsx", ".jsx", ".cjs"):
         return entry.resolve()
     found = next((entry / name for name in _ENTRIES if (entry / name).is_file()), None)
     if found is None:
@@ -108,10 +122,11 @@ def find_entry(entry: Path) -> Path:
     return found.resolve()
 
 
-def read_manifest(source: Path) -> Manifest:
+def read_manifest(source: Path, *, script: bool = False) -> Manifest:
     """The manifest of a source file: ``cloister.json`` beside it, with defaults. Raises ConfigError, SandboxError.
 
-    Without ``entry`` in it, a default export named main is taken for ``main(requestJson)``: bundling loses the name.
+    Without ``entry`` in it, a ``script`` and a default export named main are taken for ``main(requestJson)``:
+    bundling loses the name.
     """
     path = source.with_name(MANIFEST_SOURCE)
     value: object = {}
@@ -122,17 +137,22 @@ def read_manifest(source: Path) -> Manifest:
             value = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise BAD_SOURCE(expected="JSON", found=f"{type(error).__name__} in {path.name}") from None
-    if isinstance(value, dict) and "entry" not in value and _MAIN.search(source.read_text(encoding="utf-8")):
+    if isinstance(value, dict) and "entry" not in value and (script or _MAIN.search(_text(source))):
         value = {**value, "entry": "main"}
     return normalize(value)
 
 
-async def bundle_module(source: Path, deno: Path) -> bytes:
-    """The minified ES module of a source file and all that it imports. Raises ConfigError (build.*)."""
+async def bundle_module(source: Path, deno: Path, script: str | None = None) -> bytes:
+    """The minified ES module of a source file and all that it imports; of a ``script``, around it.
+
+    Raises ConfigError (build.*)."""
     lock = source.with_name("deno.lock")
-    locked = [f"--lock={lock}", "--frozen-lockfile"] if lock.is_file() else []
+    locked = [f"--lock={lock}", "--frozen-lockfile"] if lock.is_file() and script is None else []
     with tempfile.TemporaryDirectory(prefix="cloister-build-") as folder:
         target = Path(folder, BUNDLE_NAME)
+        if script is not None:
+            source = Path(folder, "script.js")
+            source.write_text(module_of(script), encoding="utf-8")
         arguments = ["bundle", "--quiet", "--platform", "deno", "--minify", *locked, "-o", str(target), str(source)]
         await _deno(deno, arguments, source.parent)
         if not target.is_file():
@@ -141,6 +161,25 @@ async def bundle_module(source: Path, deno: Path) -> bytes:
             raise BAD_BUNDLE(expected=f"1 to {MAX_BUNDLE} bytes", found=f"{size} bytes")
         await _check_alone(target, deno)
         return target.read_bytes()
+
+
+async def _script(source: Path, deno: Path) -> str | None:
+    """The text of a source that is a script rather than a module, else None. It is parsed, not run."""
+    if not may_be_script(source):
+        return None
+    text = _text(source)
+    said = await _deno(deno, ["eval", "--no-config", "--no-lock", "--ext=js", CHECK, str(source)], source.parent)
+    return text if said.strip() == b"script" else None
+
+
+def _text(source: Path) -> str:
+    """A source file of at most what a bundle may have. Raises ConfigError (build.source)."""
+    try:
+        if source.stat().st_size > MAX_BUNDLE:
+            raise BAD_TEXT(expected=f"at most {MAX_BUNDLE} bytes", found="more")
+        return source.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise BAD_TEXT(expected="a file of UTF-8 text", found=type(error).__name__) from None
 
 
 async def _check_alone(bundle: Path, deno: Path) -> None:

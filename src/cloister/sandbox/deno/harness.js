@@ -207,8 +207,8 @@ async function callMain(main, request, ctx) {
     secret: { ...ctx.secrets },
   }));
   const out = typeof answer === "string" ? parse(answer) : answer;
-  const body = typeof out.body === "string" ? out.body : stringify(out.body ?? null);
-  return new Response(body, { status: out.status ?? 200, headers: out.headers ?? {} });
+  const body = typeof out.body === "string" ? out.body : stringify(out.body);
+  return new Response(body || null, { status: out.status ?? 200, headers: out.headers ?? {} });
 }
 
 async function serve(id, payload) {
