@@ -2,10 +2,12 @@
 
     python contracts/build.py            compile and write src/cloister/chain/artifacts/*.json
     python contracts/build.py --check    compile and compare bytes with the committed artifacts; exit 1 on a difference
-    python contracts/build.py --test     run the forge tests offline (further arguments go to forge)
+    python contracts/build.py --test     run the forge tests offline (further arguments go to forge); gas figures that
+                                         differ from contracts/gas/Cloister.json fail
+    python contracts/build.py --gas      write the gas figures anew
 
-Compiler, libraries and forge are exact versions from npm, fetched by Deno and pinned by contracts/deno.lock. No Node, no
-native compiler. Caches live under .build/ at the repository root.
+Compiler, libraries and forge are exact versions from npm, fetched by Deno and pinned by contracts/deno.lock. No Node,
+no native compiler. Caches live under .build/ at the repository root.
 """
 
 from __future__ import annotations
@@ -218,7 +220,7 @@ def write(files: dict[str, bytes]) -> None:
         print(f"{name}: {size} bytes of code")
 
 
-def forge(arguments: list[str]) -> int:
+def forge(arguments: list[str], *, check_gas: bool = True) -> int:
     """Run the forge tests, offline, with the pinned compiler."""
     binary = package("@foundry-rs/forge-linux-amd64", "1.7.1") / "bin" / "forge"
     folder = BUILD / "forge"
@@ -229,6 +231,7 @@ def forge(arguments: list[str]) -> int:
     wrapper.chmod(0o755)
     env = environment() | {
         "FOUNDRY_SOLC": str(wrapper),
+        "FORGE_SNAPSHOT_CHECK": str(check_gas).lower(),
         "FOUNDRY_OUT": str(folder / "out"),
         "FOUNDRY_CACHE_PATH": str(folder / "cache"),
         "FOUNDRY_REMAPPINGS": f"{OPENZEPPELIN}/={package(OPENZEPPELIN, '5.7.0')}/",
@@ -242,6 +245,8 @@ def main(arguments: list[str]) -> int:
     fetch()
     if arguments[:1] == ["--test"]:
         return forge(arguments[1:])
+    if arguments == ["--gas"]:
+        return forge(["--match-contract", "GasTest"], check_gas=False)
     files = render()
     if arguments == ["--check"]:
         return check(files)

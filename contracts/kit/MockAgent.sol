@@ -117,8 +117,18 @@ abstract contract MockAgent {
         KitVm.Log[] memory logs = CHEATS.getRecordedLogs();
         for (uint256 i = 0; i < logs.length; ++i) {
             if (logs[i].emitter != address(mockAnchor) || logs[i].topics[0] != IAnchor.Requested.selector) continue;
-            (IAnchor.Request memory r, bytes memory payload) = abi.decode(logs[i].data, (IAnchor.Request, bytes));
-            (_requests[r.index], _payloads[r.index]) = (abi.encode(r), payload);
+            _remember(logs[i]);
         }
+    }
+
+    function _remember(KitVm.Log memory log) private {
+        IAnchor.Request memory r;
+        bytes memory payload;
+        (r.agent, r.index) = (log.topics[1], uint64(uint256(log.topics[2])));
+        r.requester = address(uint160(uint256(log.topics[3])));
+        (r.fee, r.codeHash, r.gasLimit, r.deadline, r.copies, r.flags, payload) =
+            abi.decode(log.data, (uint128, bytes32, uint64, uint64, uint8, uint8, bytes));
+        r.payloadHash = keccak256(payload);
+        (_requests[r.index], _payloads[r.index]) = (abi.encode(r), payload);
     }
 }

@@ -12,15 +12,22 @@ import {Leases} from "./Leases.sol";
 import {Statements} from "./Statements.sol";
 
 /// @title Anchor: contracts ask agents here, and agents answer exactly once (spec/anchor.md).
-/// @notice An open request is one slot that holds its commitment. Answers are signed by leased workers, so anybody may
+/// @notice An open request is one word of storage: its commitment. Answers are signed by leased workers, so anybody may
 /// bring them. Money is owed, never pushed: fees and refunds are credits that their owner, or anybody for it, collects.
 contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
     using Statements for Statements.AnchorAnswer;
     using Statements for Statements.AnchorCommit;
 
+    /// @dev One slot: a second one would cost every request 5000 gas. 24 bytes of a hash chain are collision-free for
+    /// anybody who can do fewer than 2^96 steps.
     struct Queue {
         uint64 count;
-        bytes32 head;
+        bytes24 head;
+    }
+
+    /// @dev Commitment of an open request; 0 or CLOSED: free.
+    struct Slot {
+        bytes32 commitment;
     }
 
     /// @dev What an answer is checked against.
@@ -42,6 +49,8 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
     uint64 public constant MAX_WAIT = 30 days;
     uint8 public constant MAX_COPIES = 8;
     uint8 public constant MAX_FLAGS = 3;
+    uint64 public constant RING = 16;
+    bytes32 private constant CLOSED = bytes32(uint256(1));
     /// @dev Gas that the callback's own call instruction and what leads to it may take.
     uint256 private constant CALL_GAS = 5_000;
     bytes32 private constant REQUEST_TYPE = keccak256(
@@ -50,7 +59,10 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
     );
 
     mapping(bytes32 agent => Queue) private _queues;
-    mapping(bytes32 agent => mapping(uint64 index => bytes32)) private _open;
+    /// @dev Places that requests of an agent take in turn. Writing over a used word costs a quarter of a new one.
+    mapping(bytes32 agent => mapping(uint64 place => Slot)) private _ring;
+    /// @dev Requests whose place was taken by one that is still open.
+    mapping(bytes32 agent => mapping(uint64 index => Slot)) private _extra;
     mapping(bytes32 agent => mapping(bytes32 key => Entry)) private _store;
     /// @notice What an account can withdraw, or spend on relayed requests.
     mapping(address account => uint256) public credits;
@@ -112,8 +124,7 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
 
     /// @inheritdoc IAnchor
     function respond(Request calldata r, bytes calldata reply, Signed[] calldata by) external nonReentrant {
-        _close(r);
-        _verify(r, keccak256(reply), 0, by);
+        _verify(r, _answerHash(_close(r), reply, 0), by);
         _callBack(r, reply);
     }
 
@@ -122,8 +133,7 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
         external
         nonReentrant
     {
-        _close(r);
-        _verify(r, keccak256(reply), keccak256(abi.encode(c)), by);
+        _verify(r, _answerHash(_close(r), reply, keccak256(abi.encode(c))), by);
         _apply(r.agent, c);
         _callBack(r, reply);
     }
@@ -133,8 +143,7 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
         for (uint256 i = 0; i < replies.length; ++i) {
             Reply calldata one = replies[i];
             if (!isOpen(one.request) || block.timestamp > one.request.deadline) continue;
-            _close(one.request);
-            _verify(one.request, keccak256(one.reply), 0, one.by);
+            _verify(one.request, _answerHash(_close(one.request), one.reply, 0), one.by);
             _callBack(one.request, one.reply);
             ++answered;
         }
@@ -159,7 +168,7 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
     function refund(Request calldata r) external nonReentrant {
         if (!isOpen(r)) revert NotOpen(r.agent, r.index);
         if (block.timestamp <= r.deadline) revert TooEarly(r.deadline, block.timestamp);
-        delete _open[r.agent][r.index];
+        _free(r.agent, r.index, commitment(r));
         _credit(r.requester, r.fee);
         emit Refunded(r.agent, r.index, r.requester, r.fee);
     }
@@ -182,21 +191,24 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
 
     /// @inheritdoc IAnchor
     function isOpen(Request calldata r) public view returns (bool) {
-        return _open[r.agent][r.index] == commitment(r);
+        bytes32 c = commitment(r);
+        return _ring[r.agent][r.index % RING].commitment == c || _extra[r.agent][r.index].commitment == c;
     }
 
-    function commitment(Request calldata r) public pure returns (bytes32) {
-        return keccak256(abi.encode(r));
+    /// @notice keccak256(abi.encode(r)).
+    function commitment(Request calldata r) public pure returns (bytes32 c) {
+        // Ten words, in calldata as abi.encode lays them out. A word with dirty upper bits names no request.
+        assembly ("memory-safe") {
+            let at_ := mload(0x40)
+            calldatacopy(at_, r, 320)
+            c := keccak256(at_, 320)
+        }
     }
 
-    /// @notice How many requests an agent had, and the head of their hash chain: keccak256(head, commitment) each.
-    function queue(bytes32 agent) external view returns (uint64 count, bytes32 head) {
+    /// @notice How many requests an agent had, and the head of their hash chain: the first 24 bytes of
+    /// keccak256(head, commitment) each.
+    function queue(bytes32 agent) external view returns (uint64 count, bytes24 head) {
         return (_queues[agent].count, _queues[agent].head);
-    }
-
-    /// @notice The commitment of an open request; 0 if it is answered, refunded or was never made.
-    function open(bytes32 agent, uint64 index) external view returns (bytes32) {
-        return _open[agent][index];
     }
 
     /// @inheritdoc IAnchor
@@ -228,7 +240,7 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
         if (ask.gasLimit > MAX_GAS || ask.agent == 0) revert BadAsk();
         if (ask.deadline <= block.timestamp || ask.deadline > block.timestamp + MAX_WAIT) revert BadAsk();
         Queue storage q = _queues[ask.agent];
-        index = ++q.count;
+        index = q.count + 1;
         Request memory r = Request(
             ask.agent,
             index,
@@ -241,25 +253,49 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
             ask.flags,
             keccak256(payload)
         );
-        bytes32 c = keccak256(abi.encode(r));
-        _open[ask.agent][index] = c;
-        q.head = keccak256(abi.encode(q.head, c));
-        emit Requested(ask.agent, index, requester, r, payload);
+        bytes32 c;
+        // A struct of words lies in memory as abi.encode lays it out.
+        assembly ("memory-safe") {
+            c := keccak256(r, 320)
+        }
+        Slot storage slot = _ring[ask.agent][index % RING];
+        if (uint256(slot.commitment) > uint256(CLOSED)) slot = _extra[ask.agent][index];
+        slot.commitment = c;
+        (q.count, q.head) = (index, bytes24(keccak256(abi.encodePacked(q.head, c))));
+        _announce(r, payload);
+    }
+
+    function _announce(Request memory r, bytes calldata payload) private {
+        emit Requested(
+            r.agent, r.index, r.requester, r.fee, r.codeHash, r.gasLimit, r.deadline, r.copies, r.flags, payload
+        );
     }
 
     /// @dev Before anything else happens the request is gone: whatever follows, it cannot be answered twice.
-    function _close(Request calldata r) private {
-        if (!isOpen(r)) revert NotOpen(r.agent, r.index);
+    function _close(Request calldata r) private returns (bytes32 c) {
+        c = commitment(r);
+        _free(r.agent, r.index, c);
         if (block.timestamp > r.deadline) revert DeadlinePassed(r.deadline, block.timestamp);
-        delete _open[r.agent][r.index];
+    }
+
+    function _free(bytes32 agent, uint64 index, bytes32 c) private {
+        Slot storage slot = _ring[agent][index % RING];
+        if (slot.commitment == c) {
+            slot.commitment = CLOSED;
+            return;
+        }
+        if (_extra[agent][index].commitment != c) revert NotOpen(agent, index);
+        delete _extra[agent][index];
     }
 
     /// @dev 1. as many answers as asked; 2. each under a live lease of this term and epoch, with the code asked for;
     /// 3. each signed over this request and this reply; 4. no worker twice; 5. for several: two vendor classes. Then each
     /// payee is owed its share, the first one also the remainder.
-    function _verify(Request calldata r, bytes32 reply, bytes32 commit_, Signed[] calldata by) private {
+    function _verify(Request calldata r, bytes32 answer, Signed[] calldata by) private {
         if (by.length != r.copies) revert WrongAnswers(by.length, r.copies); // 1
-        Office memory o = _office(r, reply, commit_);
+        Office memory o;
+        o.digest = Statements.digest(networkId, answer);
+        (o.term, o.epoch) = _inOffice(r.agent);
         bytes32 firstClass;
         bool mixed = by.length == 1;
         for (uint256 i = 0; i < by.length; ++i) {
@@ -273,11 +309,8 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
         if (!mixed) revert OneVendorClass(firstClass); // 5
     }
 
-    function _office(Request calldata r, bytes32 reply, bytes32 commit_) private view returns (Office memory o) {
-        Statements.AnchorAnswer memory s =
-            Statements.AnchorAnswer(block.chainid, address(this), commitment(r), reply, commit_);
-        o.digest = Statements.digest(networkId, s.hash());
-        (o.term, o.epoch) = _inOffice(r.agent);
+    function _answerHash(bytes32 request_, bytes calldata reply, bytes32 commit_) private view returns (bytes32) {
+        return Statements.AnchorAnswer(block.chainid, address(this), request_, keccak256(reply), commit_).hash();
     }
 
     function _owe(address payee, uint256 fee, uint256 copies, uint256 i) private {
@@ -304,7 +337,9 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
                 ok := call(limit, to, 0, add(data, 32), mload(data), 0, 0)
             }
         }
-        emit Answered(r.agent, r.index, ok, reply);
+        // Whoever has the reply needs no second copy of it in the log.
+        if (ok) emit Answered(r.agent, r.index, true, "");
+        else emit Answered(r.agent, r.index, false, reply);
     }
 
     function _apply(bytes32 agent, Commit calldata c) private {

@@ -159,6 +159,16 @@ contract AnchorInvariants is Anchored {
         list[0] = FuzzSelector(address(crowd), acts);
     }
 
+    /// @notice The crowd does answer, in every mood: the invariants are about something.
+    function test_the_crowd_answers() public {
+        for (uint8 mood = 0; mood < 4; ++mood) {
+            crowd.place(1 ether, mood, 60);
+            crowd.respond(mood, mood, 840_000);
+        }
+        equal(crowd.answers(), 4);
+        equal(crowd.counter().most(), 1);
+    }
+
     /// @notice No request ends twice and no callback runs twice.
     function invariant_exactly_once() public view {
         equal(crowd.doneTwice(), 0);

@@ -62,7 +62,16 @@ interface IAnchor {
     }
 
     event Requested(
-        bytes32 indexed agent, uint64 indexed index, address indexed requester, Request request, bytes payload
+        bytes32 indexed agent,
+        uint64 indexed index,
+        address indexed requester,
+        uint128 fee,
+        bytes32 codeHash,
+        uint64 gasLimit,
+        uint64 deadline,
+        uint8 copies,
+        uint8 flags,
+        bytes payload
     );
     event Answered(bytes32 indexed agent, uint64 indexed index, bool callbackOk, bytes reply);
     event Refunded(bytes32 indexed agent, uint64 indexed index, address indexed requester, uint128 fee);

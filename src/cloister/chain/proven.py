@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from cloister.chain.abi import BAD_ANSWER
 from cloister.chain.contracts import artifact, call
 from cloister.chain.rpc import REVERTED, Rpc, quantity
-from cloister.core.chainview.founding import CandidateRecord, read_candidates
 from cloister.core.chainview.layout import Layout
 from cloister.core.chainview.proofs import BAD_PROOF, MAX_NODE, MAX_NODES, Account, verify_account, verify_slot
 from cloister.core.chainview.records import (
@@ -33,7 +32,6 @@ from cloister.core.chainview.words import Slots
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import ChainError, ChainViewError, define
-from cloister.core.policy.committee import CommitteeRules, require_diverse
 
 MAX_SLOTS = 256
 _MAX_ROUNDS = 8
@@ -107,19 +105,6 @@ class ProvenState:
     async def committee(self) -> CommitteeRecord:
         """The committee in office. Raises chainview.no_committee before the founding is complete."""
         return await self._read("Gatekeepers", read_committee)
-
-    async def candidates(self, members: tuple[bytes, ...]) -> tuple[CandidateRecord | None, ...]:
-        """What gatekeepers said of themselves, frozen once they are seated; None where one said nothing."""
-        return await self._read("Gatekeepers", lambda s, at: read_candidates(s, at, members))
-
-    async def require_diverse(self, rules: CommitteeRules) -> None:
-        """Raise PolicyError (policy.committee_vendors) unless the committee in office rests on enough vendors.
-
-        The founding members checked each other's vendor classes against evidence before they dealt."""
-        committee = await self.committee()
-        seated = await self.candidates(committee.members)
-        classes = [bytes(32) if one is None else one.vendor_class for one in seated]
-        require_diverse(classes, committee.threshold, rules)
 
     async def policy(self) -> PolicyRecord:
         """The policy in force, with the blocks that delays count from."""
