@@ -12,11 +12,11 @@ from pathlib import Path
 
 import uvloop
 
-from bench import attestation, calls, evidence, journeys, keys, sandbox, state
+from bench import attestation, calls, evidence, journeys, keys, sandbox, state, threshold
 from bench.live import live
 from bench.measure import Row, finish, table
 
-LOCAL = ("keys", "evidence", "attestation", "state", "sandbox")
+LOCAL = ("keys", "threshold", "evidence", "attestation", "state", "sandbox")
 NETWORK = ("calls", "journeys", "gatekeepers")
 PARTS = (*NETWORK, *LOCAL)
 
@@ -30,6 +30,8 @@ async def measured(parts: Sequence[str]) -> list[Row]:
         folder = Path(name)
         if "keys" in parts:
             _keep(found, keys.rows())
+        if "threshold" in parts:
+            _keep(found, threshold.rows())
         if "evidence" in parts:
             _keep(found, evidence.rows(folder / "vendors"))
         if "attestation" in parts:
