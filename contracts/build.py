@@ -220,23 +220,31 @@ def write(files: dict[str, bytes]) -> None:
         print(f"{name}: {size} bytes of code")
 
 
-def forge(arguments: list[str], *, check_gas: bool = True) -> int:
-    """Run the forge tests, offline, with the pinned compiler."""
-    binary = package("@foundry-rs/forge-linux-amd64", "1.7.1") / "bin" / "forge"
+def forge_binary() -> Path:
+    """Forge, as fetched."""
+    return package("@foundry-rs/forge-linux-amd64", "1.7.1") / "bin" / "forge"
+
+
+def forge_environment() -> dict[str, str]:
+    """Forge's environment: the pinned compiler, outputs under .build/."""
     folder = BUILD / "forge"
     folder.mkdir(parents=True, exist_ok=True)
     wrapper = folder / "solc"
     line = f'exec "{deno()}" run --allow-all --quiet --config "{HERE / "deno.json"}" "{HERE / "solc.mjs"}" "$@"'
     wrapper.write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
     wrapper.chmod(0o755)
-    env = environment() | {
+    return environment() | {
         "FOUNDRY_SOLC": str(wrapper),
-        "FORGE_SNAPSHOT_CHECK": str(check_gas).lower(),
         "FOUNDRY_OUT": str(folder / "out"),
         "FOUNDRY_CACHE_PATH": str(folder / "cache"),
         "FOUNDRY_REMAPPINGS": f"{OPENZEPPELIN}/={package(OPENZEPPELIN, '5.7.0')}/",
     }
-    command = [str(binary), "test", "--offline", "--root", str(HERE), *arguments]
+
+
+def forge(arguments: list[str], *, check_gas: bool = True) -> int:
+    """Run the forge tests, offline, with the pinned compiler."""
+    env = forge_environment() | {"FORGE_SNAPSHOT_CHECK": str(check_gas).lower()}
+    command = [str(forge_binary()), "test", "--offline", "--root", str(HERE), *arguments]
     return subprocess.run(command, check=False, env=env, cwd=HERE).returncode
 
 
