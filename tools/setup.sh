@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that a fresh Debian 12 needs before the first command: virtual environment from the lock, Deno (PyPI),
-# anvil (npm, fetched by Deno), bubblewrap; swtpm and tpm2-tools for the devnet's TPM node, which it can do without.
+# anvil and the TypeScript client's packages (npm, fetched by Deno), bubblewrap; swtpm and tpm2-tools for the devnet's
+# TPM node, which it can do without.
 # Safe to run again; does nothing when nothing is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,7 +17,7 @@ apt()  {
 python=$(command -v python3.11 || true)
 [ -n "$python" ] || fail "python3.11 is missing" "on Debian 12: apt-get install -y python3 python3-venv"
 stamp=.venv/.cloister-setup
-want=$(cat locks/*.lock pyproject.toml tools/setup.sh | sha256sum | cut -d' ' -f1)
+want=$(cat locks/*.lock pyproject.toml tools/setup.sh sdk/typescript/deno.lock | sha256sum | cut -d' ' -f1)
 command -v bwrap >/dev/null || apt bubblewrap
 if ! command -v swtpm >/dev/null || ! command -v tpm2_quote >/dev/null; then
   { [ "$(id -u)" = 0 ] && apt swtpm && apt tpm2-tools; } \
@@ -38,5 +39,10 @@ fi
 if [ "$(cat $stamp 2>/dev/null)" != "$want" ] || [ ! -d .build/anvil ]; then
   say "fetching anvil through Deno"
   .venv/bin/python -m cloister.devnet.tools >/dev/null
+fi
+if [ "$(cat $stamp 2>/dev/null)" != "$want" ] || [ ! -d .build/deno/npm ]; then
+  say "fetching the TypeScript client's packages through Deno"
+  DENO_DIR="$PWD/.build/deno" DENO_NO_UPDATE_CHECK=1 .venv/bin/deno cache --quiet --frozen \
+    --config sdk/typescript/deno.json sdk/typescript/src/mod.ts
 fi
 echo "$want" > "$stamp"

@@ -25,7 +25,8 @@ TABLES = {
     "Gatekeepers": ("_committee", "_candidates"),
 }
 GETTERS = {"Agents": "agent", "Workers": "worker"}
-HEAD = """/** Made by gen_layouts.py from the contract artifacts: do not edit. */
+HEAD = """// deno-fmt-ignore-file
+/** Made by gen_layouts.py from the contract artifacts: do not edit. */
 
 import type { Table } from "./layout.ts";
 

@@ -192,6 +192,8 @@ function provenWord(storageRoot: Uint8Array, slot: bigint, entry: unknown): bigi
 }
 
 function nodesOf(value: unknown): Uint8Array[] {
-  if (!Array.isArray(value) || value.length > MAX_NODES) throw BAD_ANSWER(`at most ${MAX_NODES} proof nodes`, "another form");
+  if (!Array.isArray(value) || value.length > MAX_NODES) {
+    throw BAD_ANSWER(`at most ${MAX_NODES} proof nodes`, "another form");
+  }
   return value.map((node) => fromHex(node, undefined, "proof node", MAX_NODE));
 }

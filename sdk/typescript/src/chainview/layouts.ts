@@ -1,3 +1,4 @@
+// deno-fmt-ignore-file
 /** Made by gen_layouts.py from the contract artifacts: do not edit. */
 
 import type { Table } from "./layout.ts";

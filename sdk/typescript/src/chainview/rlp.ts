@@ -17,7 +17,9 @@ export const BAD_RLP = define(
 
 /** Canonical bytes of an item. */
 export function encode(item: Item): Uint8Array {
-  if (item instanceof Uint8Array) return item.length === 1 && item[0]! < 0x80 ? item : concat(head(0x80, item.length), item);
+  if (item instanceof Uint8Array) {
+    return item.length === 1 && item[0]! < 0x80 ? item : concat(head(0x80, item.length), item);
+  }
   const body = concat(...item.map(encode));
   return concat(head(0xc0, body.length), body);
 }

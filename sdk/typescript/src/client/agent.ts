@@ -58,10 +58,12 @@ export class Agent {
    */
   async fetch(input: string | URL | Request, init: AgentInit = {}): Promise<SealedResponse> {
     const request = await this.#request(input, init, STREAM_DEADLINE_MS);
-    const events = this.client.calls.events(this.id, request, this.#check, this.signer);
+    const stop = new AbortController();
+    const signal = request.signal ? AbortSignal.any([request.signal, stop.signal]) : stop.signal;
+    const events = this.client.calls.events(this.id, { ...request, signal }, this.#check, this.signer);
     const first = await events.next();
     if (first.done || first.value.type !== "head") throw new TypeError("an answer begins with its head");
-    return await respond(first.value, events);
+    return await respond(first.value, events, stop);
   }
 
   /** One request and its whole answer, which is verified to its end. Losses are repeated where that is safe. */
@@ -81,7 +83,9 @@ export class Agent {
 
   async #request(input: string | URL | Request, init: AgentInit, usual: number): Promise<CallRequest> {
     const { idempotencyKey, deadlineMs = usual, ...rest } = init;
-    if (!(deadlineMs > 0 && deadlineMs <= MAX_DEADLINE_MS)) throw new TypeError("deadlineMs is above 0, at most 600000");
+    if (!(deadlineMs > 0 && deadlineMs <= MAX_DEADLINE_MS)) {
+      throw new TypeError("deadlineMs is above 0, at most 600000");
+    }
     const plain = asRequest(input, rest);
     const body = new Uint8Array(await plain.arrayBuffer());
     requireSize(body);
@@ -114,11 +118,15 @@ function pairsOf(headers: Headers): Pairs {
   return [...headers].map(([name, value]) => [name.toLowerCase(), value] as const);
 }
 
-async function respond(head: Head, events: AsyncGenerator<CallEvent>): Promise<SealedResponse> {
+async function respond(
+  head: Head,
+  events: AsyncGenerator<CallEvent>,
+  stop: AbortController,
+): Promise<SealedResponse> {
   if (head.status < 200) throw BAD_HEAD("a status in 200..599", `status ${head.status}`);
   const init = { status: head.status, headers: head.headers.map(([name, value]): [string, string] => [name, value]) };
   const { promise, resolve, reject } = Promise.withResolvers<Answered>();
-  const body = bodyOf(events, resolve, reject);
+  const body = bodyOf(events, stop, resolve, reject);
   if (!NULL_BODY.includes(head.status)) return new SealedResponse(body, init, promise);
   await body.pipeTo(new WritableStream()); // such answers have no body: read to the verified end
   return new SealedResponse(null, init, promise);
@@ -126,6 +134,7 @@ async function respond(head: Head, events: AsyncGenerator<CallEvent>): Promise<S
 
 function bodyOf(
   events: AsyncGenerator<CallEvent>,
+  stop: AbortController,
   verified: (answered: Answered) => void,
   failed: (reason: unknown) => void,
 ): ReadableStream<Uint8Array<ArrayBuffer>> {
@@ -144,7 +153,8 @@ function bodyOf(
     },
     async cancel(reason) {
       failed(reason ?? new DOMException("the body was cancelled", "AbortError"));
-      await events.return(undefined);
+      stop.abort(); // the worker notices and stops too
+      await events.return(undefined).catch(() => undefined);
     },
   });
 }

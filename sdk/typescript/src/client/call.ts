@@ -188,7 +188,15 @@ export class Caller {
       else if (event.type === "body") body.push(event.data);
       else if (head) {
         const { status, headers } = head;
-        return new Reply(status, headers, concat(...body), event.receipt, event.proof, toHex(request.id), event.attempts);
+        return new Reply(
+          status,
+          headers,
+          concat(...body),
+          event.receipt,
+          event.proof,
+          toHex(request.id),
+          event.attempts,
+        );
       }
     }
     throw new TypeError("an answer ended without its last event");

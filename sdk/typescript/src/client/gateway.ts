@@ -175,7 +175,10 @@ async function border<T>(work: () => Promise<T>, wait: Patience): Promise<T> {
     wait.stop();
     if (error instanceof CloisterError) throw error;
     wait.outer?.throwIfAborted();
-    throw (neverConnected(error) ? UNREACHABLE : BROKEN_OFF)("a whole answer", error instanceof Error ? error.name : "an error");
+    throw (neverConnected(error) ? UNREACHABLE : BROKEN_OFF)(
+      "a whole answer",
+      error instanceof Error ? error.name : "an error",
+    );
   }
 }
 

@@ -264,7 +264,9 @@ export class Resolver {
     if (!worker || !liveAt(worker, height) || !equalBytes(worker.boot, fields.boot)) {
       throw NOT_ADMITTED(`a live worker ${toHex(fields.worker)}`, stateOf(worker, fields));
     }
-    if (await view.state.newestRemoved(fields.worker)) throw WORKER_REMOVED("a worker in service", "removed at a newer block");
+    if (await view.state.newestRemoved(fields.worker)) {
+      throw WORKER_REMOVED("a worker in service", "removed at a newer block");
+    }
     return { seat, worker, vendor: vendorText(worker.vendorClass) };
   }
 }

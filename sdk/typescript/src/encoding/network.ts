@@ -167,12 +167,16 @@ function parseFounding(value: unknown): SignerSet {
 
 function parseShareKeys(value: unknown, founding: SignerSet): Uint8Array[] {
   const keys = (Array.isArray(value) ? value : []).map((key) => fromHex(key, 96, "share key"));
-  if (keys.length !== founding.members.length) throw BAD_NETWORK("one share key per member", `${keys.length} share keys`);
+  if (keys.length !== founding.members.length) {
+    throw BAD_NETWORK("one share key per member", `${keys.length} share keys`);
+  }
   return keys;
 }
 
 function word(name: string, value: unknown): string {
-  if (typeof value !== "string" || !WORD.test(value)) throw BAD_NETWORK(`${name} as a word`, String(value).slice(0, 40));
+  if (typeof value !== "string" || !WORD.test(value)) {
+    throw BAD_NETWORK(`${name} as a word`, String(value).slice(0, 40));
+  }
   return value;
 }
 

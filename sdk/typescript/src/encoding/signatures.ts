@@ -73,7 +73,10 @@ export function recover(digest: Uint8Array, signature: Uint8Array): Uint8Array {
 
 function parsedSignature(signature: Uint8Array) {
   try {
-    return secp256k1.Signature.fromBytes(concat(Uint8Array.of(signature[64]! - 27), signature.subarray(0, 64)), "recovered");
+    return secp256k1.Signature.fromBytes(
+      concat(Uint8Array.of(signature[64]! - 27), signature.subarray(0, 64)),
+      "recovered",
+    );
   } catch {
     return undefined;
   }

@@ -97,7 +97,9 @@ export function encodeRequestHead(head: RequestHead): Uint8Array {
 /** Parse and check a response head. Throws EnvelopeError (envelope.head). */
 export function decodeResponseHead(data: Uint8Array): ResponseHead {
   const value = parse(data);
-  if (!isObject(value) || !onlyKeys(value, ["status", "checkpoint"], ["h"])) throw BAD_HEAD("a response head", "another form");
+  if (!isObject(value) || !onlyKeys(value, ["status", "checkpoint"], ["h"])) {
+    throw BAD_HEAD("a response head", "another form");
+  }
   const { status, checkpoint, h: headers = [] } = value;
   if (!isUint(status) || status < 100 || status > 599 || !isUint(checkpoint)) {
     throw BAD_HEAD("a status in 100..599 and a height", `status ${status}`.slice(0, 40));

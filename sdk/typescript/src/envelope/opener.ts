@@ -173,7 +173,9 @@ export class Opener {
 
   #body(data: Uint8Array): Body {
     this.#bodyBytes += data.length;
-    if (this.#bodyBytes > this.options.maxBody) throw TOO_LARGE(`a body of at most ${this.options.maxBody} bytes`, "more");
+    if (this.#bodyBytes > this.options.maxBody) {
+      throw TOO_LARGE(`a body of at most ${this.options.maxBody} bytes`, "more");
+    }
     this.#hash.update(data);
     return { type: "body", data };
   }

@@ -132,5 +132,9 @@ function schedule(secret: Uint8Array, info: Uint8Array, psk?: NamedPsk): Context
   const mode = Uint8Array.of(psk ? 1 : 0);
   const names = concat(mode, extract(NONE, "psk_id_hash", psk?.id ?? NONE), extract(NONE, "info_hash", info));
   const root = extract(secret, "secret", psk?.secret ?? NONE);
-  return new Context(expand(root, "key", names, 32), expand(root, "base_nonce", names, 12), expand(root, "exp", names, 32));
+  return new Context(
+    expand(root, "key", names, 32),
+    expand(root, "base_nonce", names, 12),
+    expand(root, "exp", names, 32),
+  );
 }

@@ -27,7 +27,9 @@ export function vendorText(vendorClass: Uint8Array): string {
 export function vendorsOf(vendorClass: Uint8Array): Set<string> {
   const text = vendorText(needBytes("vendor class", vendorClass, 32));
   const names = new Set(text.split("+"));
-  if (![...names].every((n) => VENDORS.includes(n)) || names.size !== text.split("+").length || names.size > MAX_NAMES) {
+  if (
+    ![...names].every((n) => VENDORS.includes(n)) || names.size !== text.split("+").length || names.size > MAX_NAMES
+  ) {
     throw NOT_DIVERSE(`vendors of ${VENDORS.join(", ")}`, text.slice(0, 48));
   }
   return names;

@@ -77,7 +77,10 @@ function committeeRules(value: unknown): CommitteeRules {
 
 function exactly(name: string, value: unknown, fields: readonly string[]): Record<string, unknown> {
   if (!isObject(value) || Object.keys(value).sort().join() !== [...fields].sort().join()) {
-    throw BAD_POLICY(`${name}: fields ${fields.join(", ")}`, isObject(value) ? Object.keys(value).join() : typeof value);
+    throw BAD_POLICY(
+      `${name}: fields ${fields.join(", ")}`,
+      isObject(value) ? Object.keys(value).join() : typeof value,
+    );
   }
   return value;
 }

@@ -7,7 +7,16 @@ import { CloisterError, define, ThresholdError } from "../errors.ts";
 import { concat, equalBytes, type Rng } from "../encoding/bytes.ts";
 import { Context, digest, frame } from "../encoding/contexts.ts";
 import { needBytes } from "../encoding/hexes.ts";
-import { G2, G2_SIZE, type G2Point, g1FromBytes, g2FromBytes, hashIdentity, hashToScalar, pairingBytes } from "./groups.ts";
+import {
+  g1FromBytes,
+  G2,
+  G2_SIZE,
+  g2FromBytes,
+  type G2Point,
+  hashIdentity,
+  hashToScalar,
+  pairingBytes,
+} from "./groups.ts";
 
 const VERSION = 1;
 const MAX_MESSAGE = 1 << 20;

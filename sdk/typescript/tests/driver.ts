@@ -1,0 +1,95 @@
+/**
+ * Drives the client from another program's tests: one JSON command per line on stdin, one JSON result per line on stdout.
+ *
+ * Commands: {do: "connect", url, fingerprint, key?, now?}, {do: "agent", name, demand?}, {do: "call", path, init?, how}.
+ * A result is {ok: …} or {error: {code, check, expected, found, remedy}}.
+ */
+
+import {
+  type Agent,
+  CloisterError,
+  connect,
+  type Demand,
+  json,
+  privateKeySigner,
+  proofToJson,
+  toHex,
+} from "../src/mod.ts";
+import type { AgentInit } from "../src/mod.ts";
+import type { Client } from "../src/client/client.ts";
+import type { Kept } from "../src/mod.ts";
+
+interface Command {
+  do: "connect" | "agent" | "call";
+  url: string;
+  fingerprint: string;
+  key?: string;
+  now?: number;
+  name: string;
+  demand?: Demand & { anonymous?: boolean };
+  path: string;
+  json?: unknown;
+  init?: AgentInit;
+  how?: "request" | "fetch";
+}
+
+let client: Client;
+let agent: Agent;
+let receipts: Kept[] = [];
+
+async function run(command: Command): Promise<unknown> {
+  if (command.do === "connect") return await open(command);
+  if (command.do === "agent") {
+    agent = await client.agent(command.name, command.demand);
+    return { id: toHex(agent.id), epoch: agent.record.epoch };
+  }
+  const init = command.json === undefined ? command.init : json(command.json, command.init);
+  return command.how === "fetch" ? await streamed(command.path, init) : await whole(command.path, init);
+}
+
+async function open({ url, fingerprint, key, now }: Command): Promise<unknown> {
+  receipts = [];
+  client = await connect(url, {
+    fingerprint,
+    timeoutMs: 5000,
+    onReceipt: (one) => receipts.push(one),
+    ...(key === undefined ? {} : { signer: privateKeySigner(key) }),
+    ...(now === undefined ? {} : { clock: () => now }),
+  });
+  return { network: toHex(client.network.id) };
+}
+
+async function whole(path: string, init?: AgentInit): Promise<unknown> {
+  const reply = await agent.request(path, init);
+  const { status, headers, text, attempts, proof } = reply;
+  return { status, headers, text, attempts, proof: proofToJson(proof), kept: receipts.at(-1) };
+}
+
+async function streamed(path: string, init?: AgentInit): Promise<unknown> {
+  const answer = await agent.fetch(path, init);
+  const text = await answer.text();
+  const { proof, attempts } = await answer.verified;
+  const { status, headers } = answer;
+  return { status, headers: [...headers], text, attempts, proof: proofToJson(proof), kept: receipts.at(-1) };
+}
+
+async function answered(line: string): Promise<unknown> {
+  try {
+    return { ok: await run(JSON.parse(line)) };
+  } catch (error) {
+    if (error instanceof CloisterError) return { error: error.toWire() };
+    return { error: { code: "unexpected", found: String(error) } };
+  }
+}
+
+const lines = Deno.stdin.readable.pipeThrough(new TextDecoderStream()).getReader();
+let rest = "";
+for (;;) {
+  const { done, value } = await lines.read();
+  if (done) break;
+  rest += value;
+  for (let end = rest.indexOf("\n"); end >= 0; end = rest.indexOf("\n")) {
+    console.log(JSON.stringify(await answered(rest.slice(0, end))));
+    rest = rest.slice(end + 1);
+  }
+}
