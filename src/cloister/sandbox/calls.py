@@ -15,6 +15,9 @@ from cloister.sandbox.ports import AgentRequest, AgentResponseHead, Headers
 
 MAX_HEADERS: Final = 128
 MAX_HEADER_BYTES: Final = 32 << 10
+FREE_PIECES: Final = 65536
+PIECE_BYTES: Final = 64
+SMALL: Final = 4 << 10
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 # The transport frames bodies itself; these describe a connection that does not exist here.
@@ -60,12 +63,15 @@ class Call:
     """One request under way. ``grant(bytes)`` is called as the reader consumes; ``drop()`` if it stops early."""
 
     def __init__(self, number: int, request: AgentRequest, limit: int, grant: Callable[[Call, int], None]) -> None:
-        self.number, self.request_id, self.host_calls = number, request.request_id, 0
+        self.number, self.request_id = number, request.request_id
+        self.began = asyncio.get_running_loop().time()
+        self.counted = False  # its duration is in the meter
+        self._late = 0
         self.head: asyncio.Future[AgentResponseHead] = asyncio.get_running_loop().create_future()
         self.over = False
         self._limit, self._grant = limit, grant
         self._chunks: deque[bytes] = deque()
-        self._received, self._granted, self._eaten = 0, WINDOW, 0
+        self._received, self._granted, self._eaten, self._pieces = 0, WINDOW, 0, 0
         self._error: CloisterError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -76,17 +82,27 @@ class Call:
         self.head.set_result(parse_head(fields))
 
     def on_chunk(self, data: bytes) -> None:
-        """Take body bytes. Raises SandboxError when they overrun the credit window or the response limit."""
+        """Take body bytes. Raises SandboxError when they overrun the credit window or the response limit, or come in
+        crumbs: each piece costs the worker as much as a hundred bytes."""
         if not self.head.done():
             raise PROTOCOL(expected="a head before the body", found="a chunk")
         self._received += len(data)
+        self._pieces += 1
+        if self._pieces > FREE_PIECES + self._received // PIECE_BYTES:
+            raise PROTOCOL(expected=f"pieces of {PIECE_BYTES} bytes or more on average", found="smaller ones")
         if self._received > self._granted:
             raise PROTOCOL(expected="body bytes within the credit window", found="an overrun")
         if self._received > self._limit:
             raise RESPONSE_TOO_LARGE(expected=f"at most {self._limit} bytes", found="more")
         if data:
-            self._chunks.append(data)
+            self._keep(data)
             self._wake()
+
+    def on_late(self, size: int) -> None:
+        """A piece that comes after CANCEL and is dropped. Raises SandboxError when more come than were under way."""
+        self._late += size + PIECE_BYTES
+        if self._late > 2 * WINDOW:
+            raise PROTOCOL(expected="a body that stops after CANCEL", found="one that goes on")
 
     def on_end(self) -> None:
         """The response is complete. Raises SandboxError if it never began."""
@@ -121,6 +137,13 @@ class Call:
                 await self._waiter
         finally:
             done(self)
+
+    def _keep(self, data: bytes) -> None:
+        """Small pieces that nobody has read become one: a thousand objects of one byte are no body."""
+        if self._chunks and len(self._chunks[-1]) < SMALL:
+            self._chunks[-1] += data
+        else:
+            self._chunks.append(data)
 
     def _eat(self, count: int) -> None:
         self._eaten += count

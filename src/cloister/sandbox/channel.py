@@ -33,6 +33,11 @@ from cloister.sandbox.ports import AgentRequest, AgentSpec, HostCalls
 
 MAX_HOST_CALLS: Final = 64
 MAX_HOST_RESULT: Final = 4 << 20
+# Arguments of host calls under way, and what may wait in our buffers for a harness that does not read.
+MAX_HOST_BYTES: Final = 16 << 20
+MAX_UNREAD: Final = 32 << 20
+# Parsing makes an object of each: four mebibytes of empty lists would be a hundred in memory.
+MAX_HOST_PARTS: Final = 65536
 _LEVELS = frozenset({"debug", "info", "warn", "error"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _KINDS = frozenset(
@@ -66,7 +71,9 @@ class Channel(asyncio.Protocol):
         self._tasks: set[asyncio.Task[None]] = set()
         self._next = 1
         self._dead: CloisterError | None = None
-        self._logged = 0
+        self._logged = self._host_bytes = 0
+        self._writable = asyncio.Event()
+        self._writable.set()
         self._handlers: dict[int, Callable[[int, bytes], None]] = {
             Kind.READY: self._on_ready,
             Kind.FAILED: self._on_failed,
@@ -107,6 +114,8 @@ class Channel(asyncio.Protocol):
         number, self._next = self._next, self._next + 1
         if number >= 1 << 32:
             raise CLOSED(expected="fewer than 2**32 requests per process", found="one more")
+        if self._unread() + len(request.body) > MAX_UNREAD:
+            raise BUSY(expected="an agent that reads its requests", found="one that has not read the last ones")
         call = Call(number, request, limits.response_bytes, self._grant)
         self._calls[number] = call
         self._send(Kind.REQUEST, number, len(head).to_bytes(4, "little") + head + request.body)
@@ -160,6 +169,15 @@ class Channel(asyncio.Protocol):
                 self._loop.call_soon(self._flush)
             self._outgoing.append(pack(kind, number, payload))
 
+    @property
+    def under_way(self) -> int:
+        """Requests that somebody waits for."""
+        return len(self._calls) - len(self._orphans)
+
+    def _unread(self) -> int:
+        queued = sum(map(len, self._outgoing))
+        return queued + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
+
     def _flush(self) -> None:
         if self._transport is not None and self._dead is None:
             self._transport.write(b"".join(self._outgoing))
@@ -177,6 +195,14 @@ class Channel(asyncio.Protocol):
         self._transport = None
         if self._dead is None:
             self._on_lost()
+
+    def pause_writing(self) -> None:
+        """asyncio: the harness does not read as fast as we write."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """asyncio: it has read."""
+        self._writable.set()
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the harness. Border: whatever they provoke ends this agent, not the event loop."""
@@ -214,13 +240,21 @@ class Channel(asyncio.Protocol):
                 self._refuse(call, error)
 
     def _on_chunk(self, number: int, payload: bytes) -> None:
-        if call := self._call(number):
-            try:
-                call.on_chunk(payload)
-            except CloisterError as error:
-                if error.code != RESPONSE_TOO_LARGE.code:
-                    raise
-                self._refuse(call, error)
+        if not payload:
+            raise PROTOCOL(expected="a piece of a body", found="an empty one")
+        self._take(number, payload)
+
+    def _take(self, number: int, payload: bytes) -> None:
+        call = self._call(number)
+        if call is None:
+            self._calls[number].on_late(len(payload))
+            return
+        try:
+            call.on_chunk(payload)
+        except CloisterError as error:
+            if error.code != RESPONSE_TOO_LARGE.code:
+                raise
+            self._refuse(call, error)
 
     def _on_end(self, number: int, payload: bytes) -> None:
         if call := self._call(number):
@@ -233,7 +267,7 @@ class Channel(asyncio.Protocol):
         if body > len(payload):
             raise PROTOCOL(expected="a head within its frame", found="a longer one")
         self._on_head(number, payload[4:body])
-        self._on_chunk(number, payload[body:])
+        self._take(number, payload[body:])
         self._on_end(number, b"")
 
     def _on_error(self, number: int, payload: bytes) -> None:
@@ -268,6 +302,8 @@ class Channel(asyncio.Protocol):
 
     def _on_host_call(self, number: int, payload: bytes) -> None:
         call = self._call(number)
+        if sum(map(payload.count, (b",", b"[", b"{"))) > MAX_HOST_PARTS:
+            raise PROTOCOL(expected=f"a host call of at most {MAX_HOST_PARTS} parts", found="more")
         fields = load_object(payload)
         index, name, args = fields.get("call"), fields.get("name"), fields.get("args")
         if not isinstance(index, int) or not isinstance(name, str) or not isinstance(args, dict):
@@ -276,15 +312,31 @@ class Channel(asyncio.Protocol):
             raise PROTOCOL(expected=f"at most {MAX_HOST_CALLS} host calls at once", found="one more")
         if call is None:
             refusal = DEADLINE(expected="a request that is under way", found="one that was cancelled")
-            self._send(Kind.HOST_RESULT, number, dump({"call": index, "error": refusal.to_wire()}))
+            self._answer(number, dump({"call": index, "error": refusal.to_wire()}))
             return
+        if self._host_bytes + len(payload) > MAX_HOST_BYTES:
+            over = HOST_CALL(expected=f"at most {MAX_HOST_BYTES} bytes of host calls at once", found="more")
+            self._answer(number, dump({"call": index, "error": over.to_wire()}))
+            return
+        self._host_bytes += len(payload)
         task = self._loop.create_task(self._serve(call, index, name[:64], args))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: self._served(done, len(payload)))
+
+    def _served(self, task: asyncio.Task[None], size: int) -> None:
+        self._tasks.discard(task)
+        self._host_bytes -= size
+
+    def _answer(self, number: int, answer: bytes) -> None:
+        if self._unread() + len(answer) > MAX_UNREAD:
+            self.die(PROTOCOL(expected="a harness that reads its answers", found="one that does not"))
+            return
+        self._send(Kind.HOST_RESULT, number, answer)
 
     async def _serve(self, call: Call, index: int, name: str, args: dict[str, Any]) -> None:
         """Border: whatever the worker's handler raises becomes an answer to the agent."""
         try:
+            await self._writable.wait()
             value = await self._host.call(call.request_id, name, args)
             answer = dump({"call": index, "value": value})
             if len(answer) > MAX_HOST_RESULT:
@@ -294,7 +346,7 @@ class Channel(asyncio.Protocol):
         except Exception as error:
             refusal = HOST_CALL(expected="an answer of the worker", found=type(error).__name__)
             answer = dump({"call": index, "error": refusal.to_wire()})
-        self._send(Kind.HOST_RESULT, call.number, answer)
+        self._answer(call.number, answer)
 
     def _call(self, number: int) -> Call | None:
         """The request of a frame; None if it was cancelled. Raises SandboxError for a number that is not open."""

@@ -26,6 +26,7 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _REFUSED = (ipaddress.ip_network("192.88.99.0/24"), ipaddress.ip_network("64:ff9b:1::/48"))
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+Spend = Callable[[int, bool], bool]
 
 
 def is_public(address: str) -> bool:
@@ -58,7 +59,9 @@ class _RefusedError(Exception):
 
 
 class EgressProxy:
-    """One agent's proxy. ``sent`` and ``received`` count tunnelled bytes. ``note(text)`` hears each refusal."""
+    """One agent's proxy. ``sent`` and ``received`` count tunnelled bytes. ``note(text)`` hears each refusal.
+
+    ``spend(count, outwards)`` is asked for every piece of traffic; False cuts the tunnel."""
 
     def __init__(
         self,
@@ -68,9 +71,11 @@ class EgressProxy:
         note: Callable[[str], None] = lambda text: None,
         resolve: Resolve = resolve_host,
         idle_s: float = IDLE_S,
+        spend: Spend = lambda count, outwards: True,
     ) -> None:
         self.sent = self.received = 0
         self._rules, self._map, self._note, self._resolve, self._idle_s = rules, dict(map_host), note, resolve, idle_s
+        self._spend = spend
         self._pinned: dict[tuple[str, int], tuple[float, tuple[str, ...]]] = {}
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,6 +115,8 @@ class EgressProxy:
             host, port = await self._target(reader)
             if len(self._tasks) > MAX_CONNECTIONS:
                 raise _RefusedError("429 Too Many Requests", f"more than {MAX_CONNECTIONS} connections")
+            if not (self._spend(0, True) and self._spend(0, False)):
+                raise _RefusedError("429 Too Many Requests", "the agent's egress_bytes are used up")
             upstream = await self._open(host, port)
         except _RefusedError as refusal:
             self._note(f"egress refused: {refusal.reason}")
@@ -178,6 +185,9 @@ class EgressProxy:
                     self.sent += len(data)
                 else:
                     self.received += len(data)
+                if not self._spend(len(data), outwards):
+                    self._note("egress cut: the agent's egress_bytes are used up")
+                    raise ConnectionAbortedError
                 sink.write(data)
                 await sink.drain()
             if sink.can_write_eof():

@@ -48,6 +48,13 @@ MEMORY = define(
     remedy="raise limits.memory_mb or limits.heap_mb in the manifest, or hold less at once",
     status=502,
 )
+CPU = define(
+    "sandbox.cpu",
+    SandboxError,
+    check="the agent stays within the CPU time that its requests bring",
+    remedy="compute less, raise limits.cpu_ms in the manifest, and do nothing between requests",
+    status=502,
+)
 DEADLINE = define(
     "sandbox.deadline",
     SandboxError,

@@ -14,7 +14,9 @@ Headers = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Hard limits of one agent process. memory_mb: budget beyond V8's base; wall_s: per request; sizes in bytes."""
+    """Hard limits of one agent process. memory_mb: budget beyond V8's base; wall_s: per request; sizes in bytes.
+
+    cpu_ms and egress_bytes (each direction) are what a request brings to the process (meter.py)."""
 
     memory_mb: int = 192
     heap_mb: int = 64
@@ -24,6 +26,8 @@ class Limits:
     response_bytes: int = 16 << 20
     log_bytes: int = 64 << 10
     concurrency: int = 64
+    cpu_ms: int = 10_000
+    egress_bytes: int = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,8 @@ class AgentProcess(Protocol):
         """Whether the process still runs."""
 
     def usage(self) -> Mapping[str, int]:
-        """cpu_us, rss_bytes, egress_bytes so far, measured by the worker."""
+        """Measured by the worker: cpu_us, rss_bytes, peak_bytes, egress_bytes, ingress_bytes, requests, busy_us,
+        peak_requests."""
 
 
 class Sandbox(Protocol):

@@ -26,6 +26,10 @@ class Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.data, self.aborted = bytearray(), False
+        self.unread = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.data += data

@@ -31,6 +31,8 @@ RESERVED: Final = frozenset({"DENO_DIR", "DENO_CERT", "DENO_NO_UPDATE_CHECK", "H
 # name: (default, least, most). Units: MiB, seconds, bytes, requests at once. See sandbox.ports.Limits.
 LIMITS: Final[Mapping[str, tuple[int, int, int]]] = {
     "concurrency": (64, 1, 1024),
+    "cpu_ms": (10_000, 100, 3_600_000),
+    "egress_bytes": (64 * _MIB, 0, 16 << 30),
     "heap_mb": (64, 16, 4096),
     "log_bytes": (64 << 10, 0, _MIB),
     "memory_mb": (192, 32, 16384),

@@ -14,11 +14,14 @@ from cloister.core.errors import CloisterError
 from cloister.sandbox.calls import Call
 from cloister.sandbox.channel import Channel
 from cloister.sandbox.egress import EgressProxy
-from cloister.sandbox.errors import CLOSED, PROTOCOL, START
+from cloister.sandbox.errors import CLOSED, CPU, MEMORY, PROTOCOL, START
 from cloister.sandbox.launch import Watched
+from cloister.sandbox.meter import Meter
 from cloister.sandbox.ports import AgentRequest, AgentResponseHead, AgentSpec, HostCalls
 
 GRACE_S: Final = 1.0
+# How often CPU time and memory are looked at: while requests are under way, and at rest.
+TICK_S, REST_S = 0.25, 1.0
 # How long a process whose socket closed may take to die, so that its exit code can name the reason.
 _LAST_WORDS_S: Final = 0.5
 
@@ -29,6 +32,7 @@ class Parts:
 
     folder: Path
     proxy: EgressProxy
+    meter: Meter
     watched: Watched | None = None
 
 
@@ -56,6 +60,8 @@ class DenoProcess:
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._cleaned: asyncio.Task[None] | None = None
         self._failed = False
+        self._ticker: asyncio.TimerHandle | None = None
+        self._ticked = 0.0
 
     @property
     def alive(self) -> bool:
@@ -85,10 +91,15 @@ class DenoProcess:
             error = START(expected=f"a start within {self._limits.start_s} s", found="none yet")
             self.channel.die(error)
             raise error from None
+        self._parts.meter.loaded(self._cpu_us())
+        self._schedule()
 
     async def fetch(self, request: AgentRequest) -> tuple[AgentResponseHead, Body]:
         """Run one request: head now, body as it comes. The deadline covers both. Raises SandboxError by name."""
         call = self.channel.begin(request)
+        self._parts.meter.begin(self._cpu_us(), self.channel.under_way)
+        if self.channel.under_way == 1:
+            self._schedule()
         left = min(self._limits.wall_s, request.deadline_ms / 1000 - time.time())
         loop = asyncio.get_running_loop()
         self._timers[call.number] = loop.call_later(max(left, 0.0), self.channel.expire, call, GRACE_S)
@@ -106,16 +117,59 @@ class DenoProcess:
             await asyncio.shield(self._cleaned)
 
     def usage(self) -> Mapping[str, int]:
-        """cpu_us, rss_bytes, egress_bytes (sent), ingress_bytes (received), measured outside the agent."""
-        proxy, watched = self._parts.proxy, self._parts.watched
+        """cpu_us, rss_bytes, peak_bytes (up to 0.25 s old), egress_bytes (sent), ingress_bytes (received), requests,
+        busy_us (sum over requests that ended), peak_requests (at once): measured outside the agent."""
+        proxy, watched, meter = self._parts.proxy, self._parts.watched, self._parts.meter
         cpu, rss = watched.usage() if watched is not None else (0, 0)
-        return {"cpu_us": cpu, "rss_bytes": rss, "egress_bytes": proxy.sent, "ingress_bytes": proxy.received}
+        return {
+            "cpu_us": cpu,
+            "rss_bytes": rss,
+            "peak_bytes": watched.peak if watched is not None else 0,
+            "egress_bytes": proxy.sent,
+            "ingress_bytes": proxy.received,
+            "requests": meter.requests,
+            "busy_us": meter.busy_us,
+            "peak_requests": meter.peak_requests,
+        }
 
     def _done(self, call: Call) -> None:
         timer = self._timers.pop(call.number, None)
         if timer is not None:
             timer.cancel()
         self.channel.abandon(call, GRACE_S)
+        if not call.counted:
+            call.counted = True
+            took = asyncio.get_running_loop().time() - call.began
+            self._parts.meter.end(self._cpu_us(), int(took * 1e6), self.channel.under_way)
+
+    def _cpu_us(self) -> int:
+        return self._parts.watched.usage()[0] if self._parts.watched is not None else 0
+
+    def _schedule(self) -> None:
+        """Set the clock of the meter anew: it ticks faster while requests are under way."""
+        if self._failed:
+            return
+        loop = asyncio.get_running_loop()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        else:
+            self._ticked = loop.time()
+        self._ticker = loop.call_later(TICK_S if self.channel.under_way else REST_S, self._tick)
+
+    def _tick(self) -> None:
+        watched, meter = self._parts.watched, self._parts.meter
+        if self._failed or watched is None or not watched.alive:
+            return
+        cpu, resident = watched.measure()
+        now = asyncio.get_running_loop().time()
+        passed, self._ticked = now - self._ticked, now
+        if not meter.tick(cpu, passed, self.channel.under_way):
+            self.channel.die(
+                CPU(expected=f"{self._limits.cpu_ms} ms for each request, next to none between", found="more")
+            )
+        elif resident > meter.most_resident:
+            self.channel.die(MEMORY(expected=f"at most {meter.most_resident} resident bytes", found="more"))
+        self._schedule()
 
     def _on_lost(self) -> None:
         error = PROTOCOL(expected="an open socket while the agent lives", found="a closed one")
@@ -125,6 +179,8 @@ class DenoProcess:
         self._failed = True
         for timer in self._timers.values():
             timer.cancel()
+        if self._ticker is not None:
+            self._ticker.cancel()
         self._cleaned = asyncio.get_running_loop().create_task(self._clean())
 
     async def _clean(self) -> None:

@@ -22,10 +22,11 @@ from cloister.sandbox import machine, seccomp
 from cloister.sandbox.deno.cache import BundleStore
 from cloister.sandbox.deno.command import HARNESS, Plan, command
 from cloister.sandbox.deno.process import DenoProcess, Parts
-from cloister.sandbox.egress import EgressProxy, check_map
+from cloister.sandbox.egress import EgressProxy, Resolve, check_map, resolve_host
 from cloister.sandbox.errors import BUNDLE, MACHINE, SPEC, START
 from cloister.sandbox.launch import Watched
 from cloister.sandbox.limits import fresh_uid
+from cloister.sandbox.meter import Meter
 from cloister.sandbox.namespaces import Launched, Spawner
 from cloister.sandbox.ports import AgentSpec, HostCalls, Limits
 
@@ -39,10 +40,18 @@ class DenoSandbox:
 
     ``work`` must be on storage that the worker trusts (memory or an integrity-protected disk): compiled code lives
     there. ``rooted``: own user and network namespace per agent, by default exactly as root; otherwise bubblewrap's
-    own namespaces and a bridge. Use ``async with`` or ``close()``.
+    own namespaces and a bridge. ``resolve``: addresses of a name that agents want. Use ``async with`` or ``close()``.
     """
 
-    def __init__(self, work: Path, *, deno: Path | None = None, rooted: bool | None = None) -> None:
+    def __init__(
+        self,
+        work: Path,
+        *,
+        deno: Path | None = None,
+        rooted: bool | None = None,
+        resolve: Resolve = resolve_host,
+    ) -> None:
+        self._resolve = resolve
         self._rooted = os.geteuid() == 0 if rooted is None else rooted
         self._tools = machine.find_tools(deno)
         self._root, self._lock = _claim(work)
@@ -76,7 +85,15 @@ class DenoSandbox:
     async def _start(self, spec: AgentSpec, host: HostCalls, rules: tuple[Rule, ...]) -> DenoProcess:
         bundle = await self._bundles.ready(spec.code_hash, spec.bundle)
         folder = _folder(self._agents / secrets.token_hex(8))
-        parts = Parts(folder, EgressProxy(rules, spec.map_host, note=lambda text: process.log("warn", text)))
+        meter = Meter(spec.limits)
+        proxy = EgressProxy(
+            rules,
+            spec.map_host,
+            note=lambda text: process.log("warn", text),
+            resolve=self._resolve,
+            spend=lambda count, outwards: (meter.sent if outwards else meter.received).spend(count),
+        )
+        parts = Parts(folder, proxy, meter)
         process = DenoProcess(spec, host, parts)
         self._processes = {p for p in self._processes if p.alive} | {process}
         try:
