@@ -2,7 +2,9 @@
 
 Budget (DESIGN section 4): 12,000 lines of code of ours, 25 packages. A line of code is neither blank nor only comment
 nor docstring. An image loads the modules that its service imports, directly or not, at start or inside a function,
-and the worker's harness.js. Raw numbers of the folders stand beside it. Exit status 1 when over.
+and the worker's harness.js. It is made for one kind of machine, so it holds that machine's producer of evidence and
+no other (``evidence/detect.py`` imports them one by one). The image nearest to its budget is shown. Requests to a TPM
+may cost 500 lines more. Raw numbers of the folders stand beside it. Exit status 1 when over.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import subprocess
 import sys
 import tokenize
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -30,18 +32,31 @@ FOLDERS = {
 TEE = ("worker", "gatekeeper")  # the budget is theirs; the gateway is trusted with nothing
 SCRIPTS = {"worker": (SRC / "sandbox" / "deno" / "harness.js",)}
 MAX_LINES, MAX_PACKAGES = 12_000, 25
+TPM_LINES = 500
+# What an image for this kind of machine holds of ``evidence``; the rest of the table stays out.
+MACHINES = {
+    "tdx, snp": {"configfs_tsm"},
+    "tdx, snp on older kernels": {"ioctls"},
+    "nitro": {"nitro"},
+    "sgx": {"gramine"},
+    "dstack": {"dstack"},
+    "tpm": {"tpm2", "tpm_bench", "tpm_tools"},
+    "azure": {"azure", "tpm_bench"},
+}
 _NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING}
 _JS_COMMENT = re.compile(r"^[ \t]*(//[^\n]*|/\*.*?\*/[ \t]*)$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Image:
-    """One service's image. ``lines``: code lines by folder. ``raw``: all lines of its folders. ``modules``: ours."""
+    """One service's image for one machine (a key of MACHINES, or ""). ``lines``: code lines by folder. ``raw``: all
+    lines of its folders. ``modules``: ours."""
 
     lines: dict[str, int]
     raw: int
     modules: frozenset[str]
     packages: tuple[str, ...]
+    machine: str = ""
 
     @property
     def total(self) -> int:
@@ -49,9 +64,14 @@ class Image:
         return sum(self.lines.values())
 
     @property
+    def budget(self) -> int:
+        """Lines that this image may have."""
+        return MAX_LINES + (TPM_LINES if "tpm_bench" in MACHINES.get(self.machine, ()) else 0)
+
+    @property
     def over(self) -> bool:
         """Whether a budget is exceeded."""
-        return self.total > MAX_LINES or len(self.packages) > MAX_PACKAGES
+        return self.total > self.budget or len(self.packages) > MAX_PACKAGES
 
 
 # --- lines ---
@@ -115,14 +135,14 @@ def _names(node: ast.AST) -> Iterator[str]:
         yield from _names(child)
 
 
-def reachable(start: str) -> frozenset[str]:
-    """Our modules that ``start`` imports, directly or not, with the packages that hold them."""
+def reachable(start: str, without: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Our modules that ``start`` imports, directly or not, with the packages that hold them; none of ``without``."""
     found: set[str] = set()
     waiting = [start]
     while waiting:
         module = waiting.pop()
         path = file_of(module) if module.split(".")[0] == "cloister" else None
-        if module in found or path is None:
+        if module in found or module in without or path is None:
             continue
         found.add(module)
         waiting += [module.rpartition(".")[0], *imports_of(path)]
@@ -153,9 +173,14 @@ def packages_of(service: str, modules: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({name.lower().replace("_", "-") for name in names} - {"cloister"}))
 
 
-def measure(service: str) -> Image:
-    """The image of one service."""
-    modules = reachable(f"cloister.{service}.__main__")
+@cache
+def measure(service: str, machine: str | None = None) -> Image:
+    """The image of one service for one machine; else the one nearest to its budget, with the packages of all."""
+    if machine is None and service in TEE:
+        images = [measure(service, each) for each in MACHINES]
+        packages = tuple(sorted({name for image in images for name in image.packages}))
+        return replace(max(images, key=lambda image: image.total - image.budget), packages=packages)
+    modules = reachable(f"cloister.{service}.__main__", _others(machine) if machine else frozenset())
     lines: dict[str, int] = {}
     for module in modules:
         path = file_of(module)
@@ -164,7 +189,12 @@ def measure(service: str) -> Image:
             lines[folder] = lines.get(folder, 0) + code_lines(path.read_text())
     for script in SCRIPTS.get(service, ()):
         lines[script.name] = script_lines(script.read_text())
-    return Image(lines, raw_lines(FOLDERS[service]), modules, packages_of(service, modules))
+    return Image(lines, raw_lines(FOLDERS[service]), modules, packages_of(service, modules), machine or "")
+
+
+def _others(machine: str) -> frozenset[str]:
+    """The producers that an image for this machine leaves out."""
+    return frozenset(f"cloister.evidence.{name}" for names in MACHINES.values() for name in names - MACHINES[machine])
 
 
 def main() -> int:
@@ -173,11 +203,14 @@ def main() -> int:
     for service in FOLDERS:
         image = measure(service)
         over |= service in TEE and image.over
-        budget = f"budget {MAX_LINES:,} and {MAX_PACKAGES}" if service in TEE else "outside any TEE: no budget"
-        print(f"{service}: {image.total:,} lines of code of ours, {len(image.packages)} packages ({budget})")
+        budget = f"budget {image.budget:,} and {MAX_PACKAGES}" if service in TEE else "outside any TEE: no budget"
+        largest = f", for {image.machine}" if image.machine else ""
+        print(f"{service}: {image.total:,} lines of code of ours, {len(image.packages)} packages ({budget}{largest})")
         print("  " + ", ".join(f"{name} {count:,}" for name, count in sorted(image.lines.items())))
         print(f"  {len(image.modules)} modules; all lines of its folders, comments and documents too: {image.raw:,}")
         print("  " + ", ".join(image.packages))
+        if service in TEE:
+            print("  by machine: " + "; ".join(f"{m}: {measure(service, m).total:,}" for m in MACHINES))
     return 1 if over else 0
 
 

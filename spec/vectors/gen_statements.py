@@ -16,7 +16,7 @@ from typing import Any
 
 from coincurve import PrivateKey
 
-from cloister.core.encoding import statements
+from cloister.core.encoding import contract_statements, statements
 from cloister.core.encoding.contexts import Context, digest
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.signatures import address_of, sign_digest
@@ -51,8 +51,9 @@ def build() -> dict[str, Any]:
     genesis, transcript = seed("genesis"), seed("transcript")
     network = digest(Context.NETWORK_ID, b"network", genesis, transcript)
     keys = [PrivateKey(seed("member", str(i))) for i in range(SIZE)]
-    named = [v for v in vars(statements).values() if isinstance(v, type) and issubclass(v, Statement)]
-    kinds = sorted((k for k in named if k is not Statement), key=lambda k: k.NAME)
+    both = {**vars(statements), **vars(contract_statements)}.values()
+    named = {v for v in both if isinstance(v, type) and issubclass(v, Statement)}
+    kinds = sorted(named - {Statement}, key=lambda k: k.NAME)
     shown = {}
     for kind in kinds:
         value = sample(kind)

@@ -22,14 +22,14 @@ from cryptography.utils import CryptographyDeprecationWarning
 from cloister.core.attestation.model import Evidence
 from cloister.evidence.azure import CERTIFICATES, TD_QUOTE, Metadata, Vtpm
 from cloister.evidence.tee import BAD_QUOTE
-from cloister.evidence.tpm_tools import TpmTools
+from cloister.evidence.tpm_bench import TpmBenches
 from support.azure_kit import rsa_machine
 
 Answer = tuple[int, bytes]
 Quoter = Callable[[bytes, tuple[int, ...]], tuple[bytes, bytes, bytes]]
 
 
-class FakeTools(TpmTools):
+class FakeTools(TpmBenches):
     """tpm2_nvread and tpm2_quote as ``azure.Vtpm`` calls them; anything else fails as the real ones do."""
 
     def __init__(self, report: bytes, quoter: Quoter) -> None:

@@ -20,7 +20,7 @@ from cloister.core.attestation.model import Evidence
 from cloister.devnet.tee import tpm
 from cloister.devnet.tee.sgx import SgxHardware
 from cloister.devnet.tee.tpm import TpmHardware
-from cloister.evidence import tpm_tools
+from cloister.evidence import tpm_bench
 from cloister.evidence.collateral import FileCollateral
 from cloister.evidence.collect import with_log
 from cloister.evidence.tpm2 import PCRS, Tpm2
@@ -73,7 +73,7 @@ def _tpm(data: bytes) -> Evidence:
 
 def need_swtpm() -> None:
     """Skip, with the reason, where the Debian packages are not installed."""
-    for program in ("swtpm", *tpm_tools.PROGRAMS):
+    for program in ("swtpm", *tpm_bench.PROGRAMS):
         if shutil.which(program) is None:
             pytest.skip(f"no {program}: apt-get install -y swtpm tpm2-tools")
 

@@ -14,8 +14,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cloister.chain.proven import ProvenState
 from cloister.chain.rpc import Rpc
+from cloister.chain.seats import SeatedState
 from cloister.client.gateway import Gateway
 from cloister.client.reply import Proof
 from cloister.core.attestation.policy import NetworkParameters, Policy
@@ -68,7 +68,7 @@ class View:
     """One verified checkpoint, the state under it, and when this client took it (Unix seconds, own clock)."""
 
     checkpoint: Checkpoint
-    state: ProvenState
+    state: SeatedState
     taken: float
 
 
@@ -166,7 +166,7 @@ class Resolver:
                 raise SECOND_AT_HEIGHT(expected=to_hex(last.checkpoint.block_hash), found=to_hex(checkpoint.block_hash))
             return last
         if last is None or checkpoint.number > last.checkpoint.number:
-            state = ProvenState(self._rpc, self._addresses, checkpoint, code_hashes=self._code_hashes)
+            state = SeatedState(self._rpc, self._addresses, checkpoint, code_hashes=self._code_hashes)
             self._view = last = View(checkpoint, state, now)
         elif now - last.checkpoint.timestamp > limit:  # the gateway went back, and what we hold is stale itself
             raise NO_SEAT(expected=f"a checkpoint above {last.checkpoint.number}", found=str(checkpoint.number))

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cloister.evidence.tpm_tools import PROGRAMS
+from cloister.evidence.tpm_bench import PROGRAMS
 
 MIN_DISK = 2 << 30
 TPM_PROGRAMS = ("swtpm", *PROGRAMS)

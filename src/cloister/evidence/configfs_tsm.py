@@ -17,9 +17,9 @@ from cloister.core.attestation.model import Evidence
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.evidence import sockets
 from cloister.evidence.collateral import CollateralSource, NoCollateral, parse_certificate_table
+from cloister.evidence.places import TSM_ROOT
 from cloister.evidence.tee import BAD_QUOTE, NoSealing, Sealing, need_report_data
 
-TSM_ROOT: Final = Path("/sys/kernel/config/tsm/report")
 MAX_OUTBLOB: Final = 32768
 KINDS: Final = {"tdx_guest": "tdx", "sev_guest": "snp"}
 

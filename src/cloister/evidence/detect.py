@@ -1,4 +1,7 @@
-"""Which TEE this machine has: try each in order, keep the reason for each that is absent."""
+"""Which TEE this machine has: try each in order, keep the reason for each that is absent.
+
+A producer is imported when its place is configured, never before: an image holds those of its own machine only.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cloister.core.errors import CloisterError, EvidenceError, define
-from cloister.evidence import azure, configfs_tsm, dstack, gramine, ioctls, nitro, tpm2, tpm_tools
+from cloister.evidence import places
 from cloister.evidence.collateral import CollateralSource, FileCollateral, NoCollateral
 from cloister.evidence.sockets import SealingSocket
 from cloister.evidence.tee import NoSealing, Sealing, Tee
@@ -41,9 +44,9 @@ class MachineConfig:
     collateral (``FileCollateral``).
     """
 
-    tsm_root: Path | None = configfs_tsm.TSM_ROOT
+    tsm_root: Path | None = places.TSM_ROOT
     tsm_socket: Path | None = None
-    nsm_device: Path | None = nitro.NSM_DEVICE
+    nsm_device: Path | None = places.NSM_DEVICE
     nsm_socket: Path | None = None
     gramine_root: Path | None = None
     dstack_socket: Path | None = None
@@ -59,12 +62,12 @@ class MachineConfig:
     def everywhere(cls) -> Self:
         """Every place that a kernel or a runtime offers by itself."""
         return cls(
-            gramine_root=gramine.GRAMINE_ROOT,
-            dstack_socket=dstack.DSTACK_SOCKET,
-            sev_device=ioctls.SEV_DEVICE,
-            tdx_device=ioctls.TDX_DEVICE,
-            tpm_device=tpm_tools.TPM_DEVICE,
-            tpm_log=tpm2.BOOT_LOG,
+            gramine_root=places.GRAMINE_ROOT,
+            dstack_socket=places.DSTACK_SOCKET,
+            sev_device=places.SEV_DEVICE,
+            tdx_device=places.TDX_DEVICE,
+            tpm_device=places.TPM_DEVICE,
+            tpm_log=places.BOOT_LOG,
         )
 
     @classmethod
@@ -100,10 +103,10 @@ def survey(machine: MachineConfig, collateral: CollateralSource | None = None) -
         collateral = FileCollateral(machine.collateral) if machine.collateral else NoCollateral()
     sealing: Sealing = SealingSocket(machine.sealing_socket) if machine.sealing_socket else NoSealing()
     found = [
-        _tsm("configfs-tsm", machine.tsm_root, configfs_tsm.TsmFolder, collateral, sealing),
-        _tsm("tsm socket", machine.tsm_socket, configfs_tsm.TsmSocket, collateral, sealing),
-        _nsm("nsm device", machine.nsm_device, nitro.device_request, sealing),
-        _nsm("nsm socket", machine.nsm_socket, nitro.socket_request, sealing),
+        _tsm("configfs-tsm", machine.tsm_root, collateral, sealing, socket=False),
+        _tsm("tsm socket", machine.tsm_socket, collateral, sealing, socket=True),
+        _nsm("nsm device", machine.nsm_device, sealing, socket=False),
+        _nsm("nsm socket", machine.nsm_socket, sealing, socket=True),
     ]
     # Places of few machines: tried, and reported, only where the configuration names them.
     if machine.gramine_root:
@@ -115,13 +118,10 @@ def survey(machine: MachineConfig, collateral: CollateralSource | None = None) -
     if machine.tdx_device:
         found.append(_tdx(machine.tdx_device, collateral, sealing))
     # Last: a TPM hides nothing, so whatever else is there says more. That of an Azure VM names its hardware.
-    for place, path, tcti in (
-        ("tpm device", machine.tpm_device, tpm_tools.device_tcti),
-        ("tpm socket", machine.tpm_socket, tpm_tools.socket_tcti),
-    ):
+    for place, path, socket in (("tpm device", machine.tpm_device, False), ("tpm socket", machine.tpm_socket, True)):
         if path:
-            found.append(_azure(f"azure {place}", path, tcti, collateral, sealing))
-            found.append(_tpm(place, path, tcti, machine, collateral))
+            found.append(_azure(f"azure {place}", path, collateral, sealing, socket=socket))
+            found.append(_tpm(place, path, machine, collateral, socket=socket))
     return found
 
 
@@ -134,36 +134,32 @@ def open_tee(machine: MachineConfig, collateral: CollateralSource | None = None)
     raise NO_TEE(expected="a TEE", found="; ".join(f"{f.place}: {f.reason}" for f in findings))
 
 
-def _tsm(
-    place: str,
-    path: Path | None,
-    opener: Callable[[Path], configfs_tsm.TsmReports],
-    collateral: CollateralSource,
-    sealing: Sealing,
-) -> Finding:
-    if (missing := _missing(path)) or path is None:
-        return Finding(place, None, missing)
-    try:
-        reports = opener(path)
+def _tsm(place: str, path: Path | None, collateral: CollateralSource, sealing: Sealing, *, socket: bool) -> Finding:
+    def opened(found: Path) -> tuple[Tee, str]:
+        from cloister.evidence import configfs_tsm
+
+        reports = configfs_tsm.TsmSocket(found) if socket else configfs_tsm.TsmFolder(found)
         kind = configfs_tsm.probe(reports)
-    except CloisterError as error:
-        return Finding(place, None, f"expected {error.expected}, found {error.found}")
-    return Finding(place, configfs_tsm.ConfigfsTsm(kind, reports, collateral, sealing), f"{kind} answers")
+        return configfs_tsm.ConfigfsTsm(kind, reports, collateral, sealing), f"{kind} answers"
+
+    return _tried(place, path, opened)
 
 
-def _nsm(place: str, path: Path | None, opener: Callable[[Path], nitro.NsmRequest], sealing: Sealing) -> Finding:
-    if (missing := _missing(path)) or path is None:
-        return Finding(place, None, missing)
-    try:
-        request = opener(path)
+def _nsm(place: str, path: Path | None, sealing: Sealing, *, socket: bool) -> Finding:
+    def opened(found: Path) -> tuple[Tee, str]:
+        from cloister.evidence import nitro
+
+        request = nitro.socket_request(found) if socket else nitro.device_request(found)
         module = nitro.probe(request)
-    except CloisterError as error:
-        return Finding(place, None, f"expected {error.expected}, found {error.found}")
-    return Finding(place, nitro.Nitro(request, sealing), f"{module} answers")
+        return nitro.Nitro(request, sealing), f"{module} answers"
+
+    return _tried(place, path, opened)
 
 
 def _gramine(path: Path, collateral: CollateralSource, sealing: Path | None) -> Finding:
     def opened(root: Path) -> tuple[Tee, str]:
+        from cloister.evidence import gramine
+
         found = gramine.probe(root)
         own = SealingSocket(sealing) if sealing else None
         return gramine.Gramine(root, collateral, own), f"Gramine with {found} answers"
@@ -173,6 +169,8 @@ def _gramine(path: Path, collateral: CollateralSource, sealing: Path | None) -> 
 
 def _dstack(path: Path, collateral: CollateralSource, sealing: Sealing) -> Finding:
     def opened(agent: Path) -> tuple[Tee, str]:
+        from cloister.evidence import dstack
+
         app = dstack.probe(agent)
         return dstack.Dstack(agent, collateral, sealing), f"app {app} answers"
 
@@ -181,6 +179,8 @@ def _dstack(path: Path, collateral: CollateralSource, sealing: Sealing) -> Findi
 
 def _sev(path: Path, collateral: CollateralSource, sealing: Sealing) -> Finding:
     def opened(device: Path) -> tuple[Tee, str]:
+        from cloister.evidence import ioctls
+
         ioctl = ioctls.device_ioctl(device)
         ioctls.snp_report(ioctl, bytes(64))
         return ioctls.SevGuest(ioctl, collateral, sealing), "snp answers"
@@ -190,6 +190,8 @@ def _sev(path: Path, collateral: CollateralSource, sealing: Sealing) -> Finding:
 
 def _tdx(path: Path, collateral: CollateralSource, sealing: Sealing) -> Finding:
     def opened(device: Path) -> tuple[Tee, str]:
+        from cloister.evidence import ioctls
+
         ioctl = ioctls.device_ioctl(device)
         ioctls.td_report(ioctl, bytes(64))
         return ioctls.TdxGuest(ioctl, None, collateral, sealing), "tdx answers"
@@ -197,13 +199,13 @@ def _tdx(path: Path, collateral: CollateralSource, sealing: Sealing) -> Finding:
     return _tried("tdx_guest device", path, opened)
 
 
-def _tpm(
-    place: str, path: Path, tcti: Callable[[Path], str], machine: MachineConfig, collateral: CollateralSource
-) -> Finding:
+def _tpm(place: str, path: Path, machine: MachineConfig, collateral: CollateralSource, *, socket: bool) -> Finding:
     def opened(found: Path) -> tuple[Tee, str]:
-        if absent := tpm_tools.missing_program():
-            raise tpm_tools.NO_TOOLS(expected=absent, found="nothing of that name on PATH")
-        tools = tpm_tools.TpmTools(tcti(found))
+        from cloister.evidence import tpm2, tpm_bench, tpm_tools
+
+        if absent := tpm_bench.missing_program():
+            raise tpm_bench.NO_TOOLS(expected=absent, found="nothing of that name on PATH")
+        tools = tpm_tools.TpmTools(tpm_bench.socket_tcti(found) if socket else tpm_bench.device_tcti(found))
         maker = tools.manufacturer()
         own = SealingSocket(machine.sealing_socket) if machine.sealing_socket else None
         return tpm2.Tpm2(tools, collateral, own), f"TPM 2.0 of {maker} answers"
@@ -211,26 +213,25 @@ def _tpm(
     return _tried(place, path, opened)
 
 
-def _azure(
-    place: str,
-    path: Path,
-    tcti: Callable[[Path], str],
-    collateral: CollateralSource,
-    sealing: Sealing,
-) -> Finding:
+def _azure(place: str, path: Path, collateral: CollateralSource, sealing: Sealing, *, socket: bool) -> Finding:
     def opened(found: Path) -> tuple[Tee, str]:
-        vtpm = azure.Vtpm(tpm_tools.TpmTools(tcti(found)))
+        from cloister.evidence import azure, tpm_bench
+
+        tcti = tpm_bench.socket_tcti(found) if socket else tpm_bench.device_tcti(found)
+        vtpm = azure.Vtpm(tpm_bench.TpmBenches(tcti))
         kind = azure.probe(vtpm)
         return azure.AzureVm(kind, vtpm, None, collateral, sealing), f"{kind} answers"
 
     return _tried(place, path, opened)
 
 
-def _tried(place: str, path: Path, opened: Callable[[Path], tuple[Tee, str]]) -> Finding:
-    if missing := _missing(path):
+def _tried(place: str, path: Path | None, opened: Callable[[Path], tuple[Tee, str]]) -> Finding:
+    if (missing := _missing(path)) or path is None:
         return Finding(place, None, missing)
     try:
         tee, reason = opened(path)
+    except ModuleNotFoundError as error:
+        return Finding(place, None, f"this image holds no {error.name}")
     except CloisterError as error:
         return Finding(place, None, f"expected {error.expected}, found {error.found}")
     return Finding(place, tee, reason)

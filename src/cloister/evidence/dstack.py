@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from cloister.core.attestation.model import Evidence
 from cloister.evidence.collateral import CollateralSource, NoCollateral
+from cloister.evidence.places import DSTACK_SOCKET
 from cloister.evidence.sockets import SOCKET_FAILED
 from cloister.evidence.tee import BAD_QUOTE, NoSealing, Sealing, need_report_data
 
-DSTACK_SOCKET: Final = Path("/var/run/dstack.sock")
 MAX_ANSWER: Final = 2 << 20
 TIMEOUT_S: Final = 30.0
 

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cloister.core.attestation.model import Evidence
 from cloister.evidence.collateral import CollateralSource, NoCollateral
+from cloister.evidence.places import GRAMINE_ROOT
 from cloister.evidence.tee import BAD_QUOTE, MAX_CONTEXT, NO_SEALING, Sealing, need_report_data
 
-GRAMINE_ROOT: Final = Path("/dev/attestation")
 MAX_FILE: Final = 16384
 TYPE: Final = "dcap"
 SEAL_KEY: Final = "keys/_sgx_mrenclave"

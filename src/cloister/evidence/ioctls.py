@@ -19,10 +19,9 @@ from typing import Any, Final
 from cloister.core.attestation.model import Evidence
 from cloister.core.errors import EvidenceError
 from cloister.evidence.collateral import CollateralSource, NoCollateral, parse_certificate_table
+from cloister.evidence.places import SEV_DEVICE, TDX_DEVICE
 from cloister.evidence.tee import BAD_QUOTE, NoSealing, Sealing, need_report_data
 
-SEV_DEVICE: Final = Path("/dev/sev-guest")
-TDX_DEVICE: Final = Path("/dev/tdx_guest")
 SNP_GET_REPORT: Final = 0xC0205300
 SNP_GET_EXT_REPORT: Final = 0xC0205302
 TDX_CMD_GET_REPORT0: Final = 0xC4405401

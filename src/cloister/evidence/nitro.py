@@ -15,9 +15,9 @@ import cbor2
 from cloister.core.attestation.model import Evidence
 from cloister.core.errors import CloisterError
 from cloister.evidence import sockets
+from cloister.evidence.places import NSM_DEVICE
 from cloister.evidence.tee import BAD_QUOTE, NoSealing, Sealing, need_report_data
 
-NSM_DEVICE: Final = Path("/dev/nsm")
 NSM_IOCTL: Final = 0xC0200A00
 MAX_REQUEST: Final = 0x1000
 MAX_RESPONSE: Final = 0x3000

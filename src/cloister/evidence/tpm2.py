@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -20,11 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cloister.core.attestation.model import Evidence
 from cloister.evidence.collateral import NO_COLLATERAL, CollateralSource, NoCollateral
 from cloister.evidence.tee import BAD_QUOTE, MAX_CONTEXT, Sealing, need_report_data
+from cloister.evidence.tpm_bench import PCRS
 from cloister.evidence.tpm_tools import TpmTools
-
-BOOT_LOG: Final = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
-# Everything static but 10 and 15: the running system extends these two (file measurements, the machine's own identity).
-PCRS: Final = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14)
 
 
 class Tpm2:

@@ -1,62 +1,26 @@
-"""tpm2-tools by subprocess: what a TPM 2.0 is asked, one program per request (tpm2-tools 5; TCG "TPM 2.0 Library").
-
-Every request works in a folder of its own that only this user reads; what is secret goes through files there, never
-through an argument or the environment. Objects that a program loads are flushed: a TPM without a resource manager holds
-three.
-"""
+"""What a machine with a TPM 2.0 is asked: an attestation key, quotes, activation, a hash under its boot chain."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shutil
-import subprocess
-import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
-from cloister.core.errors import EvidenceError, define
+from cloister.core.errors import EvidenceError
 from cloister.evidence.tee import BAD_QUOTE
+from cloister.evidence.tpm_bench import Bench, TpmBenches, selection
 
-TPM_DEVICE: Final = Path("/dev/tpmrm0")
-PROGRAMS: Final = ("tpm2_quote", "tpm2_readpublic", "tpm2_nvread", "tpm2_createek", "tpm2_createak")
 AK_HANDLE: Final = 0x81010002
 EK_CERTIFICATES: Final = {"ecc": 0x01C0000A, "rsa": 0x01C00002}  # TCG EK Credential Profile 2.2.1.4: P-256, RSA-2048
-TIMEOUT_S: Final = 30.0
-MAX_ANSWER: Final = 8192
 MAX_POLICY_PCRS: Final = 8  # what tpm2_policypcr takes at once
 _CREDENTIAL: Final = bytes.fromhex("badcc0de00000001")  # tpm2-tools' own head of a credential file
 _MAC: Final = b"cloister TPM sealing 1\0"
 
-NO_TOOLS = define(
-    "evidence.tpm_tools",
-    EvidenceError,
-    check="the programs that talk to a TPM 2.0 are installed",
-    remedy="on Debian: apt-get install -y tpm2-tools",
-    status=503,
-)
 
-
-def device_tcti(path: Path = TPM_DEVICE) -> str:
-    """How tpm2-tools reach a device of the kernel; /dev/tpmrm0 is the one with a resource manager."""
-    return f"device:{path}"
-
-
-def socket_tcti(path: Path) -> str:
-    """How tpm2-tools reach an emulator (swtpm) at a Unix socket; its control channel is at PATH.ctrl."""
-    return f"swtpm:path={path}"
-
-
-class TpmTools:
+class TpmTools(TpmBenches):
     """One TPM. Methods block for tens of milliseconds, one at a time, and raise EvidenceError."""
-
-    def __init__(self, tcti: str | None = None) -> None:
-        self.tcti = tcti or device_tcti()
-        self._lock = threading.Lock()
 
     def manufacturer(self) -> str:
         """Four letters from the TPM: it answers."""
@@ -85,7 +49,7 @@ class TpmTools:
             return known
         algorithm = self.endorsement_certificate()[0]
         with self.bench() as bench:
-            bench.endorsement_key(algorithm)
+            endorsement_key(bench, algorithm)
             key = ("-G", "ecc", "-g", "sha256", "-s", "ecdsa")
             bench.loading("tpm2_createak", "-C", "ek.ctx", "-c", "ak.ctx", *key)
             bench.loading("tpm2_evictcontrol", "-C", "o", "-c", "ak.ctx", hex(AK_HANDLE))
@@ -121,8 +85,8 @@ class TpmTools:
         algorithm = self.endorsement_certificate()[0]
         with self.bench() as bench:
             bench.write("credential", _CREDENTIAL + credential + encrypted_seed)
-            bench.endorsement_key(algorithm)
-            with bench.session() as session:
+            endorsement_key(bench, algorithm)
+            with policy_session(bench) as session:
                 bench.run("tpm2_policysecret", "-S", session, "-c", "e")
                 keys = ("-c", hex(AK_HANDLE), "-C", "ek.ctx", "-P", f"session:{session}")
                 bench.loading("tpm2_activatecredential", *keys, "-i", "credential", "-o", "secret")
@@ -137,113 +101,18 @@ class TpmTools:
         """
         with self.bench() as bench:
             bench.write("data", hashlib.sha256(_MAC + data).digest())
-            with bench.session(trial=True) as session:
-                bench.pcr_policy(session, pcrs, "-L", "policy")
+            with policy_session(bench, trial=True) as session:
+                pcr_policy(bench, session, pcrs, "-L", "policy")
             attributes = "fixedtpm|fixedparent|sensitivedataorigin|sign|noda"
             made = ("-G", "hmac", "-g", "sha256", "-L", "policy", "-a", attributes, "-c", "key.ctx")
             bench.loading("tpm2_createprimary", "-C", "o", *made)
-            with bench.session() as session:
-                bench.pcr_policy(session, pcrs)
+            with policy_session(bench) as session:
+                pcr_policy(bench, session, pcrs)
                 bench.loading("tpm2_hmac", "-c", "key.ctx", "-p", f"session:{session}", "-o", "mac", "data")
             found = bench.read("mac")
         if len(found) != 32:
             raise BAD_QUOTE(expected="a keyed hash of 32 bytes", found=f"{len(found)}")
         return found
-
-    @contextmanager
-    def bench(self) -> Iterator[Bench]:
-        """A private folder for one request; one request at a time."""
-        with self._lock, tempfile.TemporaryDirectory(prefix="cloister-tpm-") as folder:
-            yield Bench(Path(folder), self.tcti)
-
-
-class Bench:
-    """One request's folder, and the programs that run in it. Use it through TpmTools, or to provision a TPM."""
-
-    def __init__(self, folder: Path, tcti: str) -> None:
-        self._folder, self._tcti = folder, tcti
-
-    def run(self, name: str, *arguments: str) -> bytes:
-        """Run one program; its standard output. Raises EvidenceError (evidence.tpm_tools, evidence.quote)."""
-        program = shutil.which(name)
-        if program is None:
-            raise NO_TOOLS(expected=name, found="nothing of that name on PATH")
-        environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C", "TSS2_LOG": "all+NONE"}
-        environment["TPM2TOOLS_TCTI"] = self._tcti
-        try:
-            ended = subprocess.run(
-                [program, *arguments],
-                cwd=self._folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise BAD_QUOTE(expected=f"{name} to end within {TIMEOUT_S:.0f} s", found="still running") from None
-        except OSError as error:
-            raise BAD_QUOTE(expected=f"{name} to run", found=error.strerror or "an error") from None
-        if ended.returncode:
-            raise BAD_QUOTE(expected=f"{name} to work", found=_reason(ended.stderr))
-        return ended.stdout
-
-    def loading(self, name: str, *arguments: str) -> None:
-        """Run a program that leaves objects in a TPM without a resource manager, then flush them."""
-        try:
-            self.run(name, *arguments)
-        finally:
-            self.run("tpm2_flushcontext", "-t")
-
-    def read(self, name: str) -> bytes:
-        """A file that a program wrote, at most 8 KiB. Raises EvidenceError."""
-        try:
-            with (self._folder / name).open("rb") as file:
-                data = file.read(MAX_ANSWER + 1)
-        except OSError as error:
-            raise BAD_QUOTE(expected=f"the TPM's {name}", found=error.strerror or "an error") from None
-        if not 0 < len(data) <= MAX_ANSWER:
-            raise BAD_QUOTE(expected=f"{name} of at most {MAX_ANSWER} bytes", found=f"{len(data)}")
-        return data
-
-    def write(self, name: str, data: bytes) -> None:
-        """A file for a program; the folder is private."""
-        (self._folder / name).write_bytes(data)
-
-    def public(self, handle: str) -> bytes:
-        """TPMT_PUBLIC of a key: without the length of its TPM2B_PUBLIC."""
-        self.loading("tpm2_readpublic", "-c", handle, "-f", "tss", "-o", "public")
-        sized = self.read("public")
-        if int.from_bytes(sized[:2], "big") != len(sized) - 2:
-            raise BAD_QUOTE(expected="a TPM2B_PUBLIC", found=f"{len(sized)} bytes of another length")
-        return sized[2:]
-
-    def endorsement_key(self, algorithm: str) -> None:
-        """The endorsement key of the TCG's default template, as ek.ctx: the same one each time."""
-        self.loading("tpm2_createek", "-G", algorithm, "-c", "ek.ctx", "-u", "ek.pub", "-f", "tss")
-
-    @contextmanager
-    def session(self, *, trial: bool = False) -> Iterator[str]:
-        """A policy session's file, for policies to be made (``trial``) or met."""
-        name = "trial.session" if trial else "policy.session"
-        self.run("tpm2_startauthsession", "-S", name, *([] if trial else ["--policy-session"]))
-        try:
-            yield name
-        finally:
-            self.run("tpm2_flushcontext", name)
-
-    def pcr_policy(self, session: str, pcrs: Sequence[int], *more: str) -> None:
-        """TPM2_PolicyPCR over the SHA-256 bank, in as many steps as the program needs."""
-        for start in range(0, len(pcrs), MAX_POLICY_PCRS):
-            chosen = selection(pcrs[start : start + MAX_POLICY_PCRS])
-            self.run("tpm2_policypcr", "-S", session, "-l", chosen, *more)
-
-
-def selection(pcrs: Sequence[int]) -> str:
-    """PCRs of the SHA-256 bank as tpm2-tools write them. Raises TypeError for others than 1 to 24 different ones."""
-    if not pcrs or sorted(set(pcrs)) != list(pcrs) or not 0 <= pcrs[0] <= pcrs[-1] < 24:
-        raise TypeError("PCRs are different numbers from 0 to 23, in order")
-    return "sha256:" + ",".join(map(str, pcrs))
 
 
 def trimmed(stored: bytes) -> bytes:
@@ -258,13 +127,24 @@ def trimmed(stored: bytes) -> bytes:
     return stored[: start + size]
 
 
-def missing_program() -> str:
-    """The first of the needed programs that is not installed, or an empty text."""
-    return next((name for name in PROGRAMS if shutil.which(name) is None), "")
+def endorsement_key(bench: Bench, algorithm: str) -> None:
+    """The endorsement key of the TCG's default template, as ek.ctx: the same one each time."""
+    bench.loading("tpm2_createek", "-G", algorithm, "-c", "ek.ctx", "-u", "ek.pub", "-f", "tss")
 
 
-def _reason(stderr: bytes) -> str:
-    """The first line in which the program says what is wrong."""
-    lines = [line.strip() for line in stderr[:4096].decode("ascii", "replace").splitlines() if line.strip()]
-    told = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return (told or lines or ["an error without a word"])[0][:120]
+@contextmanager
+def policy_session(bench: Bench, *, trial: bool = False) -> Iterator[str]:
+    """A policy session's file, for policies to be made (``trial``) or met."""
+    name = "trial.session" if trial else "policy.session"
+    bench.run("tpm2_startauthsession", "-S", name, *([] if trial else ["--policy-session"]))
+    try:
+        yield name
+    finally:
+        bench.run("tpm2_flushcontext", name)
+
+
+def pcr_policy(bench: Bench, session: str, pcrs: Sequence[int], *more: str) -> None:
+    """TPM2_PolicyPCR over the SHA-256 bank, in as many steps as the program needs."""
+    for start in range(0, len(pcrs), MAX_POLICY_PCRS):
+        chosen = selection(pcrs[start : start + MAX_POLICY_PCRS])
+        bench.run("tpm2_policypcr", "-S", session, "-l", chosen, *more)

@@ -9,8 +9,8 @@ from typing import Any
 
 from cloister.chain.contracts import call, encode
 from cloister.chain.finality import Follower, HeaderVerifier
-from cloister.chain.proven import ProvenState
 from cloister.chain.rpc import REVERTED, Rpc, quantity
+from cloister.chain.seats import SeatedState
 from cloister.chain.tx import Sender
 from cloister.core.chainview.founding import (
     CandidateRecord,
@@ -32,7 +32,7 @@ from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
 _SNAPSHOTS = 24
 
 
-class _State(ProvenState):
+class _State(SeatedState):
     """Proven records that only gatekeepers read."""
 
     async def seats(self) -> SeatsRecord:

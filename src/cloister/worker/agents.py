@@ -225,7 +225,6 @@ class AgentTable:
 
     async def _wanted(self) -> dict[bytes, Wanted]:
         state, height = self._watch.state(), self._watch.checkpoint.number
-        await self._watch.require_diverse()
         committee = await state.committee()
         live = [w.worker for w in await state.workers() if w.live_at(height)]
         free = asyncio.Semaphore(AT_ONCE)

@@ -21,7 +21,6 @@ from cloister.core.encoding.network import Network
 from cloister.core.encoding.signatures import Signed
 from cloister.core.encoding.statements import Checkpoint, HeartBeat
 from cloister.core.errors import ChainViewError, CloisterError, PolicyError, define
-from cloister.core.policy.committee import CommitteeRules
 from cloister.node import logs
 
 # Heights remembered against a second block at one height.
@@ -92,7 +91,6 @@ class ChainWatch:
         self._proven: ProvenState | None = None
         self._restricted: dict[bytes, int] = {}  # agent id or our address -> newest height claimed when it was seen
         self._worker: bytes | None = None
-        self._diverse = False
         self._said: dict[str, str] = {}
         self._moved = asyncio.Event()
         self.news = 0
@@ -147,14 +145,6 @@ class ChainWatch:
         """All agents at the newest checkpoint: their number is proven, their ids follow."""
         genesis, count = self._network.genesis, await self.state().agent_count()
         return [agent_id(genesis.chain_id, genesis.address("Agents"), token) for token in range(1, count + 1)]
-
-    async def require_diverse(self) -> None:
-        """The committee in office rests on the vendors that policy demands; read once, by proof.
-
-        Raises PolicyError (policy.committee_vendors)."""
-        if not self._diverse:
-            await self.state().require_diverse(CommitteeRules.from_json(self._network.genesis.policy["committee"]))
-            self._diverse = True
 
     @property
     def period_blocks(self) -> int:

@@ -19,13 +19,13 @@ from cloister.core.attestation.model import Evidence
 from cloister.core.attestation.roots import Roots
 from cloister.core.errors import EvidenceError
 from cloister.evidence import azure
-from cloister.evidence.azure import CERTIFICATES, MAX_ANSWER, TD_QUOTE, AzureVm, Metadata, Quoted, Vtpm, probe
+from cloister.evidence.azure import CERTIFICATES, MAX_ANSWER, TD_QUOTE, AzureVm, Metadata, Vtpm, probe
 from cloister.evidence.collateral import NO_COLLATERAL
 from cloister.evidence.collect import with_log
 from support.azure_kit import azure_evidence, runtime_data
 from support.azure_vm import FakeTools, Imds, canned, living, td_answer, thim, vtpm_of
 from support.hardware import NOW, chip, collateral, roots
-from support.tpm_kit import SoftTpm, boot_log, keys
+from support.tpm_kit import boot_log, keys
 from support.vectors import at, der, vectors
 
 REPORT_DATA = bytes(range(64))
@@ -255,49 +255,6 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
 
 
 # --- the vTPM misbehaves ---
-
-
-class Fixed(Vtpm):
-    """A vTPM whose answers are given."""
-
-    def __init__(self, report: bytes, quoted: Quoted) -> None:
-        self._report, self._quote = report, quoted
-
-    def report(self) -> bytes:
-        return self._report
-
-    def quote(self, qualifying: bytes, pcrs: Any) -> Quoted:
-        return self._quote
-
-
-def _fixed(change: Callable[[dict[str, bytes]], dict[str, bytes]]) -> Fixed:
-    model = azure_evidence("azure-snp")
-    made = dict(zip(("message", "signature", "pcrs"), living(b"q" * 32, azure.PCRS), strict=True))
-    return Fixed(model.blob, Quoted(**change(made)))
-
-
-def _stranger(_: dict[str, bytes]) -> dict[str, bytes]:
-    tpm = SoftTpm(keys("rsa other"))
-    message = tpm.message(b"q" * 32, (0,))
-    return {"message": message, "signature": tpm.sign(message), "pcrs": tpm.values((0,))}
-
-
-BAD_QUOTES: dict[str, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
-    "a signature over something else": lambda m: m | {"signature": bytes(256)},
-    "PCRs that moved meanwhile": lambda m: m | {"pcrs": bytes(len(m["pcrs"]))},
-    "PCRs that are missing": lambda m: m | {"pcrs": m["pcrs"][:-32]},
-    "another message": lambda m: m | {"message": b"hello"},
-    "no message": lambda m: m | {"message": b""},
-    "other qualifying data": lambda m: (
-        m | dict(zip(("message", "signature", "pcrs"), living(b"r" * 32, azure.PCRS), strict=True))
-    ),
-}
-
-
-@pytest.mark.parametrize("what", BAD_QUOTES)
-async def test_quotes_that_do_not_fit_are_noticed_here(what: str) -> None:
-    vm = AzureVm("azure-snp", _fixed(BAD_QUOTES[what]), Metadata("http://127.0.0.1:1"), Source())
-    assert await refusal(vm.answer(b"q" * 32)) == "evidence.quote"
 
 
 REPORTS: dict[str, Callable[[bytes], bytes]] = {

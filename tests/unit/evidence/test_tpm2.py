@@ -28,12 +28,13 @@ from cloister.core.attestation.model import Evidence
 from cloister.core.attestation.tpm_structures import parse_public
 from cloister.core.errors import AttestationError, EvidenceError
 from cloister.devnet.tee.tpm import Event, TpmHardware, boot_log, launch_measurement
-from cloister.evidence import tpm_tools
+from cloister.evidence import tpm_bench
 from cloister.evidence.collateral import FileCollateral
 from cloister.evidence.collect import collect
 from cloister.evidence.detect import MachineConfig, open_tee, survey
 from cloister.evidence.tpm2 import PCRS, Tpm2, TpmSealing
-from cloister.evidence.tpm_tools import TpmTools, device_tcti, selection, socket_tcti, trimmed
+from cloister.evidence.tpm_bench import device_tcti, selection, socket_tcti
+from cloister.evidence.tpm_tools import TpmTools, trimmed
 from support.hardware import NOW, factory, roots
 from support.simulated import EVENTS, producer, quoted, tpm_machine
 from support.tpm_kit import rng
@@ -253,7 +254,7 @@ def test_no_secret_in_arguments_or_environment(machine: TpmHardware, monkeypatch
         seen.extend([*arguments, *options["env"].values()])
         return real(arguments, **options)
 
-    monkeypatch.setattr(tpm_tools.subprocess, "run", spy)
+    monkeypatch.setattr(tpm_bench.subprocess, "run", spy)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     secret = b"the verifier's secret, 32 bytes."
     der = machine.emulator.tools.endorsement_certificate()[1]
@@ -297,7 +298,7 @@ def test_where_there_is_none_the_reason_says_so(tmp_path: Path) -> None:
 def test_missing_programs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tpm").write_bytes(b"")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert tpm_tools.missing_program() == "tpm2_quote"
+    assert tpm_bench.missing_program() == "tpm2_quote"
     reason = survey(_machine(tpm_device=str(tmp_path / "tpm")))[-1].reason
     assert reason == "expected tpm2_quote, found nothing of that name on PATH"
     assert _code(TpmTools().manufacturer) == "evidence.tpm_tools"
@@ -331,7 +332,7 @@ def test_a_program_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "tpm2_getcap").write_text("#!/bin/sh\nexec sleep 60\n")
     (tmp_path / "tpm2_getcap").chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(tpm_tools, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(tpm_bench, "TIMEOUT_S", 0.2)
     with pytest.raises(EvidenceError) as caught:
         TpmTools().manufacturer()
     assert caught.value.found == "still running"

@@ -48,24 +48,6 @@ def scene() -> Scene:
     return Scene()
 
 
-# --- the committee ---
-
-
-async def test_the_committees_vendors_are_read_by_proof_and_once(scene: Scene) -> None:
-    await scene.catch_up()
-    await scene.watch.require_diverse()
-    scene.world.seat(4, "amd")
-    await scene.catch_up(blocks=1)
-    await scene.watch.require_diverse()  # a seat is frozen on chain: what was proven once stays
-
-
-@pytest.mark.parametrize("vendor", ["amd", "microsoft+amd", "amd+intel", "acme", "amd+amd"])
-async def test_a_worker_serves_no_committee_of_one_vendors_majority(scene: Scene, vendor: str) -> None:
-    scene.world.seat(4, vendor)
-    await scene.catch_up(blocks=1)
-    await refused(scene.watch.require_diverse(), "policy.committee_vendors")
-
-
 # --- checkpoints ---
 
 

@@ -34,9 +34,9 @@ from cloister.devnet.tee.client import NO_SWTPM
 from cloister.devnet.tee.hardware import Hardware
 from cloister.devnet.tee.store import Store, write_private
 from cloister.devnet.tee.x509build import DAY, Issuer, PublicKey, certificate, der_oid, der_sequence
-from cloister.evidence import tpm_tools
-from cloister.evidence.tpm2 import PCRS
-from cloister.evidence.tpm_tools import EK_CERTIFICATES, TpmTools, socket_tcti
+from cloister.evidence import tpm_bench
+from cloister.evidence.tpm_bench import PCRS, socket_tcti
+from cloister.evidence.tpm_tools import EK_CERTIFICATES, TpmTools, endorsement_key
 
 EK_USAGE, AK_USAGE = "2.23.133.8.1", "2.23.133.8.3"
 BANKS: Final = {0x000B: "sha256", 0x000C: "sha384"}
@@ -156,8 +156,8 @@ class Emulator:
     def start(self) -> None:
         """Power on: PCRs are zero. Raises ConfigError (devnet.swtpm)."""
         program = shutil.which("swtpm")
-        if program is None or tpm_tools.missing_program():
-            raise NO_SWTPM(expected="swtpm and tpm2-tools", found=f"no {tpm_tools.missing_program() or 'swtpm'}")
+        if program is None or tpm_bench.missing_program():
+            raise NO_SWTPM(expected="swtpm and tpm2-tools", found=f"no {tpm_bench.missing_program() or 'swtpm'}")
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._unlink()
         arguments = ["socket", "--tpm2", "--tpmstate", f"dir={self.folder},mode=0600"]
@@ -202,7 +202,7 @@ class Emulator:
             self.tools.endorsement_certificate()
             return
         with self.tools.bench() as bench:
-            bench.endorsement_key("ecc")
+            endorsement_key(bench, "ecc")
             public = parse_public(bench.read("ek.pub")[2:])
             made = maker.issue("Simulated TPM endorsement key", public.key, EK_USAGE, now - DAY).public_bytes(
                 Encoding.DER
