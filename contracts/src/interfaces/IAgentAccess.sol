@@ -6,8 +6,8 @@ pragma solidity ^0.8.28;
 interface IAgentAccess {
     /// @param agent 32-byte agent id.
     /// @param caller Wallet of the caller; 0 for an anonymous one.
-    /// @param selector First 4 bytes of sha256(method, one space, path).
-    /// @param context Canonical JSON of what else the worker knows of the call (spec/policy.md).
+    /// @param selector First 4 bytes of sha256(method, one space, path without query).
+    /// @param context Canonical JSON of what else the worker knows of the call (spec/chainview.md 19).
     function isAllowed(bytes32 agent, address caller, bytes4 selector, bytes calldata context)
         external
         view

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloister.core.encoding import statements
+from cloister.core.encoding import contract_statements, statements
 from cloister.core.encoding.hexes import from_hex
 from cloister.core.encoding.signatures import SignerSet, verify_committee
 from cloister.core.errors import EncodingError
@@ -17,6 +17,7 @@ from cloister.core.errors import EncodingError
 FOLDER = Path(__file__).resolve().parents[3] / "spec" / "vectors"
 VECTORS: dict[str, Any] = json.loads((FOLDER / "statements.json").read_text(encoding="utf-8"))
 NETWORK = from_hex(VECTORS["network"], 32)
+KINDS: dict[str, Any] = {**vars(statements), **vars(contract_statements)}
 COMMITTEE = SignerSet(VECTORS["term"], VECTORS["threshold"], tuple(from_hex(m, 20) for m in VECTORS["members"]))
 
 
@@ -27,7 +28,7 @@ def test_the_file_is_what_the_generator_writes() -> None:
 @pytest.mark.parametrize("name", sorted(VECTORS["statements"]))
 def test_each_statement_reads_back_and_hashes_alike(name: str) -> None:
     case = VECTORS["statements"][name]
-    value = getattr(statements, name).from_json(case["fields"])
+    value = KINDS[name].from_json(case["fields"])
     assert value.type_string() == case["type"]
     assert value.struct_hash() == from_hex(case["struct_hash"], 32)
     assert value.digest(NETWORK) == from_hex(case["digest"], 32)
@@ -37,7 +38,7 @@ def test_each_statement_reads_back_and_hashes_alike(name: str) -> None:
 @pytest.mark.parametrize("count", range(6))
 def test_committee_statements_count_with_t_signatures(name: str, count: int) -> None:
     case = VECTORS["statements"][name]
-    value = getattr(statements, name).from_json(case["fields"])
+    value = KINDS[name].from_json(case["fields"])
     signatures = [from_hex(s, 65) for s in case["signatures"][:count]]
     if count >= COMMITTEE.threshold:
         verify_committee(value, signatures, COMMITTEE, NETWORK)
