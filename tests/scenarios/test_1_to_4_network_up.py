@@ -48,6 +48,16 @@ async def test_five_gatekeepers_three_vendors_one_master_key(devnet: Devnet, cli
     assert max(Counter(kind for _, kind in GATEKEEPERS).values()) <= 2
 
 
+async def test_the_anchor_knows_the_committees_signers(devnet: Devnet, client: Client) -> None:
+    """Contracts may ask agents from the first minute: an answer counts under leases that these signed."""
+    assert devnet.rpc is not None
+    anchor, founding = client.network.genesis.address("Anchor"), client.network.founding
+    signers = await call(devnet.rpc, anchor, "Anchor", "signerSet")
+    assert (signers["term"], signers["threshold"], signers["size"]) == (1, founding.threshold, len(founding.members))
+    for member in founding.members:
+        assert await call(devnet.rpc, anchor, "Anchor", "isSigner", member)
+
+
 async def test_a_worker_of_every_kind_is_admitted(devnet: Devnet, client: Client) -> None:
     view = await client.resolver.view()
     workers = await view.state.workers()

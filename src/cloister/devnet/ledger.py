@@ -95,6 +95,15 @@ async def in_office(rpc: Rpc, genesis: Genesis) -> Mapping[str, Any]:
     return record
 
 
+async def adopt(rpc: Rpc, payer: PrivateKey, genesis: Genesis) -> None:
+    """The Anchor takes over the signers of the committee in office: contracts may ask agents from now on.
+
+    Does nothing if it did before. Anybody may send this; the contract reads the committee itself (spec/anchor.md)."""
+    anchor = genesis.address("Anchor")
+    if (await call(rpc, anchor, "Anchor", "signerSet"))["term"] == 0:
+        await Sender(rpc, payer, genesis.chain_id).send(anchor, encode("Anchor", "adopt"))
+
+
 async def network_file(layout: Layout, rpc: Rpc, genesis: Genesis, endpoints: Sequence[str]) -> Network:
     """Replay the public transcript of the key generation and write network.json.
 

@@ -176,12 +176,13 @@ class Devnet:
         assert self.rpc is not None  # noqa: S101 - started before
         assert self.genesis is not None  # noqa: S101 - prepared before
         await _together(*(self.start_gatekeeper(name) for name, _ in GATEKEEPERS))
+        deployer = PrivateKey(self.layout.secret_key("deployer"))
         if not self.layout.network.exists():
             members = [from_hex(self.children[n].ready["address"], 20, name=n) for n, _ in GATEKEEPERS]
-            deployer = PrivateKey(self.layout.secret_key("deployer"))
             self._say("gatekeepers: registering, then generating a 3-of-5 master key that nobody holds")
             await ledger.found(self.rpc, deployer, self.genesis, members, THRESHOLD)
             await ledger.network_file(self.layout, self.rpc, self.genesis, self.gatekeeper_urls())
+        await ledger.adopt(self.rpc, deployer, self.genesis)
         self.network = Network.parse(self.layout.network.read_bytes())
 
     async def start_gatekeeper(self, name: str) -> Child:

@@ -72,6 +72,12 @@ async def test_a_genesis_file_says_what_was_deployed(chain: TestChain, rpc: Rpc,
     assert await call(rpc, genesis.address("Gatekeepers"), "Gatekeepers", "term") == 0
 
 
+async def test_an_anchor_adopts_no_committee_before_there_is_one(chain: TestChain, rpc: Rpc, tmp_path: Path) -> None:
+    genesis = await deployed(chain, rpc, layout(tmp_path))
+    with pytest.raises(CloisterError):
+        await ledger.adopt(rpc, chain.fund(chain.keys[5]), genesis)
+
+
 async def test_parameters_that_contradict_each_other_deploy_nothing(chain: TestChain, rpc: Rpc, tmp_path: Path) -> None:
     folder = layout(tmp_path)
     before = await rpc.call("eth_getTransactionCount", to_hex(_address(chain)), "latest")
