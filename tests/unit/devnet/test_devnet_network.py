@@ -148,6 +148,9 @@ def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
         made.events.append("network file")
         layout.network.write_bytes(b"network")
 
+    async def adopt(*args: Any) -> None:
+        made.events.append("adopt")
+
     async def call(rpc: Any, to: bytes, contract: str, function: str, *args: Any, block: str = "latest") -> Any:
         assert (contract, function, block) == ("Workers", "list", "finalized")
         return made.listed if made.listed else [address(name) for name, _ in WORKERS]
@@ -160,7 +163,8 @@ def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
     monkeypatch.setattr(subject, "devnet_roots", lambda folder: {"intel": ["00" * 32]})
     monkeypatch.setattr(subject, "call", call)
     monkeypatch.setattr(subject.tools, "anvil", lambda: Path("/anvil"))
-    for name, function in {"deploy": deploy, "found": found, "network_file": network_file}.items():
+    ledger = {"deploy": deploy, "found": found, "network_file": network_file, "adopt": adopt}
+    for name, function in ledger.items():
         monkeypatch.setattr(subject.ledger, name, function)
     monkeypatch.setattr(
         subject.Genesis, "parse", staticmethod(lambda data: SimpleNamespace(address=lambda name: b"\x09" * 20))
@@ -190,6 +194,7 @@ async def test_everything_starts_in_an_order_in_which_it_can(tmp_path: Path, sta
     assert order[9:] == [name for name, _ in WORKERS]
     events = stand.events
     assert events.index("deploy") < events.index("start gk-1") < events.index("found") < events.index("network file")
+    assert events.index("network file") < events.index("adopt") < events.index("start gateway")
     assert events.index("network file") < events.index("start gateway")
 
 
