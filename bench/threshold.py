@@ -116,11 +116,12 @@ def rows(*, rounds: int = 3, sizes: Sequence[int] = SIZES) -> list[Row]:
         shares = runs[-1][1]
         again = [resharing(size, shares) for _ in range(rounds)]
         derived = [derivation(shares) for _ in range(3 * rounds)]
-        found += _ceremony_rows(f"DKG {threshold_of(size)} of {size}", size, size, [cost for cost, _ in runs])
-        found += _ceremony_rows(f"resharing {threshold_of(size)} of {size}, t deal", size, threshold_of(size), again)
+        t = threshold_of(size)
+        found += _ceremony_rows(f"DKG {t} of {size}", size, size, [cost for cost, _ in runs])
+        found += _ceremony_rows(f"resharing {t} of {size}, t dealers", size, t, again)
         found += [
-            fact(f"partial key, t = {threshold_of(size)} (CPU)", median(p for p, _ in derived), "ms"),
-            fact("  key combined, opened and checked (CPU)", median(c for _, c in derived), "ms"),
+            fact(f"partial key, t = {t} (CPU)", median(p for p, _ in derived), "ms"),
+            fact(f"key from {t} partials: combine, open, check (CPU)", median(c for _, c in derived), "ms"),
         ]
     return found
 
@@ -128,12 +129,12 @@ def rows(*, rounds: int = 3, sizes: Sequence[int] = SIZES) -> list[Row]:
 def _ceremony_rows(name: str, size: int, dealers: int, costs: Sequence[Cost]) -> list[Row]:
     dealing = costs[0].dealing
     return [
-        fact(f"{name} (CPU per node)", median(cost.deal + cost.receive for cost in costs), "ms"),
-        fact("  of which its dealing", median(cost.deal for cost in costs), "ms"),
-        fact("  a dealing on the wire", dealing, "bytes"),
-        fact("  received by a node", dealing * (dealers - 1) / 1024, "KiB"),
-        fact("  messages per node: dealings in and out", dealers - 1 + size - 1, ""),
-        fact("  messages per node: transactions", CHAIN_MESSAGES, ""),
+        fact(f"{name}: CPU per node", median(cost.deal + cost.receive for cost in costs), "ms"),
+        fact(f"{name}: of which its own dealing", median(cost.deal for cost in costs), "ms"),
+        fact(f"{name}: a dealing on the wire", dealing, "bytes"),
+        fact(f"{name}: received by a node", dealing * (dealers - 1) / 1024, "KiB"),
+        fact(f"{name}: dealings in and out of a node", dealers - 1 + size - 1, "msgs"),
+        fact(f"{name}: transactions of a node", CHAIN_MESSAGES, "txs"),
     ]
 
 

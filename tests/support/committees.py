@@ -135,7 +135,8 @@ class Actor:
         self.said: list[do.Action] = []
 
     def _rebuilt(self) -> Member:
-        seed = f"{self.dealer}/{self.receiver}/{self.world.number}"
+        world = self.world
+        seed = f"{world.kind.value}/{world.name}/{self.dealer}/{self.receiver}/{world.number}"
         return Member(self.setting, Kept.from_bytes(self.disk), stream(seed), old_share=self.old)
 
     def _crooked(self) -> Dealt:

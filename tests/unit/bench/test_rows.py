@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from bench import attestation, baseline, evidence, keys, state
+from bench import attestation, baseline, evidence, keys, state, threshold
 from bench.calls import KINDS, Clocks, Samples, first_body_ms
 from bench.live import Loaded, Pool, get, head, post
 from bench.load import Answer
@@ -32,6 +32,15 @@ def test_rows_of_the_threshold_keys() -> None:
     rows = keys.rows(rounds=1)
     good(rows)
     assert rows[0].target == 50.0
+
+
+def test_rows_of_ceremonies_say_cpu_bytes_and_messages_by_size() -> None:
+    rows = threshold.rows(rounds=1, sizes=(1, 4))
+    good([row for row in rows if row.value])
+    by_name = {row.name: row.value for row in rows}
+    assert by_name["DKG 3 of 4: dealings in and out of a node"] == 6
+    assert by_name["resharing 3 of 4, t dealers: dealings in and out of a node"] == 5
+    assert [threshold.threshold_of(n) for n in threshold.SIZES] == [3, 5, 11, 21]
 
 
 def test_rows_of_evidence_name_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

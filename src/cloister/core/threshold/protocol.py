@@ -85,6 +85,8 @@ NOT_MY_CONFIRMATION = define(
 class Setting:
     """One member's place in a ceremony. ``dealer`` and ``receiver`` are its indexes, 0 where it has none.
 
+    Build one only after the evidence of every receiver, its transport key included, was verified: a dealer deals as
+    soon as it is driven.
     ``erase_delay``: blocks from the end to the erasure of the old term's shares (R4). Raises ThresholdError.
     """
 

@@ -138,6 +138,27 @@ def test_a_resharing_between_liars_keeps_the_derived_keys(founded: World, data: 
     assert derived(honest, t) == derived(list(founded.shares().values()), 3)
 
 
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_beyond_the_bound_it_ends_in_one_result_or_in_nothing(data: Any) -> None:
+    """Up to t - 1 liars and any number away: it may fail, but honest members never end with different keys."""
+    n, t = data.draw(st.sampled_from([(4, 3), (5, 3), (3, 2)]))
+    liars = data.draw(st.sets(st.integers(1, n), max_size=t - 1))
+    away = data.draw(st.sets(st.sampled_from(sorted(set(range(1, n + 1)) - liars)), max_size=n - len(liars) - 1))
+    drawn = {i: data.draw(manners(n)) for i in sorted(liars)} | dict.fromkeys(sorted(away), Manner(absent=True))
+    world = World(n, t, manners=drawn, name="beyond").run()
+    if world.phase is Phase.FAILED:
+        for actor in world.honest():
+            assert (actor.share, actor.member.kept().share) == (None, None)
+            assert actor.failed is not None
+        return
+    agreed = world.agreed()
+    for actor in world.honest():
+        assert actor.share is not None
+        assert (actor.share.public.mpk, actor.share.public.transcript) == (agreed.mpk, agreed.transcript)
+        assert int.from_bytes(actor.share.secret, "big") == expected_share(world, agreed.dealers(), actor.receiver)
+
+
 @pytest.fixture(scope="module")
 def founded() -> World:
     return World(4, 3, name="founded").run()
