@@ -7,16 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from cloister.cli import calls
+from cloister.cli import calls, local
 from cloister.cli.options import AsJson, PassphraseFd, WalletName
 from cloister.cli.output import print_facts, print_rows, progress, say
-from cloister.cli.project import build_project, new_project
+from cloister.cli.project import TEMPLATES, build_project, new_project
 from cloister.cli.running import command
 from cloister.cli.settings import settings_of
 from cloister.core.encoding.hexes import to_hex
 
 app = typer.Typer(help="Make, deploy and look after agents.", no_args_is_help=True)
 command(app, "call")(calls.call)
+local.register(app)
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the agent.")]
 AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]
@@ -25,12 +26,12 @@ AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]
 @command(app, "new")
 async def new(
     name: Annotated[str, typer.Argument(help="Name of the agent and of its folder.")],
-    template: Annotated[str, typer.Option(help="What to start from: minimal.")] = "minimal",
+    template: Annotated[str, typer.Option(help=f"What to start from: {', '.join(TEMPLATES)}.")] = "minimal",
     into: Annotated[Path, typer.Option(help="Where to make the folder.")] = Path(),
 ) -> None:
     """Write a small working agent into a new folder."""
     folder = new_project(name, template, into)
-    say(f"wrote {folder}; next: cloister agent deploy {folder}")
+    say(f"wrote {folder}; next: cloister agent test {folder}, cloister agent dev {folder}")
 
 
 @command(app, "build")

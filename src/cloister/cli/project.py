@@ -13,7 +13,10 @@ from cloister.core.errors import ConfigError, define
 if TYPE_CHECKING:
     from cloister.client.build import Built
 
-TEMPLATES = ("minimal",)
+TEMPLATES = ("minimal", "openai", "langchain", "hono", "oracle", "voter", "poster")
+
+# Names that packaging tools would leave out.
+_RENAMED = {"gitignore": ".gitignore"}
 
 NO_DENO = define(
     "cli.no_deno",
@@ -31,7 +34,7 @@ NO_TEMPLATE = define(
     "cli.template",
     ConfigError,
     check=f"the template is one of: {', '.join(TEMPLATES)}",
-    remedy="leave --template out",
+    remedy="choose one of them, or leave --template out",
 )
 
 
@@ -60,9 +63,11 @@ def new_project(name: str, template: str, into: Path) -> Path:
     folder = into / need_name(name)
     if folder.exists():
         raise FOLDER_EXISTS(expected=f"no {folder} yet", found="one")
-    source = resources.files("cloister.cli") / "templates" / template
+    base = resources.files("cloister.cli") / "templates"
     folder.mkdir(parents=True)
-    for item in source.iterdir():
+    for item in (*(base / "common").iterdir(), *(base / template).iterdir()):
+        if not item.is_file():
+            continue
         text = item.read_text(encoding="utf-8").replace("AGENT_NAME", name)
-        (folder / item.name).write_text(text, encoding="utf-8")
+        (folder / _RENAMED.get(item.name, item.name)).write_text(text, encoding="utf-8")
     return folder

@@ -21,7 +21,8 @@ def command(
 ) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
     """Register an async function as a command of ``app``.
 
-    A CloisterError becomes ``error:`` and ``hint:`` with exit code 1; control-C exits with 130.
+    A CloisterError becomes ``error:`` and ``hint:`` with exit code 1; control-C exits with 130, and so does
+    a command that cancels itself on SIGTERM.
     """
 
     def register(function: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -32,7 +33,7 @@ def command(
             except CloisterError as error:
                 print_error(error)
                 raise typer.Exit(REFUSED) from None
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, asyncio.CancelledError):
                 say("interrupted")
                 raise typer.Exit(INTERRUPTED) from None
 

@@ -39,3 +39,12 @@ export interface Log {
   warn(...values: unknown[]): void;
   error(...values: unknown[]): void;
 }
+
+/** What a test of agent.test.ts gets: asks the agent as a caller would. */
+export interface Agent {
+  url: string;
+  fetch(path: string, options?: AgentRequest): Promise<Response>;
+}
+
+/** `caller`: the address that calls, none for anonymous. `json`: sent as the body, by POST unless `method` is given. */
+export type AgentRequest = RequestInit & { caller?: string; json?: unknown };
