@@ -154,7 +154,7 @@ class Ceremony:
         """What each qualified dealer's polynomial counts in the joint one; None: one each."""
         return None
 
-    def check_master_key(self, mpk: bytes) -> None:
+    def check_mpk(self, mpk: bytes) -> None:
         """Raise ThresholdError if the ceremony may not end in this master key. Any will do here."""
 
 

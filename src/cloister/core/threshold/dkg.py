@@ -149,7 +149,7 @@ def replay_over(ceremony: Ceremony, dealings: Mapping[int, Dealing], committed: 
         mpk, share_keys = to_bytes(joint[0]), tuple(to_bytes(key) for key in keys)  # 5
     except CloisterError:
         raise DEGENERATE(expected="keys other than the identity", found="the identity") from None
-    ceremony.check_master_key(mpk)  # 6
+    ceremony.check_mpk(mpk)  # 6
     return PublicShares(mpk, share_keys, transcript_of(ceremony, committed), ceremony.term)
 
 

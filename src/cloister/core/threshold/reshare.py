@@ -91,7 +91,7 @@ class Resharing(Ceremony):
         """Lagrange at 0 over all qualified dealers (R2)."""
         return lagrange_at_zero(qualified)
 
-    def check_master_key(self, mpk: bytes) -> None:
+    def check_mpk(self, mpk: bytes) -> None:
         """Raise ThresholdError unless it is the old one (R2)."""
         if mpk != self.old.mpk:
             raise MASTER_KEY_CHANGED(expected=f"master key {to_hex(self.old.mpk)[:18]}…", found=to_hex(mpk)[:18] + "…")
