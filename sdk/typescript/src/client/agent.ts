@@ -125,18 +125,24 @@ async function respond(
 ): Promise<SealedResponse> {
   if (head.status < 200) throw BAD_HEAD("a status in 200..599", `status ${head.status}`);
   const init = { status: head.status, headers: head.headers.map(([name, value]): [string, string] => [name, value]) };
-  const { promise, resolve, reject } = Promise.withResolvers<Answered>();
-  const body = bodyOf(events, stop, resolve, reject);
-  if (!NULL_BODY.includes(head.status)) return new SealedResponse(body, init, promise);
+  const end = new Ending();
+  const body = bodyOf(events, stop, end);
+  if (!NULL_BODY.includes(head.status)) return new SealedResponse(body, init, end.verified);
   await body.pipeTo(new WritableStream()); // such answers have no body: read to the verified end
-  return new SealedResponse(null, init, promise);
+  return new SealedResponse(null, init, end.verified);
+}
+
+/** The end of an answer, when it comes. */
+class Ending {
+  good!: (answered: Answered) => void;
+  bad!: (reason: unknown) => void;
+  readonly verified = new Promise<Answered>((resolve, reject) => [this.good, this.bad] = [resolve, reject]);
 }
 
 function bodyOf(
   events: AsyncGenerator<CallEvent>,
   stop: AbortController,
-  verified: (answered: Answered) => void,
-  failed: (reason: unknown) => void,
+  end: Ending,
 ): ReadableStream<Uint8Array<ArrayBuffer>> {
   return new ReadableStream({
     async pull(controller) {
@@ -144,15 +150,15 @@ function bodyOf(
         const { done, value } = await events.next();
         if (done || value.type === "head") throw new TypeError("an answer ends with its receipt");
         if (value.type === "body") return controller.enqueue(new Uint8Array(value.data));
-        verified(value);
+        end.good(value);
         controller.close();
       } catch (error) {
-        failed(error);
+        end.bad(error);
         controller.error(error);
       }
     },
     async cancel(reason) {
-      failed(reason ?? new DOMException("the body was cancelled", "AbortError"));
+      end.bad(reason ?? new DOMException("the body was cancelled", "AbortError"));
       stop.abort(); // the worker notices and stops too
       await events.return(undefined).catch(() => undefined);
     },

@@ -1,0 +1,116 @@
+"""The TypeScript client, under Deno, against the running network.
+
+1. A sealed call through the gateway: answer, streamed body, caller, and a receipt that Python verifies on the chain.
+2. Three refusals: another fingerprint, an answer that somebody between altered, an answer that was given before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from cloister.client.client import Client
+from cloister.client.deploy import await_seats, deploy_agent
+from cloister.client.receipts import Kept
+from cloister.client.verify import verify_kept_receipt
+from cloister.core.encoding.hexes import to_hex
+from cloister.core.policy.manifest import normalize
+from cloister.devnet.demo.steps import owner_wallet
+from cloister.devnet.network import Devnet
+from support.typescript import Driver, driver
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+Spoil = Callable[[bytes], bytes]
+HELLO = b"""export default { async fetch(request, ctx) {
+  const { pathname, search } = new URL(request.url);
+  const caller = ctx.caller?.address ?? "nobody";
+  const parts = [request.method, " ", pathname + search, " ", caller, " ", await request.text()];
+  const stream = new ReadableStream({ pull(controller) {
+    const part = parts.shift();
+    if (part === undefined) controller.close();
+    else controller.enqueue(new TextEncoder().encode(part));
+  } });
+  return new Response(stream, { headers: { "content-type": "text/plain" } });
+} };"""
+
+
+@asynccontextmanager
+async def between(devnet: Devnet, spoil: Spoil) -> AsyncIterator[str]:
+    """The address of somebody between client and gateway, who changes answers of calls and nothing else."""
+
+    async def forward(request: web.Request) -> web.Response:
+        target = devnet.gateway_url + request.path_qs
+        kind = {"content-type": request.headers.get("content-type", "application/json")}
+        async with session.request(request.method, target, data=await request.read(), headers=kind) as answer:
+            body = await answer.read()
+            sealed = request.path.startswith("/v1/call/")
+            return web.Response(
+                body=spoil(body) if sealed else body, status=answer.status, content_type=answer.content_type
+            )
+
+    app = web.Application(client_max_size=32 << 20)
+    app.router.add_route("*", "/{rest:.*}", forward)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    async with aiohttp.ClientSession() as session:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def hello(client: Client) -> bytes:
+    """A small agent of the owner's that streams who asked for what, by id."""
+    deployed = await deploy_agent(client, HELLO, normalize({"upgrade": {"rule": "delay", "blocks": 10}}))
+    await await_seats(client, deployed.agent, seats=2)
+    return deployed.agent
+
+
+async def ready(typescript: Driver, devnet: Devnet, agent: bytes, url: str) -> None:
+    """Connect as the owner and take the agent."""
+    assert devnet.network is not None
+    key = to_hex(owner_wallet(devnet).key.secret)
+    await typescript.aok("connect", url=url, fingerprint=devnet.network.fingerprint(), key=key)
+    found = await typescript.aok("agent", name=to_hex(agent))
+    assert found["id"] == to_hex(agent)
+
+
+async def test_a_sealed_call_with_a_receipt_that_python_verifies(devnet: Devnet, client: Client, hello: bytes) -> None:
+    with driver() as typescript:
+        await ready(typescript, devnet, hello, devnet.gateway_url)
+        for how in ("request", "fetch"):
+            answer = await typescript.aok("call", path="/a?b=c", json={"text": "hé"}, how=how)
+            caller = to_hex(owner_wallet(devnet).address)
+            assert answer["text"].lower() == f'POST /a?b=c {caller} {{"text":"hé"}}'.lower()
+            assert answer["status"] == 200
+            report = await verify_kept_receipt(client, Kept.from_json(answer["kept"]))
+            assert report.ok, report.to_json()
+
+
+async def test_three_refusals(devnet: Devnet, hello: bytes) -> None:
+    kept: list[bytes] = []
+
+    def altered(answer: bytes) -> bytes:
+        return answer[:-1] + bytes([answer[-1] ^ 1])
+
+    def replayed(answer: bytes) -> bytes:
+        kept.append(answer)
+        return kept[0]
+
+    with driver() as typescript:
+        refused = await typescript.arefused("connect", url=devnet.gateway_url, fingerprint="00" * 32)
+        assert refused == "encoding.fingerprint"
+        async with between(devnet, altered) as url:
+            await ready(typescript, devnet, hello, url)
+            assert await typescript.arefused("call", path="/", how="fetch") == "envelope.not_authentic"
+        async with between(devnet, replayed) as url:
+            await ready(typescript, devnet, hello, url)
+            assert (await typescript.aok("call", path="/"))["status"] == 200
+            assert await typescript.arefused("call", path="/") == "envelope.not_authentic"
