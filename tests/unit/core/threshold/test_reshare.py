@@ -177,6 +177,12 @@ def test_nor_if_somebody_writes_the_other_term_on_them() -> None:
     assert "[1, 2]" in error.found
 
 
+def test_even_t_old_partials_which_would_give_the_key_are_refused_in_the_new_term() -> None:
+    partials, transport = asked(list(OLD.shares[:3]))
+    assert recover(partials, 3, OLD.public, b"agent", transport).point
+    refused("threshold.too_few_partials", lambda: recover(partials, 3, SHARES[0].public, b"agent", transport))
+
+
 def test_a_partial_of_another_term_is_refused_by_name() -> None:
     (partial,), transport = asked([OLD.shares[0]])
     refused("threshold.other_term", lambda: verify_partial(partial, b"agent", SHARES[0].public, transport.public))
