@@ -6,8 +6,11 @@ What TypeScript seals Python opens here, and the other way round.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import runpy
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,34 @@ from cloister.core.chainview.records import UpgradeMode
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.errors import CloisterError, TransportError
 from cloister.core.receipts.verify import Admission, verify_receipt
-from support.fake_world import CODE, OWNER, fresh, test_key
+from support.fake_gateway import FakeGateway, FakeWorker, serving
+from support.fake_world import CODE, OWNER, World, fresh, test_key
+from support.typescript import SDK, deno
 
 CLIENT_TESTS = Path(__file__).parents[1] / "client"
 REFUSED = runpy.run_path(str(CLIENT_TESTS / "test_resolve_agents.py"))["REFUSED"]
 SPOILED = runpy.run_path(str(CLIENT_TESTS / "test_sealed_calls.py"))["SPOILED"]
 MODES = ("request", "fetch")
+LIBRARY = """
+import { connect, sealedFetch } from "@cloister/sdk";
+
+const [url, fingerprint, now] = Deno.args as [string, string, string];
+const client = await connect(url, { fingerprint, clock: () => Number(now) });
+const agent = await client.agent(1, { vendor: "intel" });
+const send: typeof fetch = sealedFetch(agent);
+const shown = async (answer: Response) => {
+  const { method, path, body } = await answer.json();
+  console.log(method, path, body);
+};
+const headers = new Headers({ authorization: "Bearer unused", "content-type": "application/json" });
+await shown(await send("https://agent.invalid/v1/chat?x=1", { method: "POST", headers, body: "{}" }));
+await shown(await send(new Request("https://agent.invalid/v1/other", { method: "PUT", body: "body" })));
+const name = (error: Error) => console.log(error.name);
+await send("/v1/never", { signal: AbortSignal.abort() }).catch(name);
+const answer = await agent.fetch("/v1/late");
+await answer.body!.cancel();
+await answer.verified.catch(name);
+"""
 
 
 def code(result: dict[str, Any]) -> str:
@@ -285,8 +310,6 @@ def test_demands_are_checked_before_anything_is_sealed(net: Any) -> None:
     net.world.mine()
     assert code(net.connect()) == "client.demand_upgrade"
     assert "ok" in net.connect({"allowInstant": True})
-    import hashlib
-
     assert "ok" in net.connect({"codeHash": to_hex(hashlib.sha256(CODE).digest())})
     assert "ok" in net.connect(key=to_hex(OWNER.secret))
     assert len(net.gateway.calls) == sent
@@ -295,7 +318,10 @@ def test_demands_are_checked_before_anything_is_sealed(net: Any) -> None:
 def test_a_gateway_that_is_not_there_is_named(net: Any, typescript: Any) -> None:
     net.connect()
     where = net.gateway.url
-    assert typescript.refused("connect", url="http://127.0.0.1:1", fingerprint="00" * 32) == "client.unreachable"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{probe.getsockname()[1]}"  # bound and not listening
+        assert typescript.refused("connect", url=closed, fingerprint="00" * 32) == "client.unreachable"
     assert typescript.refused("connect", url="ftp://x", fingerprint="00" * 32) == "client.gateway_url"
     assert typescript.refused("connect", url=where + "/nothing-here", fingerprint="00" * 32) == "client.bad_answer"
 
@@ -305,3 +331,46 @@ def test_a_body_over_the_cap_never_leaves(net: Any) -> None:
     assert code(net.call(init={"method": "POST", "body": "x" * ((8 << 20) + 1)})) == "envelope.too_large"
     assert code(net.call(init={"method": "POST", "headers": {"x": "y" * 20_000}})) == "envelope.head"
     assert net.gateway.calls == []
+
+
+def test_the_pages_first_snippet_runs_as_it_stands(tmp_path: Path) -> None:
+    page = (SDK.parents[1] / "docs" / "use" / "typescript.md").read_text(encoding="utf-8")
+    snippet = page.split("```ts\n")[1].split("```")[0]
+    assert snippet.count("http://127.0.0.1:8080") == 1
+    assert snippet.count("…") == 1
+    world = World(now=int(time.time()))
+    agent = world.set_agent()
+    worker = FakeWorker(world)
+    gateway = FakeGateway(world, [worker])
+    world.mine()
+    gateway.offer(agent)
+
+    async def on_call(agent: bytes, boot: bytes, record: bytes) -> bytes:
+        world.now = time.time()  # the page's program has the machine's clock
+        return gateway.deliver(agent, boot, record)
+
+    gateway.on_call = on_call
+    with serving(gateway) as url:
+        program = tmp_path / "page.ts"
+        own = {"http://127.0.0.1:8080": url, "…": world.network.fingerprint()}
+        for shown, real in own.items():
+            snippet = snippet.replace(shown, real)
+        program.write_text(snippet)
+        done = deno("run", "--check", "--allow-net=127.0.0.1", str(program))
+    assert done.returncode == 0, done.stderr
+    first, last = done.stdout.splitlines()
+    assert first.startswith("200 ")
+    assert "remember this" in first
+    assert last == "intel 0"
+    assert [request.head.path for request in worker.ran] == ["/notes"]
+
+
+def test_a_fetch_for_any_library(tmp_path: Path, net: Any) -> None:
+    """``sealedFetch`` as such libraries use it: a whole address, a Request, Headers, an aborted signal."""
+    program = tmp_path / "library.ts"
+    program.write_text(LIBRARY)
+    arguments = (net.gateway.url, net.world.network.fingerprint(), str(int(net.world.now)))
+    done = deno("run", "--check", "--allow-net=127.0.0.1", str(program), *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["POST /v1/chat?x=1 {}", "PUT /v1/other body", "AbortError", "AbortError"]
+    assert [request.head.path for request in ran(net)] == ["/v1/chat?x=1", "/v1/other", "/v1/late"]
