@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloister.cli import calls, local
+from cloister.cli import calls, local, versions
 from cloister.cli.options import AsJson, PassphraseFd, WalletName
 from cloister.cli.output import print_facts, print_rows, progress, say
 from cloister.cli.project import TEMPLATES, build_project, new_project
@@ -18,6 +18,7 @@ from cloister.core.encoding.hexes import to_hex
 app = typer.Typer(help="Make, deploy and look after agents.", no_args_is_help=True)
 command(app, "call")(calls.call)
 local.register(app)
+versions.register(app)
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the agent.")]
 AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]
@@ -54,6 +55,7 @@ async def deploy(
 ) -> None:
     """Build, upload and register an agent, then wait until a worker may run it."""
     from cloister.client.deploy import await_seats, deploy_agent
+    from cloister.client.versions import Version
     from cloister.core.encoding.hexes import from_hex
 
     settings = settings_of(context)
@@ -64,6 +66,7 @@ async def deploy(
         with progress("uploading and registering"):
             chosen = from_hex(cluster.lower(), 32, name="cluster") if cluster else None
             done = await deploy_agent(client, built.bundle, built.manifest, cluster=chosen)
+        versions.keep(folder, Version(done.agent, done.code_hash, done.manifest_hash, done.block))
         if wait:
             with progress("waiting for finality and the first lease"):
                 await await_seats(client, done.agent)
@@ -94,6 +97,21 @@ async def show(context: typer.Context, agent: AgentName, as_json: AsJson = False
     async with settings_of(context).client() as client:
         facts = await client.describe(await client.agent_id(agent))
     print_facts(facts, as_json=as_json)
+
+
+@command(app, "logs")
+async def logs(
+    context: typer.Context,
+    agent: AgentName,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing.")] = False,
+) -> None:
+    """What an agent logged, on a devnet of this machine. On any other network logs are dropped, not kept."""
+    from cloister.devnet import commands
+
+    settings = settings_of(context)
+    async with settings.client() as client:
+        found = await client.agent_id(agent)
+    await commands.agent_logs(settings.home.path, to_hex(found), follow)
 
 
 @command(app, "pause")

@@ -60,3 +60,23 @@ async def list_(
         print_rows([], ("name",), as_json=as_json, empty=f"{to_hex(found)} has no secrets")
         return
     print_facts(facts, as_json=as_json)
+
+
+@command(app, "rm")
+async def remove(
+    context: typer.Context,
+    agent: Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")],
+    wallet: WalletName = None,
+    passphrase_fd: PassphraseFd = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove all secrets of an agent. To keep some, set those again: values cannot be read back."""
+    from cloister.client.secrets import set_secrets
+
+    settings = settings_of(context)
+    async with settings.client(settings.wallet(wallet, passphrase_fd)) as client:
+        found = await client.agent_id(agent)
+        with progress("sealing an empty set and committing"):
+            done = await set_secrets(client, found, {})
+    print_facts({**done.to_json(), "names": []}, as_json=as_json)
+    say("workers drop them once the block is final")

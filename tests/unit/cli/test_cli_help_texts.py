@@ -13,7 +13,7 @@ from support.documents import COMMANDS, command_of, leaves, parse_command
 PATHS = sorted(leaves())
 GROUPS = [(), *sorted({path[:i] for path in PATHS for i in range(1, len(path))})]
 # Commands without facts: they print a script, log lines, or files, or run until they are stopped.
-NO_JSON = {("completion",), ("logs",), ("down",), ("agent", "new")}
+NO_JSON = {("completion",), ("logs",), ("down",), ("agent", "new"), ("agent", "logs")}
 # Names of options that would carry a secret on the command line.
 SECRET_WORDS = ("passphrase", "password", "key", "secret", "value", "token", "private", "mnemonic")
 
@@ -62,10 +62,10 @@ def test_every_command_with_facts_prints_them_as_json_too(path: tuple[str, ...])
 
 @pytest.mark.parametrize("path", PATHS, ids=" ".join)
 def test_no_option_takes_a_secret(path: tuple[str, ...]) -> None:
-    """Secrets come by prompt, pipe or descriptor. What looks like one here is a descriptor, a hash or a name."""
+    """Secrets come by prompt, pipe or descriptor. What looks like one here is a descriptor, a hash or a file's name."""
     for name in options_of(command_of(path)):
         if any(word in name for word in SECRET_WORDS):
-            assert name in ("--passphrase-fd", "--idempotency-key"), name
+            assert name in ("--passphrase-fd", "--idempotency-key", "--secrets"), name
 
 
 @pytest.mark.parametrize("path", PATHS, ids=" ".join)

@@ -86,3 +86,86 @@ def test_deploy_pause_secrets_resume(run: Any, devnet: LiveGateway, chain: TestC
     assert network.exit_code == 0, network.output
     report = json.loads(run("verify", "agent", token, "--json").stdout)
     assert [s["code"] for s in report["steps"] if not s["ok"]] == ["client.no_seat"]
+
+
+def test_update_rollback_and_what_the_folder_remembers(run: Any, devnet: LiveGateway, tmp_path: Path) -> None:
+    folder = new_project("hello", "minimal", tmp_path)
+    (folder / "cloister.json").write_text('{"upgrade": {"rule": "delay", "blocks": 2}}')
+    first = facts(run("agent", "deploy", str(folder), "--no-wait", "--json"))
+    token = str(first["token_id"])
+    until(run, token, "code_hash", first["code_hash"])
+    assert "(client.same_code)" in run("agent", "update", token, str(folder)).stderr
+
+    agent = folder / "agent.ts"
+    agent.write_text(agent.read_text().replace('"world"', '"again"'))
+    second = facts(run("agent", "update", token, str(folder), "--json"))
+    assert second["ready_at"] == second["block"] + 2
+    applied = when_ready(run, "agent", "update", token, str(folder), "--apply", "--json")
+    assert (applied["code_hash"], applied["ready_at"]) == (second["code_hash"], None)
+    until(run, token, "code_hash", second["code_hash"])
+
+    back = facts(run("agent", "rollback", token, str(folder), "--json"))
+    assert back["code_hash"] == first["code_hash"]
+    assert facts(run("agent", "update", token, str(folder), "--cancel", "--json"))["cancelled"] is True
+    assert "(client.nothing_waits)" in run("agent", "update", token, "--apply").stderr
+    again = facts(run("agent", "rollback", token, str(folder), "--to", first["code_hash"], "--json"))
+    when_ready(run, "agent", "update", token, str(folder), "--apply", "--json")
+    until(run, token, "code_hash", first["code_hash"])
+
+    kept = facts(run("agent", "versions", str(folder), "--json"))
+    hashes = [first["code_hash"], *[second["code_hash"]] * 2, *[first["code_hash"]] * 3]
+    assert [one["code_hash"] for one in kept] == hashes
+    assert again in kept
+    assert "(client.no_version)" in run("agent", "rollback", token, str(folder), "--to", "0x" + "ab" * 32).stderr
+    assert "(client.no_version)" in run("agent", "rollback", token, str(tmp_path)).stderr
+    assert run("agent", "update", token, "--apply", "--cancel").exit_code == 2
+
+    (folder / "cloister.json").write_text('{"upgrade": {"rule": "instant"}}')
+    refused = run("agent", "update", token, str(folder))
+    assert (refused.exit_code, "(client.rule_changed)" in refused.stderr) == (1, True)
+    assert "expected delay 2 blocks, found instant" in refused.stderr
+
+
+def when_ready(run: Any, *words: str) -> Any:
+    """The facts of a command that may be too early."""
+    for _ in range(100):
+        result = run(*words)
+        if result.exit_code == 0:
+            return json.loads(result.stdout)
+        assert "(client.nothing_waits)" in result.stderr
+        time.sleep(0.2)
+    raise AssertionError(f"never ready: {result.output}")
+
+
+def test_a_frozen_agent_stays_and_secrets_are_removed(run: Any, devnet: LiveGateway, tmp_path: Path) -> None:
+    folder = new_project("still", "minimal", tmp_path)
+    (folder / "cloister.json").write_text('{"upgrade": {"rule": "frozen"}, "secrets": ["A", "B"]}')
+    token = str(facts(run("agent", "deploy", str(folder), "--no-wait", "--json"))["token_id"])
+    until(run, token, "paused", False)
+    assert "(client.frozen)" in run("agent", "update", token, str(folder)).stderr
+    facts(run("agent", "secrets", "set", token, "A", "--json", input="one\n"))
+    until(run, token, "secrets_version", 1)
+    removed = facts(run("agent", "secrets", "rm", token, "--json"))
+    assert (removed["version"], removed["names"]) == (2, [])
+    until(run, token, "secrets_version", 2)
+    assert facts(run("agent", "secrets", "list", token, "--json"))["names"] == []
+
+
+BAD_MANIFESTS = {
+    "memory that no worker offers": ('{"limits": {"memory_mb": 99999999}}', "manifest.limit", "memory_mb"),
+    "a field that does not exist": ('{"cpu": 4}', "manifest.field", "cpu"),
+    "a host that is a URL": ('{"egress": ["https://a.example/"]}', "sandbox.egress", ""),
+    "an environment secret that is not declared": ('{"env": ["KEY"]}', "manifest.name", "KEY"),
+}
+
+
+@pytest.mark.parametrize("sentence", BAD_MANIFESTS)
+def test_a_manifest_that_is_refused_says_why_before_anything_is_sent(run: Any, sentence: str, tmp_path: Path) -> None:
+    text, code, reason = BAD_MANIFESTS[sentence]
+    folder = new_project("hello", "minimal", tmp_path)
+    (folder / "cloister.json").write_text(text)
+    refused = run("agent", "deploy", str(folder))
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert f"({code})" in refused.stderr
+    assert reason in refused.stderr
+    assert "hint:" in refused.stderr

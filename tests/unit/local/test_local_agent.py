@@ -43,7 +43,8 @@ export default {
     if (pathname === "/slow") { await new Promise((r) => setTimeout(r, 700)); return new Response("slow " + VERSION); }
     if (pathname === "/version") return new Response(VERSION);
     if (pathname === "/stream") return new Response(new ReadableStream({ async start(c) {
-      for (const part of ["one ", "two"]) { c.enqueue(new TextEncoder().encode(part)); await ctx.state.put("part-" + part.trim(), 1); }
+      for (const part of ["one ", "two"]) { c.enqueue(new TextEncoder().encode(part));
+        await ctx.state.put("part-" + part.trim(), 1); }
       c.close(); } }));
     if (pathname === "/add") {
       const seen = (await ctx.state.get("count")) ?? 0;

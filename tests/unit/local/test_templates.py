@@ -15,7 +15,8 @@ from cloister.client.build import build
 from cloister.core.errors import CloisterError
 from cloister.devnet.tools import deno
 from cloister.local.testing import Outcome, run_tests
-from support.build_kit import DENO_DIR, ROOT
+from support.build_kit import DENO_DIR, ROOT, write_project
+from support.documents import blocks, cells, page
 
 SHIPPED = ROOT / "src" / "cloister" / "cli" / "templates"
 EXAMPLES = sorted(path.name for path in (ROOT / "agents").iterdir() if (path / "agent.test.ts").is_file())
@@ -113,6 +114,19 @@ async def test_a_template_builds_to_the_same_hash_elsewhere(
         os.umask(before)
     assert (one.code_hash, one.manifest_hash) == (other.code_hash, other.manifest_hash)
     assert one.bundle == other.bundle
+
+
+async def test_the_pages_agent_passes_the_pages_test(tmp_path: Path) -> None:
+    text = page("docs/use/agents.md")
+    sources = blocks(text, "ts")
+    files = {"agent.ts": sources[0], "cloister.json": blocks(text, "json")[0], "agent.test.ts": sources[1]}
+    files["context.ts"] = (SHIPPED / "common" / "context.ts").read_text()
+    assert sources[1].startswith("// agent.test.ts")
+    assert len(await pass_all(write_project(tmp_path / "visits", files))) == 1
+
+
+def test_the_page_lists_every_template() -> None:
+    assert tuple(cells(page("docs/use/agents.md"), "template")) == TEMPLATES
 
 
 def test_a_template_that_does_not_exist_is_refused_with_the_list(tmp_path: Path) -> None:

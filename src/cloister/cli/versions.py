@@ -1,0 +1,129 @@
+"""``cloister agent update | rollback | versions``: the owner's changes of an agent's code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cloister.cli.options import AsJson, PassphraseFd, WalletName
+from cloister.cli.output import print_facts, print_rows, progress, say
+from cloister.cli.project import build_project
+from cloister.cli.running import command
+from cloister.cli.settings import settings_of
+from cloister.core.encoding.hexes import from_hex, to_hex
+
+if TYPE_CHECKING:
+    from cloister.client.client import Client
+    from cloister.client.versions import Version
+
+AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of the agent.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the group of agents."""
+    command(app, "update")(update)
+    command(app, "rollback")(rollback)
+    command(app, "versions")(versions)
+
+
+async def update(
+    context: typer.Context,
+    agent: AgentName,
+    folder: Folder = Path(),
+    apply: Annotated[bool, typer.Option("--apply", help="Put the announced change in force, once it may be.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Take the announced change back.")] = False,
+    wallet: WalletName = None,
+    passphrase_fd: PassphraseFd = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build an agent again and give it the new code, as its upgrade rule allows.
+
+    Under a delay this announces the change; `--apply` puts it in force when the blocks have passed.
+    """
+    from cloister.client import versions as work
+
+    if apply and cancel:
+        raise typer.BadParameter("--apply and --cancel exclude each other")
+    settings = settings_of(context)
+    built = None
+    if not apply and not cancel:
+        with progress(f"bundling {folder}"):
+            built = await build_project(folder)
+    async with settings.client(settings.wallet(wallet, passphrase_fd)) as client:
+        found = await client.agent_id(agent)
+        if cancel:
+            with progress("taking the change back"):
+                receipt = await work.cancel_code(client, found)
+            print_facts({"agent": to_hex(found), "cancelled": True, "block": receipt.block_number}, as_json=as_json)
+            return
+        with progress("applying" if built is None else "uploading and setting"):
+            if built is None:
+                done = await work.apply_code(client, found)
+            else:
+                done = await work.update(client, found, built.bundle, built.manifest)
+        _told(folder, done, as_json)
+
+
+async def rollback(
+    context: typer.Context,
+    agent: AgentName,
+    folder: Folder = Path(),
+    to: Annotated[str | None, typer.Option(help="Code hash to go back to; the version before without it.")] = None,
+    wallet: WalletName = None,
+    passphrase_fd: PassphraseFd = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give an agent an earlier version again, of those that cloister.versions.json in FOLDER knows.
+
+    It is a change like any other: under a delay it is announced, and `agent update --apply` puts it in force.
+    """
+    from cloister.client import versions as work
+
+    settings = settings_of(context)
+    wanted = from_hex(to.lower(), 32, name="code hash") if to else None
+    known = work.read_versions(_home_of(folder))
+    async with settings.client(settings.wallet(wallet, passphrase_fd)) as client:
+        found = await client.agent_id(agent)
+        target = work.earlier(known, found, await _present(client, found), wanted)
+        with progress(f"going back to {to_hex(target.code_hash)[:18]}"):
+            done = await work.roll_back(client, found, target.code_hash, target.manifest_hash)
+    _told(folder, done, as_json)
+
+
+async def versions(folder: Folder = Path(), as_json: AsJson = False) -> None:
+    """Versions that were deployed from a folder, oldest first."""
+    from cloister.client.versions import read_versions
+
+    rows = [one.to_json() for one in read_versions(_home_of(folder))]
+    columns = ("block", "agent", "code_hash", "manifest_hash", "ready_at")
+    print_rows(rows, columns, as_json=as_json, empty="no versions yet: cloister agent deploy")
+
+
+def keep(folder: Path, version: Version) -> None:
+    """Write a version into the folder's file."""
+    from cloister.client.versions import remember
+
+    remember(_home_of(folder), version)
+
+
+async def _present(client: Client, agent: bytes) -> tuple[bytes, bytes]:
+    record = await client.resolver.record(agent)
+    return record.code_hash, record.manifest_hash
+
+
+def _told(folder: Path, done: Version, as_json: bool) -> None:
+    facts: dict[str, Any] = done.to_json()
+    keep(folder, done)
+    print_facts(facts, as_json=as_json)
+    if done.ready_at is None:
+        say("in force; workers follow once the block is final")
+    else:
+        say(f"announced; from block {done.ready_at} on: cloister agent update {facts['agent']} --apply")
+
+
+def _home_of(folder: Path) -> Path:
+    """Where the file lies: the agent's folder, also where its source file was named."""
+    return folder if folder.is_dir() else folder.parent
