@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo up test check long fuzz-setup contracts tcb bench-baseline bench-attestation docs fmt clean
+.PHONY: help setup demo up test check long attack fuzz-setup browser-setup contracts tcb bench-baseline bench-attestation docs fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -26,10 +26,16 @@ check: setup ## types, lint, formats
 	@.venv/bin/ruff format --check -q src tests bench
 	@.venv/bin/mypy
 
+attack: setup ## hostile agents against each wall of the sandbox: attack, wall that stopped it, time, memory
+	@$(PY) tools/attack.py
+
 fuzz-setup: setup ## atheris, for the fuzz targets of tests/fuzz
 	@.venv/bin/uv pip install -q --python $(PY) --no-deps --require-hashes -r locks/fuzz.lock
 
-long: setup fuzz-setup ## exhaustive runs: every bit, every crash point, soak
+browser-setup: setup ## chromium, for the page that a long test opens
+	@command -v chromium >/dev/null || { apt-get update -qq; apt-get install -y -qq chromium; } >/dev/null
+
+long: setup fuzz-setup browser-setup ## exhaustive runs: every bit, every crash point, soak
 	@$(PY) tools/long.py
 
 contracts: setup ## recompile with pinned solc and compare with the shipped artifacts; forge tests

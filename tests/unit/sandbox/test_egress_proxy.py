@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.core.errors import SandboxError
@@ -59,6 +59,7 @@ def test_addresses_behind_the_wall_are_not(sentence: str) -> None:
     assert not is_public(HIDDEN[sentence])
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4))
 def test_wrapping_an_address_in_ipv6_changes_nothing(address: object) -> None:
     assert is_public(f"::ffff:{address}") == is_public(str(address))
@@ -102,7 +103,15 @@ class World:
 
 
 @asynccontextmanager
-async def world(*patterns: str, idle_s: float = 30.0, hidden: bool = False) -> AsyncIterator[World]:
+async def world(
+    *patterns: str, idle_s: float = 30.0, hidden: bool = False, budget: int = 1 << 30
+) -> AsyncIterator[World]:
+    left = {True: budget, False: budget}
+
+    def spend(count: int, outwards: bool) -> bool:
+        left[outwards] -= count
+        return left[outwards] > 0
+
     async def shout(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1000):
             writer.write(data.upper())
@@ -121,7 +130,7 @@ async def world(*patterns: str, idle_s: float = 30.0, hidden: bool = False) -> A
 
     rules = parse_rules(patterns or ("api.example", "*.wild.example", "other.example:8443"))
     mapped = {} if hidden else {"api.example": ("127.0.0.1", upstream), "a.wild.example": ("127.0.0.1", upstream)}
-    proxy = EgressProxy(rules, mapped, note=notes.append, resolve=resolve, idle_s=idle_s)
+    proxy = EgressProxy(rules, mapped, note=notes.append, resolve=resolve, idle_s=idle_s, spend=spend)
     here = World(proxy, listener.getsockname()[1], upstream, notes)
     await proxy.serve(listener)
     try:
@@ -252,3 +261,29 @@ async def test_closing_cuts_tunnels() -> None:
         await here.proxy.close()
         assert await reader.read() == b""
         writer.close()
+
+
+async def test_traffic_beyond_the_allowance_cuts_the_tunnel_and_refuses_the_next() -> None:
+    async with world(budget=100) as here:
+        answer = await here.say(b"CONNECT api.example:443 HTTP/1.1\r\n\r\n" + b"x" * 5000, eof=True)
+        assert b"X" not in answer
+        assert here.notes == ["egress cut: the agent's egress_bytes are used up"]
+        assert await here.status("api.example:443") == "429"
+        assert here.notes[-1] == "egress refused: the agent's egress_bytes are used up"
+
+
+async def test_what_an_upstream_sends_is_bounded_too() -> None:
+    async with world(budget=100) as here:
+        reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+        writer.write(b"CONNECT api.example:443 HTTP/1.1\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        got = b""
+        for _ in range(50):
+            writer.write(b"ten bytes.")
+            piece = await asyncio.wait_for(reader.read(100), 5)
+            got += piece
+            if not piece:
+                break
+        writer.close()
+        assert len(got) <= 100
+        assert here.proxy.received <= 110

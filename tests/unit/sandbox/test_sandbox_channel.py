@@ -459,3 +459,111 @@ def test_garbage_frames_never_raise_into_the_event_loop(frames: list[tuple[Kind,
         bench.channel.die(closed())
 
     asyncio.run(run())
+
+
+# --- what a harness may cost the worker ---
+
+
+async def test_a_body_in_crumbs_ends_the_agent_and_a_stream_of_words_does_not() -> None:
+    bench = Bench(response_bytes=16 << 20).ready()
+    call = bench.begin()
+    bench.feed(Kind.HEAD, call.number, HEAD)
+    for _ in range(20_000):
+        bench.feed(Kind.CHUNK, call.number, b"word")
+    assert bench.death is None
+    assert len(call._chunks) < 100, "small pieces are kept as few large ones"
+    for _ in range(60_000):
+        bench.feed(Kind.CHUNK, call.number, b"x")
+    assert bench.death == "sandbox.protocol"
+
+
+async def test_small_pieces_arrive_as_they_were() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    bench.feed(Kind.HEAD, call.number, HEAD)
+    pieces = [bytes([i % 251]) * (i % 7 + 1) for i in range(3000)] + [b"z" * 5000, b"end"]
+    for piece in pieces:
+        bench.feed(Kind.CHUNK, call.number, piece)
+    bench.feed(Kind.END, call.number)
+    assert await collect(call) == b"".join(pieces)
+
+
+async def test_an_empty_piece_ends_the_agent_but_an_empty_answer_is_one() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    head = dump(HEAD)
+    bench.feed(Kind.RESPONSE, call.number, len(head).to_bytes(4, "little") + head)
+    assert await collect(call) == b""
+    other = bench.begin()
+    bench.feed(Kind.HEAD, other.number, HEAD)
+    bench.feed(Kind.CHUNK, other.number, b"")
+    assert bench.death == "sandbox.protocol"
+
+
+async def test_a_body_that_goes_on_after_cancel_ends_the_agent() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    bench.feed(Kind.HEAD, call.number, HEAD)
+    bench.channel.abandon(call, 60.0)
+    for _ in range(4):
+        bench.feed(Kind.CHUNK, call.number, bytes(CHUNK))
+    assert bench.death is None, "that much was under way"
+    for _ in range(8):
+        bench.feed(Kind.CHUNK, call.number, bytes(CHUNK))
+    assert bench.death == "sandbox.protocol"
+
+
+async def test_a_host_call_of_a_million_lists_is_not_parsed() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    payload = b'{"call":1,"name":"state.get","args":{"a":[' + b"[]," * 1_000_000 + b"1]}}"
+    bench.feed(Kind.HOST_CALL, call.number, payload)
+    assert bench.death == "sandbox.protocol"
+    assert bench.host.calls == []
+
+
+async def test_host_calls_under_way_share_sixteen_mebibytes() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    for index in range(6):
+        args = {"key": "k", "value": "v" * 3_500_000}
+        bench.feed(Kind.HOST_CALL, call.number, {"call": index, "name": "state.put", "args": args})
+    await asyncio.sleep(0.01)
+    answers = [json.loads(payload) for kind, _, payload in await bench.sent() if kind == Kind.HOST_RESULT]
+    refused = [answer["error"]["code"] for answer in answers if "error" in answer]
+    assert refused == ["sandbox.host_call"] * 2
+    bench.feed(Kind.HOST_CALL, call.number, {"call": 9, "name": "state.put", "args": {"key": "k", "value": "v"}})
+    await asyncio.sleep(0.01)
+    assert b'{"call":9,"value":null}' in bytes(bench.wire.data), "what is done makes room"
+    assert bench.death is None
+
+
+async def test_answers_that_nobody_reads_end_the_agent() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    bench.wire.unread = 33 << 20
+    bench.feed(Kind.HOST_CALL, call.number, {"call": 1, "name": "state.get", "args": {"key": "k"}})
+    await asyncio.sleep(0.01)
+    assert bench.death == "sandbox.protocol"
+
+
+async def test_host_calls_wait_while_the_harness_does_not_read() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    bench.channel.pause_writing()
+    bench.feed(Kind.HOST_CALL, call.number, {"call": 1, "name": "state.get", "args": {"key": "k"}})
+    await asyncio.sleep(0.01)
+    assert bench.host.calls == []
+    bench.channel.resume_writing()
+    await asyncio.sleep(0.01)
+    assert bench.host.calls == [("0x0a", "state.get")]
+
+
+async def test_requests_are_refused_while_the_last_ones_lie_unread() -> None:
+    bench = Bench().ready()
+    bench.wire.unread = 30 << 20
+    bench.begin()
+    with pytest.raises(SandboxError) as caught:
+        bench.begin(request_of(method="POST", body=bytes(3 << 20)))
+    assert caught.value.code == "sandbox.busy"
+    assert bench.death is None
