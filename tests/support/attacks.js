@@ -121,6 +121,15 @@ const attacks = {
   },
   secondSocket: async () => { await Deno.connect({ transport: "unix", path: "/run/a/s.sock" }); return "connected"; },
   knock: () => connect("127.0.0.1", 7777),
+  async proxyFlood() {
+    const open = [];
+    for (let i = 0; i < 200; i++) {
+      const one = await Deno.connect({ hostname: "127.0.0.1", port: 3128 });
+      await one.write(encode("CONNECT allowed.ex")).catch(() => {});
+      open.push(one);
+    }
+    return "still here";
+  },
   slowUpstream: async (ctx, url) => (await (await fetch(url.searchParams.get("drip"))).text()).length + "",
   async upload() {
     const body = new Uint8Array(1 << 20);

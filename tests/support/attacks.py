@@ -234,6 +234,7 @@ _NETWORK = [
         Stop(_refused("ConnectionRefused", "NotFound"), "socket closed"),
         Stop(_refused("ConnectionRefused", "NotFound"), "socket closed"),
     ),
+    _capable("proxyFlood", "slowloris upstream", "200 half requests to the proxy", Stop(HERE, PROXY)),
     _same("slowUpstream", "slowloris upstream", "waits for a server that drips", Stop(DEADLINE, CLOCK), seconds=0.5),
     _proxied(
         "upload",

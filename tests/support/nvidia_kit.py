@@ -7,7 +7,7 @@ import hashlib
 import json
 import struct
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
@@ -37,7 +37,7 @@ def opaque_field(kind: int, value: bytes) -> bytes:
     return struct.pack("<HH", kind, len(value)) + value
 
 
-@lru_cache(maxsize=64)
+@cache
 def key(name: str) -> ec.EllipticCurvePrivateKey:
     """A P-384 key of this test run."""
     del name
@@ -64,7 +64,7 @@ def device_root() -> Issuer:
     return _authority("Device Identity CA", None, 3)
 
 
-@lru_cache(maxsize=16)
+@cache
 def authorities(chip: str, name: str) -> tuple[Issuer, Issuer, Issuer]:
     """Identity, provisioner, and the device's own authority."""
     identity = _authority(f"NVIDIA {chip} Identity", device_root(), 2)
@@ -72,7 +72,7 @@ def authorities(chip: str, name: str) -> tuple[Issuer, Issuer, Issuer]:
     return identity, provisioner, _authority(f"{chip} A01 GSP BROM {name}", provisioner, 0)
 
 
-@lru_cache(maxsize=8)
+@cache
 def rim_root(name: str = "RIM root") -> Issuer:
     """A pretend root of manifests."""
     return _authority(name, None, 1)

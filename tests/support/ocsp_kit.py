@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from cryptography import x509
@@ -30,7 +30,7 @@ def pairs_of(evidence: Evidence) -> list[Pair]:
     return nvidia.issued_by_vendor(chain, [rim.signers(evidence.aux[name]) for name in names])
 
 
-@lru_cache(maxsize=64)
+@cache
 def responder(
     issuer: x509.Certificate,
     purposes: tuple[x509.ObjectIdentifier, ...] = (ExtendedKeyUsageOID.OCSP_SIGNING,),

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import os
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from cryptography.hazmat.decrepit.ciphers.modes import CFB
@@ -186,7 +186,7 @@ def tpm_roots() -> Roots:
     return Roots.of({"tpm": [hashlib.sha256(vendor().root.der).digest()]})
 
 
-@lru_cache(maxsize=8)
+@cache
 def keys(kind: str) -> Key:
     """A key of this test run: "p256", "p384", "rsa", "rsa-ek", "p256-ek", "rsa3072"."""
     if kind.startswith("rsa"):
