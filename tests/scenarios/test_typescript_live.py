@@ -2,12 +2,18 @@
 
 1. A sealed call through the gateway: answer, streamed body, caller, and a receipt that Python verifies on the chain.
 2. Three refusals: another fingerprint, an answer that somebody between altered, an answer that was given before.
+3. (long) The same client in a page in headless Chromium, from another origin than the gateway's.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -22,7 +28,7 @@ from cloister.core.encoding.hexes import to_hex
 from cloister.core.policy.manifest import normalize
 from cloister.devnet.demo.steps import owner_wallet
 from cloister.devnet.network import Devnet
-from support.typescript import Driver, driver
+from support.typescript import ROOT, SDK, Driver, deno, driver
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 Spoil = Callable[[bytes], bytes]
@@ -114,3 +120,82 @@ async def test_three_refusals(devnet: Devnet, hello: bytes) -> None:
             await ready(typescript, devnet, hello, url)
             assert (await typescript.aok("call", path="/"))["status"] == 200
             assert await typescript.arefused("call", path="/") == "envelope.not_authentic"
+
+
+PAGE = """<!doctype html><meta charset="utf-8"><title>sealed</title>
+<script type="importmap">{"imports": {"@cloister/sdk": "/sdk/mod.ts", "@noble/": "/npm/@noble/"}}</script>
+<script type="module">
+const tell = (said) => fetch("/said", { method: "POST", body: JSON.stringify(said) });
+try {
+  const { connect, toHex } = await import("@cloister/sdk");
+  const [url, fingerprint, agentId] = GIVEN;
+  const wrong = await connect(url, { fingerprint: "00".repeat(32) }).catch((error) => error.code);
+  const client = await connect(url, { fingerprint });
+  const agent = await client.agent(agentId);
+  const answer = await agent.fetch("/from/a/browser", { method: "POST", body: "h\u00e9" });
+  const text = await answer.text();
+  const { receipt, proof } = await answer.verified;
+  await tell({ wrong, text, status: answer.status, receipt: toHex(receipt.id), vendor: proof.vendor });
+} catch (error) {
+  await tell({ failed: String(error.stack ?? error) });
+}
+</script>"""
+
+
+@asynccontextmanager
+async def page(given: list[str], built: Path) -> AsyncIterator[tuple[str, asyncio.Future[Any]]]:
+    """A page's address and what it says in the end. The client's modules are served as they are, transpiled."""
+    said: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    versions = json.loads((SDK / "package.json").read_text(encoding="utf-8"))["dependencies"]
+    packages = next((ROOT / ".build" / "deno" / "npm").glob("*/@noble")).parent
+
+    async def show(request: web.Request) -> web.Response:
+        return web.Response(text=PAGE.replace("GIVEN", json.dumps(given)), content_type="text/html")
+
+    async def module(request: web.Request) -> web.Response:
+        source = (built / request.match_info["path"]).with_suffix(".js").read_text(encoding="utf-8")
+        return web.Response(text=source, content_type="text/javascript")
+
+    async def package(request: web.Request) -> web.Response:
+        name, path = request.match_info["name"], request.match_info["path"]
+        source = packages / "@noble" / name / versions[f"@noble/{name}"] / path
+        return web.Response(text=source.read_text(encoding="utf-8"), content_type="text/javascript")
+
+    async def tell(request: web.Request) -> web.Response:
+        said.set_result(await request.json())
+        return web.Response()
+
+    app = web.Application()
+    app.add_routes([web.get("/", show), web.post("/said", tell), web.get("/sdk/{path:[a-z0-9/-]+[.]ts}", module)])
+    app.router.add_get("/npm/@noble/{name:[a-z]+}/{path:[a-z0-9_/-]+[.]js}", package)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/", said
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.long
+async def test_a_page_in_chromium_makes_a_sealed_call(devnet: Devnet, hello: bytes, tmp_path: Path) -> None:
+    chromium = shutil.which("chromium")
+    assert chromium, "as root: apt-get install -y chromium (make long does it)"
+    sources = [str(path.relative_to(SDK)) for path in SDK.glob("src/**/*.ts")]
+    done = await asyncio.to_thread(deno, "transpile", "--no-check", "--outdir", str(tmp_path / "built"), *sources)
+    assert done.returncode == 0, done.stderr
+    (mod,) = (tmp_path / "built").rglob("mod.js")
+    assert devnet.network is not None
+    given = [devnet.gateway_url, devnet.network.fingerprint(), to_hex(hello)]
+    async with page(given, mod.parent) as (url, said):
+        flags = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}")
+        browser = await asyncio.create_subprocess_exec(
+            chromium, *flags, url, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+        )
+        try:
+            found = await asyncio.wait_for(said, 120)
+        finally:
+            browser.kill()
+            await browser.wait()
+    assert found.get("text") == "POST /from/a/browser nobody h\u00e9", found
+    assert (found["wrong"], found["status"], len(found["receipt"])) == ("encoding.fingerprint", 200, 66)

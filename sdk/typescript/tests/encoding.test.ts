@@ -31,6 +31,9 @@ Deno.test("integers are exact and in range", () => {
 Deno.test("unknown and missing fields are refused", () => {
   assert.deepEqual(needFields("x", { a: 1 }, ["a"]), { a: 1 });
   for (const bad of [{}, { a: 1, b: 2 }, [], null, "a"]) refuses("encoding.field", () => needFields("x", bad, ["a"]));
+  for (const bad of [{ "a\0b": 1 }, { a: 1, "a,b": 2 }, { __proto__: { a: 1, b: 1 } }]) {
+    refuses("encoding.field", () => needFields("x", bad, ["a", "b"]));
+  }
 });
 
 Deno.test("canonical JSON: what is signed has one form", () => {

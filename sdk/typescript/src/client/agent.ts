@@ -111,7 +111,11 @@ export function sealedFetch(agent: Agent): (input: string | URL | Request, init?
 function asRequest(input: string | URL | Request, init: RequestInit): Request {
   const streams = init.body instanceof ReadableStream ? { duplex: "half" } : {};
   const { signal: _, ...rest } = init; // ours to obey: a body that is being read must not fail halfway
-  return new Request(input instanceof Request ? input : new URL(input, HERE), { ...rest, ...streams });
+  return new Request(input instanceof Request ? input : addressOf(input), { ...rest, ...streams });
+}
+
+function addressOf(input: string | URL): URL {
+  return typeof input === "string" && input.startsWith("/") ? new URL(HERE + input) : new URL(input, HERE); // "//a" is a path
 }
 
 function pairsOf(headers: Headers): Pairs {

@@ -1,10 +1,10 @@
 /** Who calls: an injected signer of EIP-712 sessions. The key stays with the wallet. */
 
 import { ConfigError, define } from "../errors.ts";
-import { concat, equalBytes } from "../encoding/bytes.ts";
+import { concat } from "../encoding/bytes.ts";
 import { fromHex, toHex } from "../encoding/hexes.ts";
 import type { Json } from "../encoding/jcs.ts";
-import { addressOf, recover, signDigest } from "../encoding/signatures.ts";
+import { addressOf, signDigest, verifySigner } from "../encoding/signatures.ts";
 import { CallerSession } from "../encoding/statements.ts";
 import { secp256k1 } from "@noble/curves/secp256k1.js";
 
@@ -14,13 +14,6 @@ export const BAD_KEY = define(
   "a private key is 32 bytes in hex and a valid secp256k1 scalar",
   "export the key again from the wallet that made it",
 );
-export const WRONG_SIGNER = define(
-  "client.signer",
-  ConfigError,
-  "the wallet signed the session as the address that it names",
-  "choose the account in the wallet that the program was given",
-);
-
 /** What `eth_signTypedData_v4` takes. */
 export interface TypedData {
   domain: { [name: string]: Json };
@@ -79,13 +72,11 @@ export function sessionTypedData(session: CallerSession, network: Uint8Array): T
   };
 }
 
-/** 65 bytes over the session, checked to be the signer's. Throws EncodingError or ConfigError (client.signer). */
+/** 65 bytes over the session, checked to be the signer's. Throws EncodingError (encoding.signature). */
 export async function signSession(signer: Signer, session: CallerSession, network: Uint8Array): Promise<Uint8Array> {
   const digest = CallerSession.digest(session, network);
   const signature = usual(await rawSignature(signer, session, digest, network));
-  const found = recover(digest, signature);
-  const expected = addressBytes(signer);
-  if (!equalBytes(found, expected)) throw WRONG_SIGNER(toHex(expected), toHex(found));
+  verifySigner(digest, signature, addressBytes(signer));
   return signature;
 }
 

@@ -65,12 +65,15 @@ export function needVersion(name: string, value: unknown, version: number): void
 
 /** The object, if it has exactly these keys: unknown fields are refused, not ignored. Throws EncodingError. */
 export function needFields(name: string, value: unknown, fields: readonly string[]): Record<string, unknown> {
-  const found = isObject(value) ? Object.keys(value).sort() : undefined;
-  const wanted = [...fields].sort();
-  if (!isObject(value) || found === undefined || found.join("\0") !== wanted.join("\0")) {
-    throw BAD_FIELD(`${name} with fields ${wanted.join(", ")}`, found ? `fields ${found.join(", ")}` : "no object");
-  }
-  return value;
+  if (isObject(value) && hasExactly(value, fields)) return value;
+  const found = isObject(value) ? `fields ${Object.keys(value).sort().join(", ")}` : "no object";
+  throw BAD_FIELD(`${name} with fields ${[...fields].sort().join(", ")}`, found);
+}
+
+/** Whether an object has exactly these keys. */
+export function hasExactly(value: object, fields: readonly string[]): boolean {
+  const found = Object.keys(value);
+  return found.length === fields.length && fields.every((field) => Object.hasOwn(value, field));
 }
 
 /** The list, if it is one of at most `max` items; `refusal` otherwise. */

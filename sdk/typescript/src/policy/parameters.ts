@@ -1,6 +1,7 @@
 /** What a client reads of the policy: network parameters, committee rules, mode and roots (spec/policy.md). */
 
 import { define, isObject, PolicyError } from "../errors.ts";
+import { hasExactly } from "../encoding/hexes.ts";
 import type { Genesis } from "../encoding/network.ts";
 import { requireProduction, VENDORS } from "./roots.ts";
 
@@ -76,7 +77,7 @@ function committeeRules(value: unknown): CommitteeRules {
 }
 
 function exactly(name: string, value: unknown, fields: readonly string[]): Record<string, unknown> {
-  if (!isObject(value) || Object.keys(value).sort().join() !== [...fields].sort().join()) {
+  if (!isObject(value) || !hasExactly(value, fields)) {
     throw BAD_POLICY(
       `${name}: fields ${fields.join(", ")}`,
       isObject(value) ? Object.keys(value).join() : typeof value,
