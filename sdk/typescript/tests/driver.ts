@@ -2,7 +2,7 @@
  * Drives the client from another program's tests: one JSON command per line on stdin, one JSON result per line on stdout.
  *
  * Commands: {do: "connect", url, fingerprint, key?, now?}, {do: "agent", name, demand?}, {do: "call", path, init?, how}.
- * A result is {ok: …} or {error: {code, check, expected, found, remedy}}.
+ * {do: "decode", kind, data} reads bytes in hex as one of READERS does. A result is {ok: …} or {error: {code, check, expected, found, remedy}}.
  */
 
 import {
@@ -15,12 +15,19 @@ import {
   proofToJson,
   toHex,
 } from "../src/mod.ts";
+import * as rlp from "../src/chainview/rlp.ts";
+import { fromHex } from "../src/encoding/hexes.ts";
+import { decode, encode } from "../src/encoding/jcs.ts";
+import { parseNetwork } from "../src/encoding/network.ts";
+import { decodeReceipt } from "../src/receipts/receipt.ts";
 import type { AgentInit } from "../src/mod.ts";
 import type { Client } from "../src/client/client.ts";
 import type { Kept } from "../src/mod.ts";
 
 interface Command {
-  do: "connect" | "agent" | "call";
+  do: "connect" | "agent" | "call" | "decode";
+  kind: keyof typeof READERS;
+  data: string;
   url: string;
   fingerprint: string;
   key?: string;
@@ -33,6 +40,13 @@ interface Command {
   how?: "request" | "fetch";
 }
 
+const READERS = {
+  jcs: (data: Uint8Array) => toHex(encode(decode(data))),
+  rlp: (data: Uint8Array) => toHex(rlp.encode(rlp.decode(data))),
+  receipt: (data: Uint8Array) => toHex(decodeReceipt(data).id),
+  network: (data: Uint8Array) => toHex(parseNetwork(data).id),
+};
+
 let client: Client;
 let agent: Agent;
 let receipts: Kept[] = [];
@@ -43,6 +57,7 @@ async function run(command: Command): Promise<unknown> {
     agent = await client.agent(command.name, command.demand);
     return { id: toHex(agent.id), epoch: agent.record.epoch };
   }
+  if (command.do === "decode") return READERS[command.kind](fromHex(command.data));
   const init = command.json === undefined ? command.init : json(command.json, command.init);
   return command.how === "fetch" ? await streamed(command.path, init) : await whole(command.path, init);
 }
