@@ -32,8 +32,10 @@ attack: setup ## hostile agents against each wall of the sandbox: attack, wall t
 fuzz-setup: setup ## atheris, for the fuzz targets of tests/fuzz
 	@.venv/bin/uv pip install -q --python $(PY) --no-deps --require-hashes -r locks/fuzz.lock
 
-browser-setup: setup ## chromium, for the page that a long test opens
+browser-setup: setup ## chromium and the openai npm package, for long tests of the TypeScript client
 	@command -v chromium >/dev/null || { apt-get update -qq; apt-get install -y -qq chromium; } >/dev/null
+	@DENO_DIR=$(CURDIR)/.build/deno .venv/bin/deno cache --quiet --frozen --config sdk/typescript/tests/openai/deno.json \
+	  sdk/typescript/tests/openai/chat.ts
 
 long: setup fuzz-setup browser-setup ## exhaustive runs: every bit, every crash point, soak
 	@$(PY) tools/long.py

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SDK = ROOT / "sdk" / "typescript"
 DENO = str(Path(sys.executable).with_name("deno"))
 # Only the cache that `make setup` filled is used: --cached-only.
-OFFLINE = ("--cached-only", "--frozen", "--config", str(SDK / "deno.json"))
+OFFLINE = ("--cached-only", "--frozen")
 
 
 def environment() -> dict[str, str]:
@@ -26,9 +26,10 @@ def environment() -> dict[str, str]:
             "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}  # fmt: skip
 
 
-def deno(command: str, *arguments: str, timeout_s: float = 170) -> subprocess.CompletedProcess[str]:
-    """Run ``deno COMMAND`` in the SDK's folder, offline, and return what it said."""
-    flags = OFFLINE if command in ("check", "run", "test") else OFFLINE[2:]  # the others read no package
+def deno(command: str, *arguments: str, timeout_s: float = 170, config: Path = SDK) -> subprocess.CompletedProcess[str]:
+    """Run ``deno COMMAND`` in the SDK's folder, offline, and return what it said. ``config``: folder of deno.json."""
+    offline = OFFLINE if command in ("check", "run", "test") else ()  # the others read no package
+    flags = (*offline, "--config", str(config / "deno.json"))
     return subprocess.run(
         [DENO, command, "--quiet", *flags, *arguments], cwd=SDK, env=environment(), text=True, capture_output=True,
         timeout=timeout_s, check=False,
@@ -76,7 +77,8 @@ class Driver:
 @contextmanager
 def driver() -> Iterator[Driver]:
     """A driver until the block ends."""
-    arguments = [DENO, "run", "--quiet", "--no-check", *OFFLINE, "--allow-net=127.0.0.1", "tests/driver.ts"]
+    arguments = [DENO, "run", "--quiet", "--no-check", *OFFLINE, "--config", str(SDK / "deno.json"),
+                 "--allow-net=127.0.0.1", "tests/driver.ts"]  # fmt: skip
     process = subprocess.Popen(
         arguments, cwd=SDK, env=environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
