@@ -7,6 +7,7 @@ or task is left (support/attack_lab.py).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
@@ -132,8 +133,8 @@ async def test_a_polluted_realm_stays_with_its_own_process(sandbox: DenoSandbox)
     """Requests of one agent share a realm; other agents, and the next process of the same agent, do not."""
     hostile, neighbour = [await sandbox.start(spec(), MemoryHost()) for _ in range(2)]
     assert (await ask(hostile, "/pollute")).text == "polluted"
-    answered = await asyncio.gather(ask(hostile, "/polluted", seconds=1), return_exceptions=True)
-    assert isinstance(answered[0], SandboxError) or answered[0].text == "seen999"
+    with contextlib.suppress(SandboxError):  # its own harness may have broken on it
+        assert (await ask(hostile, "/polluted", seconds=1)).text == "seen999"
     assert (await ask(neighbour, "/polluted")).text == "clean"
     await hostile.close()
     fresh = await sandbox.start(spec(), MemoryHost())
@@ -180,4 +181,15 @@ async def test_one_request_too_many_at_once_is_refused_by_name(sandbox: DenoSand
     assert caught.value.code == "sandbox.busy"
     assert [answer.text for answer in await asyncio.gather(*waiting)] == ["still here"] * 2
     assert (await ask(process, "/hello")).text == "hello"
+    await process.close()
+
+
+async def test_requests_in_quick_succession_do_not_put_the_meter_off(sandbox: DenoSandbox) -> None:
+    process = await sandbox.start(spec(), MemoryHost())
+    await ask(process, "/hello")
+    loop, first = asyncio.get_running_loop(), process._ticker
+    assert first is not None
+    for _ in range(20):
+        await ask(process, "/hello")
+        assert process._ticker is first or loop.time() >= first.when()
     await process.close()

@@ -66,7 +66,7 @@ class Call:
         self.number, self.request_id = number, request.request_id
         self.began = asyncio.get_running_loop().time()
         self.counted = False  # its duration is in the meter
-        self._late = 0
+        self._late = self._late_pieces = 0
         self.head: asyncio.Future[AgentResponseHead] = asyncio.get_running_loop().create_future()
         self.over = False
         self._limit, self._grant = limit, grant
@@ -100,8 +100,9 @@ class Call:
 
     def on_late(self, size: int) -> None:
         """A piece that comes after CANCEL and is dropped. Raises SandboxError when more come than were under way."""
-        self._late += size + PIECE_BYTES
-        if self._late > 2 * WINDOW:
+        self._late += size
+        self._late_pieces += 1
+        if self._late > 2 * WINDOW or self._late_pieces > FREE_PIECES:
             raise PROTOCOL(expected="a body that stops after CANCEL", found="one that goes on")
 
     def on_end(self) -> None:

@@ -513,6 +513,19 @@ async def test_a_body_that_goes_on_after_cancel_ends_the_agent() -> None:
     assert bench.death == "sandbox.protocol"
 
 
+async def test_words_that_were_under_way_at_cancel_are_no_attack_but_endless_ones_are() -> None:
+    bench = Bench().ready()
+    call = bench.begin()
+    bench.feed(Kind.HEAD, call.number, HEAD)
+    bench.channel.abandon(call, 60.0)
+    for _ in range(60_000):
+        bench.feed(Kind.CHUNK, call.number, b"w")
+    assert bench.death is None
+    for _ in range(6000):
+        bench.feed(Kind.CHUNK, call.number, b"w")
+    assert bench.death == "sandbox.protocol"
+
+
 async def test_a_host_call_of_a_million_lists_is_not_parsed() -> None:
     bench = Bench().ready()
     call = bench.begin()

@@ -92,6 +92,7 @@ class DenoProcess:
             self.channel.die(error)
             raise error from None
         self._parts.meter.loaded(self._cpu_us())
+        self._ticked = asyncio.get_running_loop().time()
         self._schedule()
 
     async def fetch(self, request: AgentRequest) -> tuple[AgentResponseHead, Body]:
@@ -146,17 +147,20 @@ class DenoProcess:
         return self._parts.watched.usage()[0] if self._parts.watched is not None else 0
 
     def _schedule(self) -> None:
-        """Set the clock of the meter anew: it ticks faster while requests are under way."""
+        """Set the clock of the meter: it ticks faster while requests are under way. A tick that is due sooner stays:
+        requests in quick succession must not put it off."""
         if self._failed:
             return
         loop = asyncio.get_running_loop()
+        due = loop.time() + (TICK_S if self.channel.under_way else REST_S)
         if self._ticker is not None:
+            if self._ticker.when() <= due:
+                return
             self._ticker.cancel()
-        else:
-            self._ticked = loop.time()
-        self._ticker = loop.call_later(TICK_S if self.channel.under_way else REST_S, self._tick)
+        self._ticker = loop.call_at(due, self._tick)
 
     def _tick(self) -> None:
+        self._ticker = None
         watched, meter = self._parts.watched, self._parts.meter
         if self._failed or watched is None or not watched.alive:
             return
