@@ -32,7 +32,7 @@ async def new(
 ) -> None:
     """Write a small working agent into a new folder."""
     folder = new_project(name, template, into)
-    say(f"wrote {folder}; next: cloister agent test {folder}, cloister agent dev {folder}")
+    say(f"wrote {folder}; next: cloister agent test {folder}, then cloister agent deploy {folder}")
 
 
 @command(app, "build")

@@ -198,8 +198,9 @@ def test_wallets_are_made_imported_and_listed(run: Any, tmp_path: Path) -> None:
 
 def test_a_new_agent_builds_and_says_its_hash(run: Any, tmp_path: Path) -> None:
     result = ok(run("agent", "new", "hello", "--into", str(tmp_path)))
-    assert "next: cloister agent deploy" in result.stderr
-    assert sorted(p.name for p in (tmp_path / "hello").iterdir()) == ["README.md", "agent.ts", "cloister.json"]
+    assert "next: cloister agent test" in result.stderr
+    names = [".gitignore", "README.md", "agent.test.ts", "agent.ts", "cloister.json", "context.ts"]
+    assert sorted(p.name for p in (tmp_path / "hello").iterdir()) == names
     assert "AGENT_NAME" not in (tmp_path / "hello" / "agent.ts").read_text()
     facts = json.loads(ok(run("agent", "build", str(tmp_path / "hello"), "--json")).stdout)
     assert facts["manifest"]["upgrade"] == {"rule": "delay", "blocks": 100}
