@@ -13,6 +13,7 @@ from cloister.cli.project import build_project
 from cloister.cli.running import command
 from cloister.cli.settings import settings_of
 from cloister.core.encoding.hexes import from_hex, to_hex
+from cloister.core.errors import CloisterError
 
 if TYPE_CHECKING:
     from cloister.client.client import Client
@@ -103,10 +104,17 @@ async def versions(folder: Folder = Path(), as_json: AsJson = False) -> None:
 
 
 def keep(folder: Path, version: Version) -> None:
-    """Write a version into the folder's file."""
-    from cloister.client.versions import remember
+    """Write a version into the folder's file. The transaction is made: what goes wrong here is said, not raised."""
+    from cloister.client.build import find_entry
+    from cloister.client.versions import VERSIONS_FILE, remember
 
-    remember(_home_of(folder), version)
+    home = _home_of(folder)
+    try:
+        if not (home / VERSIONS_FILE).exists():
+            find_entry(folder)
+        remember(home, version)
+    except CloisterError as error:
+        say(f"note: {home / VERSIONS_FILE} was not written: found {error.found} ({error.code})")
 
 
 async def _present(client: Client, agent: bytes) -> tuple[bytes, bytes]:
@@ -121,7 +129,7 @@ def _told(folder: Path, done: Version, as_json: bool) -> None:
     if done.ready_at is None:
         say("in force; workers follow once the block is final")
     else:
-        say(f"announced; from block {done.ready_at} on: cloister agent update {facts['agent']} --apply")
+        say(f"announced; from block {done.ready_at} on: cloister agent update {facts['agent']} {folder} --apply")
 
 
 def _home_of(folder: Path) -> Path:

@@ -11,6 +11,8 @@ from typer.testing import CliRunner, Result
 
 from cloister.cli.app import app
 from cloister.cli.project import new_project
+from cloister.cli.versions import keep
+from cloister.client.versions import Version, read_versions
 from cloister.devnet.layout import Layout, write_private
 from cloister.devnet.network import API_KEY_FILE
 from cloister.local.dev import devnet_model
@@ -101,3 +103,26 @@ def test_the_devnets_model_is_found_with_its_key_and_authority(tmp_path: Path) -
     key, hosts, pem = devnet_model(tmp_path)
     assert (key, pem) == ("sk-devnet-1", b"a certificate")
     assert hosts == {"api.openai.com": ("127.0.0.1", layout.ports()["model"])}
+
+
+@pytest.mark.parametrize(
+    ("files", "written", "code"),
+    [
+        ({"agent.ts": "export default 1;"}, True, None),
+        ({"cloister.versions.json": '{"versions": []}'}, True, None),
+        ({"notes.txt": "no agent"}, False, "build.entry"),
+        ({"agent.ts": "x", "cloister.versions.json": "{"}, False, "client.versions_file"),
+    ],
+)
+def test_a_version_is_kept_where_an_agent_is(
+    files: dict[str, str], written: bool, code: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is wrong with the folder, the transaction was made: it is a note and no refusal."""
+    version = Version(b"\x01" * 32, b"\x02" * 32, b"\x03" * 32, 7)
+    keep(write_project(tmp_path, files), version)
+    said = capsys.readouterr().err
+    if written:
+        assert (read_versions(tmp_path), said) == ([version], "")
+    else:
+        assert "was not written" in said
+        assert f"({code})" in said

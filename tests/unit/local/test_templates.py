@@ -16,7 +16,7 @@ from cloister.core.errors import CloisterError
 from cloister.devnet.tools import deno
 from cloister.local.testing import Outcome, run_tests
 from support.build_kit import DENO_DIR, ROOT, write_project
-from support.documents import blocks, cells, page
+from support.documents import blocks, cells, page, parse_command, words_of
 
 SHIPPED = ROOT / "src" / "cloister" / "cli" / "templates"
 EXAMPLES = sorted(path.name for path in (ROOT / "agents").iterdir() if (path / "agent.test.ts").is_file())
@@ -114,6 +114,15 @@ async def test_a_template_builds_to_the_same_hash_elsewhere(
         os.umask(before)
     assert (one.code_hash, one.manifest_hash) == (other.code_hash, other.manifest_hash)
     assert one.bundle == other.bundle
+
+
+def test_the_commands_of_every_readme_parse() -> None:
+    readmes = [*SHIPPED.glob("*/README.md"), *(ROOT / "agents").glob("*/README.md")]
+    lines = [line.strip() for readme in readmes for line in readme.read_text().splitlines()]
+    commands = [line for line in lines if line.startswith("cloister ")]
+    assert len(commands) > 25
+    for line in commands:
+        parse_command(words_of(line))
 
 
 async def test_the_pages_agent_passes_the_pages_test(tmp_path: Path) -> None:
