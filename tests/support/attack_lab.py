@@ -361,4 +361,11 @@ async def _until(done: Callable[[], bool], what: str, seconds: float = 10.0) -> 
 
 
 def _running() -> set[int]:
-    return {int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()}
+    """Processes that are not dead yet: the machine's init takes seconds to collect those that bubblewrap left to it."""
+    found = set()
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if (path / "stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X"):
+                    found.add(int(path.name))
+    return found
