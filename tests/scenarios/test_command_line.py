@@ -61,6 +61,10 @@ async def test_a_person_deploys_calls_verifies_and_pauses(devnet: Devnet) -> Non
     out, err = await run(home, "call", agent, "/")
     assert out
     assert "receipt" in err
+    await run(home, "call", agent, "/notes", "-d", '{"text": "x"}')
+    logged, _ = await run(home, "agent", "logs", agent)
+    assert "saved a note" in logged
+    assert (await facts(home, "agent", "versions", "hello"))[0]["code_hash"] == first["code_hash"]
     receipts = await facts(home, "receipts")
     newest = json.dumps(receipts)
     assert agent in newest

@@ -9,6 +9,7 @@ async function fetch(request: Request, ctx: Context): Promise<Response> {
     const note = await request.json();
     // A name of its own for every note. What a request writes is written once, even if its caller repeats it.
     await ctx.state.put(`note/${ctx.requestId}`, note);
+    ctx.log("saved a note");
     return Response.json({ saved: note }, { status: 201 });
   }
   const keys = await ctx.state.list("note/");
