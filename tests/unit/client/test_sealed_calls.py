@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from cloister.client.call import MAX_ATTEMPTS, MAX_BODY, SAFE_METHODS, Request, 
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.envelope.model import HEADER
 from cloister.core.errors import CloisterError, EnvelopeError, define, from_wire
+from support.client_lies import SPOILED
 from support.fake_gateway import chunks_of
 from support.fake_world import OWNER, fresh, test_key
 
@@ -196,26 +196,6 @@ async def test_a_busy_worker_sends_a_safe_request_elsewhere(net: Any) -> None:
 
 
 # --- what an attacker between does ---
-
-
-def flip(at: float) -> Callable[[bytes], bytes]:
-    def spoil(data: bytes) -> bytes:
-        where = min(int(len(data) * at), len(data) - 1)
-        return data[:where] + bytes([data[where] ^ 1]) + data[where + 1 :]
-
-    return spoil
-
-
-SPOILED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "one bit in the random part": (flip(0.0), "envelope.not_authentic"),
-    "one bit in the middle": (flip(0.5), "envelope.not_authentic"),
-    "one bit at the end": (flip(1.0), "envelope.not_authentic"),
-    "the last byte missing": (lambda d: d[:-1], "envelope.truncated"),
-    "the last chunk missing": (lambda d: d[:200], "envelope.truncated"),
-    "nothing at all": (lambda d: b"", "envelope.truncated"),
-    "bytes after the end": (lambda d: d + b"x", "envelope.malformed"),
-    "another text": (lambda d: b"hello" * 30, "envelope.malformed"),
-}
 
 
 @pytest.mark.parametrize("what", SPOILED)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import runpy
 import socket
 import time
 from pathlib import Path
@@ -21,13 +20,11 @@ from cloister.core.chainview.records import UpgradeMode
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.errors import CloisterError, TransportError
 from cloister.core.receipts.verify import Admission, verify_receipt
+from support.client_lies import REFUSED, SPOILED
 from support.fake_gateway import FakeGateway, FakeWorker, serving
 from support.fake_world import CODE, OWNER, World, fresh, test_key
 from support.typescript import SDK, deno
 
-CLIENT_TESTS = Path(__file__).parents[1] / "client"
-REFUSED = runpy.run_path(str(CLIENT_TESTS / "test_resolve_agents.py"))["REFUSED"]
-SPOILED = runpy.run_path(str(CLIENT_TESTS / "test_sealed_calls.py"))["SPOILED"]
 MODES = ("request", "fetch")
 LIBRARY = """
 import { connect, sealedFetch } from "@cloister/sdk";
