@@ -1,4 +1,4 @@
-"""``make long``: every test, exhaustive and fuzz ones included, and forge. Writes docs/build/long-result.json."""
+"""``make long``: the exhaustive tests that `make test` only samples, and forge. Writes docs/build/long-result.json."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def main() -> int:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     with tempfile.TemporaryDirectory(prefix="long-") as folder:
         counts = Path(folder) / "fuzz"
-        tests = ("-m", "pytest", "-q", "tests", "--timeout", "3600")
+        tests = ("-m", "pytest", "-q", "-m", "long", "tests", "--timeout", "3600")
         suites = [
             run("pytest", sys.executable, *tests, FUZZ_COUNTS=str(counts)),
             run("contracts", sys.executable, "contracts/build.py", "--test"),
