@@ -105,8 +105,8 @@ class Stage:
         file = self.layout.home / f"{name}.json"
         write_json(file, config)
         child = await spawn(name, "cloister.gatekeeper", ["--config", str(file)], log_dir=self.layout.logs)
-        if name not in self.children:  # once: the chain changes its newest state under the header when it funds
-            self.chain.anvil.fund(from_hex(child.ready["address"], 20))
+        if name not in self.children:
+            self.chain.give(from_hex(child.ready["address"], 20))
         self.children[name] = child
         return child
 

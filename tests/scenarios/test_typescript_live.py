@@ -72,10 +72,19 @@ async def between(devnet: Devnet, spoil: Spoil) -> AsyncIterator[str]:
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
-async def hello(client: Client) -> bytes:
-    """A small agent of the owner's that streams who asked for what, by id."""
-    deployed = await deploy_agent(client, HELLO, normalize({"upgrade": {"rule": "delay", "blocks": 10}}))
-    await await_seats(client, deployed.agent, seats=2)
+async def hello(devnet: Devnet, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A small agent of the owner's that streams who asked for what, by id.
+
+    By a client of its own: the command line sends with the same wallet, and a client remembers its nonce."""
+    assert devnet.network is not None
+    async with Client(
+        devnet.gateway_url,
+        fingerprint=devnet.network.fingerprint(),
+        wallet=owner_wallet(devnet),
+        home=tmp_path_factory.mktemp("owner"),
+    ) as client:
+        deployed = await deploy_agent(client, HELLO, normalize({"upgrade": {"rule": "delay", "blocks": 10}}))
+        await await_seats(client, deployed.agent, seats=2)
     return deployed.agent
 
 

@@ -77,10 +77,19 @@ class TestChain:
         return SignerSet(1, THRESHOLD, tuple(address_of(m) for m in self.members))
 
     def fund(self, key: PrivateKey) -> PrivateKey:
-        """Give a key's address a balance; returns the key. A block follows: proofs of the block before fail then."""
-        self.anvil.fund(address_of(key))
-        self.anvil.rpc("evm_mine")
+        """Give a key's address a balance; returns the key."""
+        self.give(address_of(key))
         return key
+
+    def give(self, address: bytes) -> None:
+        """1000 ether by a transaction, included at once.
+
+        Not by ``anvil_setBalance``: that changes state under a header, and proofs of that block fail from then on."""
+        rich = self.anvil.rpc("eth_accounts")[0]
+        gift = {"from": rich, "to": "0x" + address.hex(), "value": hex(1000 * 10**18)}
+        if self.anvil.rpc("eth_sendTransaction", gift) is None:
+            raise RuntimeError("the chain's own account gives nothing")
+        self.anvil.rpc("evm_mine")
 
     def sign(self, statement: Statement, count: int = THRESHOLD) -> list[bytes]:
         """Signatures of the first ``count`` members."""
@@ -145,6 +154,7 @@ async def _prepare(anvil: Anvil) -> TestChain:
     keys = tuple(test_key(f"user {i}") for i in range(6))
     for key in (deployer, *members, *keys):
         anvil.fund(address_of(key))
+    anvil.fund(bytes.fromhex(anvil.rpc("eth_accounts")[0][2:]), 10**9 * 10**18)
     genesis = hashlib.sha256(b"genesis" + anvil.chain_id.to_bytes(8, "big")).digest()
     async with Rpc(anvil.url) as rpc:
         contracts = await deploy_all(Sender(rpc, deployer, anvil.chain_id), POLICY_HASH, [MEASUREMENT])

@@ -69,6 +69,7 @@ class Stream:
     got: bytearray = field(default_factory=bytearray)
     unread: int = 0
     heads: list[bytes] = field(default_factory=list)
+    headed: bool = False  # the handler was told to begin with a head: it may still be on its way
     over: str = ""
     code: str = ""
     cancelled: bool = False
@@ -200,7 +201,8 @@ class Frames(RuleBasedStateMachine):
     @rule(which=WHICH)
     def handler_begins_with_a_head(self, which: int) -> None:
         stream = self.served(which)
-        if stream is not None and not stream.sent and stream.orders.empty() and not stream.heads:
+        if stream is not None and not stream.sent and stream.orders.empty() and not stream.headed:
+            stream.headed = True
             stream.orders.put_nowait(("head", b"the head"))
             self.turn()
 
