@@ -192,3 +192,9 @@ def test_no_command_takes_a_secret_as_an_argument(run: Any) -> None:
         text = run(*words, "--help").stdout
         for option in ("--passphrase ", "--key", "--value", "--private"):
             assert option not in text
+
+
+def test_the_command_line_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "cloister.cli", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "agent" in done.stdout
