@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -35,21 +36,34 @@ def run(name: str, *line: str, **environment: str) -> dict[str, object]:
     }
 
 
+LONG = (sys.executable, "-m", "pytest", "-q", "-m", "long", "-p", "no:cacheprovider", "--timeout", "3600")
+BITS = ("tests/security/test_bit_flips.py", "tests/unit/core/attestation")
+
+
+def suites(counts: Path) -> dict[str, tuple[tuple[str, ...], dict[str, str]]]:
+    """Command line and environment of each suite. Together they run every test that is marked ``long``, once."""
+    others = tuple(f"--ignore={path}" for path in (*BITS, "tests/fuzz"))
+    return {
+        "every bit": ((*LONG, *BITS), {}),
+        "fuzz": ((*LONG, "tests/fuzz"), {"FUZZ_COUNTS": str(counts)}),
+        "the rest": ((*LONG, "tests", *others), {}),
+        "contracts": ((sys.executable, "contracts/build.py", "--test"), {}),
+    }
+
+
 def main() -> int:
-    """Run everything; 0 if all passed."""
+    """Run everything, as many suites at once as there are cores; 0 if all passed."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     with tempfile.TemporaryDirectory(prefix="long-") as folder:
         counts = Path(folder) / "fuzz"
-        tests = ("-m", "pytest", "-q", "-m", "long", "tests", "--timeout", "3600")
-        suites = [
-            run("pytest", sys.executable, *tests, FUZZ_COUNTS=str(counts)),
-            run("contracts", sys.executable, "contracts/build.py", "--test"),
-        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            running = [pool.submit(run, name, *line, **more) for name, (line, more) in suites(counts).items()]
+            results = [one.result() for one in running]
         fuzzed = [json.loads(line) for line in counts.read_text().splitlines()] if counts.exists() else []
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": commit.stdout.strip(),
-        "suites": suites,
+        "suites": results,
         "fuzz": {
             "targets": len(fuzzed),
             "inputs": sum(one["runs"] for one in fuzzed),
@@ -57,7 +71,7 @@ def main() -> int:
         },
     }
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    return max(int(str(s["exit"])) for s in suites)
+    return max(int(str(s["exit"])) for s in results)
 
 
 if __name__ == "__main__":
