@@ -321,7 +321,7 @@ class Frames(RuleBasedStateMachine):
         self.loop.close()
 
 
-Frames.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+Frames.TestCase.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
 TestFrames = Frames.TestCase
 
 
