@@ -121,8 +121,11 @@ def test_the_cpu_clock_of_a_process_only_grows_while_it_works() -> None:
 
 
 def test_the_family_of_a_process_is_it_and_its_children() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    work = "import time\nwhile time.process_time() < 0.1: pass\nprint(flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
+        assert child.stdout is not None
+        child.stdout.readline()  # by now it has spent CPU time
         assert child.pid in family(os.getpid())
         assert family(os.getpid())[0] == os.getpid()
         assert family_cpu_us(os.getpid()) > 0
