@@ -171,12 +171,11 @@ for name in ("configfs_tsm", "ioctls", "gramine", "dstack", "tpm2", "tpm_bench",
 from cloister.evidence.detect import MachineConfig, survey
 found = {f.place: f.reason for f in survey(MachineConfig.from_json({"nsm_device": "/dev/null", "tsm_root": "/proc"}))}
 assert "holds no cloister.evidence.configfs_tsm" in found["configfs-tsm"], found
-assert "/dev/null" not in found["nsm device"] or "holds no" not in found["nsm device"], found
 print(found["nsm device"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "holds no" not in done.stdout
+    assert done.stdout.startswith("expected "), "the nitro producer itself looked at the device and refused it"
 
 
 def test_too_much_is_over() -> None:
