@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
+# Two test processes: a file stays in one, all scenarios (they share a network) in one, and these come first.
+SIDE_BY_SIDE := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help setup demo up test check long attack fuzz-setup browser-setup contracts tcb bench-baseline bench-attestation docs fmt clean
 
@@ -18,7 +20,7 @@ up: setup ## the same network in the foreground, with a live table; Ctrl-C ends 
 	@.venv/bin/cloister up
 
 test: setup ## unit, property and scenario tests on real parts
-	@$(PY) -m pytest -q -m "not long" tests || { echo "once more, only what failed (a busy machine misses deadlines):"; \
+	@$(PY) -m pytest -q -m "not long" $(SIDE_BY_SIDE) tests || { echo "once more, only what failed (a busy machine misses deadlines):"; \
 	  $(PY) -m pytest -q -m "not long" --last-failed tests; }
 
 check: setup ## types, lint, formats

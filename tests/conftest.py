@@ -1,10 +1,20 @@
-"""Fixtures that every test may ask for; they start nothing until one does."""
+"""Fixtures that every test may ask for; they start nothing until one does. And which tests share a process."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["support.anvil"]
+SCENARIOS = Path(__file__).parent / "scenarios"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file stays in one process, for its module's fixtures; the scenarios stay together, for their one network."""
+    for item in items:
+        together = "scenarios" if item.path.parent == SCENARIOS else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(together))
 
 
 @pytest.fixture(autouse=True)

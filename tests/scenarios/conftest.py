@@ -16,7 +16,7 @@ from cloister.devnet.demo.steps import Demo, owner_wallet
 from cloister.devnet.network import Devnet, Options
 
 
-@pytest_asyncio.fixture(loop_scope="session", scope="session")
+@pytest_asyncio.fixture(loop_scope="session", scope="package")
 async def devnet() -> AsyncIterator[Devnet]:
     """A running network in a folder of its own (a short path: unix sockets have long names)."""
     home = Path(tempfile.mkdtemp(prefix="clo-"))
@@ -27,7 +27,7 @@ async def devnet() -> AsyncIterator[Devnet]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest_asyncio.fixture(loop_scope="session", scope="session")
+@pytest_asyncio.fixture(loop_scope="session", scope="package")
 async def client(devnet: Devnet) -> AsyncIterator[Client]:
     """The owner's client, pinned by fingerprint."""
     assert devnet.network is not None
@@ -40,7 +40,7 @@ async def client(devnet: Devnet) -> AsyncIterator[Client]:
         yield connected
 
 
-@pytest_asyncio.fixture(loop_scope="session", scope="session")
+@pytest_asyncio.fixture(loop_scope="session", scope="package")
 async def demo(devnet: Devnet, client: Client) -> AsyncIterator[Demo]:
     """The notes agent deployed, with its API key and one document."""
     with (devnet.layout.home / "screen.txt").open("w") as sink:

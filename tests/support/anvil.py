@@ -96,8 +96,14 @@ class TestChain:
         return [sign_digest(m, statement.digest(self.network)) for m in self.members[:count]]
 
     async def checkpoint(self, rpc: Rpc, tag: int | str = "latest") -> Checkpoint:
-        """A checkpoint of a block, as a member would build it."""
+        """A checkpoint of a block, as a member would build it, when the chain is past it.
+
+        Anvil proves its newest block from what it holds at that moment: a block mined meanwhile spoils the proof."""
         head = await fetch_header(rpc, tag)
+        for _ in range(500):
+            if int(await rpc.call("eth_blockNumber"), 16) > head.number:
+                break
+            await asyncio.sleep(0.02)
         return Checkpoint(1, self.chain_id, head.number, head.hash, head.state_root, head.timestamp)
 
 

@@ -184,3 +184,10 @@ def test_too_much_is_over() -> None:
     assert not make({"core": tool().MAX_LINES}, 0, frozenset(), few).over
     assert make({"core": tool().MAX_LINES, "wire": 1}, 0, frozenset(), few).over
     assert make({"core": 1}, 0, frozenset(), many).over
+
+
+def test_a_worker_may_have_its_services_and_a_gatekeeper_may_not() -> None:
+    more = tool().MAX_LINES + tool().SERVICE_LINES - 1
+    assert not tool().Image({"core": more, "worker": 1}, 0, frozenset(), ("p",)).over
+    assert tool().Image({"core": more, "worker": 2}, 0, frozenset(), ("p",)).over
+    assert tool().Image({"core": more, "gatekeeper": 1}, 0, frozenset(), ("p",)).over
