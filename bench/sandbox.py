@@ -22,8 +22,9 @@ import uvloop
 from bench.measure import Row, at_least, at_most, cpu_us, fact, family, finish, median, pss_bytes
 from cloister.client.build import build
 from cloister.devnet import tools
-from cloister.sandbox.deno import DenoProcess, DenoSandbox
+from cloister.sandbox.deno import DenoSandbox
 from cloister.sandbox.ports import AgentRequest, AgentSpec
+from cloister.sandbox.process import SandboxProcess
 
 SMALL = b'export default { fetch() { return new Response("hello"); } };'
 NOTES = Path(__file__).parents[1] / "agents" / "notes"
@@ -62,7 +63,7 @@ class Agent:
         """What the sandbox starts."""
         return AgentSpec(bytes(32), hashlib.sha256(self.bundle).digest(), self.bundle)
 
-    async def ask(self, process: DenoProcess) -> None:
+    async def ask(self, process: SandboxProcess) -> None:
         """One request, answered whole."""
         deadline = int(time.time() * 1000) + 30_000
         head, body = await process.fetch(AgentRequest("0x00", "GET", self.path, [], b"", self.caller, deadline))

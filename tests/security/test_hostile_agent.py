@@ -17,7 +17,8 @@ import pytest
 import pytest_asyncio
 
 from cloister.core.errors import SandboxError
-from cloister.sandbox.deno import DenoProcess, DenoSandbox
+from cloister.sandbox.deno import DenoSandbox
+from cloister.sandbox.process import SandboxProcess
 from cloister.sandbox.ports import AgentSpec, Limits
 from support.attack_lab import CODE, Lab, matches, open_lab
 from support.attacks import ATTACKS, CASES, LONG, ROWS, Attack, Walls
@@ -82,7 +83,7 @@ def spec() -> AgentSpec:
     return spec_of(CODE, limits=Limits(memory_mb=128, response_bytes=8 << 20), env={"SECRET": "k-0123456789"})
 
 
-async def code_of(process: DenoProcess, attack: str, seconds: float = 10.0) -> str:
+async def code_of(process: SandboxProcess, attack: str, seconds: float = 10.0) -> str:
     with pytest.raises(SandboxError) as caught:
         await ask(process, f"/{attack}", seconds=seconds)
     return caught.value.code

@@ -22,11 +22,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cloister.core.errors import SandboxError
 from cloister.devnet.model.tls import CA_FILE, server_context
 from cloister.sandbox import seccomp
-from cloister.sandbox.deno import DenoProcess, DenoSandbox, command
+from cloister.sandbox.deno import DenoSandbox, command
 from cloister.sandbox.deno import sandbox as sandbox_module
 from cloister.sandbox.deno.command import Plan
 from cloister.sandbox.machine import Tools
 from cloister.sandbox.ports import AgentSpec, Limits
+from cloister.sandbox.process import SandboxProcess
 from support.attacks import Attack, Stop, Walls
 from support.sandbox_kit import MemoryHost, ask, children, descendants, network_namespaces, open_files, spec_of
 
@@ -89,7 +90,7 @@ class Lab:
     upstream: Upstream
     inside: DenoSandbox
     outside: DenoSandbox
-    neighbour: DenoProcess
+    neighbour: SandboxProcess
     key: Ed25519PrivateKey
     canary: str
     served: int = 0
@@ -116,7 +117,7 @@ class Lab:
         await self._check_standing(before, family)
         return Result(result, seconds, peak >> 20)
 
-    async def start(self, attack: Attack, walls: Walls, host: MemoryHost) -> tuple[DenoProcess, set[int]]:
+    async def start(self, attack: Attack, walls: Walls, host: MemoryHost) -> tuple[SandboxProcess, set[int]]:
         """A process with the hostile bundle, and its process ids."""
         known = children()
         with _open(walls):
@@ -137,7 +138,7 @@ class Lab:
             extra_ca=self.upstream.ca,
         )
 
-    async def _outcome(self, process: DenoProcess, attack: Attack, walls: Walls) -> str:
+    async def _outcome(self, process: SandboxProcess, attack: Attack, walls: Walls) -> str:
         """What ended it. A refusal carries no secret of the agent."""
         query = urlencode(self._targets(walls))
         answer = ask(process, f"/{attack.name}?{query}", seconds=attack.seconds)
@@ -162,7 +163,7 @@ class Lab:
             "calls": json.dumps([[number] for number in seccomp.DENIED.values()] + _EXTRA).replace(" ", ""),
         }
 
-    async def _aftermath(self, process: DenoProcess, attack: Attack, outcome: str) -> None:
+    async def _aftermath(self, process: SandboxProcess, attack: Attack, outcome: str) -> None:
         """The attacker itself: dead by name, or it answers again. Work after the answer ends too."""
         if attack.name in ("background", "loopAfter"):
             await _until(lambda: not process.alive, "work for nobody is stopped")

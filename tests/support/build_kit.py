@@ -11,8 +11,9 @@ from typing import Any
 
 from cloister.client.build import Built, build
 from cloister.devnet.tools import deno
-from cloister.sandbox.deno import DenoProcess, DenoSandbox
+from cloister.sandbox.deno import DenoSandbox
 from cloister.sandbox.ports import AgentSpec, Limits
+from cloister.sandbox.process import SandboxProcess
 from support.sandbox_kit import MemoryHost, spec_of
 
 ROOT = Path(__file__).parents[2]
@@ -47,8 +48,9 @@ def spec_for(built: Built, secrets: Mapping[str, str] | None = None, **more: Any
     """What a worker would start for a build with these opened secrets."""
     manifest, values = built.manifest, secrets or {}
     return spec_of(
-        built.bundle.decode(),
+        built.bundle,
         entry=manifest.entry,
+        runtime=manifest.runtime,
         env=manifest.environment(values),
         secrets=manifest.handles(values),
         egress=manifest.egress,
@@ -60,7 +62,7 @@ def spec_for(built: Built, secrets: Mapping[str, str] | None = None, **more: Any
 @asynccontextmanager
 async def running(
     sandbox: DenoSandbox, entry: Path, out: Path, secrets: Mapping[str, str] | None = None, **more: Any
-) -> AsyncIterator[tuple[DenoProcess, MemoryHost]]:
+) -> AsyncIterator[tuple[SandboxProcess, MemoryHost]]:
     """Build what is at ``entry`` and run it."""
     built = await build(entry, out, deno=deno())
     host = MemoryHost()

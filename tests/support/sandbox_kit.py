@@ -50,8 +50,8 @@ class MemoryHost:
         return any(part in text for _, _, text in self.lines)
 
 
-def spec_of(code: str, **settings: Any) -> AgentSpec:
-    bundle = code.encode()
+def spec_of(code: str | bytes, **settings: Any) -> AgentSpec:
+    bundle = code.encode() if isinstance(code, str) else code
     return AgentSpec(agent=AGENT_ID, code_hash=hashlib.sha256(bundle).digest(), bundle=bundle, **settings)
 
 

@@ -13,7 +13,7 @@ from cloister.core.errors import ConfigError, define
 if TYPE_CHECKING:
     from cloister.client.build import Built
 
-TEMPLATES = ("minimal", "openai", "langchain", "hono", "oracle", "voter", "poster")
+TEMPLATES = ("minimal", "openai", "langchain", "hono", "oracle", "voter", "poster", "python")
 
 # Names that packaging tools would leave out.
 _RENAMED = {"gitignore": ".gitignore"}

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cloister.client.python import bundle_python
 from cloister.client.script import CHECK, may_be_script, module_of
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.errors import ConfigError, define
@@ -32,9 +33,10 @@ from cloister.core.policy.manifest import (
 )
 
 MANIFEST_SOURCE: Final = "cloister.json"
-BUNDLE_NAME, MANIFEST_NAME = "agent.js", "manifest.json"
+BUNDLE_NAME, ARCHIVE_NAME, MANIFEST_NAME = "agent.js", "agent.zip", "manifest.json"
 TIMEOUT_S: Final = 180.0
-_ENTRIES: Final = ("agent.ts", "agent.js", "main.ts", "main.js", "index.ts", "index.js")
+_SUFFIXES: Final = (".ts", ".js", ".mts", ".mjs", ".tsx", ".jsx", ".cjs")
+_ENTRIES: Final = ("agent.ts", "agent.js", "main.ts", "main.js", "index.ts", "index.js", "agent.py")
 # What a default export named main looks like in sources, and in what esbuild and webpack leave unminified.
 _MAIN = re.compile(
     r"^\s*export\s+default\s+(?:(?:async\s+)?function\s+main\b|main\s*(?:;|$))"
@@ -47,7 +49,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 NO_ENTRY = define(
     "build.entry",
     ConfigError,
-    check="the agent's source is a TypeScript or JavaScript file, or a folder with one",
+    check="the agent's source is a TypeScript or JavaScript file, or agent.py, or a folder with one",
     remedy=f"name the file, or call it one of {', '.join(_ENTRIES)}",
 )
 FAILED = define(
@@ -71,7 +73,7 @@ BAD_TEXT = define(
 BAD_SOURCE = define(
     "build.manifest",
     ConfigError,
-    check=f"{MANIFEST_SOURCE} beside the source is one JSON object",
+    check=f"{MANIFEST_SOURCE} beside the source is one JSON object, with the runtime of the source",
     remedy="correct the file, or remove it to take the defaults",
 )
 
@@ -96,25 +98,30 @@ class Built:
 
 
 async def build(entry: Path, out: Path, *, deno: Path) -> Built:
-    """Bundle ``entry`` (a file, or a folder with one) and write ``agent.js`` and ``manifest.json`` into ``out``.
+    """Bundle ``entry`` (a file, or a folder with one) and write ``agent.js`` and ``manifest.json`` into ``out``; of a
+    Python agent ``agent.zip``.
 
     Raises ConfigError: build.entry, build.failed, build.imports, build.manifest, manifest.*; SandboxError for egress.
     """
     source = find_entry(entry)
-    script = await _script(source, deno)
-    manifest = read_manifest(source, script=script is not None)
-    bundle = await bundle_module(source, deno, script)
+    if source.suffix == ".py":
+        manifest, name = read_manifest(source), ARCHIVE_NAME
+        bundle = await bundle_python(source.parent)
+    else:
+        script, name = await _script(source, deno), BUNDLE_NAME
+        manifest = read_manifest(source, script=script is not None)
+        bundle = await bundle_module(source, deno, script)
     encoded = bytes(manifest)
     built = Built(bundle, manifest, code_hash(bundle), manifest_hash(encoded))
     out.mkdir(parents=True, exist_ok=True)
-    (out / BUNDLE_NAME).write_bytes(bundle)
+    (out / name).write_bytes(bundle)
     (out / MANIFEST_NAME).write_bytes(encoded)
     return built
 
 
 def find_entry(entry: Path) -> Path:
     """The source file. Raises ConfigError (build.entry)."""
-    if entry.is_file() and entry.suffix in (".ts", ".js", ".mts", ".mjs", ".tsx", ".jsx", ".cjs"):
+    if entry.is_file() and (entry.name == "agent.py" or entry.suffix in _SUFFIXES):
         return entry.resolve()
     found = next((entry / name for name in _ENTRIES if (entry / name).is_file()), None)
     if found is None:
@@ -137,7 +144,12 @@ def read_manifest(source: Path, *, script: bool = False) -> Manifest:
             value = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise BAD_SOURCE(expected="JSON", found=f"{type(error).__name__} in {path.name}") from None
-    if isinstance(value, dict) and "entry" not in value and (script or _MAIN.search(_text(source))):
+    python = source.suffix == ".py"
+    if isinstance(value, dict) and python != (value.get("runtime", "deno") == "python"):
+        if "runtime" in value:
+            raise BAD_SOURCE(expected=f"the runtime of {source.name}", found="the other one")
+        value = {**value, "runtime": "python"}
+    if isinstance(value, dict) and not python and "entry" not in value and (script or _MAIN.search(_text(source))):
         value = {**value, "entry": "main"}
     return normalize(value)
 

@@ -22,8 +22,8 @@ from cloister.core.state.endorse import Answer
 from cloister.core.state.sealing import StateKeys
 from cloister.fabric.embedded import open_fabric
 from cloister.fabric.ports import CONFLICT, Fabric
-from cloister.sandbox.deno import DenoSandbox
 from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead, AgentSpec, Chunks, Headers, Limits
+from cloister.sandbox.runtimes import AgentSandbox
 from cloister.worker.agentlog import AgentLog, Sink
 from cloister.worker.host import AgentHost
 from cloister.worker.scope import RequestScope
@@ -111,7 +111,7 @@ class _Ran:
 class LocalAgent:
     """An agent in ``folder`` (its state and key). ``log(level, text)`` hears it. Use ``open`` and ``close``."""
 
-    def __init__(self, sandbox: DenoSandbox, fabric: Fabric, keys: bytes, log: Sink) -> None:
+    def __init__(self, sandbox: AgentSandbox, fabric: Fabric, keys: bytes, log: Sink) -> None:
         self._sandbox, self._fabric, self._key = sandbox, fabric, keys
         self._host = AgentHost(_no_evidence, AgentLog(log, time.monotonic))
         self._state: AgentState | None = None
@@ -122,7 +122,7 @@ class LocalAgent:
         self._calls = 0
 
     @classmethod
-    async def open(cls, sandbox: DenoSandbox, folder: Path, log: Sink) -> LocalAgent:
+    async def open(cls, sandbox: AgentSandbox, folder: Path, log: Sink) -> LocalAgent:
         """Open or make the state in ``folder``. Raises FabricError, StateError, ConfigError (local.state_key)."""
         file = folder / KEY_FILE
         if not file.exists():
@@ -159,6 +159,7 @@ class LocalAgent:
             map_host=outside.map_host,
             extra_ca=outside.extra_ca,
             entry=manifest.entry,
+            runtime=manifest.runtime,
         )
         self._host.logged.hide(values.values())
         process = await self._sandbox.start(spec, self._host)

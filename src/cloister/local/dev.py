@@ -19,7 +19,7 @@ from cloister.devnet.layout import Layout
 from cloister.devnet.model.tls import CA_FILE
 from cloister.local.agent import LocalAgent, Outside
 from cloister.local.server import LocalServer
-from cloister.sandbox.deno import DenoSandbox
+from cloister.sandbox.runtimes import AgentSandbox
 from cloister.worker.agentlog import Sink
 
 STATE_FOLDER: Final = ".cloister"
@@ -27,7 +27,7 @@ SECRETS_FILE: Final = "secrets.json"
 POLL_S: Final = 0.3
 MAX_FILES: Final = 4096
 _SKIPPED: Final = frozenset({STATE_FOLDER, "node_modules"})
-_SUFFIXES: Final = (".ts", ".js", ".mts", ".mjs", ".cjs", ".tsx", ".jsx", ".json", ".lock")
+_SUFFIXES: Final = (".ts", ".js", ".mts", ".mjs", ".cjs", ".tsx", ".jsx", ".json", ".lock", ".py")
 
 BAD_SECRETS = define(
     "local.secrets",
@@ -96,7 +96,7 @@ async def local_agent(folder: Path, log: Sink) -> AsyncIterator[LocalAgent]:
     """An agent whose state lies in ``folder``, in a sandbox of its own; nothing but the state outlives the block."""
     with tempfile.TemporaryDirectory(prefix="cloister-sandbox-") as work:
         Path(work).chmod(0o711)
-        async with DenoSandbox(Path(work) / "sandbox") as sandbox:
+        async with AgentSandbox(Path(work) / "sandbox") as sandbox:
             agent = await LocalAgent.open(sandbox, folder, log)
             try:
                 yield agent

@@ -43,6 +43,10 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _KINDS = frozenset(
     {"Error", "TypeError", "RangeError", "ReferenceError", "SyntaxError", "EvalError", "URIError", "AggregateError"}
     | {"HostError", "NotCapable", "AbortError", "TimeoutError"}
+    | {"ArithmeticError", "AssertionError", "AttributeError", "CancelledError", "ConnectionError", "ImportError"}
+    | {"IndexError", "KeyError", "LookupError", "MemoryError", "ModuleNotFoundError", "NameError", "OSError"}
+    | {"NotImplementedError", "PermissionError", "RecursionError", "RuntimeError", "SystemExit", "UnicodeDecodeError"}
+    | {"UnicodeEncodeError", "ValueError", "ZeroDivisionError"}
 )
 # A flood of log lines is dropped first; past this many times the budget it is an attack.
 _LOG_FLOOD: Final = 64

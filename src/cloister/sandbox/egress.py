@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from cloister.core.policy.egress import EGRESS, HOST, Rule
+from cloister.sandbox.ports import Also
 
 MAX_HEAD: Final = 8 << 10
 MAX_CONNECTIONS: Final = 64
@@ -61,7 +62,8 @@ class _RefusedError(Exception):
 class EgressProxy:
     """One agent's proxy. ``sent`` and ``received`` count tunnelled bytes. ``note(text)`` hears each refusal.
 
-    ``spend(count, outwards)`` is asked for every piece of traffic; False cuts the tunnel."""
+    ``spend(count, outwards)`` is asked for every piece of traffic; False cuts the tunnel. So is ``also(host, port)``:
+    what narrows the rules besides, at this moment (an owner's list on chain)."""
 
     def __init__(
         self,
@@ -72,10 +74,11 @@ class EgressProxy:
         resolve: Resolve = resolve_host,
         idle_s: float = IDLE_S,
         spend: Spend = lambda count, outwards: True,
+        also: Also = lambda host, port: True,
     ) -> None:
         self.sent = self.received = 0
         self._rules, self._map, self._note, self._resolve, self._idle_s = rules, dict(map_host), note, resolve, idle_s
-        self._spend = spend
+        self._spend, self._also = spend, also
         self._pinned: dict[tuple[str, int], tuple[float, tuple[str, ...]]] = {}
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -124,7 +127,7 @@ class EgressProxy:
             return
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         try:
-            await self._tunnel(reader, writer, *upstream)
+            await self._tunnel((reader, writer), upstream, lambda: self._also(host, port))
         finally:
             upstream[1].transport.abort()
             writer.transport.abort()
@@ -140,6 +143,8 @@ class EgressProxy:
         host, port = found[1].decode().lower().rstrip("."), int(found[2])
         if not HOST.fullmatch(host) or not any(rule.allows(host, port) for rule in self._rules):
             raise _RefusedError("403 Forbidden", f"{host}:{port} is not in the manifest's egress list")
+        if not self._also(host, port):
+            raise _RefusedError("403 Forbidden", f"{host}:{port} is not in the agent's egress list on chain")
         return host, port
 
     async def _open(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -170,12 +175,12 @@ class EgressProxy:
 
     async def _tunnel(
         self,
-        inner_reader: asyncio.StreamReader,
-        inner_writer: asyncio.StreamWriter,
-        outer_reader: asyncio.StreamReader,
-        outer_writer: asyncio.StreamWriter,
+        inner: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        outer: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        allowed: Callable[[], bool],
     ) -> None:
-        """Bytes both ways until both ends are done, or nothing moved for a while (TimeoutError)."""
+        """Bytes both ways until both ends are done, the host is ``allowed`` no more, or nothing moved for a while
+        (TimeoutError)."""
         loop = asyncio.get_running_loop()
 
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, outwards: bool) -> None:
@@ -185,6 +190,9 @@ class EgressProxy:
                     self.sent += len(data)
                 else:
                     self.received += len(data)
+                if not allowed():
+                    self._note("egress cut: a list on chain leaves the host out now")
+                    raise ConnectionAbortedError
                 if not self._spend(len(data), outwards):
                     self._note("egress cut: the agent's egress_bytes are used up")
                     raise ConnectionAbortedError
@@ -194,7 +202,7 @@ class EgressProxy:
                 sink.write_eof()
 
         async with asyncio.timeout(self._idle_s) as idle:
-            await asyncio.gather(pump(inner_reader, outer_writer, True), pump(outer_reader, inner_writer, False))
+            await asyncio.gather(pump(inner[0], outer[1], True), pump(outer[0], inner[1], False))
 
 
 async def _answer(writer: asyncio.StreamWriter, refusal: _RefusedError) -> None:

@@ -20,7 +20,14 @@ _TAIL: Final = 4 << 10
 _TELL_S: Final = 2.0
 _RSS_S: Final = 0.1
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-_MEMORY_MARKS: Final = (b"out of memory", b"memory allocation of", b"heap limit", b"Allocation failed", b"OOM")
+_MEMORY_MARKS: Final = (
+    b"out of memory",
+    b"memory allocation of",
+    b"heap limit",
+    b"Allocation failed",
+    b"OOM",
+    b"MemoryError",
+)
 
 
 class Watched:

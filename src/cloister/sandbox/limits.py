@@ -16,17 +16,20 @@ _HIGH_UIDS: Final = (0x4000_0000, 0x1000_0000)
 _LOW_UIDS: Final = (20_000, 40_000)
 
 
-def limit_arguments(limits: Limits, prlimit: Path, uid: int | None, cpu_s: int | None = None) -> list[str]:
+def limit_arguments(
+    limits: Limits, prlimit: Path, uid: int | None, cpu_s: int | None = None, *, base_mb: int = V8_BASE_MB
+) -> list[str]:
     """The command prefix that sets limits before bubblewrap starts: every process of the sandbox inherits them.
 
-    DATA is the memory cap that needs no cgroup: peak resident memory stays near ``memory_mb`` (with V8_BASE_MB).
+    DATA is the memory cap that needs no cgroup: peak resident memory stays near ``memory_mb``: ``base_mb`` is what
+    the runtime reserves without using it.
     NPROC counts threads per user id, so it only bites where each agent has its own. ``cpu_s`` is for processes that
     serve nobody: it counts a whole life, which a serving agent may spend as long as it likes.
     """
     own_count = [f"--nproc={48 + 4 * (os.cpu_count() or 1)}"] if uid is not None else []
     return [
         str(prlimit),
-        f"--data={(V8_BASE_MB + limits.memory_mb) * _MIB}",
+        f"--data={(base_mb + limits.memory_mb) * _MIB}",
         f"--fsize={16 * _MIB}",
         "--nofile=256",
         "--core=0",

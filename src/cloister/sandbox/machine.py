@@ -15,7 +15,14 @@ from cloister.sandbox.errors import MACHINE
 
 _LIBRARIES: Final = ("libc.so.6", "libm.so.6", "libdl.so.2", "librt.so.1", "libpthread.so.0", "libgcc_s.so.1")
 _LOADER: Final = Path("/lib64/ld-linux-x86-64.so.2")
-_FOLDERS: Final = ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib")
+LIBRARY_FOLDERS: Final = (
+    "/lib/x86_64-linux-gnu",
+    "/usr/lib/x86_64-linux-gnu",
+    "/lib64",
+    "/usr/lib64",
+    "/lib",
+    "/usr/lib",
+)
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -52,7 +59,7 @@ def find_libraries() -> tuple[Path, ...]:
     """The shared libraries that Deno loads, where the loader looks for them. Raises SandboxError."""
     found = [_LOADER]
     for name in _LIBRARIES:
-        hit = next((Path(folder, name) for folder in _FOLDERS if Path(folder, name).exists()), None)
+        hit = next((Path(folder, name) for folder in LIBRARY_FOLDERS if Path(folder, name).exists()), None)
         if hit is None:
             raise MACHINE(expected=f"the library {name}", found="nothing of that name")
         found.append(hit)

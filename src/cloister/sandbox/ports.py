@@ -5,11 +5,12 @@ Nothing inside the sandbox is trusted: keys, metering, logs and receipts stay on
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 Headers = Sequence[tuple[str, str]]
+Also = Callable[[str, int], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class AgentSpec:
-    """One agent to run. ``bundle``: the ES module bytes that were hashed. ``env`` holds settings and secrets that the
-    manifest marks as environment: set inside the isolate from the socket, never in a process environment.
-    ``egress``: host patterns ("api.openai.com", "*.example.org") with port 443 unless "host:port".
+    """One agent to run. ``bundle``: the bytes that were hashed. ``env`` holds settings and secrets that the manifest
+    marks as environment: set inside the isolate from the socket, never in a process environment.
+    ``egress``: host patterns ("api.openai.com", "*.example.org") with port 443 unless "host:port". ``also``: asked for
+    every connection and every piece of traffic, by host and port; it narrows ``egress`` at that moment.
     ``map_host``: host -> (ip, port) for devnets; it changes where an allowed host lives, it allows nothing.
     ``extra_ca``: PEM trusted inside this sandbox only.
-    ``entry``: "fetch" (``fetch(request, ctx)``) or "main" (``main(requestJson)``), as the manifest says."""
+    ``entry``: "fetch" (``fetch(request, ctx)``) or "main" (``main(requestJson)``), as the manifest says.
+    ``runtime``: "deno" or "python"; the bundle is an ES module, or an archive (core/policy/archive.py)."""
 
     agent: bytes
     code_hash: bytes
@@ -45,10 +48,12 @@ class AgentSpec:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     egress: Sequence[str] = ()
+    also: Also = field(default=lambda host, port: True, repr=False, compare=False)
     limits: Limits = field(default_factory=Limits)
     map_host: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     extra_ca: bytes | None = None
     entry: str = "fetch"
+    runtime: str = "deno"
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ async def agent_spec(blobs: Blobs, keys: AgentKeys, record: AgentRecord, outside
         map_host=outside.map_host,
         extra_ca=outside.extra_ca,
         entry=manifest.entry,
+        runtime=manifest.runtime,
     )
 
 

@@ -29,8 +29,8 @@ from cloister.fabric.ports import Fabric
 from cloister.node import logs
 from cloister.node.config import UNREADABLE, config_hash
 from cloister.node.identity import NodeKeys
-from cloister.sandbox.deno import DenoSandbox
 from cloister.sandbox.ports import Sandbox
+from cloister.sandbox.runtimes import AgentSandbox
 from cloister.wire.committee import Committee
 from cloister.worker.agentlog import AgentLog
 from cloister.worker.agents import AgentTable, Devices
@@ -104,7 +104,7 @@ class Worker:
         async with contextlib.AsyncExitStack() as opened:
             fabric = await open_fabric(config.fabric)
             opened.push_async_callback(fabric.close)
-            sandbox = DenoSandbox(work_folder(config))
+            sandbox = AgentSandbox(work_folder(config))
             opened.push_async_callback(sandbox.close)
             worker = cls(config, network, tee, node, fabric, sandbox)
             opened.pop_all()

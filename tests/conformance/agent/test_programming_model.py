@@ -14,7 +14,8 @@ import pytest_asyncio
 from cloister.client.build import build
 from cloister.core.errors import SandboxError
 from cloister.devnet.tools import deno
-from cloister.sandbox.deno import DenoProcess, DenoSandbox
+from cloister.sandbox.deno import DenoSandbox
+from cloister.sandbox.process import SandboxProcess
 from support.build_kit import DENO_DIR, running, spec_for, write_project
 from support.sandbox_kit import AGENT_ID, MemoryHost, ask, request_of
 
@@ -116,7 +117,7 @@ CONTEXT = Path(__file__).parents[3] / "src" / "cloister" / "cli" / "templates" /
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def agent(
     sandbox: DenoSandbox, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[tuple[DenoProcess, MemoryHost]]:
+) -> AsyncIterator[tuple[SandboxProcess, MemoryHost]]:
     folder = tmp_path_factory.mktemp("model")
     files = {"agent.ts": AGENT, "context.ts": CONTEXT.read_text(), "cloister.json": json.dumps(MANIFEST)}
     with pytest.MonkeyPatch.context() as patch:
@@ -128,7 +129,7 @@ async def agent(
     await process.close()
 
 
-Agent = tuple[DenoProcess, MemoryHost]
+Agent = tuple[SandboxProcess, MemoryHost]
 
 
 async def said(agent: Agent, path: str, **options: Any) -> Any:

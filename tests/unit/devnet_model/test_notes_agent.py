@@ -15,7 +15,8 @@ from cloister.client.build import Built, build
 from cloister.core.errors import SandboxError
 from cloister.devnet.process import spawn
 from cloister.devnet.tools import deno
-from cloister.sandbox.deno import DenoProcess, DenoSandbox
+from cloister.sandbox.deno import DenoSandbox
+from cloister.sandbox.process import SandboxProcess
 from cloister.sandbox.ports import AgentSpec, Limits
 from support.sandbox_kit import MemoryHost, ask, spec_of
 
@@ -61,14 +62,14 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def notes(bench: Bench) -> AsyncIterator[tuple[DenoProcess, MemoryHost]]:
+async def notes(bench: Bench) -> AsyncIterator[tuple[SandboxProcess, MemoryHost]]:
     host = MemoryHost()
     process = await bench.sandbox.start(bench.spec(), host)
     yield process, host
     await process.close()
 
 
-async def say(process: DenoProcess, method: str, path: str, body: object = None, who: Any = ALICE) -> tuple[int, Any]:
+async def say(process: SandboxProcess, method: str, path: str, body: object = None, who: Any = ALICE) -> tuple[int, Any]:
     data = b"" if body is None else json.dumps(body).encode()
     answer = await ask(process, path, method=method, body=data, caller=who)
     return answer.status, json.loads(answer.body or b"null")
@@ -81,7 +82,7 @@ NOTES = [
 ]
 
 
-async def test_notes_are_found_by_meaning(notes: tuple[DenoProcess, MemoryHost]) -> None:
+async def test_notes_are_found_by_meaning(notes: tuple[SandboxProcess, MemoryHost]) -> None:
     process, _ = notes
     status, said = await say(process, "POST", "/notes", NOTES)
     assert (status, [note["title"] for note in said["notes"]]) == (201, ["Bread", "Taxes", "Keys"])
@@ -92,7 +93,7 @@ async def test_notes_are_found_by_meaning(notes: tuple[DenoProcess, MemoryHost])
     assert process.usage()["egress_bytes"] > 0
 
 
-async def test_notes_are_listed_read_and_deleted(notes: tuple[DenoProcess, MemoryHost]) -> None:
+async def test_notes_are_listed_read_and_deleted(notes: tuple[SandboxProcess, MemoryHost]) -> None:
     process, host = notes
     _, said = await say(process, "POST", "/notes", NOTES[0])
     (note,) = said["notes"]
@@ -104,7 +105,7 @@ async def test_notes_are_listed_read_and_deleted(notes: tuple[DenoProcess, Memor
     assert host.store == {}
 
 
-async def test_everybody_has_a_notebook_of_their_own(notes: tuple[DenoProcess, MemoryHost]) -> None:
+async def test_everybody_has_a_notebook_of_their_own(notes: tuple[SandboxProcess, MemoryHost]) -> None:
     process, host = notes
     _, said = await say(process, "POST", "/notes", NOTES[0], ALICE)
     note = said["notes"][0]["id"]
@@ -115,7 +116,7 @@ async def test_everybody_has_a_notebook_of_their_own(notes: tuple[DenoProcess, M
     assert all(key.startswith(f"notes/{ALICE['address']}/") for key in host.store)
 
 
-async def test_a_long_note_is_cut_into_pieces_and_found_by_any(notes: tuple[DenoProcess, MemoryHost]) -> None:
+async def test_a_long_note_is_cut_into_pieces_and_found_by_any(notes: tuple[SandboxProcess, MemoryHost]) -> None:
     process, _ = notes
     filler = "\n\n".join("Nothing of interest happened on this long and quiet day by the sea. " * 6 for _ in range(4))
     text = f"{filler}\n\nThe password of the cellar is written inside the clock.\n\n{filler}"
@@ -143,7 +144,7 @@ WRONG: dict[str, tuple[int, str, str, object]] = {
 }
 
 
-async def test_wrong_requests_get_a_reason(notes: tuple[DenoProcess, MemoryHost]) -> None:
+async def test_wrong_requests_get_a_reason(notes: tuple[SandboxProcess, MemoryHost]) -> None:
     process, host = notes
     for sentence, (status, method, path, body) in WRONG.items():
         answered, said = await say(process, method, path, body)
@@ -151,7 +152,7 @@ async def test_wrong_requests_get_a_reason(notes: tuple[DenoProcess, MemoryHost]
     assert host.store == {}
 
 
-async def test_an_anonymous_caller_is_asked_to_sign_in(notes: tuple[DenoProcess, MemoryHost]) -> None:
+async def test_an_anonymous_caller_is_asked_to_sign_in(notes: tuple[SandboxProcess, MemoryHost]) -> None:
     process, _ = notes
     for method, path in (("GET", "/notes"), ("POST", "/notes"), ("GET", "/search?q=x")):
         assert (await say(process, method, path, NOTES[0] if method == "POST" else None, who=None))[0] == 401

@@ -13,7 +13,8 @@ import pytest_asyncio
 
 from cloister.cli.project import new_project
 from cloister.devnet.process import spawn
-from cloister.sandbox.deno import DenoProcess, DenoSandbox
+from cloister.sandbox.deno import DenoSandbox
+from cloister.sandbox.process import SandboxProcess
 from support.build_kit import DENO_DIR, running
 from support.sandbox_kit import MemoryHost, ask
 
@@ -30,7 +31,7 @@ class Bench:
     port: int
 
     @asynccontextmanager
-    async def agent(self, template: str, folder: Path) -> AsyncIterator[tuple[DenoProcess, MemoryHost]]:
+    async def agent(self, template: str, folder: Path) -> AsyncIterator[tuple[SandboxProcess, MemoryHost]]:
         """A new agent of this template, running."""
         made = new_project("my-agent", template, folder)
         hosts: Mapping[str, tuple[str, int]] = {"api.openai.com": ("127.0.0.1", self.port)}

@@ -28,7 +28,7 @@ def _deno_dir(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_template_that_is_shipped_is_offered() -> None:
-    found = {path.name for path in SHIPPED.iterdir() if path.is_dir() and (path / "agent.ts").is_file()}
+    found = {path.name for path in SHIPPED.iterdir() if path.is_dir() and list(path.glob("agent.[tp][sy]"))}
     assert found == set(TEMPLATES)
 
 
@@ -36,7 +36,8 @@ def test_every_template_that_is_shipped_is_offered() -> None:
 def test_a_new_agent_has_its_name_and_everything_it_needs(template: str, tmp_path: Path) -> None:
     folder = new_project("my-agent", template, tmp_path)
     names = {path.name for path in folder.iterdir()}
-    assert {"agent.ts", "agent.test.ts", "cloister.json", "context.ts", "README.md", ".gitignore"} <= names
+    assert {"agent.test.ts", "cloister.json", "context.ts", "README.md", ".gitignore"} <= names
+    assert len({"agent.ts", "agent.py"} & names) == 1
     assert ("deno.json" in names) == ("deno.lock" in names), "packages are locked"
     assert all("AGENT_NAME" not in path.read_text() for path in folder.iterdir())
     assert (folder / "README.md").read_text().startswith("# my-agent\n")
@@ -73,7 +74,7 @@ async def test_an_example_passes_its_own_tests(example: str) -> None:
 def type_errors(folder: Path) -> str:
     lock = ["--lock=deno.lock", "--frozen"] if (folder / "deno.lock").exists() else ["--no-lock"]
     done = subprocess.run(
-        [deno(), "check", "--quiet", *lock, "agent.ts", "agent.test.ts"],
+        [deno(), "check", "--quiet", *lock, *(path.name for path in folder.glob("agent*.ts"))],
         cwd=folder,
         env={**os.environ, "DENO_DIR": DENO_DIR, "NO_COLOR": "1"},
         capture_output=True,
@@ -96,7 +97,7 @@ def test_no_template_and_no_example_has_a_type_error(tmp_path: Path) -> None:
     assert {name: text for name, text in found.items() if text} == {}
 
 
-@pytest.mark.parametrize("template", ["hono", "oracle"])
+@pytest.mark.parametrize("template", ["hono", "oracle", "python"])
 async def test_a_template_builds_to_the_same_hash_elsewhere(
     template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +141,7 @@ def test_the_page_lists_every_template() -> None:
 
 def test_a_template_that_does_not_exist_is_refused_with_the_list(tmp_path: Path) -> None:
     with pytest.raises(CloisterError) as caught:
-        new_project("a", "python", tmp_path)
+        new_project("a", "cobol", tmp_path)
     assert caught.value.code == "cli.template"
     assert all(template in caught.value.check for template in TEMPLATES)
     assert not (tmp_path / "a").exists()

@@ -14,7 +14,8 @@ from aiohttp import web
 
 from cloister.core.errors import SandboxError
 from cloister.devnet.model.tls import CA_FILE, server_context
-from cloister.sandbox.deno import DenoProcess, DenoSandbox
+from cloister.sandbox.deno import DenoSandbox
+from cloister.sandbox.process import SandboxProcess
 from support.sandbox_kit import MemoryHost, ask, spec_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -62,7 +63,7 @@ async def upstream(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Up
 @pytest_asyncio.fixture(loop_scope="module", params=[True, False], ids=["as root", "without root"])
 async def agent(
     request: pytest.FixtureRequest, upstream: Upstream, tmp_path: Path
-) -> AsyncIterator[tuple[DenoProcess, MemoryHost]]:
+) -> AsyncIterator[tuple[SandboxProcess, MemoryHost]]:
     host = MemoryHost()
     mapped = dict.fromkeys(("api.example", "other.example"), ("127.0.0.1", upstream.port))
     spec = spec_of(AGENT, egress=["api.example", "nowhere.example"], map_host=mapped, extra_ca=upstream.ca)
@@ -73,7 +74,7 @@ async def agent(
 
 
 async def test_an_allowed_host_is_reached_with_tls_end_to_end(
-    agent: tuple[DenoProcess, MemoryHost], upstream: Upstream
+    agent: tuple[SandboxProcess, MemoryHost], upstream: Upstream
 ) -> None:
     process, _ = agent
     assert json.loads((await ask(process, "/?to=https://api.example/v1/x")).body) == [200, 50_000]
@@ -84,7 +85,7 @@ async def test_an_allowed_host_is_reached_with_tls_end_to_end(
 
 
 async def test_a_mapped_host_that_is_not_in_the_list_is_refused(
-    agent: tuple[DenoProcess, MemoryHost], upstream: Upstream
+    agent: tuple[SandboxProcess, MemoryHost], upstream: Upstream
 ) -> None:
     process, _ = agent
     before = len(upstream.seen)
@@ -95,7 +96,7 @@ async def test_a_mapped_host_that_is_not_in_the_list_is_refused(
     assert process.usage()["egress_bytes"] == 0
 
 
-async def test_a_name_that_does_not_resolve_is_noted_for_the_owner(agent: tuple[DenoProcess, MemoryHost]) -> None:
+async def test_a_name_that_does_not_resolve_is_noted_for_the_owner(agent: tuple[SandboxProcess, MemoryHost]) -> None:
     process, host = agent
     with pytest.raises(SandboxError):
         await ask(process, "/?to=https://nowhere.example/")
@@ -103,7 +104,7 @@ async def test_a_name_that_does_not_resolve_is_noted_for_the_owner(agent: tuple[
 
 
 async def test_plain_http_and_other_schemes_do_not_leave(
-    agent: tuple[DenoProcess, MemoryHost], upstream: Upstream
+    agent: tuple[SandboxProcess, MemoryHost], upstream: Upstream
 ) -> None:
     process, _ = agent
     before = len(upstream.seen)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cloister.sandbox.deno import cache
-from cloister.sandbox.deno.cache import BundleStore
+from cloister.sandbox import cache
+from cloister.sandbox.cache import BundleStore
 
 HASH = bytes(32)
 

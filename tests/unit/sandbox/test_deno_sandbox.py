@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from cloister.core.errors import CloisterError, SandboxError
-from cloister.sandbox.deno import DenoProcess, DenoSandbox, command
+from cloister.sandbox.deno import DenoSandbox, command
 from cloister.sandbox.ports import AgentSpec, Limits, Sandbox
+from cloister.sandbox.process import SandboxProcess
 from support.sandbox_kit import AGENT_ID, MemoryHost, ask, children, descendants, open_files, request_of, spec_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -96,7 +97,7 @@ class Running:
     def __init__(self, sandbox: DenoSandbox, settings: AgentSpec | None = None) -> None:
         self.sandbox, self.spec, self.host = sandbox, settings or spec(), MemoryHost()
 
-    async def __aenter__(self) -> tuple[DenoProcess, MemoryHost]:
+    async def __aenter__(self) -> tuple[SandboxProcess, MemoryHost]:
         self.process = await self.sandbox.start(self.spec, self.host)
         return self.process, self.host
 

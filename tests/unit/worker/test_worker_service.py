@@ -268,7 +268,7 @@ class Scene:
         monkeypatch.setattr(service, "open_tee", lambda machine: self.tee)
         monkeypatch.setattr(service, "Committee", lambda *args: self.committee)
         monkeypatch.setattr(service, "Rpc", lambda url: ChainRpc(self.world))
-        monkeypatch.setattr(service, "DenoSandbox", lambda work: self.sandbox)
+        monkeypatch.setattr(service, "AgentSandbox", lambda work: self.sandbox)
         monkeypatch.setattr(service, "Sender", lambda rpc, key, chain_id: self)
         monkeypatch.setattr(service, "acquire", self._acquire)
         monkeypatch.setattr(service, "host_now_ms", lambda: int(self.world.now * 1000))

@@ -26,7 +26,11 @@ _MIB: Final = 1 << 20
 ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
 # The sandbox puts these into the environment itself.
-RESERVED: Final = frozenset({"DENO_DIR", "DENO_CERT", "DENO_NO_UPDATE_CHECK", "HTTPS_PROXY", "HTTP_PROXY", "PATH"})
+RESERVED: Final = frozenset(
+    {"DENO_DIR", "DENO_CERT", "DENO_NO_UPDATE_CHECK", "HTTPS_PROXY", "HTTP_PROXY", "PATH", "HOME"}
+    | {"https_proxy", "http_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}
+)
+RUNTIMES: Final = ("deno", "python")
 
 # name: (default, least, most). Units: MiB, seconds, bytes, requests at once. See sandbox.ports.Limits.
 LIMITS: Final[Mapping[str, tuple[int, int, int]]] = {
@@ -41,7 +45,9 @@ LIMITS: Final[Mapping[str, tuple[int, int, int]]] = {
     "start_s": (10, 1, 120),
     "wall_s": (30, 1, 900),
 }
-_FIELDS: Final = frozenset({"v", "entry", "limits", "egress", "env", "settings", "secrets", "models", "upgrade"})
+_FIELDS: Final = frozenset(
+    {"v", "runtime", "entry", "limits", "egress", "env", "settings", "secrets", "models", "upgrade"}
+)
 
 BAD_FIELDS = define(
     "manifest.field",
@@ -54,6 +60,12 @@ BAD_ENTRY = define(
     ConfigError,
     check='entry is "fetch" or "main"',
     remedy="use fetch for fetch(request, ctx), main for main(requestJson)",
+)
+BAD_RUNTIME = define(
+    "manifest.runtime",
+    ConfigError,
+    check='runtime is "deno" or "python"; a Python agent has the entry "fetch"',
+    remedy='leave runtime out for JavaScript and TypeScript, write "python" for Python',
 )
 BAD_LIMIT = define(
     "manifest.limit",
@@ -95,6 +107,7 @@ class Manifest:
     secrets: tuple[str, ...]
     models: tuple[str, ...]
     upgrade_delay: int | None
+    runtime: str = "deno"
 
     @classmethod
     def parse(cls, data: bytes) -> Manifest:
@@ -110,9 +123,10 @@ class Manifest:
         return {name: secrets[name] for name in self.secrets if name in secrets}
 
     def to_json(self) -> dict[str, Any]:
-        """The full form, JSON-ready."""
+        """The full form, JSON-ready. ``runtime`` stands in it only where it is not Deno: it came later."""
         return {
             "v": 1,
+            **({} if self.runtime == "deno" else {"runtime": self.runtime}),
             "entry": self.entry,
             "limits": dict(self.limits),
             "egress": list(self.egress),
@@ -161,6 +175,9 @@ def normalize(source: object) -> Manifest:
     entry = source.get("entry", "fetch")
     if entry not in ("fetch", "main"):
         raise BAD_ENTRY(expected='"fetch" or "main"', found=type(entry).__name__)
+    runtime = source.get("runtime", "deno")
+    if runtime not in RUNTIMES or (runtime == "python" and entry != "fetch"):
+        raise BAD_RUNTIME(expected='"deno", or "python" with the entry "fetch"', found="another runtime or entry")
     egress = _texts("egress", source.get("egress", []))
     parse_rules(egress)
     settings, secrets, env = _names(source)
@@ -173,6 +190,7 @@ def normalize(source: object) -> Manifest:
         secrets=secrets,
         models=_models(source.get("models", [])),
         upgrade_delay=_upgrade(source.get("upgrade", {"rule": "instant"})),
+        runtime=runtime,
     )
     if len(bytes(manifest)) > MAX_MANIFEST:
         raise BAD_FIELDS(expected=f"at most {MAX_MANIFEST} bytes", found="more")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from cloister.sandbox.deno.process import DenoProcess as DenoProcess
 from cloister.sandbox.deno.sandbox import DenoSandbox as DenoSandbox
 
-__all__ = ["DenoProcess", "DenoSandbox"]
+__all__ = ["DenoSandbox"]

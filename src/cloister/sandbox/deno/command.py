@@ -11,15 +11,9 @@ from cloister.sandbox.limits import limit_arguments
 from cloister.sandbox.machine import Tools
 from cloister.sandbox.namespaces import PROXY_PORT
 from cloister.sandbox.ports import Limits
+from cloister.sandbox.walls import BRIDGE, SOCKET, WALLS, WARM_CPU_S
 
-SOCKET, BRIDGE = "/run/a/s.sock", "/run/a/p.sock"
-WARM_CPU_S: Final = 20
 _PROXY: Final = f"http://127.0.0.1:{PROXY_PORT}"
-_WALLS: Final = [
-    *["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"],
-    *["--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL", "--clearenv"],
-    *["--uid", "65534", "--gid", "65534", "--hostname", "agent"],
-]
 _DENO: Final = ["--no-prompt", "--no-config", "--no-lock", "--cached-only", "--no-remote", "--no-npm"]
 
 
@@ -44,7 +38,7 @@ def command(tools: Tools, plan: Plan, *, seccomp_fd: int, info_fd: int) -> list[
     return [
         *limit_arguments(plan.limits, tools.prlimit, plan.uid, WARM_CPU_S if plan.socket is None else None),
         str(tools.bwrap),
-        *_WALLS,
+        *WALLS,
         *(["--unshare-net"] if plan.uid is None or plan.bridge is not None else []),
         *_environment(plan),
         *_mounts(tools, plan),

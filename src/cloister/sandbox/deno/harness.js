@@ -165,6 +165,7 @@ const contextOf = (request, head) => {
     caller: head.caller,
     requestId: head.id,
     secrets,
+    settings: open,
     deadline: head.deadline,
     attest: (nonce) => host(request, "attest", { nonce: base64(nonce) }),
     get state() {
@@ -184,7 +185,7 @@ const contextOf = (request, head) => {
 
 // ---- serving
 
-let settings, secrets, handler;
+let settings, secrets, open, handler;
 
 function handlerOf(module) {
   const { default: exported } = module;
@@ -307,6 +308,7 @@ async function init(payload) {
   secrets = Object.assign(Object.create(null), settings.secrets);
   Object.defineProperty(secrets, "get", { value: (key) => settings.secrets[key] });
   Object.freeze(secrets);
+  open = Object.freeze(Object.fromEntries(Object.entries(settings.env).filter(([key]) => !(key in settings.secrets))));
   if (settings.bridge) bridge();
   try {
     handler = handlerOf(await import(AGENT));

@@ -8,6 +8,8 @@ export interface Context {
   requestId: string;
   /** What the owner set, of the names that cloister.json declares. */
   secrets: Secrets;
+  /** The public settings of cloister.json; they are environment variables too. */
+  settings: { readonly [name: string]: string };
   /** When the caller's time is over, in Unix milliseconds. */
   deadline: number;
   /** Fires then. Give it to fetch. */

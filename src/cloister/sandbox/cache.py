@@ -1,4 +1,4 @@
-"""Bundles on disk, and V8's compiled code for each: warmed once per bundle, then read-only.
+"""Bundles on disk, and the runtime's compiled code for each: warmed once per bundle, then read-only.
 
 The compiled code runs without being checked against its source, so it is made here, in the same sandbox, from the
 bundle alone (no settings, no secrets, no network), kept for one life of the worker, and never shared between bundles.
@@ -17,17 +17,27 @@ MAX_CACHE_BYTES: Final = 64 << 20
 MAX_CACHE_FILES: Final = 256
 
 Warm = Callable[[Path, Path], Awaitable[None]]
+Lay = Callable[[Path, bytes], Path]
+
+
+def lay_script(folder: Path, bundle: bytes) -> Path:
+    """Write a bundle of one module; its path."""
+    script = folder / "agent.js"
+    script.write_bytes(bundle)
+    script.chmod(0o444)
+    return script
 
 
 class BundleStore:
-    """Folder of bundles and their caches. ``warm(bundle, cache)`` fills a cache folder."""
+    """Folder of bundles and their caches. ``lay(folder, bundle)`` writes a bundle and says where; ``warm(where,
+    cache)`` fills a cache folder, of at most ``most_files``."""
 
-    def __init__(self, root: Path, warm: Warm) -> None:
-        self._root, self._warm = root, warm
+    def __init__(self, root: Path, warm: Warm, lay: Lay = lay_script, *, most_files: int | None = None) -> None:
+        self._root, self._warm, self._lay, self._most_files = root, warm, lay, most_files
         self._ready: dict[bytes, asyncio.Task[Path]] = {}
 
     async def ready(self, code_hash: bytes, bundle: bytes) -> Path:
-        """The folder with ``agent.js`` and ``cache/`` for these bytes; made at the first call."""
+        """The folder with the bundle and ``cache/`` for these bytes; made at the first call."""
         task = self._ready.get(code_hash)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             task = asyncio.get_running_loop().create_task(self._make(code_hash, bundle))
@@ -46,23 +56,21 @@ class BundleStore:
         folder.mkdir(mode=0o755)
         cache = folder / "cache"
         cache.mkdir(mode=0o755)
-        script = folder / "agent.js"
-        script.write_bytes(bundle)
-        script.chmod(0o444)
-        await self._warm(script, cache)
-        if _oversized(cache):
+        await self._warm(await asyncio.to_thread(self._lay, folder, bundle), cache)
+        if _oversized(cache, self._most_files):
             shutil.rmtree(cache)
             cache.mkdir(mode=0o755)
         return folder
 
 
-def _oversized(folder: Path) -> bool:
-    """Whether a cache holds more than V8 would write. lstat: Deno leaves a dangling link."""
+def _oversized(folder: Path, most_files: int | None = None) -> bool:
+    """Whether a cache holds more than a runtime would write. lstat: Deno leaves a dangling link."""
+    most_files = MAX_CACHE_FILES if most_files is None else most_files
     files = size = 0
     for base, folders, names in os.walk(folder):
         for name in (*folders, *names):
             files += 1
             size += os.lstat(os.path.join(base, name)).st_size  # noqa: PTH118
-            if files > MAX_CACHE_FILES or size > MAX_CACHE_BYTES:
+            if files > most_files or size > MAX_CACHE_BYTES:
                 return True
     return False

@@ -51,8 +51,8 @@ class Body:
         self._done(self._call)
 
 
-class DenoProcess:
-    """One agent in its own Deno process. Implements ports.AgentProcess."""
+class SandboxProcess:
+    """One agent in its own process. Implements ports.AgentProcess."""
 
     def __init__(self, spec: AgentSpec, host: HostCalls, parts: Parts) -> None:
         self.channel = Channel(spec, host, self._on_fatal, self._on_lost)
