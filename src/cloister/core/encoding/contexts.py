@@ -31,6 +31,8 @@ class Context(Enum):
     RECEIPT = "cloister/v1/receipt"
     RECEIPT_REQUEST = "cloister/v1/receipt/request"
     RECEIPT_RESPONSE = "cloister/v1/receipt/response"
+    RECEIPT_BATCH = "cloister/v1/receipt/batch"
+    RECEIPT_KEPT = "cloister/v1/receipt/kept"
     KEY_CERTIFICATE = "cloister/v1/key-certificate"
     FRESHNESS = "cloister/v1/freshness"
     EVIDENCE = "cloister/v1/evidence"

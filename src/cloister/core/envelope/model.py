@@ -129,11 +129,22 @@ class ResponseHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return self
 
 
-class WireFinal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The last chunk of a good answer: the receipt's exact bytes and the worker's signature as hex."""
+class WireBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A receipt's place in the batch that was signed (spec/receipts.md 9): ``path`` is hashes in one hex text."""
+
+    first: int
+    path: str
+    size: int
+
+
+class WireFinal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The last chunk of a good answer: the receipt's exact bytes and the worker's signature as hex.
+
+    ``batch`` None: the receipt was signed alone."""
 
     receipt: msgspec.Raw
     signature: str
+    batch: WireBatch | None = None
 
 
 class WireFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -29,6 +29,7 @@ from cloister.core.envelope.model import (
 from cloister.core.envelope.stream import RAND_SIZE, AnswerCipher
 from cloister.core.errors import CloisterError, EnvelopeError, define, from_wire
 from cloister.core.keys import hpke
+from cloister.core.receipts.batch import MAX_BATCH_PATH, BatchPath, hashes_from
 from cloister.core.receipts.commitments import response_commitment
 
 _PREFIX: Const = 5
@@ -64,10 +65,13 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """Last event of a good answer: the receipt's canonical bytes and the worker's 65-byte signature."""
+    """Last event of a good answer: the receipt's canonical bytes and the worker's 65-byte signature.
+
+    ``batch``: the receipt's place in what was signed; None if it was signed alone."""
 
     receipt: bytes
     signature: bytes
+    batch: BatchPath | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +200,9 @@ def _end(data: bytes, *, first: bool) -> Event:
     """The last chunk: a failure, or (never as the first chunk) the receipt."""
     if not first and data.startswith(b'{"receipt"'):
         final = decode_json(_FINAL, data, "a receipt and a signature")
-        return Final(bytes(final.receipt), from_hex(final.signature, 65, name="receipt signature"))
+        said = final.batch
+        batch = None if said is None else BatchPath(said.first, said.size, hashes_from(said.path, MAX_BATCH_PATH))
+        return Final(bytes(final.receipt), from_hex(final.signature, 65, name="receipt signature"), batch)
     failure = decode_json(_FAILURE, data, "a failure")
     if not 400 <= failure.status <= 599:
         raise MALFORMED(expected="a status in 400..599", found=str(failure.status)[:20])

@@ -15,6 +15,7 @@ from cloister.core.envelope.model import (
     MAX_CHUNK,
     Headers,
     ResponseHead,
+    WireBatch,
     WireFinal,
     encode_json,
     error_json,
@@ -100,10 +101,10 @@ class Responder:
         pieces = (data[at : at + MAX_CHUNK] for at in range(0, len(data), MAX_CHUNK))
         return b"".join(self._next(piece, 0) for piece in pieces)
 
-    def final(self, receipt: bytes, signature: bytes) -> bytes:
-        """Close a good answer with its receipt (canonical bytes) and signature (65 bytes)."""
+    def final(self, receipt: bytes, signature: bytes, batch: WireBatch | None = None) -> bytes:
+        """Close a good answer with its receipt (canonical bytes), signature (65 bytes) and place in a batch."""
         self._need(started=True)
-        return self._last(encode_json(WireFinal(msgspec.Raw(receipt), to_hex(signature))))
+        return self._last(encode_json(WireFinal(msgspec.Raw(receipt), to_hex(signature), batch)))
 
     def error(self, error: CloisterError) -> bytes:
         """Close a failed answer: before the head or after it, but not after ``final``."""

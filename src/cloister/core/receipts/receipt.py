@@ -222,10 +222,43 @@ class ReceiptChain:
         state: StateChange | None = None,
         usage: Usage | None = None,
     ) -> tuple[Receipt, bytes]:
-        """The next receipt of this boot and its 65-byte signature. Raises ValueError for another boot's certificate."""
+        """``add`` with its 65-byte signature, alone: a signature that fails takes no number."""
+        receipt = self._next(certificate, exchange, checkpoint, host_time_ms, state or _NO_CHANGE, usage or Usage())
+        signature = self.sign(receipt.id)
+        self._seq, self._prev = self._seq + 1, receipt.id
+        return receipt, signature
+
+    def add(
+        self,
+        certificate: KeyCertificate,
+        exchange: Exchange,
+        *,
+        checkpoint: int,
+        host_time_ms: int,
+        state: StateChange | None = None,
+        usage: Usage | None = None,
+    ) -> Receipt:
+        """The next receipt of this boot, to be signed with others. Raises ValueError for another boot's certificate."""
+        receipt = self._next(certificate, exchange, checkpoint, host_time_ms, state or _NO_CHANGE, usage or Usage())
+        self._seq, self._prev = self._seq + 1, receipt.id
+        return receipt
+
+    def sign(self, digest: bytes) -> bytes:
+        """The worker's 65-byte signature over 32 bytes."""
+        return self._sign(digest)
+
+    def _next(
+        self,
+        certificate: KeyCertificate,
+        exchange: Exchange,
+        checkpoint: int,
+        host_time_ms: int,
+        state: StateChange,
+        usage: Usage,
+    ) -> Receipt:
         if certificate.boot != self._boot or certificate.worker != self._worker:
             raise ValueError("the certificate is of another worker or boot")
-        receipt = Receipt(
+        return Receipt(
             network=certificate.network,
             agent=certificate.agent,
             code_hash=certificate.code_hash,
@@ -243,9 +276,6 @@ class ReceiptChain:
             status=exchange.status,
             checkpoint=checkpoint,
             host_time_ms=host_time_ms,
-            state=state or _NO_CHANGE,
-            usage=usage or Usage(),
+            state=state,
+            usage=usage,
         )
-        signature = self._sign(receipt.id)
-        self._seq, self._prev = self._seq + 1, receipt.id
-        return receipt, signature

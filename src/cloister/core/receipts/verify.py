@@ -12,6 +12,7 @@ from cloister.core.encoding.signatures import verify_signer
 from cloister.core.encoding.statements import Lease
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.errors import CloisterError, ReceiptError, define
+from cloister.core.receipts.batch import BatchPath
 from cloister.core.receipts.receipt import ZERO, Exchange, Receipt
 
 WRONG_CERTIFICATE = define(
@@ -72,21 +73,29 @@ def verify_receipt(
     certificate: KeyCertificate,
     admission: Admission,
     exchange: Exchange | None,
+    batch: BatchPath | None = None,
 ) -> Receipt:
     """The receipt, after the checks of spec/receipts.md 4, by number. Raises ReceiptError at the first that fails.
 
-    ``exchange`` None is for an auditor who has no texts: then step 5 is left out and the receipt says nothing of them.
+    ``batch``: its place in what was signed, None if it was signed alone. ``exchange`` None is for an auditor who has
+    no texts: then step 5 is left out and the receipt says nothing of them.
     """
     receipt = Receipt.decode(encoded)  # 1
     _same_certificate(receipt, certificate)  # 2
-    try:
-        verify_signer(receipt.id, signature, receipt.worker)  # 3
-    except CloisterError as error:
-        raise BAD_SIGNATURE(expected=error.expected, found=error.found) from None
+    verify_signed(receipt, signature, batch)  # 3
     _admitted(receipt, admission)  # 4
     if exchange is not None:
         _same_exchange(receipt, exchange)  # 5
     return receipt
+
+
+def verify_signed(receipt: Receipt, signature: bytes, batch: BatchPath | None) -> None:
+    """Raise ReceiptError unless the receipt's worker signed it, alone or in a batch: signature, batch, not_included."""
+    signed = receipt.id if batch is None else batch.digest(receipt)
+    try:
+        verify_signer(signed, signature, receipt.worker)
+    except CloisterError as error:
+        raise BAD_SIGNATURE(expected=error.expected, found=error.found) from None
 
 
 def _same_certificate(receipt: Receipt, certificate: KeyCertificate) -> None:
