@@ -68,10 +68,8 @@ def test_a_scalar_of_the_library_is_found_in_its_limbs() -> None:
 
 
 def test_a_secret_on_the_border_of_two_pieces_is_found() -> None:
-    code = (
-        NUMBER
-        + f"kept = bytearray({2 * PIECE}); del line\nfor at in range(0, len(kept) - 64, 4096 - 16): kept[at:at + 32] = n.to_bytes(32, 'big')\ndel n; line = 0"
-    )
+    size, line = 2 * PIECE, "for at in range(0, len(kept) - 64, 4080): kept[at:at + 32] = n.to_bytes(32, 'big')"
+    code = NUMBER + f"kept = bytearray({size})\n{line}\ndel n"
     with holding(code) as pid:
         assert "big-endian" in search(pid, {"kept": SECRET})["kept"]
 
