@@ -168,6 +168,13 @@ class FakeGateway:
         elif method == "eth_getProof":
             slots = [int(s, 16) for s in params[1]]
             result = self.world.get_proof(bytes.fromhex(params[0][2:]), slots, int(params[2], 16))
+        elif method == "eth_getCode":
+            result = to_hex(self.world.others[bytes.fromhex(params[0][2:])].code)
+        elif method == "eth_call" and bytes.fromhex(params[0]["to"][2:]) in self.world.others:
+            done = self.world.view_newest(bytes.fromhex(params[0]["to"][2:]), bytes.fromhex(params[0]["data"][2:]))
+            if not done.ok:
+                return {"id": asked["id"], "error": {"code": 3, "message": "reverted", "data": to_hex(done.output)}}
+            result = to_hex(done.output)
         elif method == "eth_call":
             result = to_hex(self._eth_call(bytes.fromhex(params[0]["data"][2:])))
         else:
@@ -184,6 +191,11 @@ class FakeGateway:
             zero = "0x" + "00" * 20
             row = (zero, 1, paused, 0, zero, 0, zero, 0, zero, 0, 1, bytes(32), bytes(32), bytes(32), bytes(32))
             return bytes(abi([kinds + "bytes32,bytes32)"], [row]))
+        if data[:4] == encode("Agents", "rules", bytes(32))[:4]:
+            r = self.world.newest_rules(data[4:36])
+            hook, payer = to_hex(r.access_hook), to_hex(r.fee_payer)
+            said = (hook, r.emergency_until, payer, r.version, r.egress_hash, r.tools_hash, r.models_hash)
+            return bytes(abi(["(address,uint64,address,uint64,bytes32,bytes32,bytes32)"], [said]))
         removed = data[16:36] in self.world.removed_now
         kinds = "(address,uint64,bool,bool,bytes32,bytes32,bytes32,uint64,uint64,uint32,string)"
         row = ("0x" + "00" * 20, 1, removed, True, bytes(32), bytes(32), bytes(32), 0, 1, 0, "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,8 +21,9 @@ from cloister.chain.contracts import artifact
 from cloister.chain.headers import encode_header
 from cloister.core.attestation.policy import Policy, devnet
 from cloister.core.attestation.roots import Roots
+from cloister.core.chainview.evm import AccountFacts, Block, NeedState, Outcome, ProvenWorld, view
 from cloister.core.chainview.layout import Layout, Place, add, address_key, data_slot, mapping_slot
-from cloister.core.chainview.records import AgentRecord, UpgradeMode, WorkerRecord, agent_id
+from cloister.core.chainview.records import AgentRecord, AgentRules, UpgradeMode, WorkerRecord, agent_id
 from cloister.core.encoding.contexts import Context, digest
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.identity import Purpose
@@ -99,6 +100,14 @@ class Store:
         return _trie(frozenset(self.words.items()))
 
 
+@dataclass
+class Other:
+    """A contract of somebody else: its code, and the words of its storage."""
+
+    code: bytes
+    words: dict[int, int] = field(default_factory=dict)
+
+
 @lru_cache(maxsize=256)
 def _trie(words: frozenset[tuple[int, int]]) -> HexaryTrie:
     made = HexaryTrie({})
@@ -120,6 +129,9 @@ class World:
         self.blobs: dict[bytes, bytes] = {}
         self.paused_now: set[bytes] = set()
         self.removed_now: set[bytes] = set()
+        self.others: dict[bytes, Other] = {}
+        self.rules: dict[bytes, AgentRules] = {}
+        self.rules_now: dict[bytes, AgentRules] = {}
         self.number = -1
         self.mine()
         self.network = self._network()
@@ -137,6 +149,9 @@ class World:
         for name, store in self.stores.items():
             fields = [1, 0, tries[name].root_hash, self.code_hash(name)]
             accounts[keccak256(store.address)] = rlp.encode(fields)
+        for address, other in self.others.items():
+            trie = tries["0x" + address.hex()] = _trie(frozenset(other.words.items()))
+            accounts[keccak256(address)] = rlp.encode([1, 0, trie.root_hash, keccak256(other.code)])
         self.proofs[self.number] = (accounts, tries)
         self.blocks[self.number] = self._block(accounts.root_hash)
         return self.checkpoint()
@@ -161,6 +176,7 @@ class World:
         """The answer of eth_getProof."""
         accounts, tries = self.proofs[number]
         name = next((n for n, s in self.stores.items() if s.address == address), None)
+        name = "0x" + address.hex() if "0x" + address.hex() in tries else name
         entries = []
         for slot in slots:
             key = keccak256(slot.to_bytes(32, "big"))
@@ -238,6 +254,42 @@ class World:
         self.stores["Agents"].struct("_agents", agent, fields)
         self.stores["Agents"].variable("count", len(self.agents))
         return agent
+
+    def set_rules(self, agent: bytes, **changes: Any) -> AgentRules:
+        """Write an agent's rules, one version up; 32-byte zeros for what is not set. Not on chain before ``mine``."""
+        base = self.rules.get(agent) or AgentRules(bytes(20), 0, bytes(20), 0, bytes(32), bytes(32), bytes(32))
+        made = self.rules[agent] = replace(base, **({"version": base.version + 1} | changes))
+        fields = {
+            "accessHook": made.access_hook,
+            "emergencyUntil": made.emergency_until,
+            "feePayer": made.fee_payer,
+            "version": made.version,
+            "egressHash": made.egress_hash,
+            "toolsHash": made.tools_hash,
+            "modelsHash": made.models_hash,
+        }
+        self.stores["Agents"].struct("_rules", agent, fields)
+        return made
+
+    def newest_rules(self, agent: bytes) -> AgentRules:
+        """What the endpoint claims of the newest block: ``rules_now``, else what was written."""
+        zero = AgentRules(bytes(20), 0, bytes(20), 0, bytes(32), bytes(32), bytes(32))
+        return self.rules_now.get(agent) or self.rules.get(agent) or zero
+
+    def view_newest(self, to: bytes, data: bytes) -> Outcome:
+        """A view of a contract in ``others`` at the newest block."""
+        world = ProvenWorld()
+        for address, other in self.others.items():
+            world.accounts[address] = AccountFacts(0, keccak256(other.code), other.code)
+            world.words |= {(address, slot): word for slot, word in other.words.items()}
+        while True:
+            try:
+                return view(world, Block(self.number, int(self.now), CHAIN_ID), to, data)
+            except NeedState as need:
+                if need.slot is None:
+                    world.accounts[need.address] = AccountFacts()
+                else:
+                    world.words[need.address, need.slot] = 0
 
     def set_worker(self, key: PrivateKey, boot: bytes, vendor: str = "intel", **changes: Any) -> WorkerRecord:
         """Write a worker's record. Not on chain before ``mine``."""

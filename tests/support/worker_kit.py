@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from cloister.chain.rpc import UNREACHABLE, Rpc
+from cloister.chain.rpc import UNREACHABLE, Rpc, _refusal
 from cloister.core.attestation.policy import devnet
 from cloister.core.attestation.roots import Roots
 from cloister.core.chainview.layout import add, data_slot
@@ -43,6 +43,7 @@ from cloister.fabric.ports import Fabric
 from cloister.sandbox.errors import CLOSED, CRASHED, DEADLINE
 from cloister.sandbox.ports import AgentRequest, AgentResponseHead, AgentSpec, Headers, HostCalls
 from cloister.wire.frames import CANCELLED
+from cloister.worker.access import Access
 from cloister.worker.agentlog import AgentLog
 from cloister.worker.agents import AgentTable, Devices, Placed
 from cloister.worker.bundles import Outside, secrets_aad
@@ -89,7 +90,11 @@ class ChainRpc(Rpc):
         if self.down:
             raise UNREACHABLE(expected="an answer", found="none")
         self.asked += [method for method, _ in calls]
-        return [self._door._rpc_answer({"id": 1, "method": m, "params": list(p)})["result"] for m, p in calls]
+        said = [self._door._rpc_answer({"id": 1, "method": m, "params": list(p)}) for m, p in calls]
+        for answer in said:
+            if "error" in answer:
+                raise _refusal("eth_call", answer["error"])
+        return [answer["result"] for answer in said]
 
 
 class FakeCommittee:
@@ -353,9 +358,12 @@ class Rig:
             max_age_s=15.0,
         )
         self.sandbox, self.sessions = FakeSandbox(self.agent_fn), ServerSessions(self.boot, os.urandom)
-        self.table = AgentTable(self.node.address, self.watch, self.fabric, self.sandbox, self.sessions, self.devices())
+        self.access = Access(self.watch, self.fabric.blobs)
+        self.table = AgentTable(
+            self.node.address, self.watch, self.fabric, self.sandbox, self.sessions, self.devices(), self.access
+        )
         self.receipts = ReceiptChain(self.node.address, self.boot, self.node.sign)
-        self.server = Server(self.watch, self.table, self.sessions, self.receipts, now_ms=self.now_ms)
+        self.server = Server(self.watch, self.table, self.sessions, self.receipts, self.access, now_ms=self.now_ms)
         return self
 
     async def close(self) -> None:

@@ -15,12 +15,14 @@ from cloister.core.chainview.layout import Layout
 from cloister.core.chainview.proofs import BAD_PROOF, MAX_NODE, MAX_NODES, Account, verify_account, verify_slot
 from cloister.core.chainview.records import (
     AgentRecord,
+    AgentRules,
     ClusterRecord,
     CommitteeRecord,
     PolicyRecord,
     WorkerRecord,
     read_agent,
     read_agent_count,
+    read_agent_rules,
     read_cluster,
     read_committee,
     read_listed_at,
@@ -86,6 +88,10 @@ class ProvenState:
         """An agent's record; None if there is no such agent at the checkpoint."""
         return await self._read("Agents", lambda s, at: read_agent(s, at, agent_id))
 
+    async def agent_rules(self, agent_id: bytes) -> AgentRules:
+        """What limits an agent beside its code; all zero for one that never set a rule."""
+        return await self._read("Agents", lambda s, at: read_agent_rules(s, at, agent_id))
+
     async def agent_count(self) -> int:
         """How many agents exist; token ids are 1 to this (``records.agent_id`` makes the agent ids)."""
         return await self._read("Agents", read_agent_count)
@@ -130,6 +136,24 @@ class ProvenState:
             raise
         return bool(record["paused"])
 
+    async def newest_rules(self, agent_id: bytes) -> AgentRules:
+        """The agent's rules at the newest block seen. Unproven: may only narrow, never widen."""
+        said = await call(self._rpc, self._contracts["Agents"], "Agents", "rules", agent_id)
+        return AgentRules(
+            access_hook=said["accessHook"],
+            emergency_until=said["emergencyUntil"],
+            fee_payer=said["feePayer"],
+            version=said["version"],
+            egress_hash=said["egressHash"],
+            tools_hash=said["toolsHash"],
+            models_hash=said["modelsHash"],
+        )
+
+    async def newest_call(self, to: bytes, data: bytes) -> bytes:
+        """What a contract answers at the newest block seen. Unproven: may only forbid, never permit."""
+        answer = await self._rpc.call("eth_call", {"to": to_hex(to), "data": to_hex(data)}, "latest")
+        return from_hex(answer, name="eth_call answer", max_size=4096)
+
     async def newest_removed(self, worker: bytes) -> bool:
         """Whether the newest block seen has the worker removed or gone. Unproven: may only forbid, never permit."""
         record = await call(self._rpc, self._contracts["Workers"], "Workers", "worker", worker)
@@ -163,13 +187,13 @@ class ProvenState:
         """1. account proof under the state root; 2. the pinned code; 3. one proof per slot under its storage root."""
         if not isinstance(answer, dict):
             raise BAD_ANSWER(expected="a proof", found=type(answer).__name__)
-        nodes = _nodes(answer.get("accountProof"))
+        nodes = nodes_of(answer.get("accountProof"))
         account = verify_account(self.checkpoint.state_root, self._contracts[name], nodes)  # 1
         storage_root = self._require_contract(name, account).storage_root  # 2
         entries = answer.get("storageProof")
         if not isinstance(entries, list) or len(entries) != len(slots):
             raise BAD_ANSWER(expected=f"{len(slots)} storage proofs", found="another number")
-        return {s: _proven_word(storage_root, s, e) for s, e in zip(slots, entries, strict=True)}  # 3
+        return {s: proven_word(storage_root, s, e) for s, e in zip(slots, entries, strict=True)}  # 3
 
     def _require_contract(self, name: str, account: Account | None) -> Account:
         if account is None:
@@ -180,16 +204,18 @@ class ProvenState:
         return account
 
 
-def _proven_word(storage_root: bytes, slot: int, entry: Any) -> int:
+def proven_word(storage_root: bytes, slot: int, entry: Any) -> int:
+    """The word of one entry of ``storageProof``. Raises ChainError, ChainViewError."""
     if not isinstance(entry, dict):
         raise BAD_ANSWER(expected="a storage proof", found=type(entry).__name__)
-    word = verify_slot(storage_root, slot, _nodes(entry.get("proof")))
+    word = verify_slot(storage_root, slot, nodes_of(entry.get("proof")))
     if quantity(entry.get("value"), "slot value") != word:
         raise BAD_PROOF(expected="the value that the proof proves", found="another value beside it")
     return word
 
 
-def _nodes(value: Any) -> list[bytes]:
+def nodes_of(value: Any) -> list[bytes]:
+    """The nodes of a proof as an endpoint gives them. Raises ChainError."""
     if not isinstance(value, list) or len(value) > MAX_NODES:
         raise BAD_ANSWER(expected=f"at most {MAX_NODES} proof nodes", found="another form")
     return [from_hex(node, name="proof node", max_size=MAX_NODE) for node in value]

@@ -28,6 +28,7 @@ from cloister.core.policy.refusals import PAUSED
 from cloister.core.state.sealing import StateKeys
 from cloister.fabric.ports import Fabric
 from cloister.sandbox.ports import AgentProcess, Sandbox
+from cloister.worker.access import Access
 from cloister.worker.agentlog import AgentLog
 from cloister.worker.bundles import Outside, agent_spec, secret_facts
 from cloister.worker.chainwatch import ChainWatch
@@ -124,8 +125,9 @@ class AgentTable:
         sandbox: Sandbox,
         sessions: ServerSessions,
         devices: Devices,
+        access: Access,
     ) -> None:
-        self._worker, self._watch, self._fabric = worker, watch, fabric
+        self._worker, self._watch, self._fabric, self._access = worker, watch, fabric, access
         self._sandbox, self._sessions, self._devices = sandbox, sessions, devices
         self._placed: dict[bytes, Placed] = {}
         self._stopping: set[asyncio.Task[None]] = set()
@@ -290,7 +292,9 @@ class AgentTable:
                 await old.close()
             while True:
                 record = placed.record
-                spec = await agent_spec(self._fabric.blobs, placed.keys, record, self._devices.outside)
+                await self._access.load(record.agent)
+                also = self._access.allows(record.agent)
+                spec = await agent_spec(self._fabric.blobs, placed.keys, record, self._devices.outside, also=also)
                 placed.host.logged.hide(spec.secrets.values())
                 process = await self._sandbox.start(spec, placed.host)
                 if secret_facts(record) == secret_facts(placed.record):

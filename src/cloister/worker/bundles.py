@@ -20,7 +20,7 @@ from cloister.core.errors import CloisterError, PolicyError, SealError, define
 from cloister.core.policy.manifest import MAX_BUNDLE, MAX_MANIFEST, Manifest
 from cloister.core.threshold.ibe import MAX_MESSAGE, decrypt
 from cloister.fabric.ports import Blobs
-from cloister.sandbox.ports import AgentSpec, Limits
+from cloister.sandbox.ports import AgentSpec, Also, Limits
 from cloister.worker.leases import AgentKeys
 
 WRONG_CODE = define(
@@ -53,8 +53,10 @@ def secrets_aad(network: bytes, agent: bytes, version: int, setter: bytes) -> by
     return frame(Context.SECRETS, network, need_bytes("agent", agent, 32), number, need_bytes("setter", setter, 20))
 
 
-async def agent_spec(blobs: Blobs, keys: AgentKeys, record: AgentRecord, outside: Outside) -> AgentSpec:
-    """What the sandbox starts. Raises worker.wrong_code, worker.wrong_secrets, FabricError, ConfigError (manifest.*).
+async def agent_spec(blobs: Blobs, keys: AgentKeys, record: AgentRecord, outside: Outside, *, also: Also) -> AgentSpec:
+    """What the sandbox starts. ``also``: hosts that lists on chain leave at any moment.
+
+    Raises worker.wrong_code, worker.wrong_secrets, FabricError, ConfigError (manifest.*).
 
     1. bundle and manifest by the lease's hashes; 2. the manifest parses; 3. secrets, as declared in it.
     """
@@ -69,6 +71,7 @@ async def agent_spec(blobs: Blobs, keys: AgentKeys, record: AgentRecord, outside
         env=manifest.environment(secrets),
         secrets=manifest.handles(secrets),
         egress=manifest.egress,
+        also=also,
         limits=Limits(**manifest.limits),
         map_host=outside.map_host,
         extra_ca=outside.extra_ca,

@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
 from cloister.chain.proven import ProvenState
+from cloister.chain.proven_calls import ProvenCalls
 from cloister.chain.rpc import Rpc, quantity
-from cloister.core.chainview.records import AgentRecord, agent_id
+from cloister.core.chainview.records import AgentRecord, AgentRules, agent_id
 from cloister.core.chainview.refusals import NOT_A_CHECKPOINT
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.network import Network
@@ -28,6 +29,8 @@ KEPT_HEIGHTS = 256
 # An endpoint's claim about its newest block is believed up to this far above the checkpoint.
 MAX_AHEAD = 1 << 14
 _AT_ONCE = 32
+# Claims about newer rules of one agent that are kept: more come from a lying endpoint only.
+_MAX_CLAIMS = 8
 
 STALE_VIEW = define(
     "worker.stale_view",
@@ -89,6 +92,9 @@ class ChainWatch:
         self._conflict: CloisterError | None = None
         self._records: dict[bytes, AgentRecord | None] = {}
         self._proven: ProvenState | None = None
+        self._calls: ProvenCalls | None = None
+        self._rules: dict[bytes, tuple[int, AgentRules]] = {}  # by proof, and at which height
+        self._claims: dict[bytes, dict[AgentRules, int]] = {}  # newer rules, and the newest height claimed with them
         self._restricted: dict[bytes, int] = {}  # agent id or our address -> newest height claimed when it was seen
         self._worker: bytes | None = None
         self._said: dict[str, str] = {}
@@ -140,6 +146,27 @@ class ChainWatch:
                 self._records[agent] = record
             return record
         return self._records[agent]
+
+    def calls(self) -> ProvenCalls:
+        """Views of contracts over state that is proven at the newest checkpoint."""
+        if self._calls is None or self._calls.checkpoint != self.checkpoint:
+            self._calls = ProvenCalls(self._rpc, self.checkpoint)
+        return self._calls
+
+    async def rules(self, agent: bytes) -> AgentRules:
+        """The agent's rules by proof at the newest checkpoint (read once per checkpoint)."""
+        at = self.checkpoint.number
+        known = self._rules.get(agent)
+        if known is None or known[0] != at:
+            known = self._rules[agent] = (at, await self.state().agent_rules(agent))
+        return known[1]
+
+    def rules_in_force(self, agent: bytes) -> tuple[AgentRules, ...]:
+        """The rules that bind now, all at once: those proven last and those that newer blocks seen hold.
+
+        Empty before the first proof: then nothing is allowed."""
+        known = self._rules.get(agent)
+        return () if known is None else (known[1], *self._claims.get(agent, ()))
 
     async def agent_ids(self) -> list[bytes]:
         """All agents at the newest checkpoint: their number is proven, their ids follow."""
@@ -198,6 +225,22 @@ class ChainWatch:
         """Note a pause at the newest block seen (unproven: restrictive only), or its end by proof."""
         await self._watch(agent, self.state().newest_paused(agent), lambda: self._proven_running(agent))
 
+    async def watch_rules(self, agent: bytes) -> None:
+        """Note rules that a newer block holds (unproven: they narrow only) until a checkpoint of that height came."""
+        proven, newest = await self.rules(agent), await self.state().newest_rules(agent)
+        claims = self._claims.setdefault(agent, {})
+        number = self.checkpoint.number
+        before = set(claims)
+        for old in [rules for rules, height in claims.items() if height <= number]:
+            del claims[old]
+        if newest.version > proven.version:
+            claimed = quantity(await self._rpc.call("eth_blockNumber"), "block number", 64)
+            claims[newest] = max(min(claimed, number + MAX_AHEAD), number + 1)
+            if len(claims) > _MAX_CLAIMS:
+                del claims[next(iter(claims))]
+        if set(claims) != before:
+            self._tell()
+
     async def watch_removal(self, worker: bytes) -> None:
         """Note that this worker was removed or left, at the newest block seen; or its return by proof."""
         self._worker = worker
@@ -228,18 +271,26 @@ class ChainWatch:
         while True:
             names = set(agents()) | (set(self._restricted) - {worker})
             await self._contained("removal", self.watch_removal(worker))
-            await self._contained("pauses", self._all_pauses(names))
+            await self._contained("pauses", self._each(self.watch_pause, names))
+            await self._contained("rules", self._each(self.watch_rules, list(agents())))
+            self._forget(names)
             await asyncio.sleep(max(every_s, 0.005 * len(names)))
 
     # --- inside ---
 
-    async def _all_pauses(self, names: Iterable[bytes]) -> None:
+    def _forget(self, names: Iterable[bytes]) -> None:
+        """Keep rules of these agents only."""
+        for kept in (self._rules, self._claims):
+            for agent in set(kept) - set(names):
+                kept.pop(agent, None)
+
+    async def _each(self, watch: Callable[[bytes], Awaitable[None]], names: Iterable[bytes]) -> None:
         """Every agent is asked about, whatever another one's question comes to; the first refusal is raised."""
         free = asyncio.Semaphore(_AT_ONCE)
 
         async def one(agent: bytes) -> None:
             async with free:
-                await self.watch_pause(agent)
+                await watch(agent)
 
         for outcome in await asyncio.gather(*(one(agent) for agent in names), return_exceptions=True):
             if isinstance(outcome, BaseException):

@@ -23,6 +23,7 @@ from cloister.node import logs
 from cloister.sandbox.errors import BAD_RESPONSE, CLOSED, DEADLINE
 from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead, Chunks
 from cloister.wire.frames import INTERNAL
+from cloister.worker.access import Access
 from cloister.worker.agents import AgentTable, Placed
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.scope import RequestScope
@@ -84,10 +85,11 @@ class Server:
         table: AgentTable,
         sessions: ServerSessions,
         receipts: ReceiptChain,
+        access: Access,
         *,
         now_ms: Callable[[], int],
     ) -> None:
-        self._watch, self._table, self._sessions = watch, table, sessions
+        self._watch, self._table, self._sessions, self._access = watch, table, sessions, access
         self._receipts, self._now_ms = receipts, now_ms
         self._calls = 0
         self._active = 0
@@ -100,7 +102,8 @@ class Server:
         """Serve one record. Raises CloisterError for what could not be opened, and when the caller is gone.
 
         1. a fresh view of the chain, and no key of a lease that it ends; 2. the agent is held here and not paused;
-        3. open; 4. run and commit; 5. head and body; 6. receipt. From 4 on every refusal is sealed to the caller.
+        3. open; 4. the agent's access hook lets the caller in; 5. run and commit; 6. head and body; 7. receipt. From 4
+        on every refusal is sealed to the caller.
         """
         self._active += 1
         self._idle.clear()
@@ -154,18 +157,20 @@ class Server:
             raise _sealed(request, fault) from None
 
     async def _answer(self, placed: Placed, request: OpenRequest, height: int, answer: Answer) -> None:
+        caller = None if request.caller is None else request.caller.address
+        await self._access.require_call(placed.record.agent, caller, request.head.method, request.head.path)  # 4
         process = await self._table.process(placed)
         before = process.usage()
-        ran = await self._run(placed, process, request, height)  # 4
+        ran = await self._run(placed, process, request, height)  # 5
         responder = request.responder
         try:
-            await answer.send(responder.begin(ran.head, ran.encoded))  # 5
+            await answer.send(responder.begin(ran.head, ran.encoded))  # 6
             async for chunk in ran.chunks:
                 await answer.send(responder.chunk(chunk))
             await ran.scope.commit_body()
         finally:
             await ran.close()
-        receipt, signature = self._receipts.issue(  # 6
+        receipt, signature = self._receipts.issue(  # 7
             request.certificate,
             Exchange(
                 bytes.fromhex(request.head.request_id[2:]),

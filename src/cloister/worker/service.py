@@ -32,6 +32,7 @@ from cloister.node.identity import NodeKeys
 from cloister.sandbox.ports import Sandbox
 from cloister.sandbox.runtimes import AgentSandbox
 from cloister.wire.committee import Committee
+from cloister.worker.access import Access
 from cloister.worker.agentlog import AgentLog
 from cloister.worker.agents import AgentTable, Devices
 from cloister.worker.bundles import Outside
@@ -82,10 +83,11 @@ class Worker:
             max_age_s=float(config.fresh_s),
         )
         self.sessions = ServerSessions(node.boot, secrets.token_bytes)
-        self.table = AgentTable(node.address, self.watch, fabric, sandbox, self.sessions, self._devices())
+        self.access = Access(self.watch, fabric.blobs)
+        self.table = AgentTable(node.address, self.watch, fabric, sandbox, self.sessions, self._devices(), self.access)
         self.endorser = Endorser(node, self.committee, self.table.placed)
         receipts = ReceiptChain(node.address, node.boot, node.sign)
-        self.server = Server(self.watch, self.table, self.sessions, receipts, now_ms=host_now_ms)
+        self.server = Server(self.watch, self.table, self.sessions, receipts, self.access, now_ms=host_now_ms)
         self.link = GatewayLink(config.gateway, node, self.server, self.table, self.evidence, self.status)
         self._quoting = 0
         self._unserved, self._unendorsed = Troubles("agent not served"), Troubles("heads not endorsed")
@@ -118,6 +120,7 @@ class Worker:
             self.watch.watch_restrictions(self.node.address, self.table.placed),
             keep_turning("membership", lambda: self._register(member), asyncio.sleep, every_s=0.5),
             keep_turning("agents", self._agents, self._until_news(), every_s=2.0),
+            keep_turning("rules", self._rules, self._until_news(), every_s=2.0),
             keep_turning("endorse", self._endorse, asyncio.sleep, every_s=0.5),
             self._announce(),
         ]
@@ -224,6 +227,11 @@ class Worker:
             await self.table.reconcile()
         finally:
             self._unserved.tell(self.table.problems, short)
+
+    async def _rules(self) -> None:
+        """The lists of running agents: connections that a new list leaves out end as soon as it is loaded."""
+        for agent in list(self.table.placed()):
+            await self.access.load(agent)
 
     async def _endorse(self) -> None:
         await self.endorser.turn()

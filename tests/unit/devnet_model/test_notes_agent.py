@@ -69,7 +69,9 @@ async def notes(bench: Bench) -> AsyncIterator[tuple[SandboxProcess, MemoryHost]
     await process.close()
 
 
-async def say(process: SandboxProcess, method: str, path: str, body: object = None, who: Any = ALICE) -> tuple[int, Any]:
+async def say(
+    process: SandboxProcess, method: str, path: str, body: object = None, who: Any = ALICE
+) -> tuple[int, Any]:
     data = b"" if body is None else json.dumps(body).encode()
     answer = await ask(process, path, method=method, body=data, caller=who)
     return answer.status, json.loads(answer.body or b"null")

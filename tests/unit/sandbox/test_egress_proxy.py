@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from cloister.core.errors import SandboxError
 from cloister.core.policy.egress import parse_rules
 from cloister.sandbox import egress
 from cloister.sandbox.egress import EgressProxy, check_map, is_public
+from cloister.sandbox.ports import Also
 
 PUBLIC = ["1.1.1.1", "8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"]
 HIDDEN = {
@@ -104,7 +106,7 @@ class World:
 
 @asynccontextmanager
 async def world(
-    *patterns: str, idle_s: float = 30.0, hidden: bool = False, budget: int = 1 << 30
+    *patterns: str, idle_s: float = 30.0, hidden: bool = False, budget: int = 1 << 30, also: Also = lambda h, p: True
 ) -> AsyncIterator[World]:
     left = {True: budget, False: budget}
 
@@ -130,7 +132,7 @@ async def world(
 
     rules = parse_rules(patterns or ("api.example", "*.wild.example", "other.example:8443"))
     mapped = {} if hidden else {"api.example": ("127.0.0.1", upstream), "a.wild.example": ("127.0.0.1", upstream)}
-    proxy = EgressProxy(rules, mapped, note=notes.append, resolve=resolve, idle_s=idle_s, spend=spend)
+    proxy = EgressProxy(rules, mapped, note=notes.append, resolve=resolve, idle_s=idle_s, spend=spend, also=also)
     here = World(proxy, listener.getsockname()[1], upstream, notes)
     await proxy.serve(listener)
     try:
@@ -287,3 +289,31 @@ async def test_what_an_upstream_sends_is_bounded_too() -> None:
         writer.close()
         assert len(got) <= 100
         assert here.proxy.received <= 110
+
+
+async def test_a_list_on_chain_narrows_the_manifest_and_adds_nothing() -> None:
+    asked: list[tuple[str, int]] = []
+
+    def also(host: str, port: int) -> bool:
+        asked.append((host, port))
+        return host == "evil.example"
+
+    async with world(also=also) as here:
+        assert b" 403 " in await here.say(b"CONNECT api.example:443 HTTP/1.1\r\n\r\n")
+        assert b" 403 " in await here.say(b"CONNECT evil.example:443 HTTP/1.1\r\n\r\n")
+        assert asked == [("api.example", 443)], "a host that the manifest leaves out is not asked about"
+        assert "list on chain" in here.notes[0]
+
+
+async def test_a_list_that_changes_cuts_what_is_open() -> None:
+    allowed = [True]
+    async with world(also=lambda host, port: allowed[0]) as here:
+        reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+        writer.write(b"CONNECT api.example:443 HTTP/1.1\r\n\r\nhello")
+        await reader.readuntil(b"HELLO")
+        allowed[0] = False
+        writer.write(b"more")
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read(100) == b""
+        writer.close()
+        assert any("cut" in note for note in here.notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Final, NoReturn
 
 from cloister.core.chainview.evm_precompiles import PRECOMPILES, is_reserved, precompile
 from cloister.core.errors import ChainViewError, define
@@ -68,7 +68,6 @@ class ProvenWorld:
     def word(self, address: bytes, slot: int) -> int:
         """One word of an account's storage."""
         if (address, slot) not in self.words:
-            self.account(address)
             raise NeedState(address, slot)
         return self.words[address, slot]
 
@@ -205,7 +204,7 @@ def jump_targets(code: bytes) -> frozenset[int]:
     return frozenset(found)
 
 
-def step(machine: Machine, frame: Frame) -> None:
+def step(machine: Machine, frame: Frame) -> NoReturn:
     """Run a frame's instructions until it ends (``Done``, ``Halt``)."""
     frame.jumps = jump_targets(frame.code)
     instructions, code, stack, size = machine.instructions, frame.code, frame.stack, len(frame.code)
