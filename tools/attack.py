@@ -17,6 +17,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from support.attack_lab import Lab, matches, open_lab  # noqa: E402
 from support.attacks import ATTACKS, Attack, Walls  # noqa: E402
+from support.python_attacks import PYTHON_ATTACKS  # noqa: E402
 
 
 async def _one(lab: Lab, attack: Attack, walls: Walls) -> bool:
@@ -44,14 +45,16 @@ async def main() -> int:
     broke, row = [], ""
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         async with open_lab(Path(folder)) as lab:
-            for attack in ATTACKS:
+            for attack in (*ATTACKS, *PYTHON_ATTACKS):
                 if only and attack.name not in only:
                     continue
-                if attack.row != row:
-                    row = attack.row
+                heading = f"python: {attack.row}" if attack.python else attack.row
+                if heading != row:
+                    row = heading
                     print(f"\n{row.upper()}")
                 print(f" {attack.name}: {attack.says}")
-                broke += [f"{attack.name} ({walls.value})" for walls in Walls if not await _one(lab, attack, walls)]
+                tried = [Walls.BOTH] if attack.python else list(Walls)  # Python has one wall
+                broke += [f"{attack.name} ({walls.value})" for walls in tried if not await _one(lab, attack, walls)]
     spent = lab.cpu_us / 1e6 + time.process_time()
     print(f"\n{'every wall held' if not broke else 'BROKE: ' + ', '.join(broke)}; {spent:.0f} s of CPU time")
     return 1 if broke else 0

@@ -20,6 +20,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cloister.core.errors import SandboxError
+from cloister.core.policy.archive import pack
 from cloister.devnet.model.tls import CA_FILE, server_context
 from cloister.sandbox import seccomp
 from cloister.sandbox.deno import DenoSandbox, command
@@ -28,6 +29,7 @@ from cloister.sandbox.deno.command import Plan
 from cloister.sandbox.machine import Tools
 from cloister.sandbox.ports import AgentSpec, Limits
 from cloister.sandbox.process import SandboxProcess
+from cloister.sandbox.python import PythonSandbox
 from support.attacks import Attack, Stop, Walls
 from support.sandbox_kit import MemoryHost, ask, children, descendants, network_namespaces, open_files, spec_of
 
@@ -37,9 +39,12 @@ let count = 0;
 Deno.listen({ hostname: "127.0.0.1", port: 7777 });
 export default { fetch: () => new Response("served " + ++count) };
 """
+PYTHON = pack({"source/agent.py": Path(__file__).with_name("attacks_agent.py").read_bytes()})
 SECRET = "k-0123456789"
+_FOLDERS = ("in/deno", "out/deno", "py/python")
 _OWN = {"DENO_DIR", "DENO_CERT", "DENO_NO_UPDATE_CHECK", "HTTPS_PROXY", "HTTP_PROXY", "PWD", "SECRET"}
 _OWN |= {"PATH", "DENO_NODE_SHIM_ACTIVE"}  # Deno sets these itself
+_OWN |= {"HOME", "http_proxy", "https_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}  # the Python harness sets these
 _PRIVATE = [
     "10.0.0.1",
     "172.16.0.1",
@@ -90,6 +95,7 @@ class Lab:
     upstream: Upstream
     inside: DenoSandbox
     outside: DenoSandbox
+    python: PythonSandbox
     neighbour: SandboxProcess
     key: Ed25519PrivateKey
     canary: str
@@ -121,7 +127,8 @@ class Lab:
         """A process with the hostile bundle, and its process ids."""
         known = children()
         with _open(walls):
-            sandbox = self.outside if walls is Walls.DENO else self.inside
+            inside = self.python if attack.python else self.inside
+            sandbox = self.outside if walls is Walls.DENO else inside
             process = await sandbox.start(self._spec(attack, walls), host)
         return process, descendants(children() - known)
 
@@ -130,7 +137,8 @@ class Lab:
         known = ("127.0.0.1", self.upstream.tls)
         alone = walls is Walls.DENO
         return spec_of(
-            CODE,
+            PYTHON if attack.python else CODE,
+            runtime="python" if attack.python else "deno",
             limits=replace(limits, **attack.limits),
             env={"SECRET": SECRET},
             egress=[f"127.0.0.1:{self.upstream.plain}"] if alone else _EGRESS,
@@ -193,7 +201,7 @@ class Lab:
 
     def _traces(self) -> tuple[set[int], int, int, list[str], int]:
         """Processes, network namespaces, open files, files of the sandbox, tasks."""
-        folders = [str(path) for base in ("in", "out") for path in (self.work / base / "deno" / "agents").glob("**/*")]
+        folders = [str(path) for base in _FOLDERS for path in (self.work / base / "agents").glob("**/*")]
         # The spawner waits in the namespace that it made last: so they are counted.
         spaces = len(network_namespaces())
         return children(), spaces, open_files(), sorted(folders), len(asyncio.all_tasks())
@@ -227,13 +235,16 @@ async def open_lab(work: Path) -> AsyncIterator[Lab]:
         upstream = await stack.enter_async_context(_upstream(work))
         inside = await stack.enter_async_context(DenoSandbox(work / "in", resolve=_Names().resolve))
         outside = await stack.enter_async_context(DenoSandbox(work / "out", rooted=False))
+        python = await stack.enter_async_context(PythonSandbox(work / "py", resolve=_Names().resolve))
         with _open(Walls.OS):  # it listens, which no agent may: something to knock at
             neighbour = await inside.start(spec_of(NEIGHBOUR), MemoryHost())
-        lab = Lab(work, upstream, inside, outside, neighbour, key, canary)
+        lab = Lab(work, upstream, inside, outside, python, neighbour, key, canary)
         stack.enter_context(_bare(work))
         for walls in (Walls.BOTH, Walls.DENO):  # the compiled code is made once
             process, _ = await lab.start(Attack("hello", "", "", _NOTHING), walls, MemoryHost())
             await process.close()
+        process, _ = await lab.start(Attack("hello", "", "", _NOTHING, python=True), Walls.BOTH, MemoryHost())
+        await process.close()
         yield lab
         await neighbour.close()
     assert (children(), network_namespaces()) == before, "nothing outlives the lab"

@@ -33,7 +33,8 @@ class Stop:
 @dataclass(frozen=True)
 class Attack:
     """``row``: of the table in docs/audit/sandbox.md. ``deno`` None: Deno's permissions have no part in it. ``os``
-    None: one process in bubblewrap shows both cases, since no permission matters. ``logged``: what the owner reads."""
+    None: one process in bubblewrap shows both cases, since no permission matters. ``logged``: what the owner reads.
+    ``python``: by a Python agent (support/python_attacks.py)."""
 
     name: str
     row: str
@@ -44,6 +45,7 @@ class Attack:
     seconds: float = 10.0
     limits: Mapping[str, Any] = field(default_factory=dict)
     logged: str = ""
+    python: bool = False
 
     def stop(self, walls: Walls) -> Stop | None:
         """How it ends behind these walls; None where they have no part."""

@@ -2,7 +2,8 @@
 
 One form, so that a rebuild can be compared byte by byte, and so that a reader meets nothing else: sorted names, one
 date, one mode, stored or deflated, no comments, no extra fields, no ZIP64, no encryption, nothing before, between or
-after. Source of the layout: APPNOTE.TXT 6.3.10, sections 4.3 and 4.4.
+after. Only the deflated streams themselves may be written in several ways; the code hash fixes them. Source of
+the layout: APPNOTE.TXT 6.3.10, sections 4.3 and 4.4.
 
 Names: ``source/agent.py`` is the agent's module, ``source/...`` what lies beside it, ``packages/...`` its packages.
 """
