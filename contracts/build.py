@@ -27,6 +27,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BUILD = ROOT / ".build"
 ARTIFACTS = ROOT / "src" / "cloister" / "chain" / "artifacts"
+# A contract that hands calls which it does not know to another one's code: its ABI holds both.
+HALVES = {"Gatekeepers": "Seats"}
 # Contracts that ship: everything deployable. Libraries and interfaces do not.
 SHIPPED = (
     "AgentAccount",
@@ -35,9 +37,12 @@ SHIPPED = (
     "Anchor",
     "Clusters",
     "Directory",
+    "Election",
     "Gatekeepers",
     "Policies",
     "Reputation",
+    "Reseals",
+    "Seats",
     "Token",
     "Validation",
     "Workers",
@@ -189,11 +194,21 @@ def plain(name: str) -> str:
 def render() -> dict[str, bytes]:
     """File name -> bytes of every artifact."""
     answer = compile_all()
+    outputs = {name: answer["contracts"][f"src/{name}.sol"][name] for name in SHIPPED}
     files = {}
     for name in SHIPPED:
-        value = artifact(name, answer["contracts"][f"src/{name}.sol"][name])
+        value = artifact(name, outputs[name])
+        if name in HALVES:
+            value["abi"] = joined(value["abi"], outputs[HALVES[name]]["abi"])
+            if value["layout"] != artifact(HALVES[name], outputs[HALVES[name]])["layout"]:
+                raise SystemExit(f"{name} and {HALVES[name]}: two storage layouts")
         files[f"{name}.json"] = (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
     return files
+
+
+def joined(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Two ABIs as one: the first one's constructor, no entry twice."""
+    return [*first, *(e for e in second if e not in first and e["type"] != "constructor")]
 
 
 def check(files: dict[str, bytes]) -> int:

@@ -1,189 +1,74 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
+import {Candidates} from "./Candidates.sol";
+import {Ceremonies} from "./Ceremonies.sol";
+import {CommitteeStatements} from "./CommitteeStatements.sol";
 import {IGatekeepers} from "./interfaces/IGatekeepers.sol";
-import {Statements} from "./Statements.sol";
+import {Phases} from "./Phases.sol";
+import {Seats} from "./Seats.sol";
 
-/// @title Gatekeepers: candidates, the founding key ceremony, and the committee in office.
-/// @notice Part one: the founding committee. A committee is in office only after all its members confirmed the same
-/// master public key and transcript. What the committee says, t distinct members sign (`requireSigned`).
-contract Gatekeepers is IGatekeepers {
-    struct Candidate {
-        address operator;
-        bytes32 vendorClass;
-        bytes32 dkgKey;
-        bytes32 evidenceHash;
-        string endpoint;
+/// @title Gatekeepers: who holds the master key, by which ceremony, until when (spec/gatekeepers.md).
+/// @notice One contract in two halves, for its size. This half: what the committee signs, and what members do in a
+/// ceremony. The other, `Seats`, has its own code and works on this storage: candidates, elections, openings, removal,
+/// master epochs. A call that this half does not know goes there.
+contract Gatekeepers is IGatekeepers, Ceremonies {
+    using CommitteeStatements for CommitteeStatements.Handover;
+    using Phases for Phases.Facts;
+
+    /// @notice What the last of several confirmations costs beyond the others, and per seat. Nobody knows beforehand whose
+    /// it is: each brings as much, and gets back what it does not use.
+    uint256 public constant FINISH_GAS = 500_000;
+    uint256 public constant SEAT_GAS = 50_000;
+
+    /// @notice The code of the other half.
+    Seats public immutable seats;
+
+    error MoreGas(uint256 needed);
+
+    /// @param seats_ the other half; it brings the founder and the token.
+    constructor(address dao, Seats seats_, Rules memory rules_) Ownable(dao) Candidates(seats_.token()) {
+        seats = seats_;
+        _setRules(rules_);
     }
 
-    struct Committee {
-        uint64 term;
-        uint64 masterEpoch;
-        uint16 threshold;
-        bytes32 networkId;
-        bytes32 transcript;
-        bytes32 termSeed;
-        bytes32[3] mpk;
-        address[] members;
-    }
-
-    struct Ceremony {
-        bytes32 id;
-        bytes32 genesisId;
-        bytes32 agreed;
-        uint16 committed;
-        uint16 confirmed;
-    }
-
-    uint256 public constant MAX_MEMBERS = 64;
-    uint256 public constant MAX_ENDPOINT = 256;
-
-    Committee private _committee;
-    Ceremony private _ceremony;
-    address[] private _candidateList;
-    mapping(address member => Candidate) private _candidates;
-    /// @dev Position + 1 in the committee's list; 0 for strangers.
-    mapping(address member => uint256) private _seat;
-    mapping(bytes32 ceremony => mapping(address member => bytes32)) private _dealings;
-    mapping(bytes32 ceremony => mapping(address member => bool)) private _confirmed;
-
-    /// @notice Opens the founding ceremony, once; has no power after it.
-    address public immutable founder;
-
-    event CandidateSet(
-        address indexed member,
-        address indexed operator,
-        bytes32 vendorClass,
-        bytes32 dkgKey,
-        bytes32 evidenceHash,
-        string endpoint
-    );
-    event FoundingOpened(bytes32 indexed ceremony, bytes32 indexed genesisId, address[] members, uint16 threshold);
-    event DealingCommitted(bytes32 indexed ceremony, address indexed member, bytes32 digest);
-    event Confirmed(bytes32 indexed ceremony, address indexed member, bytes mpk, bytes32 transcript);
-    event CommitteeInOffice(uint64 indexed term, bytes32 indexed networkId, bytes mpk, bytes32 transcript);
-
-    error NotFounder(address caller);
-    error FoundingAlreadyOpen();
-    error NoCandidate(address member);
-    error FrozenCandidate(address member);
-    error BadCandidate();
-    error DuplicateMember(address member);
-    error BadThreshold(uint256 threshold, uint256 members);
-    error TooManySeatsOfVendor(bytes32 vendorClass, uint256 seats, uint256 allowed);
-    error TooManySeatsOfOperator(address operator, uint256 seats, uint256 allowed);
-    error WrongCeremony(bytes32 given, bytes32 open);
-    error NotAMember(address caller);
-    error AlreadyCommitted(address member);
-    error EmptyDigest();
-    error DealingsMissing(uint256 committed, uint256 members);
-    error AlreadyConfirmed(address member);
-    error BadKeyLength(uint256 length);
-    error ConflictingConfirmation(bytes32 agreed, bytes32 given);
-    error NoCommitteeInOffice();
-    error WrongTerm(uint64 given, uint64 inOffice);
-    error TooManySignatures(uint256 given, uint256 members);
-    error BadSignature(uint256 index);
-    error TooFewSigners(uint256 found, uint256 needed);
-
-    constructor(address founder_) {
-        founder = founder_;
-    }
-
-    // --- candidates ---
-
-    /// @notice A gatekeeper describes itself. Its claims count only as far as its evidence goes.
-    /// A member of the ceremony can no longer change what the others already verified.
-    function setCandidate(
-        address operator,
-        bytes32 vendorClass,
-        bytes32 dkgKey,
-        bytes32 evidenceHash,
-        string calldata endpoint
-    ) external {
-        if (_seat[msg.sender] != 0) revert FrozenCandidate(msg.sender);
-        if (operator == address(0) || vendorClass == 0 || dkgKey == 0 || evidenceHash == 0) revert BadCandidate();
-        if (bytes(endpoint).length == 0 || bytes(endpoint).length > MAX_ENDPOINT) revert BadCandidate();
-        if (_candidates[msg.sender].operator == address(0)) _candidateList.push(msg.sender);
-        _candidates[msg.sender] = Candidate(operator, vendorClass, dkgKey, evidenceHash, endpoint);
-        emit CandidateSet(msg.sender, operator, vendorClass, dkgKey, evidenceHash, endpoint);
-    }
-
-    // --- founding ---
-
-    /// @notice Name the founding committee, once. Seats per vendor class and per operator <= min(t - 1, n - t):
-    /// no vendor and no operator alone can read, and none can stop the others.
-    function openFounding(address[] calldata chosen, uint16 needed, bytes32 genesisId) external {
-        if (msg.sender != founder) revert NotFounder(msg.sender);
-        if (_ceremony.id != 0) revert FoundingAlreadyOpen();
-        if (genesisId == 0) revert EmptyDigest();
-        _requireSeatRule(chosen, needed);
-        for (uint256 i = 0; i < chosen.length; ++i) {
-            if (_seat[chosen[i]] != 0) revert DuplicateMember(chosen[i]);
-            _seat[chosen[i]] = i + 1;
+    /// @dev The other half, on this storage, for this sender.
+    fallback() external {
+        address code = address(seats);
+        assembly {
+            calldatacopy(0, 0, calldatasize())
+            let done := delegatecall(gas(), code, 0, calldatasize(), 0, 0)
+            returndatacopy(0, 0, returndatasize())
+            if iszero(done) { revert(0, returndatasize()) }
+            return(0, returndatasize())
         }
-        _committee.members = chosen;
-        _committee.threshold = needed;
-        _ceremony.id = keccak256(abi.encode(genesisId, address(this), uint64(1)));
-        _ceremony.genesisId = genesisId;
-        emit FoundingOpened(_ceremony.id, genesisId, chosen, needed);
-    }
-
-    /// @notice A member commits to its dealing before anybody sees one.
-    function commitDealing(bytes32 ceremonyId, bytes32 digest) external {
-        _requireMember(ceremonyId);
-        if (digest == 0) revert EmptyDigest();
-        if (_dealings[ceremonyId][msg.sender] != 0) revert AlreadyCommitted(msg.sender);
-        _dealings[ceremonyId][msg.sender] = digest;
-        ++_ceremony.committed;
-        emit DealingCommitted(ceremonyId, msg.sender, digest);
-    }
-
-    /// @notice A member confirms what it computed. When all n confirmed the same, the committee is in office.
-    /// @param mpk master public key, 96 bytes, compressed G2.
-    function confirm(bytes32 ceremonyId, bytes calldata mpk, bytes32 transcript) external {
-        _requireMember(ceremonyId);
-        uint256 n = _committee.members.length;
-        if (_ceremony.committed != n) revert DealingsMissing(_ceremony.committed, n);
-        if (_confirmed[ceremonyId][msg.sender]) revert AlreadyConfirmed(msg.sender);
-        if (mpk.length != 96) revert BadKeyLength(mpk.length);
-        if (transcript == 0) revert EmptyDigest();
-        bytes32 value = keccak256(abi.encode(mpk, transcript));
-        if (_ceremony.agreed == 0) _ceremony.agreed = value;
-        else if (_ceremony.agreed != value) revert ConflictingConfirmation(_ceremony.agreed, value);
-        _confirmed[ceremonyId][msg.sender] = true;
-        emit Confirmed(ceremonyId, msg.sender, mpk, transcript);
-        if (++_ceremony.confirmed == n) _takeOffice(mpk, transcript);
     }
 
     // --- signatures ---
 
     /// @inheritdoc IGatekeepers
     function requireStatement(uint64 term_, bytes32 structHash, bytes[] calldata sigs) external view {
-        if (term_ != _committee.term || term_ == 0) revert WrongTerm(term_, _committee.term);
-        requireSigned(structHash, sigs);
+        _requireStatement(term_, structHash, sigs);
     }
 
     /// @inheritdoc IGatekeepers
-    /// @dev 1. a committee is in office; 2. at most n signatures; 3. each recovers to a member, low s;
-    /// 4. no member counts twice; 5. at least t remain. The same steps as `verify_committee` in Python.
-    function requireSigned(bytes32 structHash, bytes[] calldata sigs) public view {
-        if (_committee.term == 0) revert NoCommitteeInOffice(); // 1
-        uint256 n = _committee.members.length;
-        if (sigs.length > n) revert TooManySignatures(sigs.length, n); // 2
-        bytes32 digest = Statements.digest(_committee.networkId, structHash);
-        uint256 seen;
-        uint256 found;
-        for (uint256 i = 0; i < sigs.length; ++i) {
-            (address signer, ECDSA.RecoverError problem,) = ECDSA.tryRecoverCalldata(digest, sigs[i]); // 3
-            if (problem != ECDSA.RecoverError.NoError) revert BadSignature(i);
-            uint256 seat = _seat[signer];
-            if (seat == 0) revert NotAMember(signer);
-            if (seen & (1 << seat) == 0) ++found; // 4
-            seen |= 1 << seat;
-        }
-        if (found < _committee.threshold) revert TooFewSigners(found, _committee.threshold); // 5
+    function requireSigned(bytes32 structHash, bytes[] calldata sigs) external view {
+        if (_committee.term == 0) revert NoCommitteeInOffice();
+        _requireSignedBy(_committee.term, structHash, sigs);
+    }
+
+    /// @notice Store the hand-over of `term_` to the next one, signed by exactly t of its members, each once. Every field
+    /// follows from what stands here, so its signers may come at any time.
+    function handOver(uint64 term_, bytes[] calldata sigs) external {
+        bytes32 structHash = handover(term_).hash();
+        if (_handovers[term_].length != 0) revert AlreadyHandedOver(term_);
+        if (sigs.length != _terms[term_].threshold) revert TooFewSigners(sigs.length, _terms[term_].threshold);
+        _requireSignedBy(term_, structHash, sigs);
+        bytes memory joined;
+        for (uint256 i = 0; i < sigs.length; ++i) joined = bytes.concat(joined, sigs[i]);
+        _handovers[term_] = joined;
+        emit HandedOver(term_, structHash);
     }
 
     // --- views ---
@@ -193,25 +78,30 @@ contract Gatekeepers is IGatekeepers {
         return _committee;
     }
 
-    function ceremony() external view returns (Ceremony memory) {
-        return _ceremony;
+    /// @notice What members of `term_` sign when the next one is in office. Reverts before.
+    function handover(uint64 term_) public view returns (CommitteeStatements.Handover memory) {
+        Term storage next = _terms[term_ + 1];
+        if (term_ == 0 || next.ceremony == 0) revert WrongTerm(term_, _committee.term);
+        bytes32 hashed = keccak256(abi.encode(_membersOf(next.ceremony)));
+        return CommitteeStatements.Handover({
+            term: term_,
+            nextTerm: term_ + 1,
+            threshold: next.threshold,
+            members: hashed,
+            masterEpoch: next.masterEpoch,
+            mpk: next.mpkHash,
+            height: next.height,
+            timestamp: next.timestamp
+        });
     }
 
-    function candidate(address member) external view returns (Candidate memory) {
-        return _candidates[member];
+    /// @notice The stored signatures of a hand-over, joined; empty before.
+    function handoverSignatures(uint64 term_) external view returns (bytes memory) {
+        return _handovers[term_];
     }
 
-    function candidates() external view returns (address[] memory) {
-        return _candidateList;
-    }
-
-    /// @notice A member's dealing digest; 0 if it has not committed.
-    function dealing(bytes32 ceremonyId, address member) external view returns (bytes32) {
-        return _dealings[ceremonyId][member];
-    }
-
-    function hasConfirmed(bytes32 ceremonyId, address member) external view returns (bool) {
-        return _confirmed[ceremonyId][member];
+    function termOf(uint64 term_) external view returns (Term memory) {
+        return _terms[term_];
     }
 
     function members() external view returns (address[] memory) {
@@ -238,53 +128,274 @@ contract Gatekeepers is IGatekeepers {
         return abi.encodePacked(_committee.mpk);
     }
 
-    // --- inside ---
+    // --- what dealers do ---
 
-    function _requireMember(bytes32 ceremonyId) private view {
-        if (_ceremony.id == 0 || ceremonyId != _ceremony.id) revert WrongCeremony(ceremonyId, _ceremony.id);
-        if (_seat[msg.sender] == 0) revert NotAMember(msg.sender);
+    /// @notice G3: a dealer commits to its dealing before anybody sees one. A revoked one deals only in the reshare that
+    /// removes it (E7).
+    function commitDealing(bytes32 id, bytes32 digest) external {
+        (uint64 n, Ceremony storage c) = _in(id, Phases.Phase.Commit);
+        uint256 dealer = _dealer(n, c);
+        if (digest == 0) revert EmptyDigest();
+        if (c.committed & Phases.bit(dealer) != 0) revert AlreadyCommitted(msg.sender);
+        c.committed |= Phases.bit(dealer);
+        _digests[n][dealer] = digest;
+        emit DealingCommitted(id, msg.sender, digest);
     }
 
-    function _requireSeatRule(address[] calldata chosen, uint256 t) private view {
-        uint256 n = chosen.length;
-        if (n > MAX_MEMBERS || t < 2 || t >= n) revert BadThreshold(t, n);
-        uint256 allowed = t - 1 < n - t ? t - 1 : n - t;
-        for (uint256 i = 0; i < n; ++i) {
-            Candidate storage c = _candidates[chosen[i]];
-            if (c.operator == address(0)) revert NoCandidate(chosen[i]);
-            uint256 sameVendor;
-            uint256 sameOperator;
-            for (uint256 j = 0; j < n; ++j) {
-                Candidate storage other = _candidates[chosen[j]];
-                if (other.vendorClass == c.vendorClass) ++sameVendor;
-                if (other.operator == c.operator) ++sameOperator;
-            }
-            if (sameVendor > allowed) revert TooManySeatsOfVendor(c.vendorClass, sameVendor, allowed);
-            if (sameOperator > allowed) revert TooManySeatsOfOperator(c.operator, sameOperator, allowed);
+    /// @notice G7: an accused dealer shows its dealing to everybody, as call data.
+    /// @param frame the bytes whose SHA-256 is the digest that it committed.
+    function publish(bytes32 id, bytes calldata frame) external {
+        (uint64 n, Ceremony storage c) = _in(id, Phases.Phase.Publish);
+        uint256 dealer = _dealer(n, c);
+        if (c.accused & Phases.bit(dealer) == 0) revert NotAccused(dealer, 0);
+        if (c.published & Phases.bit(dealer) != 0) revert AlreadySaid(msg.sender);
+        if (sha256(frame) != _digests[n][dealer]) revert NotTheDealing(_digests[n][dealer], sha256(frame));
+        c.published |= Phases.bit(dealer);
+        emit DealingPublished(id, dealer);
+    }
+
+    /// @notice G7: a dealer opens a share that was called bad. The value is public from then on.
+    function openShare(bytes32 id, uint256 receiver, bytes32 value) external {
+        (uint64 n, Ceremony storage c) = _in(id, Phases.Phase.Answer);
+        uint256 dealer = _dealer(n, c);
+        _requireSeat(c, receiver);
+        Accusation storage a = _accusations[n][dealer];
+        uint64 bit = Phases.bit(receiver);
+        if (c.published & Phases.bit(dealer) == 0 || a.bad & ~a.opened & bit == 0) revert NotAccused(dealer, receiver);
+        a.opened |= bit;
+        _openings[n][dealer << 8 | receiver] = value;
+        emit ShareOpened(id, dealer, receiver, value);
+    }
+
+    // --- what receivers do ---
+
+    /// @notice G5, G7: fault 1 "not shown", fault 2 "bad share". In OBJECT a receiver may only raise 1 to 2, of a dealer
+    /// that published.
+    function complain(bytes32 id, uint256 dealer, uint8 fault) external {
+        uint64 n = numberOf[id];
+        Ceremony storage c = _ceremonies[n];
+        bool late = n != 0 && _phaseOf(n) == Phases.Phase.Object;
+        _in(id, late ? Phases.Phase.Object : Phases.Phase.Show);
+        uint64 bit = Phases.bit(_receiver(n));
+        if (fault != 1 && fault != 2) revert BadFault(fault);
+        if (dealer == 0 || dealer > _dealers(n, c)) revert NotAccused(dealer, 0);
+        Accusation storage a = _accusations[n][dealer];
+        bool fits = late
+            ? fault == 2 && c.published & Phases.bit(dealer) != 0 && a.by & ~a.bad & bit != 0
+            : c.committed & Phases.bit(dealer) != 0 && a.bad & bit == 0 && (fault == 2 || a.by & bit == 0);
+        if (!fits) revert NotAccused(dealer, _seats[n][msg.sender]);
+        if ((late ? c.settled : c.content) & bit != 0) revert AlreadySaid(msg.sender);
+        a.by |= bit;
+        if (fault == 2) a.bad |= bit;
+        c.accused |= Phases.bit(dealer);
+        emit Complained(id, dealer, _seats[n][msg.sender], fault);
+    }
+
+    /// @notice G6, G7: this receiver has no further complaint: round 1 in SHOW, round 2 in OBJECT.
+    function content(bytes32 id, uint8 round) external {
+        (uint64 n, Ceremony storage c) = _in(id, round == 2 ? Phases.Phase.Object : Phases.Phase.Show);
+        uint64 bit = Phases.bit(_receiver(n));
+        if (round != 1 && round != 2) revert BadFault(round);
+        if ((round == 1 ? c.content : c.settled) & bit != 0) revert AlreadySaid(msg.sender);
+        if (round == 2) {
+            if (_facts(n).late & bit == 0) revert NotAccused(0, _seats[n][msg.sender]);
+            c.settled |= bit;
+        } else {
+            c.content |= bit;
+        }
+        emit Content(id, _seats[n][msg.sender], round);
+    }
+
+    /// @notice G11: a receiver confirms what it computed. Equal values are counted apart from others; when all receivers
+    /// said the same, the ceremony is done.
+    /// @param mpk master public key, 96 bytes. @param qualified bit i - 1: dealer i is in Q.
+    function confirm(bytes32 id, bytes calldata mpk, bytes32 transcript, uint64 qualified) external {
+        (uint64 n, Ceremony storage c) = _in(id, Phases.Phase.Confirm);
+        uint256 receiver = _receiver(n);
+        uint256 gas_ = FINISH_GAS + SEAT_GAS * (c.receivers.length + _dealers(n, c));
+        if (gasleft() < gas_) revert MoreGas(gas_);
+        if (c.confirmed & Phases.bit(receiver) != 0) revert AlreadySaid(msg.sender);
+        if (mpk.length != 96) revert BadKeyLength(mpk.length);
+        if (transcript == 0) revert EmptyDigest();
+        if (qualified & ~c.committed != 0 || Phases.count(qualified) < c.quorum) revert BadQualified(qualified);
+        if (!_keyFits(c, keccak256(mpk))) revert BadKey();
+        bytes32 value = keccak256(abi.encode(mpk, transcript, qualified));
+        Value storage v = _values[n][value];
+        if (v.count == 0) {
+            v.mpk = [bytes32(mpk[0:32]), bytes32(mpk[32:64]), bytes32(mpk[64:96])];
+            (v.transcript, v.qualified) = (transcript, qualified);
+        }
+        c.confirmed |= Phases.bit(receiver);
+        _said[n][receiver] = value;
+        if (++v.count == c.threshold) (c.agreed, c.reached) = (value, c.reached + 1);
+        emit Confirmed(id, msg.sender, mpk, transcript, qualified);
+        if (_phaseOf(n) == Phases.Phase.Done) _finish(n, c);
+    }
+
+    /// @notice Write down an end that a deadline brought: anybody may.
+    function close(bytes32 id) external {
+        (uint64 n, Ceremony storage c) = _open(id);
+        Phases.Phase phase = _phaseOf(n);
+        if (phase == Phases.Phase.Done) _finish(n, c);
+        else if (phase == Phases.Phase.Failed) _fail(n, c);
+        else revert WrongPhase(phase);
+    }
+
+    // --- views ---
+
+    /// @notice The ceremony that was opened last.
+    function ceremony() external view returns (Ceremony memory) {
+        return _ceremonies[ceremonyCount];
+    }
+
+    function ceremonyOf(bytes32 id) external view returns (Ceremony memory) {
+        return _ceremonies[numberOf[id]];
+    }
+
+    /// @notice The phase after block `number`, if nothing is said in between.
+    function phaseAt(bytes32 id, uint256 number) external view returns (Phases.Phase) {
+        return _facts(numberOf[id]).walk(number);
+    }
+
+    /// @notice A dealer's digest; 0 if it has not committed.
+    function dealing(bytes32 id, address member) external view returns (bytes32) {
+        uint64 n = numberOf[id];
+        return _digests[n][_dealerSeat(n, _ceremonies[n], member)];
+    }
+
+    function accusation(bytes32 id, uint256 dealer) external view returns (Accusation memory) {
+        return _accusations[numberOf[id]][dealer];
+    }
+
+    function opening(bytes32 id, uint256 dealer, uint256 receiver) external view returns (bytes32) {
+        return _openings[numberOf[id]][dealer << 8 | receiver];
+    }
+
+    /// @notice What a receiver confirmed; all zero before.
+    function confirmation(bytes32 id, address member) external view returns (Value memory) {
+        uint64 n = numberOf[id];
+        return _values[n][_said[n][_seats[n][member]]];
+    }
+
+    function hasConfirmed(bytes32 id, address member) external view returns (bool) {
+        uint64 n = numberOf[id];
+        return _said[n][_seats[n][member]] != 0;
+    }
+
+    // --- inside ---
+
+    function _in(bytes32 id, Phases.Phase wanted) private view returns (uint64 n, Ceremony storage c) {
+        (n, c) = _open(id);
+        Phases.Phase phase = _phaseOf(n);
+        if (phase != wanted) revert WrongPhase(phase);
+    }
+
+    function _dealer(uint64 n, Ceremony storage c) private view returns (uint256 index) {
+        index = _dealerSeat(n, c, msg.sender);
+        if (index == 0) revert NotAMember(msg.sender);
+        if (c.dealerTerm == 0 && _candidates[msg.sender].revoked) revert RevokedSeat(msg.sender);
+    }
+
+    function _receiver(uint64 n) private view returns (uint256 index) {
+        index = _seats[n][msg.sender];
+        if (index == 0) revert NotAMember(msg.sender);
+        if (_candidates[msg.sender].revoked) revert RevokedSeat(msg.sender);
+    }
+
+    function _requireSeat(Ceremony storage c, uint256 receiver) private view {
+        if (receiver == 0 || receiver > c.receivers.length) revert NotAccused(0, receiver);
+    }
+
+    function _finish(uint64 n, Ceremony storage c) private {
+        Value storage v = _values[n][c.agreed];
+        uint64 away;
+        for (uint256 i = 1; i <= c.receivers.length; ++i) if (_said[n][i] != c.agreed) away |= Phases.bit(i);
+        _absent(n, c, Phases.all(_dealers(n, c)) & ~v.qualified, away);
+        _end(c, End.Done);
+        _install(n, c, v);
+    }
+
+    /// @dev G12, G14: of a ceremony that failed only those dealers are named whose absence stands on chain.
+    function _fail(uint64 n, Ceremony storage c) private {
+        uint64 answered = c.committed & ~(c.accused & ~c.published);
+        _absent(n, c, Phases.all(_dealers(n, c)) & ~answered, 0);
+        _end(c, End.Failed);
+    }
+
+    /// @dev G14: each role that a member was absent in costs `absenceSlash`. What is taken burns.
+    function _absent(uint64 n, Ceremony storage c, uint64 dealers, uint64 receivers) private {
+        address[] memory dealing_ = c.dealerTerm == 0 ? c.receivers : _ceremonies[_terms[c.dealerTerm].ceremony].receivers;
+        uint256 burnt = _name(c.id, dealing_, dealers, true) + _name(c.id, _ceremonies[n].receivers, receivers, false);
+        if (burnt != 0) token.burn(burnt);
+    }
+
+    function _name(bytes32 id, address[] memory list, uint64 bits, bool asDealer) private returns (uint256 burnt) {
+        for (uint256 i = 0; i < list.length; ++i) {
+            if (bits & Phases.bit(i + 1) == 0) continue;
+            emit Absent(id, list[i], asDealer);
+            burnt += _slash(list[i]);
         }
     }
 
+    function _keyFits(Ceremony storage c, bytes32 mpkHash) private view returns (bool) {
+        bool same = keccak256(abi.encodePacked(_epochs[c.masterEpoch].mpk)) == mpkHash;
+        return c.kind != Kind.Reshare || same;
+    }
+
+    function _install(uint64 n, Ceremony storage c, Value storage v) private {
+        Epoch storage e = _epochs[c.masterEpoch];
+        (e.ceremony, e.term, e.transcript) = (n, c.term, v.transcript);
+        if (c.kind != Kind.Reshare) (e.mpk, e.made, e.confirmedAt) = (v.mpk, n, uint64(block.number));
+        if (c.kind == Kind.Found) {
+            _committee.networkId = _networkId(c.base, v.transcript);
+            (fullSize, oldestEpoch) = (uint64(c.receivers.length), 1);
+            _become(1, EpochState.Released);
+        } else if (c.kind == Kind.Rotate) {
+            _become(c.masterEpoch - 1, EpochState.Paused);
+            _become(c.masterEpoch, EpochState.Paused);
+        }
+        if (c.masterEpoch >= _committee.masterEpoch) {
+            (_committee.masterEpoch, _committee.mpk, _committee.transcript) = (c.masterEpoch, e.mpk, v.transcript);
+        }
+        if (c.term > _committee.term) _takeOffice(n, c, v);
+    }
+
+    function _takeOffice(uint64 n, Ceremony storage c, Value storage v) private {
+        _endSeats(n);
+        if (c.election) electedAt = uint64(block.number);
+        bytes memory mpk = abi.encodePacked(v.mpk);
+        bytes32 network = _committee.networkId;
+        _terms[c.term] = Term({
+            ceremony: n,
+            height: uint64(block.number),
+            timestamp: uint64(block.timestamp),
+            masterEpoch: c.masterEpoch,
+            mpkHash: keccak256(mpk),
+            revoked: _revokedOf(n),
+            threshold: c.threshold,
+            size: uint16(c.receivers.length)
+        });
+        (_committee.term, _committee.threshold, _committee.members) = (c.term, c.threshold, c.receivers);
+        _committee.termSeed = keccak256(abi.encode(blockhash(block.number - 1), network, c.term));
+        emit CommitteeInOffice(c.term, network, mpk, v.transcript);
+    }
+
+    /// @dev E6: stake of those who do not sit on is free `unbondingBlocks` later.
+    function _endSeats(uint64 n) private {
+        for (uint256 i = 0; i < _committee.members.length; ++i) {
+            address member = _committee.members[i];
+            if (_seats[n][member] == 0) _candidates[member].endedAt = uint64(block.number);
+        }
+    }
+
+    function _revokedOf(uint64 n) private view returns (uint64 bits) {
+        address[] memory list = _membersOf(n);
+        for (uint256 i = 0; i < list.length; ++i) if (_candidates[list[i]].revoked) bits |= Phases.bit(i + 1);
+    }
+
     /// @dev networkId = sha256(frame(NETWORK_ID, "network", genesisId, transcript)), spec/encoding.md 3 and 7.
-    function _takeOffice(bytes calldata mpk, bytes32 transcript) private {
-        bytes32 id = sha256(
-            abi.encodePacked(
-                "cloister/v1/network-id",
-                uint8(0),
-                uint32(7),
-                "network",
-                uint32(32),
-                _ceremony.genesisId,
-                uint32(32),
-                transcript
-            )
-        );
-        Committee storage c = _committee;
-        c.term = 1;
-        c.masterEpoch = 1;
-        c.networkId = id;
-        c.transcript = transcript;
-        c.mpk = [bytes32(mpk[0:32]), bytes32(mpk[32:64]), bytes32(mpk[64:96])];
-        c.termSeed = keccak256(abi.encode(blockhash(block.number - 1), id, uint64(1)));
-        emit CommitteeInOffice(1, id, mpk, transcript);
+    function _networkId(bytes32 genesisId, bytes32 transcript) private pure returns (bytes32) {
+        bytes memory head = abi.encodePacked("cloister/v1/network-id", uint8(0), uint32(7), "network");
+        return sha256(abi.encodePacked(head, uint32(32), genesisId, uint32(32), transcript));
     }
 }

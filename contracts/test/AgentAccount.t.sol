@@ -6,6 +6,7 @@ import {PackedUserOperation} from "@openzeppelin/contracts/interfaces/IERC4337.s
 import {Agents} from "../src/Agents.sol";
 import {Clusters} from "../src/Clusters.sol";
 import {Gatekeepers} from "../src/Gatekeepers.sol";
+import {Office} from "../src/Office.sol";
 import {Statements} from "../src/Statements.sol";
 import {Token} from "../src/Token.sol";
 import {Founded} from "./Founded.sol";
@@ -113,7 +114,7 @@ contract AgentAccountTest is Founded {
         account.setSigner(s, sigs);
         s.agent = agentId;
         sigs = signAll(Statements.hash(s), T - 1);
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.TooFewSigners.selector, T - 1, T));
+        vm.expectRevert(abi.encodeWithSelector(Office.TooFewSigners.selector, T - 1, T));
         account.setSigner(s, sigs);
     }
 

@@ -4,6 +4,7 @@ pragma solidity ^0.8.28;
 import {Anchor} from "../src/Anchor.sol";
 import {Gatekeepers} from "../src/Gatekeepers.sol";
 import {Leases} from "../src/Leases.sol";
+import {Seats} from "../src/Seats.sol";
 import {SignerSet} from "../src/SignerSet.sol";
 import {Statements} from "../src/Statements.sol";
 import {IAgents} from "../src/interfaces/IAgents.sol";
@@ -74,7 +75,7 @@ contract AnchorSignersTest is Anchored {
     }
 
     function test_nothing_counts_before_a_committee_is_in_office() public {
-        Anchor early = new Anchor(agents, new Gatekeepers(address(this)), address(0));
+        Anchor early = new Anchor(agents, new Gatekeepers(address(this), new Seats(address(this), pha), quick()), address(0));
         vm.expectRevert(abi.encodeWithSelector(SignerSet.TermNotNewer.selector, 0, 0));
         early.adopt();
         Statements.AnchorLease memory l = lease(0);

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {Candidates} from "../src/Candidates.sol";
+import {Ceremonies} from "../src/Ceremonies.sol";
 import {Gatekeepers} from "../src/Gatekeepers.sol";
+import {Office} from "../src/Office.sol";
+import {Phases} from "../src/Phases.sol";
+import {Seats} from "../src/Seats.sol";
 import {Founded} from "./Founded.sol";
 
 contract GatekeepersTest is Founded {
@@ -13,18 +18,15 @@ contract GatekeepersTest is Founded {
     }
 
     function opened() internal returns (address[] memory members, bytes32 id) {
-        gatekeepers = new Gatekeepers(address(this));
+        fresh(quick());
         members = candidates();
-        gatekeepers.openFounding(members, T, GENESIS);
-        id = gatekeepers.ceremony().id;
+        id = open(members, T);
     }
 
-    function allCommitted() internal returns (address[] memory members, bytes32 id) {
+    function allContent() internal returns (address[] memory members, bytes32 id) {
         (members, id) = opened();
-        for (uint256 i = 0; i < N; ++i) {
-            vm.prank(members[i]);
-            gatekeepers.commitDealing(id, bytes32(i + 1));
-        }
+        for (uint256 i = 0; i < N; ++i) commitAs(id, members[i]);
+        for (uint256 i = 0; i < N; ++i) contentAs(id, members[i], 1);
     }
 
     // --- founding ---
@@ -46,71 +48,70 @@ contract GatekeepersTest is Founded {
     }
 
     function test_nobody_is_in_office_before_the_last_confirmation() public {
-        (address[] memory members, bytes32 id) = allCommitted();
+        (address[] memory members, bytes32 id) = allContent();
         for (uint256 i = 0; i < N; ++i) {
             equal(gatekeepers.term(), 0);
-            vm.prank(members[i]);
-            gatekeepers.confirm(id, mpk(), TRANSCRIPT);
+            confirmAs(id, members[i], mpk(), TRANSCRIPT, 31);
         }
         equal(gatekeepers.term(), 1);
     }
 
     function test_only_the_founder_opens_and_only_once() public {
         address[] memory members = gatekeepers.members();
-        vm.expectRevert(Gatekeepers.FoundingAlreadyOpen.selector);
-        gatekeepers.openFounding(members, T, GENESIS);
+        vm.expectRevert(Seats.FoundingAlreadyOpen.selector);
+        seats.openFounding(members, T, GENESIS);
         vm.prank(members[0]);
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.NotFounder.selector, members[0]));
-        gatekeepers.openFounding(members, T, GENESIS);
+        vm.expectRevert(abi.encodeWithSelector(Seats.NotFounder.selector, members[0]));
+        seats.openFounding(members, T, GENESIS);
     }
 
     function test_a_stranger_is_no_candidate() public {
-        gatekeepers = new Gatekeepers(address(this));
+        fresh(quick());
         address[] memory members = candidates();
         members[2] = named("stranger");
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.NoCandidate.selector, members[2]));
-        gatekeepers.openFounding(members, T, GENESIS);
+        vm.expectRevert(abi.encodeWithSelector(Candidates.NoCandidate.selector, members[2]));
+        seats.openFounding(members, T, GENESIS);
     }
 
     function test_a_member_sits_once() public {
-        gatekeepers = new Gatekeepers(address(this));
+        fresh(quick());
         address[] memory members = candidates();
         members[4] = members[0];
         // Twice the same person is also twice the same vendor and operator: with room for both, the name of the refusal.
         setCandidate(members[0], address(0x99), bytes32(uint256(99)));
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.DuplicateMember.selector, members[0]));
-        gatekeepers.openFounding(members, T, GENESIS);
+        vm.expectRevert(abi.encodeWithSelector(Ceremonies.DuplicateMember.selector, members[0]));
+        seats.openFounding(members, T, GENESIS);
     }
 
     function test_too_many_seats_of_one_vendor() public {
-        gatekeepers = new Gatekeepers(address(this));
+        fresh(quick());
         address[] memory members = candidates();
         setCandidate(members[4], address(0x99), vendor(0));
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.TooManySeatsOfVendor.selector, vendor(0), 3, 2));
-        gatekeepers.openFounding(members, T, GENESIS);
+        vm.expectRevert(abi.encodeWithSelector(Seats.TooManySeatsOfVendor.selector, vendor(0), 3, 2));
+        seats.openFounding(members, T, GENESIS);
     }
 
     function test_too_many_seats_of_one_operator() public {
-        gatekeepers = new Gatekeepers(address(this));
+        fresh(quick());
         address[] memory members = candidates();
         for (uint256 i = 0; i < 3; ++i) setCandidate(members[2 * i], address(0x99), vendor(2 * i));
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.TooManySeatsOfOperator.selector, address(0x99), 3, 2));
-        gatekeepers.openFounding(members, T, GENESIS);
+        vm.expectRevert(abi.encodeWithSelector(Seats.TooManySeatsOfOperator.selector, address(0x99), 3, 2));
+        seats.openFounding(members, T, GENESIS);
     }
 
     function test_thresholds_that_leave_no_margin() public {
-        gatekeepers = new Gatekeepers(address(this));
+        fresh(quick());
         address[] memory members = candidates();
         uint16[4] memory wrong = [uint16(0), 1, 5, 6];
         for (uint256 i = 0; i < wrong.length; ++i) {
-            vm.expectRevert(abi.encodeWithSelector(Gatekeepers.BadThreshold.selector, wrong[i], N));
-            gatekeepers.openFounding(members, wrong[i], GENESIS);
+            vm.expectRevert(abi.encodeWithSelector(Seats.BadThreshold.selector, wrong[i], N));
+            seats.openFounding(members, wrong[i], GENESIS);
         }
     }
 
     /// @notice Whatever committee passes: no vendor class and no operator has t seats, nor more than n - t.
     function test_fuzz_seat_rule(uint256 seed, uint8 size, uint8 threshold) public {
-        gatekeepers = new Gatekeepers(address(this));
+        fresh(quick());
         uint256 n = bound(size, 1, 9);
         uint16 t = uint16(bound(threshold, 0, 10));
         address[] memory members = new address[](n);
@@ -126,88 +127,35 @@ contract GatekeepersTest is Founded {
         bool sound = t >= 2 && t < n;
         for (uint256 i = 0; sound && i < 4; ++i) sound = vendors[i] <= t - 1 && vendors[i] <= n - t;
         for (uint256 i = 0; sound && i < 6; ++i) sound = operators[i] <= t - 1 && operators[i] <= n - t;
-        (bool ok,) = address(gatekeepers).call(abi.encodeCall(Gatekeepers.openFounding, (members, t, GENESIS)));
+        (bool ok,) = address(gatekeepers).call(abi.encodeCall(Seats.openFounding, (members, t, GENESIS)));
         equal(ok, sound);
     }
 
     function test_candidates_check_their_fields() public {
         address who = named("candidate");
         vm.startPrank(who);
-        vm.expectRevert(Gatekeepers.BadCandidate.selector);
-        gatekeepers.setCandidate(address(0), bytes32(uint256(1)), bytes32(uint256(1)), bytes32(uint256(1)), "x");
-        vm.expectRevert(Gatekeepers.BadCandidate.selector);
-        gatekeepers.setCandidate(who, 0, bytes32(uint256(1)), bytes32(uint256(1)), "x");
-        vm.expectRevert(Gatekeepers.BadCandidate.selector);
-        gatekeepers.setCandidate(who, bytes32(uint256(1)), bytes32(uint256(1)), bytes32(uint256(1)), "");
-        vm.expectRevert(Gatekeepers.BadCandidate.selector);
-        gatekeepers.setCandidate(
+        vm.expectRevert(Candidates.BadCandidate.selector);
+        seats.setCandidate(address(0), bytes32(uint256(1)), bytes32(uint256(1)), bytes32(uint256(1)), "x");
+        vm.expectRevert(Candidates.BadCandidate.selector);
+        seats.setCandidate(who, 0, bytes32(uint256(1)), bytes32(uint256(1)), "x");
+        vm.expectRevert(Candidates.BadCandidate.selector);
+        seats.setCandidate(who, bytes32(uint256(1)), bytes32(uint256(1)), bytes32(uint256(1)), "");
+        vm.expectRevert(Candidates.BadCandidate.selector);
+        seats.setCandidate(
             who, bytes32(uint256(1)), bytes32(uint256(1)), bytes32(uint256(1)), string(new bytes(257))
         );
-        gatekeepers.setCandidate(who, bytes32(uint256(1)), bytes32(uint256(2)), bytes32(uint256(3)), "y");
-        gatekeepers.setCandidate(who, bytes32(uint256(1)), bytes32(uint256(4)), bytes32(uint256(3)), "z");
+        seats.setCandidate(who, bytes32(uint256(1)), bytes32(uint256(2)), bytes32(uint256(3)), "y");
+        seats.setCandidate(who, bytes32(uint256(1)), bytes32(uint256(4)), bytes32(uint256(3)), "z");
         vm.stopPrank();
-        equal(gatekeepers.candidate(who).dkgKey, bytes32(uint256(4)));
-        equal(gatekeepers.candidates().length, N + 1);
+        equal(seats.candidate(who).dkgKey, bytes32(uint256(4)));
+        equal(seats.candidates().length, N + 1);
     }
 
     function test_a_member_cannot_change_what_others_verified() public {
         address member = gatekeepers.members()[0];
         vm.prank(member);
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.FrozenCandidate.selector, member));
-        gatekeepers.setCandidate(member, bytes32(uint256(1)), bytes32(uint256(1)), bytes32(uint256(1)), "x");
-    }
-
-    // --- ceremony ---
-
-    function test_dealings_only_from_members_once_and_in_their_ceremony() public {
-        (address[] memory members, bytes32 id) = opened();
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.NotAMember.selector, address(this)));
-        gatekeepers.commitDealing(id, bytes32(uint256(1)));
-        vm.startPrank(members[0]);
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.WrongCeremony.selector, STATEMENT, id));
-        gatekeepers.commitDealing(STATEMENT, bytes32(uint256(1)));
-        vm.expectRevert(Gatekeepers.EmptyDigest.selector);
-        gatekeepers.commitDealing(id, 0);
-        gatekeepers.commitDealing(id, bytes32(uint256(1)));
-        equal(gatekeepers.dealing(id, members[0]), bytes32(uint256(1)));
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.AlreadyCommitted.selector, members[0]));
-        gatekeepers.commitDealing(id, bytes32(uint256(2)));
-        vm.stopPrank();
-    }
-
-    function test_nobody_confirms_before_every_dealing_is_committed() public {
-        (address[] memory members, bytes32 id) = opened();
-        vm.startPrank(members[0]);
-        gatekeepers.commitDealing(id, bytes32(uint256(1)));
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.DealingsMissing.selector, 1, N));
-        gatekeepers.confirm(id, mpk(), TRANSCRIPT);
-        vm.stopPrank();
-    }
-
-    function test_a_conflicting_confirmation_reverts_by_name() public {
-        (address[] memory members, bytes32 id) = allCommitted();
-        vm.prank(members[0]);
-        gatekeepers.confirm(id, mpk(), TRANSCRIPT);
-        bytes32 first = keccak256(abi.encode(mpk(), TRANSCRIPT));
-        bytes32 second = keccak256(abi.encode(mpk(), STATEMENT));
-        vm.prank(members[1]);
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.ConflictingConfirmation.selector, first, second));
-        gatekeepers.confirm(id, mpk(), STATEMENT);
-        equal(gatekeepers.hasConfirmed(id, members[0]), true);
-        equal(gatekeepers.hasConfirmed(id, members[1]), false);
-    }
-
-    function test_a_member_confirms_once_and_a_key_has_96_bytes() public {
-        (address[] memory members, bytes32 id) = allCommitted();
-        vm.startPrank(members[0]);
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.BadKeyLength.selector, 95));
-        gatekeepers.confirm(id, new bytes(95), TRANSCRIPT);
-        vm.expectRevert(Gatekeepers.EmptyDigest.selector);
-        gatekeepers.confirm(id, mpk(), 0);
-        gatekeepers.confirm(id, mpk(), TRANSCRIPT);
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.AlreadyConfirmed.selector, members[0]));
-        gatekeepers.confirm(id, mpk(), TRANSCRIPT);
-        vm.stopPrank();
+        vm.expectRevert(abi.encodeWithSelector(Candidates.FrozenCandidate.selector, member));
+        seats.setCandidate(member, bytes32(uint256(1)), bytes32(uint256(1)), bytes32(uint256(1)), "x");
     }
 
     // --- signatures ---
@@ -219,7 +167,7 @@ contract GatekeepersTest is Founded {
     function test_fewer_are_not() public {
         for (uint256 count = 0; count < T; ++count) {
             bytes[] memory sigs = signAll(STATEMENT, count);
-            vm.expectRevert(abi.encodeWithSelector(Gatekeepers.TooFewSigners.selector, count, T));
+            vm.expectRevert(abi.encodeWithSelector(Office.TooFewSigners.selector, count, T));
             gatekeepers.requireSigned(STATEMENT, sigs);
         }
     }
@@ -227,20 +175,20 @@ contract GatekeepersTest is Founded {
     function test_a_member_counts_once() public {
         bytes[] memory sigs = signAll(STATEMENT, T);
         sigs[1] = sigs[0];
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.TooFewSigners.selector, T - 1, T));
+        vm.expectRevert(abi.encodeWithSelector(Office.TooFewSigners.selector, T - 1, T));
         gatekeepers.requireSigned(STATEMENT, sigs);
     }
 
     function test_a_stranger_spoils_the_set() public {
         bytes[] memory sigs = signAll(STATEMENT, T + 1);
         sigs[T] = signOne(12345, STATEMENT);
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.NotAMember.selector, vm.addr(12345)));
+        vm.expectRevert(abi.encodeWithSelector(Office.NotAMember.selector, vm.addr(12345)));
         gatekeepers.requireSigned(STATEMENT, sigs);
     }
 
     function test_more_signatures_than_members() public {
         bytes[] memory sigs = new bytes[](N + 1);
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.TooManySignatures.selector, N + 1, N));
+        vm.expectRevert(abi.encodeWithSelector(Office.TooManySignatures.selector, N + 1, N));
         gatekeepers.requireSigned(STATEMENT, sigs);
     }
 
@@ -248,22 +196,22 @@ contract GatekeepersTest is Founded {
         bytes[] memory sigs = signAll(STATEMENT, T);
         (uint8 v, bytes32 r, bytes32 s) = split(sigs[0]);
         sigs[0] = abi.encodePacked(r, bytes32(ORDER - uint256(s)), v == 27 ? uint8(28) : uint8(27));
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.BadSignature.selector, 0));
+        vm.expectRevert(abi.encodeWithSelector(Office.BadSignature.selector, 0));
         gatekeepers.requireSigned(STATEMENT, sigs);
     }
 
     function test_nobody_signs_before_a_committee_is_in_office() public {
-        gatekeepers = new Gatekeepers(address(this));
-        vm.expectRevert(Gatekeepers.NoCommitteeInOffice.selector);
+        fresh(quick());
+        vm.expectRevert(Office.NoCommitteeInOffice.selector);
         gatekeepers.requireSigned(STATEMENT, new bytes[](0));
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.WrongTerm.selector, 0, 0));
+        vm.expectRevert(abi.encodeWithSelector(Office.WrongTerm.selector, 0, 0));
         gatekeepers.requireStatement(0, STATEMENT, new bytes[](0));
     }
 
     function test_the_wrong_term() public {
         bytes[] memory sigs = signAll(STATEMENT, T);
         gatekeepers.requireStatement(1, STATEMENT, sigs);
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.WrongTerm.selector, 2, 1));
+        vm.expectRevert(abi.encodeWithSelector(Office.WrongTerm.selector, 2, 1));
         gatekeepers.requireStatement(2, STATEMENT, sigs);
     }
 

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {Candidates} from "../src/Candidates.sol";
+import {CommitteeStatements} from "../src/CommitteeStatements.sol";
 import {Gatekeepers} from "../src/Gatekeepers.sol";
+import {Seats} from "../src/Seats.sol";
 import {Statements} from "../src/Statements.sol";
+import {Token} from "../src/Token.sol";
 import {Checks} from "./Vm.sol";
 
 /// @notice The Solidity library against the vectors that the Python statements generate.
@@ -75,12 +79,33 @@ contract StatementsTest is Checks {
         Statements.StateHead memory s = Statements.StateHead({
             term: u64("StateHead", "term"),
             agent: b32("StateHead", "agent"),
+            cluster: b32("StateHead", "cluster"),
+            masterEpoch: u64("StateHead", "master_epoch"),
+            clusterEpoch: u64("StateHead", "cluster_epoch"),
             agentEpoch: u64("StateHead", "agent_epoch"),
             height: u64("StateHead", "height"),
             parent: b32("StateHead", "parent"),
             head: b32("StateHead", "head")
         });
         check("StateHead", Statements.STATE_HEAD, Statements.hash(s));
+    }
+
+    function test_worker_bumps() public view {
+        Statements.WorkerBumps memory s = Statements.WorkerBumps({
+            term: u64("WorkerBumps", "term"),
+            worker: account("WorkerBumps", "worker"),
+            agents: b32("WorkerBumps", "agents")
+        });
+        check("WorkerBumps", Statements.WORKER_BUMPS, Statements.hash(s));
+    }
+
+    function test_resealed() public view {
+        Statements.Resealed memory s = Statements.Resealed({
+            term: u64("Resealed", "term"),
+            masterEpoch: u64("Resealed", "master_epoch"),
+            agents: b32("Resealed", "agents")
+        });
+        check("Resealed", Statements.RESEALED, Statements.hash(s));
     }
 
     function test_worker_admission() public view {
@@ -200,24 +225,71 @@ contract StatementsTest is Checks {
         check("AnchorCommit", Statements.ANCHOR_COMMIT, Statements.hash(s));
     }
 
+    function test_handover() public view {
+        CommitteeStatements.Handover memory s;
+        s.term = u64("Handover", "term");
+        s.nextTerm = u64("Handover", "next_term");
+        s.threshold = u64("Handover", "threshold");
+        s.members = b32("Handover", "members");
+        s.masterEpoch = u64("Handover", "master_epoch");
+        s.mpk = b32("Handover", "mpk");
+        s.height = u64("Handover", "height");
+        s.timestamp = u64("Handover", "timestamp");
+        check("Handover", CommitteeStatements.HANDOVER, CommitteeStatements.hash(s));
+    }
+
+    function test_seat_revocation() public view {
+        CommitteeStatements.SeatRevocation memory s = CommitteeStatements.SeatRevocation(
+            u64("SeatRevocation", "term"), account("SeatRevocation", "member")
+        );
+        check("SeatRevocation", CommitteeStatements.SEAT_REVOCATION, CommitteeStatements.hash(s));
+    }
+
+    function test_master_rotation() public view {
+        CommitteeStatements.MasterRotation memory s = CommitteeStatements.MasterRotation(
+            u64("MasterRotation", "term"), u64("MasterRotation", "master_epoch")
+        );
+        check("MasterRotation", CommitteeStatements.MASTER_ROTATION, CommitteeStatements.hash(s));
+    }
+
+    function test_master_resume() public view {
+        CommitteeStatements.MasterResume memory s = CommitteeStatements.MasterResume(
+            u64("MasterResume", "term"), b32("MasterResume", "ceremony"), u64("MasterResume", "master_epoch")
+        );
+        check("MasterResume", CommitteeStatements.MASTER_RESUME, CommitteeStatements.hash(s));
+    }
+
+    function test_epoch_destruction() public view {
+        CommitteeStatements.EpochDestruction memory s = CommitteeStatements.EpochDestruction(
+            u64("EpochDestruction", "term"), u64("EpochDestruction", "master_epoch")
+        );
+        check("EpochDestruction", CommitteeStatements.EPOCH_DESTRUCTION, CommitteeStatements.hash(s));
+    }
+
     /// @notice Signatures made in Python count on chain, under the network id that Python computed.
     function test_python_signatures_satisfy_the_contract() public {
-        Gatekeepers g = new Gatekeepers(address(this));
+        Candidates.Rules memory rules = Candidates.Rules(10, 1000, 200, 5000, 64, 50, 0, 0);
+        Gatekeepers g = new Gatekeepers(address(this), new Seats(address(this), Token(address(0))), rules);
+        Seats other = Seats(address(g));
         address[] memory members = vm.parseJsonAddressArray(json, ".members");
         for (uint256 i = 0; i < members.length; ++i) {
             vm.prank(members[i]);
-            g.setCandidate(address(uint160(i + 1)), bytes32(i / 2 + 1), bytes32(i + 1), bytes32(i + 1), "x");
+            other.setCandidate(address(uint160(i + 1)), bytes32(i / 2 + 1), bytes32(i + 1), bytes32(i + 1), "x");
         }
-        g.openFounding(members, uint16(vm.parseJsonUint(json, ".threshold")), vm.parseJsonBytes32(json, ".genesis"));
+        other.openFounding(members, uint16(vm.parseJsonUint(json, ".threshold")), vm.parseJsonBytes32(json, ".genesis"));
         bytes32 id = g.ceremony().id;
         for (uint256 i = 0; i < members.length; ++i) {
             vm.prank(members[i]);
             g.commitDealing(id, bytes32(i + 1));
         }
+        for (uint256 i = 0; i < members.length; ++i) {
+            vm.prank(members[i]);
+            g.content(id, 1);
+        }
         bytes32 transcript = vm.parseJsonBytes32(json, ".transcript");
         for (uint256 i = 0; i < members.length; ++i) {
             vm.prank(members[i]);
-            g.confirm(id, new bytes(96), transcript);
+            g.confirm(id, new bytes(96), transcript, uint64((1 << members.length) - 1));
         }
         equal(g.networkId(), network);
         bytes[] memory sigs = vm.parseJsonBytesArray(json, place("WorkerRemoval", "signatures"));

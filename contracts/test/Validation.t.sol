@@ -4,6 +4,7 @@ pragma solidity ^0.8.28;
 import {Agents} from "../src/Agents.sol";
 import {Clusters} from "../src/Clusters.sol";
 import {Gatekeepers} from "../src/Gatekeepers.sol";
+import {Office} from "../src/Office.sol";
 import {Statements} from "../src/Statements.sol";
 import {Validation} from "../src/Validation.sol";
 import {IValidationRegistry} from "../src/interfaces/IValidationRegistry.sol";
@@ -102,7 +103,7 @@ contract ValidationTest is Founded {
     function test_without_t_signatures_or_for_another_agent_nothing_is_written() public {
         Statements.TeeValidation memory v = statement(1, 90);
         bytes[] memory sigs = signAll(Statements.hash(v), T - 1);
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.TooFewSigners.selector, T - 1, T));
+        vm.expectRevert(abi.encodeWithSelector(Office.TooFewSigners.selector, T - 1, T));
         validation.validate(id, v, "", sigs);
         v.agent = keccak256("other");
         refuses(v, abi.encodeWithSelector(Validation.WrongAgent.selector, v.agent, agentId));
@@ -113,7 +114,7 @@ contract ValidationTest is Founded {
         refuses(v, abi.encodeWithSelector(Validation.ValidationExpired.selector, block.number, block.number));
         v = statement(1, 90);
         v.term = 2;
-        refuses(v, abi.encodeWithSelector(Gatekeepers.WrongTerm.selector, 2, 1));
+        refuses(v, abi.encodeWithSelector(Office.WrongTerm.selector, 2, 1));
         vm.expectRevert(abi.encodeWithSelector(Validation.UnknownRequest.selector, tee));
         validation.getValidationStatus(tee);
     }

@@ -3,6 +3,7 @@ pragma solidity ^0.8.28;
 
 import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
 import {Gatekeepers} from "../src/Gatekeepers.sol";
+import {Office} from "../src/Office.sol";
 import {Policies} from "../src/Policies.sol";
 import {Statements} from "../src/Statements.sol";
 import {Workers} from "../src/Workers.sol";
@@ -78,7 +79,7 @@ contract WorkersTest is Founded {
         Statements.WorkerAdmission memory a = admission(worker(1), 100);
         bytes[] memory sigs = signAll(Statements.hash(a), T - 1);
         vm.prank(a.worker);
-        vm.expectRevert(abi.encodeWithSelector(Gatekeepers.TooFewSigners.selector, T - 1, T));
+        vm.expectRevert(abi.encodeWithSelector(Office.TooFewSigners.selector, T - 1, T));
         workers.register(a, sigs, "x");
     }
 

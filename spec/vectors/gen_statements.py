@@ -16,7 +16,7 @@ from typing import Any
 
 from coincurve import PrivateKey
 
-from cloister.core.encoding import contract_statements, statements
+from cloister.core.encoding import contract_statements, handover, statements
 from cloister.core.encoding.contexts import Context, digest
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.signatures import address_of, sign_digest
@@ -51,7 +51,7 @@ def build() -> dict[str, Any]:
     genesis, transcript = seed("genesis"), seed("transcript")
     network = digest(Context.NETWORK_ID, b"network", genesis, transcript)
     keys = [PrivateKey(seed("member", str(i))) for i in range(SIZE)]
-    both = {**vars(statements), **vars(contract_statements)}.values()
+    both = {**vars(statements), **vars(contract_statements), **vars(handover)}.values()
     named = {v for v in both if isinstance(v, type) and issubclass(v, Statement)}
     kinds = sorted(named - {Statement}, key=lambda k: k.NAME)
     shown = {}

@@ -141,7 +141,8 @@ async def found_committee(
     await Sender(rpc, founder, chain_id).send(gatekeepers, opening)
     ceremony = (await call(rpc, gatekeepers, "Gatekeepers", "ceremony"))["id"]
     await all_send("commitDealing", [(ceremony, hashlib.sha256(s.address).digest()) for s in senders])
-    await all_send("confirm", [(ceremony, mpk, transcript)] * len(members))
+    await all_send("content", [(ceremony, 1)] * len(members))
+    await all_send("confirm", [(ceremony, mpk, transcript, (1 << len(members)) - 1)] * len(members))
     network: bytes = await call(rpc, gatekeepers, "Gatekeepers", "networkId")
     return network
 

@@ -78,6 +78,7 @@ class State:
     candidates: dict[bytes, CandidateRecord] = field(default_factory=dict)
     dealings: dict[bytes, bytes] = field(default_factory=dict)
     confirmed: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
+    content: set[bytes] = field(default_factory=set)
     ceremony: CeremonyRecord = NO_CEREMONY
     seats: SeatsRecord = NO_SEATS
 
@@ -133,6 +134,8 @@ class World:
             if sender in self.now.dealings:
                 raise REVERT(expected="no dealing yet", found="AlreadyCommitted")
             self.now.dealings[sender] = args[1]
+        elif function == "content":
+            self.now.content.add(sender)
         elif function == "confirm":
             self._confirm(sender, args[1], args[2])
         else:
@@ -192,6 +195,9 @@ class WorldSnapshot:
 
     async def confirmed(self, ceremony: bytes, member: bytes) -> bool:
         return member in self._state.confirmed
+
+    async def content(self, member: bytes) -> tuple[bool, bool]:
+        return member in self._state.content, self._state.content >= set(self._state.seats.members)
 
 
 class WorldChain:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from cloister.chain.seats import SeatedState
 from cloister.core.chainview import ceremonies as view
+from cloister.core.chainview.seats import RulesRecord, read_rules
 from cloister.core.threshold.facts import Facts
 
 
@@ -37,6 +38,6 @@ class CeremonyState(SeatedState):
         """The stored signatures of a term's hand-over; empty before."""
         return await self._read("Gatekeepers", lambda s, at: view.read_handover(s, at, term))
 
-    async def rules(self) -> view.RulesRecord:
+    async def rules(self) -> RulesRecord:
         """The contract's parameters."""
-        return await self._read("Gatekeepers", view.read_rules)
+        return await self._read("Gatekeepers", read_rules)

@@ -262,9 +262,14 @@ class Founding:
     async def _confirm(self, at: Snapshot, head: Header, run: Run) -> None:
         if self._store.get(SHARE) is None:
             self._store.put(SHARE, self._keys.seal(SHARE, run.share_to_store().to_bytes(), self._rng))
-        if not self._due("confirm", head) or await at.confirmed(run.ceremony.id, self._keys.address):
+        content, by_all = await at.content(self._keys.address)
+        if not content and self._due("content", head):
+            await self._chain.send("content", run.ceremony.id, 1)
+            self._mark("content", head)
+        if not by_all or not self._due("confirm", head) or await at.confirmed(run.ceremony.id, self._keys.address):
             return
-        await self._chain.send("confirm", run.ceremony.id, *run.confirmation())
+        everybody = (1 << len(run.ceremony.members)) - 1
+        await self._chain.send("confirm", run.ceremony.id, *run.confirmation(), everybody)
         self._mark("confirm", head)
 
     def _take_office(self, seats: SeatsRecord, share: KeyShare, head: Header) -> Office:

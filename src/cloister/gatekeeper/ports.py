@@ -48,6 +48,9 @@ class Snapshot(Protocol):
     async def confirmed(self, ceremony: bytes, member: bytes) -> bool:
         """Whether a member confirmed the ceremony's result."""
 
+    async def content(self, member: bytes) -> tuple[bool, bool]:
+        """Whether a member of the last ceremony has no further complaint, and whether all have none."""
+
 
 class Chain(Protocol):
     """The chain, as far as this gatekeeper believes it."""

@@ -18,6 +18,7 @@ from cloister.core.chainview.founding import (
     SeatsRecord,
     read_ceremony,
     read_confirmed,
+    read_content,
     read_dealings,
     read_seats,
 )
@@ -47,6 +48,9 @@ class _State(SeatedState):
     async def confirmed(self, ceremony: bytes, member: bytes) -> bool:
         return await self._read("Gatekeepers", lambda s, at: read_confirmed(s, at, ceremony, member))
 
+    async def content(self, member: bytes) -> tuple[bool, bool]:
+        return await self._read("Gatekeepers", lambda s, at: read_content(s, at, member))
+
 
 class ProvenSnapshot:
     """``ports.Snapshot`` at one block. Words once proven are kept."""
@@ -72,7 +76,16 @@ class ProvenSnapshot:
         if a is None or cluster is None:
             return None
         return AgentFacts(
-            agent, a.code_hash, a.manifest_hash, a.cluster, a.epoch, cluster.epoch, cluster.seats, a.paused
+            agent,
+            a.code_hash,
+            a.manifest_hash,
+            a.cluster,
+            a.epoch,
+            cluster.epoch,
+            cluster.seats,
+            a.paused,
+            a.secrets_at,
+            a.wiped_below,
         )
 
     async def policy(self) -> PolicyRecord:
@@ -102,6 +115,10 @@ class ProvenSnapshot:
     async def confirmed(self, ceremony: bytes, member: bytes) -> bool:
         """Whether a member confirmed."""
         return await self._state.confirmed(ceremony, member)
+
+    async def content(self, member: bytes) -> tuple[bool, bool]:
+        """Whether a member, and whether everybody, has no further complaint."""
+        return await self._state.content(member)
 
 
 class ProvenChain:

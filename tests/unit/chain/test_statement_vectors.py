@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloister.core.encoding import contract_statements, statements
+from cloister.core.encoding import contract_statements, handover, statements
 from cloister.core.encoding.hexes import from_hex
 from cloister.core.encoding.signatures import SignerSet, verify_committee
 from cloister.core.errors import EncodingError
@@ -17,7 +17,7 @@ from cloister.core.errors import EncodingError
 FOLDER = Path(__file__).resolve().parents[3] / "spec" / "vectors"
 VECTORS: dict[str, Any] = json.loads((FOLDER / "statements.json").read_text(encoding="utf-8"))
 NETWORK = from_hex(VECTORS["network"], 32)
-KINDS: dict[str, Any] = {**vars(statements), **vars(contract_statements)}
+KINDS: dict[str, Any] = {**vars(statements), **vars(contract_statements), **vars(handover)}
 COMMITTEE = SignerSet(VECTORS["term"], VECTORS["threshold"], tuple(from_hex(m, 20) for m in VECTORS["members"]))
 
 

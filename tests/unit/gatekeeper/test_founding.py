@@ -185,7 +185,7 @@ def crashing_async(real: Callable[..., Any], wanted: str, *, after: bool) -> Cal
 
 
 WRITES = ("dkg/private", "evidence", "dkg/dealing", "share", "dkg/erase-at", "office")
-SENDS = ("setCandidate", "commitDealing", "confirm")
+SENDS = ("setCandidate", "commitDealing", "content", "confirm")
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

@@ -55,7 +55,7 @@ async def test_founding_records_are_those_of_the_getters(chain: TestChain, rpc: 
     target, members = chain.contracts["Gatekeepers"], chain.signers.members
     opened = await call(rpc, target, "Gatekeepers", "ceremony")
     ceremony, seats = await at.ceremony(), await at.committee()
-    assert (ceremony.id, ceremony.genesis_id) == (opened["id"], opened["genesisId"])
+    assert (ceremony.id, ceremony.genesis_id) == (opened["id"], opened["base"])
     said = await call(rpc, target, "Gatekeepers", "committee")
     assert (seats.term, seats.threshold, list(seats.members)) == (said["term"], said["threshold"], said["members"])
     assert (seats.mpk, seats.transcript, seats.network_id) == (MPK, TRANSCRIPT, chain.network)

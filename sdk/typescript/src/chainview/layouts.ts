@@ -6,23 +6,23 @@ import type { Table } from "./layout.ts";
 /** Struct variables, by contract and label. */
 export const LAYOUTS = {
   Agents: {
-    _agents: { slot: 10, words: 9, fields: { owner: [0, 0, 20], epoch: [0, 20, 8], paused: [0, 28, 1], upgradeMode: [0, 29, 1], guardian: [1, 0, 20], upgradeDelay: [1, 20, 8], account: [2, 0, 20], secretsVersion: [2, 20, 8], secretsSetter: [3, 0, 20], secretsEpoch: [3, 20, 8], tokenId: [4, 0, 32], codeHash: [5, 0, 32], manifestHash: [6, 0, 32], cluster: [7, 0, 32], secretsHash: [8, 0, 32] } },
+    _agents: { slot: 10, words: 11, fields: { owner: [0, 0, 20], epoch: [0, 20, 8], paused: [0, 28, 1], upgradeMode: [0, 29, 1], guardian: [1, 0, 20], upgradeDelay: [1, 20, 8], account: [2, 0, 20], secretsVersion: [2, 20, 8], secretsSetter: [3, 0, 20], secretsEpoch: [3, 20, 8], tokenId: [4, 0, 32], codeHash: [5, 0, 32], manifestHash: [6, 0, 32], cluster: [7, 0, 32], secretsHash: [8, 0, 32], secretsCluster: [9, 0, 32], secretsClusterEpoch: [10, 0, 8], secretsMasterEpoch: [10, 8, 8], wipedBelow: [10, 16, 8], bumpedAt: [10, 24, 8] } },
   },
   Workers: {
     _workers: { slot: 3, words: 6, fields: { operator: [0, 0, 20], expiry: [0, 20, 8], removed: [0, 28, 1], listed: [0, 29, 1], vendorClass: [1, 0, 32], measurement: [2, 0, 32], boot: [3, 0, 32], heartbeat: [4, 0, 8], registeredAt: [4, 8, 8], index: [4, 16, 4], endpoint: [5, 0, 32] } },
   },
   Clusters: {
-    _clusters: { slot: 1, words: 1, fields: { owner: [0, 0, 20], epoch: [0, 20, 8], seats: [0, 28, 2] } },
+    _clusters: { slot: 1, words: 2, fields: { owner: [0, 0, 20], epoch: [0, 20, 8], seats: [0, 28, 2], bumpedAt: [1, 0, 8], maxEpochAge: [1, 8, 8] } },
   },
   Gatekeepers: {
     _committee: { slot: 0, words: 8, fields: { term: [0, 0, 8], masterEpoch: [0, 8, 8], threshold: [0, 16, 2], networkId: [1, 0, 32], transcript: [2, 0, 32], termSeed: [3, 0, 32], mpk: [4, 0, 96], members: [7, 0, 32] } },
-    _candidates: { slot: 13, words: 5, fields: { operator: [0, 0, 20], vendorClass: [1, 0, 32], dkgKey: [2, 0, 32], evidenceHash: [3, 0, 32], endpoint: [4, 0, 32] } },
+    _candidates: { slot: 16, words: 6, fields: { operator: [0, 0, 20], since: [0, 20, 8], leaving: [0, 28, 1], revoked: [0, 29, 1], vendorClass: [1, 0, 32], dkgKey: [2, 0, 32], evidenceHash: [3, 0, 32], stake: [4, 0, 16], endedAt: [4, 16, 8], keyCeremony: [4, 24, 8], endpoint: [5, 0, 32] } },
   },
 } as const satisfies Record<string, Record<string, Table>>;
 
 /** Getters whose newest, unproven answer may forbid. */
 export const GETTERS = {
-  Agents: { selector: "0xcea2f613", dynamic: false, words: 15, members: { owner: 0, epoch: 1, paused: 2, upgradeMode: 3, guardian: 4, upgradeDelay: 5, account: 6, secretsVersion: 7, secretsSetter: 8, secretsEpoch: 9, tokenId: 10, codeHash: 11, manifestHash: 12, cluster: 13, secretsHash: 14 } },
+  Agents: { selector: "0xcea2f613", dynamic: false, words: 20, members: { owner: 0, epoch: 1, paused: 2, upgradeMode: 3, guardian: 4, upgradeDelay: 5, account: 6, secretsVersion: 7, secretsSetter: 8, secretsEpoch: 9, tokenId: 10, codeHash: 11, manifestHash: 12, cluster: 13, secretsHash: 14, secretsCluster: 15, secretsClusterEpoch: 16, secretsMasterEpoch: 17, wipedBelow: 18, bumpedAt: 19 } },
   Workers: { selector: "0xd7653f6f", dynamic: true, words: 11, members: { operator: 0, expiry: 1, removed: 2, listed: 3, vendorClass: 4, measurement: 5, boot: 6, heartbeat: 7, registeredAt: 8, index: 9, endpoint: 10 } },
 } as const;
 

@@ -148,22 +148,11 @@ class EpochRecord:
     mpk: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RulesRecord:
-    """The contract's parameters: tokens in wei, times in blocks."""
-
-    ceremony_blocks: int
-    term_blocks: int
-    refresh_blocks: int
-    rotation_blocks: int
-    erase_delay: int
-    unbonding_blocks: int
-    min_stake: int
-    absence_slash: int
-
-
 def ceremony_id(base: bytes, contract: bytes, kind: Kind, term: int, master_epoch: int, number: int) -> bytes:
-    """G1: keccak256(abi.encode(base, contract, kind, term, master epoch, number)); kind 1 found, 2 reshare, 3 rotate."""
+    """G1: keccak256(abi.encode(base, contract, kind, term, master epoch, number)).
+
+    kind: 1 found, 2 reshare, 3 rotate.
+    """
     code = next(code for code, one in KINDS.items() if one is kind)
     words = [need_uint(name, value, 64) for name, value in (("term", term), ("epoch", master_epoch), ("n", number))]
     head = need_bytes("base", base, 32) + address_key(contract)
@@ -292,22 +281,6 @@ def read_epoch(slots: Slots, layout: Layout, epoch: int) -> EpochRecord:
         destroyed_at=at.number("destroyedAt"),
         transcript=at.word("transcript"),
         mpk=at.words("mpk"),
-    )
-
-
-def read_rules(slots: Slots, layout: Layout) -> RulesRecord:
-    """The contract's parameters."""
-    place = layout.variable("_rules")
-    at = Struct(layout, place.type, slots, [place.slot])
-    return RulesRecord(
-        ceremony_blocks=at.number("ceremonyBlocks"),
-        term_blocks=at.number("termBlocks"),
-        refresh_blocks=at.number("refreshBlocks"),
-        rotation_blocks=at.number("rotationBlocks"),
-        erase_delay=at.number("eraseDelay"),
-        unbonding_blocks=at.number("unbondingBlocks"),
-        min_stake=at.number("minStake"),
-        absence_slash=at.number("absenceSlash"),
     )
 
 

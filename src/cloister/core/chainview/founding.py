@@ -49,25 +49,33 @@ class SeatsRecord:
 
 
 def read_ceremony(slots: Slots, layout: Layout) -> CeremonyRecord:
-    """The founding ceremony."""
-    place = layout.variable("_ceremony")
-    at = Struct(layout, place.type, slots, [place.slot])
-    return CeremonyRecord(at.word("id"), at.word("genesisId"))
+    """The ceremony that was opened last."""
+    number = _count(slots, layout)
+    if not number:
+        return CeremonyRecord(bytes(32), bytes(32))
+    at = _last(slots, layout, number)[1]
+    return CeremonyRecord(at.word("id"), at.word("base"))
 
 
 def read_seats(slots: Slots, layout: Layout) -> SeatsRecord:
-    """The committee, in office or not. No members before the ceremony opens."""
+    """The committee in office; before there is one, who is to be it. No members before a ceremony opens."""
     place = layout.variable("_committee")
     at = Struct(layout, place.type, slots, [place.slot])
-    count = at.number("members")
+    head = add(place.slot, layout.fields(place.type)["members"].slot)
+    threshold, count, number = at.number("threshold"), at.number("members"), 0
+    if at.number("term") == 0:
+        number = _count(slots, layout)
+    if number:
+        base, opened = _last(slots, layout, number)
+        head = add(base, layout.fields(_kind(layout))["receivers"].slot)
+        threshold, count = opened.number("threshold"), opened.number("receivers")
     if count > MAX_MEMBERS:
         raise BAD_RECORD(expected=f"at most {MAX_MEMBERS} members", found=str(count))
-    head = add(place.slot, layout.fields(place.type)["members"].slot)
     members = slots.get([add(data_slot(head), i) for i in range(count)])
     return SeatsRecord(
         term=at.number("term"),
         master_epoch=at.number("masterEpoch"),
-        threshold=at.number("threshold"),
+        threshold=threshold,
         members=tuple(address_of_word(word) for word in members),
         network_id=at.word("networkId"),
         transcript=at.word("transcript"),
@@ -93,16 +101,56 @@ def read_candidates(slots: Slots, layout: Layout, members: Sequence[bytes]) -> t
 
 
 def read_dealings(slots: Slots, layout: Layout, ceremony: bytes, members: Sequence[bytes]) -> tuple[bytes, ...]:
-    """Digest of each member's dealing; 32 zero bytes where none was committed."""
-    inner = mapping_slot(layout.variable("_dealings").slot, need_bytes("ceremony", ceremony, 32))
-    words = slots.get([mapping_slot(inner, address_key(member)) for member in members])
+    """Digest of each member's dealing in a founding ceremony; 32 zero bytes where none was committed."""
+    number, seats = _seats(slots, layout, ceremony, members)
+    words = slots.get([_inner(layout, "_digests", number, seat) for seat in seats])
     return tuple(word.to_bytes(32, "big") for word in words)
 
 
 def read_confirmed(slots: Slots, layout: Layout, ceremony: bytes, member: bytes) -> bool:
     """Whether a member confirmed the ceremony's result."""
-    inner = mapping_slot(layout.variable("_confirmed").slot, need_bytes("ceremony", ceremony, 32))
-    return slots.get([mapping_slot(inner, address_key(member))])[0] & 0xFF == 1
+    number, (seat,) = _seats(slots, layout, ceremony, [member])
+    return slots.get([_inner(layout, "_said", number, seat)])[0] != 0
+
+
+def read_content(slots: Slots, layout: Layout, member: bytes) -> tuple[bool, bool]:
+    """Whether a receiver of the last ceremony has no further complaint in SHOW, and whether all have none."""
+    number = _count(slots, layout)
+    if not number:
+        return False, False
+    at = _last(slots, layout, number)[1]
+    outer = mapping_slot(layout.variable("_seats").slot, number.to_bytes(32, "big"))
+    seat = slots.get([mapping_slot(outer, address_key(member))])[0]
+    said, count = at.number("content"), at.number("receivers")
+    return 0 < seat <= MAX_MEMBERS and said >> seat - 1 & 1 == 1, said == (1 << count) - 1
+
+
+def _count(slots: Slots, layout: Layout) -> int:
+    place = layout.variable("ceremonyCount")
+    return place.of(slots.get([place.slot])[0])
+
+
+def _kind(layout: Layout) -> str:
+    return layout.value_type(layout.variable("_ceremonies"))
+
+
+def _last(slots: Slots, layout: Layout, number: int) -> tuple[int, Struct]:
+    base = mapping_slot(layout.variable("_ceremonies").slot, number.to_bytes(32, "big"))
+    return base, Struct(layout, _kind(layout), slots, [base])
+
+
+def _seats(slots: Slots, layout: Layout, ceremony: bytes, members: Sequence[bytes]) -> tuple[int, list[int]]:
+    """A ceremony's number, and where members stand among its receivers; zeros for strangers."""
+    key = need_bytes("ceremony", ceremony, 32)
+    place = layout.variable("numberOf")
+    number = slots.get([mapping_slot(place.slot, key)])[0]
+    outer = mapping_slot(layout.variable("_seats").slot, number.to_bytes(32, "big"))
+    return number, list(slots.get([mapping_slot(outer, address_key(member)) for member in members]))
+
+
+def _inner(layout: Layout, label: str, number: int, seat: int) -> int:
+    outer = mapping_slot(layout.variable(label).slot, number.to_bytes(32, "big"))
+    return mapping_slot(outer, seat.to_bytes(32, "big"))
 
 
 def _candidate(at: Struct, member: bytes, endpoint: str) -> CandidateRecord | None:

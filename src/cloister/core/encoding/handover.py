@@ -1,4 +1,4 @@
-"""``Handover``: the committee of a term names the next one (spec/gatekeepers.md H1)."""
+"""What the committee says of itself: hand-overs, removed seats, master epochs (spec/gatekeepers.md H1, E7, M1-M4)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from cloister.core.encoding.hexes import need_bytes
 from cloister.core.encoding.keccak import keccak256
-from cloister.core.encoding.statements import B32, U64, Statement
+from cloister.core.encoding.statements import ADDRESS, B32, U64, Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,47 @@ class Handover(Statement):
     mpk: bytes
     height: int
     timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeatRevocation(Statement):
+    """``member`` is removed for cause: from the block that holds this its signature counts in nothing (E7)."""
+
+    NAME: ClassVar[str] = "SeatRevocation"
+    TYPES: ClassVar[dict[str, str]] = {"term": U64, "member": ADDRESS}
+    term: int
+    member: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MasterRotation(Statement):
+    """A new master key is wanted; ``master_epoch`` is the one that is to end (M1)."""
+
+    NAME: ClassVar[str] = "MasterRotation"
+    TYPES: ClassVar[dict[str, str]] = {"term": U64, "master_epoch": U64}
+    term: int
+    master_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class MasterResume(Statement):
+    """The rotation that made ``master_epoch``, ceremony id ``ceremony``, is final: its keys may be used (M2)."""
+
+    NAME: ClassVar[str] = "MasterResume"
+    TYPES: ClassVar[dict[str, str]] = {"term": U64, "ceremony": B32, "master_epoch": U64}
+    term: int
+    ceremony: bytes
+    master_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochDestruction(Statement):
+    """No wallet and no ciphertext needs ``master_epoch`` any more (M4)."""
+
+    NAME: ClassVar[str] = "EpochDestruction"
+    TYPES: ClassVar[dict[str, str]] = {"term": U64, "master_epoch": U64}
+    term: int
+    master_epoch: int
 
 
 def members_hash(members: Sequence[bytes]) -> bytes:
