@@ -71,3 +71,10 @@ class GatekeeperConfig:
         if policy.mode != genesis.mode:
             raise BAD_GENESIS(expected=f"a policy of mode {genesis.mode}", found=policy.mode)
         return genesis, policy
+
+
+def check(config: GatekeeperConfig) -> None:
+    """Raise ConfigError, EncodingError or PolicyError unless a gatekeeper could start with these settings."""
+    config.address()
+    config.quorum()
+    config.load_genesis()

@@ -7,6 +7,8 @@ to the worker only while the caller reads.
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -60,6 +62,7 @@ class Calls:
     def __init__(self, workers: Workers, max_calls: int) -> None:
         self._workers, self._max = workers, max_calls
         self.counts = Counts()
+        self.observe: Callable[[float], None] = _nobody
 
     def serve(self, exchange: Exchange) -> None:
         """Begin one call. Raises TransportError: gateway.bad_call, no_worker, overloaded."""
@@ -72,7 +75,7 @@ class Calls:
         agent, boot = bytes.fromhex(match[1]), bytes.fromhex(match[2])
         try:
             linked = self._workers.by_boot(boot)
-            running = _Running(exchange, self.counts)
+            running = _Running(exchange, self.counts, self.observe)
             running.call = linked.connection.open(Kind.CALL, call_payload(agent, request.body), running)
         except CloisterError:
             self.counts.refused += 1
@@ -87,10 +90,11 @@ class Calls:
 class _Running:
     """A call in progress: the worker's stream on one side, the caller's HTTP answer on the other."""
 
-    __slots__ = ("_counts", "_exchange", "_over", "_unread", "call")
+    __slots__ = ("_begun", "_counts", "_exchange", "_observe", "_over", "_unread", "call")
 
-    def __init__(self, exchange: Exchange, counts: Counts) -> None:
-        self._exchange, self._counts = exchange, counts
+    def __init__(self, exchange: Exchange, counts: Counts, observe: Callable[[float], None]) -> None:
+        self._exchange, self._counts, self._observe = exchange, counts, observe
+        self._begun = time.monotonic()
         self.call: Call | None = None
         self._unread = 0
         self._over = False
@@ -151,3 +155,8 @@ class _Running:
         if not self._over:
             self._over = True
             self._counts.in_flight -= 1
+            self._observe(time.monotonic() - self._begun)
+
+
+def _nobody(seconds: float) -> None:
+    """Nobody measures."""

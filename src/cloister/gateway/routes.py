@@ -16,7 +16,7 @@ from cloister.fabric.ports import Fabric
 from cloister.gateway.calls import OVERLOADED, Calls
 from cloister.gateway.config import GatewayConfig
 from cloister.gateway.relay import MAX_RPC, CheckpointCache, RpcRelay
-from cloister.gateway.workers import Linked, Workers
+from cloister.gateway.workers import NO_WORKER, Linked, Workers
 from cloister.wire.announce import Kind
 from cloister.wire.frames import BROKEN, Connection
 from cloister.wire.http import TIMEOUT, Exchange
@@ -34,6 +34,9 @@ _PREFLIGHT: Final = (
 )
 _FOR_EVER: Final = b"cache-control: public, max-age=31536000, immutable\r\n"
 MAX_EVIDENCE: Final = 1 << 20
+MAX_RECEIPT: Final = 1 << 17
+_MAX_RECEIPTS_AT_ONCE: Final = 32
+_RECEIPT_S: Final = 5.0
 _MAX_EVIDENCE_AT_ONCE: Final = 16
 _EVIDENCE_S: Final = 20.0
 _STATUS_S: Final = 1.0
@@ -54,6 +57,7 @@ QUOTA = define(
     status=503,
 )
 
+NOT_YET: Final = "worker.receipt_not_witnessed"
 _HEX = r"0x([0-9a-f]{64})"
 Answer = Callable[[Exchange, tuple[str, ...]], Awaitable[None]]
 
@@ -78,7 +82,7 @@ class Routes:
         self._monotonic, self._since = monotonic, monotonic()
         self._fingerprint = hashlib.sha256(network).hexdigest()
         self._hour, self._uploaded = 0, 0
-        self._asking = 0
+        self._asking = self._seeking = 0
         self._said: list[dict[str, Any]] = []
         self._said_at = float("-inf")
         self._table: list[tuple[str, re.Pattern[str], Answer]] = [
@@ -90,6 +94,7 @@ class Routes:
             ("GET", re.compile(rf"/v1/blobs/{_HEX}"), self._get_blob),
             ("GET", re.compile(rf"/v1/workers/0x([0-9a-f]{{40}})/evidence\?nonce={_HEX}"), self._get_evidence),
             ("GET", re.compile(r"/v1/status"), self._get_status),
+            ("GET", re.compile(rf"/v1/receipts/{_HEX}(/proof)?"), self._get_receipt),
         ]
 
     def max_body(self, method: str, target: str) -> int:
@@ -148,6 +153,27 @@ class Routes:
         finally:
             self._asking -= 1
 
+    async def _get_receipt(self, exchange: Exchange, parts: tuple[str, ...]) -> None:
+        """Whichever connected worker has it: workers that share a store have each other's."""
+        if self._seeking >= _MAX_RECEIPTS_AT_ONCE:
+            raise OVERLOADED(expected=f"at most {_MAX_RECEIPTS_AT_ONCE} receipts asked for at once", found="one more")
+        question = bytes([2 if parts[1] else 1]) + bytes.fromhex(parts[0])
+        self._seeking += 1
+        try:
+            exchange.reply(200, await self._sought(question), extra=b"cache-control: no-store\r\n")
+        finally:
+            self._seeking -= 1
+
+    async def _sought(self, question: bytes) -> bytes:
+        refusal: CloisterError = NO_WORKER(expected="a connected worker", found="none")
+        for linked in self._workers.all()[:_MAX_SHOWN]:
+            try:
+                return await _ask(linked.connection, Kind.RECEIPT, question, MAX_RECEIPT, _RECEIPT_S)
+            except CloisterError as error:
+                # "not signed yet" says more than "not here"
+                refusal = error if refusal.code != NOT_YET else refusal
+        raise refusal
+
     async def _get_status(self, exchange: Exchange, parts: tuple[str, ...]) -> None:
         counts = self._calls.counts
         exchange.json(
@@ -158,11 +184,11 @@ class Routes:
                 "checkpoint": self._checkpoint.number,
                 **self._workers.counts(),
                 "calls": {name: getattr(counts, name) for name in counts.__slots__},
-                "connected": await self._connected(),
+                "connected": await self.connected(),
             }
         )
 
-    async def _connected(self) -> list[Any]:
+    async def connected(self) -> list[Any]:
         """What each worker says about itself, for display; asked once per second at most."""
         if self._monotonic() - self._said_at >= _STATUS_S:
             self._said_at = self._monotonic()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 
-from cloister.core.encoding.network import MAX_FILE, Network
-from cloister.core.errors import ConfigError, define
+from cloister.core.encoding.network import Network
 from cloister.fabric.embedded import open_fabric
 from cloister.fabric.ports import Fabric
 from cloister.gateway.calls import Calls
-from cloister.gateway.config import GatewayConfig
+from cloister.gateway.config import BAD_SETTING, GatewayConfig
+from cloister.gateway.operate import Operate
 from cloister.gateway.relay import CheckpointCache, RpcRelay
 from cloister.gateway.routes import EXTRA, Routes
 from cloister.gateway.workers import Workers
@@ -18,13 +18,6 @@ from cloister.node import lifecycle, logs
 from cloister.wire.committee import Committee
 from cloister.wire.frames import Caps, FrameServer
 from cloister.wire.http import HttpLimits, HttpServer
-
-BAD_SETTING = define(
-    "gateway.setting",
-    ConfigError,
-    check="the gateway's files and ports are usable",
-    remedy="correct the setting that is named; see docs/operate/gateway.md",
-)
 
 _log = logs.get("gateway")
 
@@ -43,6 +36,7 @@ class Gateway:
         self.checkpoint = CheckpointCache(self.committee.checkpoint, time.monotonic)
         self.routes = Routes(config, network, fabric, self.workers, self.calls, self.rpc, self.checkpoint)
         self._fabric = fabric
+        self.operate = Operate(self.workers, self.calls, self.checkpoint, self.routes.connected)
         self.http = HttpServer(
             self.routes.handle,
             self.routes.max_body,
@@ -61,24 +55,24 @@ class Gateway:
     @classmethod
     async def open(cls, config: GatewayConfig) -> Gateway:
         """Read the network file and open the store. Raises ConfigError, EncodingError, FabricError."""
-        try:
-            with config.network.open("rb") as file:
-                network = file.read(MAX_FILE + 1)
-        except OSError as error:
-            raise BAD_SETTING(expected="network: a readable file", found=error.strerror or "an error") from None
-        return cls(config, network, await open_fabric(config.fabric))
+        return cls(config, config.load_network(), await open_fabric(config.fabric))
 
     async def start(self) -> int:
         """Listen; returns the TCP port. Raises ConfigError."""
         await self.frames.start()
         try:
+            door = self.config.operator_address()
+            if door is not None:
+                await self.operate.start(*door)
             return await self.http.start(self.config.host, self.config.port, reuse_port=self.config.reuse_port)
         except OSError as error:
             raise BAD_SETTING(expected="host and port: free", found=error.strerror or "an error") from None
 
     async def close(self) -> None:
         """Finish what is in progress within ``drain_s``, then end everything."""
+        self.operate.leaving = True
         await self.http.drain(float(self.config.drain_s))
+        await self.operate.close()
         await self.frames.close()
         await self.checkpoint.close()
         await self.rpc.close()
@@ -91,7 +85,7 @@ async def serve(config: GatewayConfig, stop: asyncio.Event) -> None:
     gateway = await Gateway.open(config)
     try:
         port = await gateway.start()
-        lifecycle.ready("gateway", port=port)
+        lifecycle.ready("gateway", port=port, operate=gateway.operate.port)
         await stop.wait()
     finally:
         await gateway.close()

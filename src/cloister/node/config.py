@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from cloister.core.errors import ConfigError, define
 T = TypeVar("T")
 
 MAX_CONFIG = 1 << 20
+_TEXT = (str, Path, "str", "Path", "str | None", "Path | None")
 
 UNREADABLE = define(
     "config.unreadable",
@@ -40,19 +41,30 @@ OPEN_FILE = define(
 )
 
 
-def load_config(path: Path, kind: type[T], *, private: bool = False) -> T:
+def load_config(
+    path: Path, kind: type[T], *, private: bool = False, over: Mapping[str, str] | None = None, prefix: str = ""
+) -> T:
     """Read and check a configuration. ``kind``: a dataclass or msgspec.Struct; paths may be ``Path`` fields.
 
-    ``private``: the file may hold secrets, so its mode must be 0600 or stricter. Raises ConfigError."""
-    return parse_config(_read(path, private), kind)
+    ``private``: the file may hold secrets, so its mode must be 0600 or stricter. ``over``: the environment's variables;
+    ``PREFIX_FIELD`` takes the place of the field: text for text and paths, else JSON. Raises ConfigError."""
+    return parse_config(_read(path, private), kind, named(over or {}, prefix))
 
 
-def parse_config(data: bytes, kind: type[T]) -> T:
+def named(environment: Mapping[str, str], prefix: str) -> dict[str, str]:
+    """field -> value of the variables that begin with ``prefix`` and an underscore, in lower case."""
+    start = prefix + "_"
+    return {n[len(start) :].lower(): v for n, v in environment.items() if prefix and n.startswith(start)}
+
+
+def parse_config(data: bytes, kind: type[T], over: Mapping[str, str] | None = None) -> T:
     """The same from bytes. Raises ConfigError naming the field, never its value."""
-    if len(data) > MAX_CONFIG:
-        raise BAD_CONFIG(expected=f"at most {MAX_CONFIG} bytes", found=f"{len(data)} bytes")
+    if len(data) > MAX_CONFIG or sum(map(len, (over or {}).values())) > MAX_CONFIG:
+        raise BAD_CONFIG(expected=f"at most {MAX_CONFIG} bytes", found=f"{len(data)} bytes and the environment")
     try:
         raw = json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_refuse)
+        if over and isinstance(raw, dict):
+            raw |= {name: _spoken(kind, name, text) for name, text in over.items()}
         config = msgspec.convert(raw, kind, strict=True, dec_hook=_decode)
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
         found = str(error) if isinstance(error, msgspec.ValidationError) else type(error).__name__
@@ -93,6 +105,16 @@ def _read(path: Path, private: bool) -> bytes:
             return file.read(MAX_CONFIG + 1)
     except OSError as error:
         raise UNREADABLE(expected=f"to read {path.name}", found=error.strerror or "an error") from None
+
+
+def _spoken(kind: type, name: str, text: str) -> Any:
+    """A variable's value: as it is for text and paths, else JSON. An unknown name is refused like an unknown field."""
+    given = next((f.type for f in _fields(kind) if f.name == name), None)
+    return text if given in _TEXT else json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
+
+
+def _fields(kind: Any) -> Sequence[Any]:
+    return msgspec.structs.fields(kind) if issubclass(kind, msgspec.Struct) else dataclasses.fields(kind)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ MAX_LINE = 8192
 MAX_ITEMS = 32
 _MAX_DEPTH = 4
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+LEVELS = tuple(_LEVELS)
 _SECRET_WORDS = frozenset(
     (
         "secret",

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
-from pathlib import Path
 
 from cloister.core.encoding.hexes import to_hex
-from cloister.node import lifecycle, logs
-from cloister.node.config import load_config
+from cloister.node import command, lifecycle
 from cloister.worker.config import WorkerConfig
-from cloister.worker.service import Worker
+from cloister.worker.service import Worker, check
 
 
-async def serve(path: Path, stop: asyncio.Event) -> None:
+async def serve(config: WorkerConfig, stop: asyncio.Event) -> None:
     """Open the worker, say READY, serve until ``stop``."""
-    config = load_config(path, WorkerConfig)
-    logs.configure("worker", level=config.log_level)
     worker = await Worker.open(config)
     try:
         lifecycle.ready("worker", address=to_hex(worker.node.address), boot=to_hex(worker.node.boot))
@@ -28,11 +23,7 @@ async def serve(path: Path, stop: asyncio.Event) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m cloister.worker", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="JSON settings, see docs/operate/worker.md")
-    options = parser.parse_args(arguments)
-    logs.configure("worker")
-    return lifecycle.run(lambda stop: serve(options.config, stop))
+    return command.main("worker", WorkerConfig, serve, check=check, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.network import MAX_FILE, Network
 from cloister.core.envelope.server import ServerSessions
 from cloister.core.errors import PolicyError, define
-from cloister.core.receipts.receipt import ReceiptChain
+from cloister.core.state.endorse import Answer
 from cloister.core.threshold.shares import PublicShares
 from cloister.evidence.detect import MachineConfig, open_tee
 from cloister.evidence.tee import Tee
@@ -38,12 +39,14 @@ from cloister.worker.agents import AgentTable, Devices
 from cloister.worker.bundles import Outside
 from cloister.worker.chainwatch import ChainWatch, short
 from cloister.worker.config import WorkerConfig, check_config, mapped_hosts, operator_of, work_folder
-from cloister.worker.endorse import Endorser
+from cloister.worker.endorse import Endorser, endorse_moves
 from cloister.worker.leases import AgentKeys, NodeIdentity, acquire, show
 from cloister.worker.link import GatewayLink
 from cloister.worker.loops import Troubles, keep_turning
 from cloister.worker.membership import Membership
+from cloister.worker.receipts import ReceiptDesk, ReceiptDoor
 from cloister.worker.serve import Server, host_now_ms
+from cloister.worker.witness import RootKeeper, Witness
 
 SEALING_CONTEXT = b"cloister/v1/worker"
 # Quotes for outsiders and agents at once. Leases and registration do not wait behind them.
@@ -51,6 +54,8 @@ QUOTES_AT_ONCE = 8
 # How long a stopping worker lets requests in progress end.
 DRAIN_S = 3.0
 MAX_PROBLEMS = 64
+# How often the committee is shown how the log of receipts grew.
+WITNESS_S = 2.0
 
 QUOTES_BUSY = define(
     "worker.evidence_busy",
@@ -86,9 +91,13 @@ class Worker:
         self.access = Access(self.watch, fabric.blobs)
         self.table = AgentTable(node.address, self.watch, fabric, sandbox, self.sessions, self._devices(), self.access)
         self.endorser = Endorser(node, self.committee, self.table.placed)
-        receipts = ReceiptChain(node.address, node.boot, node.sign)
+        receipts = ReceiptDesk(node, fabric.receipts)
+        self.witness = Witness(node, receipts, fabric.receipts, self.committee)
+        self._sender = Sender(self.rpc, node.key, network.genesis.chain_id)
+        self._roots = self._root_keeper()
         self.server = Server(self.watch, self.table, self.sessions, receipts, self.access, now_ms=host_now_ms)
-        self.link = GatewayLink(config.gateway, node, self.server, self.table, self.evidence, self.status)
+        door = ReceiptDoor(receipts, fabric.receipts)
+        self.link = GatewayLink(config.gateway, node, self.server, self.table, self.evidence, self.status, door)
         self._quoting = 0
         self._unserved, self._unendorsed = Troubles("agent not served"), Troubles("heads not endorsed")
 
@@ -104,7 +113,7 @@ class Worker:
         keys = NodeKeys.load_or_create(config.data, "worker", sealing, secrets.token_bytes)
         node = NodeIdentity(keys.chain_key(), secrets.token_bytes(32), config_hash(config), network.id)
         async with contextlib.AsyncExitStack() as opened:
-            fabric = await open_fabric(config.fabric)
+            fabric = await open_fabric(config.fabric, synced=config.sync_receipts)
             opened.push_async_callback(fabric.close)
             sandbox = AgentSandbox(work_folder(config))
             opened.push_async_callback(sandbox.close)
@@ -122,6 +131,7 @@ class Worker:
             keep_turning("agents", self._agents, self._until_news(), every_s=2.0),
             keep_turning("rules", self._rules, self._until_news(), every_s=2.0),
             keep_turning("endorse", self._endorse, asyncio.sleep, every_s=0.5),
+            keep_turning("receipts", self._witness, asyncio.sleep, every_s=WITNESS_S),
             self._announce(),
         ]
         self.link.start()
@@ -166,6 +176,7 @@ class Worker:
             "agents": len(self.table.placed()),
             "active": self.server.active,
             "served": self.server.served,
+            "witnessed": self.witness.size,
             "refused": self.server.refused,
             "problems": _codes(self.table.problems),
             "unendorsed": _codes(self.endorser.refusals),
@@ -178,6 +189,7 @@ class Worker:
         return Devices(
             acquire=self._acquire,
             heads=self._heads,
+            endorse=partial(endorse_moves, self.node, self.committee),
             attest=self.evidence,
             log=self._agent_log,
             rng=secrets.token_bytes,
@@ -198,8 +210,8 @@ class Worker:
             self.node, self.tee, self.committee, self.signers, self.shares, signed, agent, secrets.token_bytes
         )
 
-    async def _heads(self, agent: bytes, epoch: int) -> tuple[Any, int]:
-        answers = await self.committee.heads(agent, epoch, secrets.token_bytes(32))
+    async def _heads(self, agent: bytes) -> tuple[Sequence[Answer], int]:
+        answers = await self.committee.heads(agent, secrets.token_bytes(32))
         return answers, self.committee.load_quorum
 
     def _membership(self) -> Membership:
@@ -209,7 +221,7 @@ class Worker:
             self.tee,
             self.committee,
             self.signers,
-            Sender(self.rpc, self.node.key, genesis.chain_id),
+            self._sender,
             workers=genesis.address("Workers"),
             operator=operator_of(self.config),
             endpoint=self.config.endpoint,
@@ -233,6 +245,20 @@ class Worker:
         for agent in list(self.table.placed()):
             await self.access.load(agent)
 
+    async def _witness(self) -> None:
+        await self.witness.turn()
+        if self._roots is not None:
+            await self._roots.turn(self.witness.head)
+
+    def _root_keeper(self) -> RootKeeper | None:
+        """None on a network whose genesis names no Receipts contract."""
+        genesis = self.network.genesis
+        if "Receipts" not in genesis.contracts:
+            return None
+        return RootKeeper(
+            self._sender, genesis.address("Receipts"), every_s=float(self.config.root_s), monotonic=time.monotonic
+        )
+
     async def _endorse(self) -> None:
         await self.endorser.turn()
         self._unendorsed.tell(self.endorser.refusals, short)
@@ -253,6 +279,11 @@ class Worker:
             await self.table.changed.wait()
             self.table.changed.clear()
             self.link.announce()
+
+
+def check(config: WorkerConfig) -> None:
+    """Raise ConfigError or EncodingError unless a worker could start with these settings."""
+    check_config(config, Network.parse(_read(config.network)).genesis.mode)
 
 
 def _codes(problems: dict[bytes, Any]) -> dict[str, str]:

@@ -99,7 +99,7 @@ async def test_it_refuses_to_start_by_name_and_says_so_in_its_log(tmp_path: Path
         assert child.stderr is not None
         log = await asyncio.wait_for(child.stderr.read(), 20)
         assert await asyncio.wait_for(child.wait(), 20) == 1
-        assert json.loads(log.splitlines()[-1])["code"] == "frames.socket"
+        assert json.loads(log.splitlines()[-1])["code"] == "gateway.setting"
 
 
 @pytest.mark.parametrize("change", [{"extra": 1}, {"port": "80"}, {"gatekeepers": "x"}, {"max_call": 1.5}], ids=str)
