@@ -18,6 +18,7 @@ import {Statements} from "./Statements.sol";
 /// keccak256(abi.encode(chain id, this contract, token id)).
 contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
     using Statements for Statements.EpochBump;
+    using Statements for Statements.WorkerBumps;
 
     /// @dev In rising strictness: a rule may only become stricter.
     enum UpgradeMode {
@@ -26,7 +27,8 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         Frozen
     }
 
-    /// @dev `owner` repeats ERC-721's, so that one storage proof of one record is enough.
+    /// @dev `owner` repeats ERC-721's, so that one storage proof of one record is enough. The four secrets epochs name
+    /// the keys that the owner's secrets are sealed to. State sealed under an epoch below `wipedBelow` is left behind.
     struct Agent {
         address owner;
         uint64 epoch;
@@ -43,6 +45,11 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         bytes32 manifestHash;
         bytes32 cluster;
         bytes32 secretsHash;
+        bytes32 secretsCluster;
+        uint64 secretsClusterEpoch;
+        uint64 secretsMasterEpoch;
+        uint64 wipedBelow;
+        uint64 bumpedAt;
     }
 
     struct PendingCode {
@@ -77,6 +84,8 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
     uint256 private constant MAX_WALLET_DEADLINE = 5 minutes;
     /// @notice Longest pause that the DAO can order at once: about a week of 12-second blocks.
     uint64 public constant MAX_EMERGENCY = 50_400;
+    /// @notice Agents in one statement that bumps epochs for cause.
+    uint256 public constant MAX_BATCH = 256;
 
     /// @notice How many agents exist; token ids are 1 to `count`.
     uint256 public count;
@@ -85,6 +94,8 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
     mapping(uint256 tokenId => mapping(string key => bytes)) private _metadata;
     mapping(uint256 tokenId => address) private _wallets;
     mapping(bytes32 agentId => Rules) private _rules;
+    mapping(uint64 masterEpoch => uint256) public bornUnder;
+    mapping(uint256 tokenId => uint64) public bornIn;
 
     IGatekeepers public immutable gatekeepers;
     Clusters public immutable clusters;
@@ -104,6 +115,9 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
     event ClusterSet(bytes32 indexed agent, bytes32 indexed cluster);
     event EmergencySet(bytes32 indexed agent, uint64 until);
     event EpochBumped(bytes32 indexed agent, uint64 epoch, address indexed by);
+    event StateWiped(bytes32 indexed agent, uint64 below);
+    /// @notice A worker removed for cause held the secrets of this version: replace the credentials in them.
+    event SecretsExposed(bytes32 indexed agent, address indexed worker, uint64 version);
 
     error NotOwner(uint256 tokenId, address caller);
     error NotDao(address caller);
@@ -122,6 +136,8 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
     error NothingPending();
     error TooEarly(uint64 readyAt, uint256 now_);
     error WrongEpoch(uint64 given, uint64 current);
+    error NotDue(uint64 dueAt, uint256 now_);
+    error BadBatch(uint256 agents, uint256 epochs);
     error ReservedKey();
     error DeadlinePassed(uint256 deadline);
     error DeadlineTooFar(uint256 deadline);
@@ -229,6 +245,9 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         a.secretsHash = secretsHash;
         a.secretsSetter = msg.sender;
         a.secretsEpoch = a.epoch;
+        a.secretsCluster = a.cluster;
+        a.secretsClusterEpoch = clusters.epochOf(a.cluster);
+        a.secretsMasterEpoch = gatekeepers.masterEpoch();
         uint64 version = ++a.secretsVersion;
         emit SecretsSet(agentIdOf(tokenId), secretsHash, version, msg.sender);
     }
@@ -318,6 +337,44 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         if (bump.agentEpoch != epoch) revert WrongEpoch(bump.agentEpoch, epoch);
         gatekeepers.requireStatement(bump.term, bump.hash(), sigs);
         _bump(tokenId);
+    }
+
+    /// @notice New keys, and the state under the old ones is left behind for good; so are secrets that it carries.
+    function wipeState(uint256 tokenId) external onlyTokenOwner(tokenId) {
+        _bump(tokenId);
+        Agent storage a = _agentOf(tokenId);
+        a.wipedBelow = a.epoch;
+        emit StateWiped(agentIdOf(tokenId), a.epoch);
+    }
+
+    /// @notice New keys on schedule: anybody, once the present ones are older than the cluster allows.
+    function bumpEpochScheduled(uint256 tokenId) external {
+        Agent storage a = _agentOf(tokenId);
+        uint64 age = clusters.maxEpochAge(a.cluster);
+        uint64 dueAt = age == 0 ? type(uint64).max : a.bumpedAt + age;
+        if (block.number < dueAt) revert NotDue(dueAt, block.number);
+        _bump(tokenId);
+    }
+
+    /// @notice New keys for every agent that a removed worker held, by one statement of the committee. An agent whose
+    /// epoch was left meanwhile is passed over, so that no single owner holds the others up.
+    function bumpEpochsByCommittee(
+        Statements.WorkerBumps calldata bumps,
+        uint256[] calldata tokenIds,
+        uint64[] calldata epochs,
+        bytes[] calldata sigs
+    ) external {
+        if (tokenIds.length == 0 || tokenIds.length > MAX_BATCH || tokenIds.length != epochs.length) {
+            revert BadBatch(tokenIds.length, epochs.length);
+        }
+        if (bumps.agents != keccak256(abi.encode(tokenIds, epochs))) revert UnknownAgent(bumps.agents);
+        gatekeepers.requireStatement(bumps.term, bumps.hash(), sigs);
+        for (uint256 i = 0; i < tokenIds.length; ++i) {
+            Agent storage a = _agentOf(tokenIds[i]);
+            if (a.epoch != epochs[i]) continue;
+            _bump(tokenIds[i]);
+            if (a.secretsHash != 0) emit SecretsExposed(agentIdOf(tokenIds[i]), bumps.worker, a.secretsVersion);
+        }
     }
 
     // --- ERC-8004 ---
@@ -423,6 +480,10 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         bytes32 id = agentIdOf(tokenId);
         Agent storage a = _agents[id];
         a.epoch = 1;
+        a.bumpedAt = uint64(block.number);
+        uint64 master = gatekeepers.masterEpoch();
+        bornIn[tokenId] = master;
+        ++bornUnder[master];
         a.tokenId = tokenId;
         a.cluster = cluster;
         a.account = accounts.addressOf(tokenId);
@@ -483,7 +544,9 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
     }
 
     function _bump(uint256 tokenId) private {
-        uint64 epoch = ++_agentOf(tokenId).epoch;
+        Agent storage a = _agentOf(tokenId);
+        uint64 epoch = ++a.epoch;
+        a.bumpedAt = uint64(block.number);
         emit EpochBumped(agentIdOf(tokenId), epoch, msg.sender);
     }
 

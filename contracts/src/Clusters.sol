@@ -7,9 +7,12 @@ contract Clusters {
         address owner;
         uint64 epoch;
         uint16 seats;
+        uint64 bumpedAt;
+        uint64 maxEpochAge;
     }
 
     uint16 public constant MAX_SEATS = 64;
+    uint64 public constant MAX_EPOCH_AGE = 1 << 40;
 
     /// @notice How many clusters exist.
     uint256 public count;
@@ -24,12 +27,15 @@ contract Clusters {
     event ClusterCreated(bytes32 indexed id, address indexed owner, uint16 seats);
     event SeatsSet(bytes32 indexed id, uint16 seats);
     event ClusterEpochBumped(bytes32 indexed id, uint64 epoch, address indexed by);
+    event MaxEpochAgeSet(bytes32 indexed id, uint64 blocks);
     event ClusterOwnershipOffered(bytes32 indexed id, address indexed to);
     event ClusterOwnershipTaken(bytes32 indexed id, address indexed owner);
 
     error UnknownCluster(bytes32 id);
     error NotClusterOwner(bytes32 id, address caller);
     error BadSeats(uint16 seats);
+    error BadEpochAge(uint64 blocks);
+    error NotDue(uint64 dueAt, uint256 now_);
 
     constructor(address dao_, uint16 defaultSeats) {
         dao = dao_;
@@ -57,8 +63,22 @@ contract Clusters {
     function bumpEpoch(bytes32 id) external returns (uint64 epoch) {
         Cluster storage c = _existing(id);
         if (msg.sender != c.owner && msg.sender != dao) revert NotClusterOwner(id, msg.sender);
-        epoch = ++c.epoch;
-        emit ClusterEpochBumped(id, epoch, msg.sender);
+        return _bump(id, c);
+    }
+
+    /// @notice How many blocks keys may serve, of the cluster and of each agent in it; 0: no schedule.
+    function setMaxEpochAge(bytes32 id, uint64 blocks) external onlyClusterOwner(id) {
+        if (blocks > MAX_EPOCH_AGE) revert BadEpochAge(blocks);
+        _clusters[id].maxEpochAge = blocks;
+        emit MaxEpochAgeSet(id, blocks);
+    }
+
+    /// @notice New keys on schedule: anybody, once the present ones are older than the cluster allows.
+    function bumpEpochScheduled(bytes32 id) external returns (uint64 epoch) {
+        Cluster storage c = _existing(id);
+        uint64 dueAt = c.maxEpochAge == 0 ? type(uint64).max : c.bumpedAt + c.maxEpochAge;
+        if (block.number < dueAt) revert NotDue(dueAt, block.number);
+        return _bump(id, c);
     }
 
     function offerOwnership(bytes32 id, address to) external onlyClusterOwner(id) {
@@ -77,6 +97,15 @@ contract Clusters {
         return _existing(id);
     }
 
+    /// @notice 0: no such cluster.
+    function epochOf(bytes32 id) external view returns (uint64) {
+        return _clusters[id].epoch;
+    }
+
+    function maxEpochAge(bytes32 id) external view returns (uint64) {
+        return _clusters[id].maxEpochAge;
+    }
+
     function exists(bytes32 id) external view returns (bool) {
         return _clusters[id].epoch != 0;
     }
@@ -84,8 +113,14 @@ contract Clusters {
     function _create(address owner, uint16 seats) private returns (bytes32 id) {
         _requireSeats(seats);
         id = keccak256(abi.encode(block.chainid, address(this), ++count));
-        _clusters[id] = Cluster(owner, 1, seats);
+        _clusters[id] = Cluster(owner, 1, seats, uint64(block.number), 0);
         emit ClusterCreated(id, owner, seats);
+    }
+
+    function _bump(bytes32 id, Cluster storage c) private returns (uint64 epoch) {
+        epoch = ++c.epoch;
+        c.bumpedAt = uint64(block.number);
+        emit ClusterEpochBumped(id, epoch, msg.sender);
     }
 
     function _existing(bytes32 id) private view returns (Cluster storage c) {

@@ -33,6 +33,9 @@ library Statements {
     struct StateHead {
         uint64 term;
         bytes32 agent;
+        bytes32 cluster;
+        uint64 masterEpoch;
+        uint64 clusterEpoch;
         uint64 agentEpoch;
         uint64 height;
         bytes32 parent;
@@ -52,6 +55,18 @@ library Statements {
     struct WorkerRemoval {
         uint64 term;
         address worker;
+    }
+
+    struct WorkerBumps {
+        uint64 term;
+        address worker;
+        bytes32 agents;
+    }
+
+    struct Resealed {
+        uint64 term;
+        uint64 masterEpoch;
+        bytes32 agents;
     }
 
     struct SetSigner {
@@ -141,13 +156,17 @@ library Statements {
         "Lease(uint64 term,bytes32 agent,bytes32 codeHash,bytes32 manifestHash,bytes32 cluster,uint64 masterEpoch,"
         "uint64 clusterEpoch,uint64 agentEpoch,uint64 period,address worker,bytes32 boot,uint64 checkpoint,uint64 expiry)"
     );
-    bytes32 internal constant STATE_HEAD =
-        keccak256("StateHead(uint64 term,bytes32 agent,uint64 agentEpoch,uint64 height,bytes32 parent,bytes32 head)");
+    bytes32 internal constant STATE_HEAD = keccak256(
+        "StateHead(uint64 term,bytes32 agent,bytes32 cluster,uint64 masterEpoch,uint64 clusterEpoch,uint64 agentEpoch,"
+        "uint64 height,bytes32 parent,bytes32 head)"
+    );
     bytes32 internal constant WORKER_ADMISSION = keccak256(
         "WorkerAdmission(uint64 term,address worker,address operator,bytes32 vendorClass,bytes32 measurement,"
         "bytes32 boot,uint64 expiry)"
     );
     bytes32 internal constant WORKER_REMOVAL = keccak256("WorkerRemoval(uint64 term,address worker)");
+    bytes32 internal constant WORKER_BUMPS = keccak256("WorkerBumps(uint64 term,address worker,bytes32 agents)");
+    bytes32 internal constant RESEALED = keccak256("Resealed(uint64 term,uint64 masterEpoch,bytes32 agents)");
     bytes32 internal constant SET_SIGNER =
         keccak256("SetSigner(uint64 term,bytes32 agent,uint64 agentEpoch,address signer)");
     bytes32 internal constant EPOCH_BUMP = keccak256("EpochBump(uint64 term,bytes32 agent,uint64 agentEpoch)");
@@ -194,7 +213,12 @@ library Statements {
     }
 
     function hash(StateHead memory s) internal pure returns (bytes32) {
-        return keccak256(abi.encode(STATE_HEAD, s.term, s.agent, s.agentEpoch, s.height, s.parent, s.head));
+        return keccak256(
+            bytes.concat(
+                abi.encode(STATE_HEAD, s.term, s.agent, s.cluster, s.masterEpoch, s.clusterEpoch, s.agentEpoch),
+                abi.encode(s.height, s.parent, s.head)
+            )
+        );
     }
 
     function hash(WorkerAdmission memory s) internal pure returns (bytes32) {
@@ -203,6 +227,14 @@ library Statements {
 
     function hash(WorkerRemoval memory s) internal pure returns (bytes32) {
         return keccak256(abi.encode(WORKER_REMOVAL, s.term, s.worker));
+    }
+
+    function hash(WorkerBumps memory s) internal pure returns (bytes32) {
+        return keccak256(abi.encode(WORKER_BUMPS, s.term, s.worker, s.agents));
+    }
+
+    function hash(Resealed memory s) internal pure returns (bytes32) {
+        return keccak256(abi.encode(RESEALED, s.term, s.masterEpoch, s.agents));
     }
 
     function hash(SetSigner memory s) internal pure returns (bytes32) {

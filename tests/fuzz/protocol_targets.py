@@ -25,6 +25,7 @@ from cloister.core.chainview.proofs import verify_account, verify_slot, verify_t
 from cloister.core.encoding import jcs
 from cloister.core.encoding.contexts import Context
 from cloister.core.encoding.hexes import from_hex, to_hex
+from cloister.core.encoding.identity import Epochs
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.network import Genesis, Network
 from cloister.core.encoding.signatures import recover, sign_digest
@@ -376,7 +377,7 @@ def seeds() -> dict[str, tuple[bytes, ...]]:
     chain = ReceiptChain(lease().worker, BOOT, lambda d: sign_digest(WORKER, d))
     given = Exchange(bytes(16), 200, bytes(32), bytes(32))
     receipt, _ = chain.issue(seat.certificate, given, checkpoint=1, host_time_ms=NOW)
-    move = heads.HeadMove(AGENT, 1, 2, b"\3" * 32, b"\4" * 32)
+    move = heads.HeadMove(AGENT, Epochs(1, 1, 1, bytes(32)), 2, b"\3" * 32, b"\4" * 32)
     fields = [bytes(32)] * 2 + [bytes(20)] + [bytes(32)] * 3 + [bytes(256), b"", b"\5", b"\1", b"\1", b"\6", b"x"]
     header = rlp.encode([*fields, bytes(32), bytes(8)])
     wallet = keystore.encrypt_key(b"\1" * 32, "passphrase", random, n=2)
@@ -393,7 +394,7 @@ def seeds() -> dict[str, tuple[bytes, ...]]:
         "rpc_body": [{"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [{"to": "0x00"}, "latest"]}],
         "heads_request": heads.HeadsRequest((move,), bytes(20), BOOT, signature=bytes(65)).to_json(),
         "head_answer": heads.HeadAnswer(heads.EndorsedHead(move, bytes(65)), bytes(65)).to_json(),
-        "table_page": heads.TablePage(({"agent": to_hex(AGENT), "epoch": 1},), False, bytes(65)).to_json(),
+        "table_page": heads.TablePage(({"agent": to_hex(AGENT), "agent_epoch": 1},), False, bytes(65)).to_json(),
         "keys_answer": {"lease": lease().to_json(), "lease_signature": "0x" + "00" * 65, "partials": []},
         "member_info": messages.Info(bytes(20), 1, 1, NETWORK, bytes(32), "intel", True, 5).to_json(),
         "error_fields": {"code": "envelope.replay", "check": "c", "expected": "e", "found": "f", "remedy": "r"},

@@ -255,14 +255,14 @@ async def test_five_gatekeepers_make_a_key_that_no_one_holds_and_any_three_relea
         await stage.start(name)
     await until(all_ready)
     identity = bytes(granted.identities[Purpose.STATE, 0])
-    move = HeadMove(agent_name, granted.terms.agent_epoch, 1, genesis_head(identity), b"\x01" * 32)
+    move = HeadMove(agent_name, granted.terms.epochs, 1, genesis_head(identity), b"\x01" * 32)
     request = HeadsRequest((move,), worker.address, worker.boot, leases=(granted.lease,)).signed(worker.key)
 
     async def endorsed() -> bool:
         return isinstance((await committee.endorse_heads(request))[0], Signed)
 
     await until(endorsed)
-    heard = await committee.heads(agent_name, granted.terms.agent_epoch, secrets.token_bytes(32))
+    heard = await committee.heads(agent_name, secrets.token_bytes(32))
     assert max(a.height for a in heard) == 1
 
     # A pause binds from any block seen.

@@ -21,7 +21,7 @@ from cloister.fabric.ports import Blobs
 from cloister.node import logs
 from cloister.sandbox.errors import THREW
 from cloister.sandbox.ports import AgentRequest
-from cloister.worker.bundles import secrets_aad
+from cloister.worker.carried import secrets_aad
 from cloister.worker.leases import AgentKeys
 from support.fake_world import CLUSTER, MPK, manifest, test_key
 from support.worker_kit import PERIOD, Agent, Calls, Reply, Rig, Sink, get, hello, list_workers, opened, put, refused

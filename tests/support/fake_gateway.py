@@ -189,8 +189,8 @@ class FakeGateway:
             paused = data[4:36] in self.world.paused_now or self.world.agents[data[4:36]].paused
             kinds = "(address,uint64,bool,uint8,address,uint64,address,uint64,address,uint64,uint256,bytes32,bytes32,"
             zero = "0x" + "00" * 20
-            row = (zero, 1, paused, 0, zero, 0, zero, 0, zero, 0, 1, bytes(32), bytes(32), bytes(32), bytes(32))
-            return bytes(abi([kinds + "bytes32,bytes32)"], [row]))
+            row = (zero, 1, paused, 0, zero, 0, zero, 0, zero, 0, 1, *[bytes(32)] * 5, 0, 0, 0, 0)
+            return bytes(abi([kinds + "bytes32,bytes32,bytes32,uint64,uint64,uint64,uint64)"], [row]))
         if data[:4] == encode("Agents", "rules", bytes(32))[:4]:
             r = self.world.newest_rules(data[4:36])
             hook, payer = to_hex(r.access_hook), to_hex(r.fee_payer)

@@ -246,6 +246,9 @@ class World:
             secrets_setter=bytes(20),
             secrets_epoch=0,
             account=hashlib.sha256(b"account").digest()[:20],
+            secrets_cluster=CLUSTER,
+            secrets_cluster_epoch=1,
+            secrets_master_epoch=1,
         )
         values = {n: getattr(base, n) for n in base.__slots__} | changes
         record = self.agents[agent] = AgentRecord(**values)

@@ -11,6 +11,12 @@ interface IAgents {
     /// @notice Epoch (0: no such agent) and pause flag, by agent id.
     function live(bytes32 agentId) external view returns (uint64 epoch, bool paused);
 
+    /// @notice Master epoch at an agent's birth.
+    function bornIn(uint256 tokenId) external view returns (uint64);
+
+    /// @notice How many agents were born under a master epoch.
+    function bornUnder(uint64 masterEpoch) external view returns (uint256);
+
     /// @notice keccak256(abi.encode(chain id, registry, token id)).
     function agentIdOf(uint256 tokenId) external view returns (bytes32);
 

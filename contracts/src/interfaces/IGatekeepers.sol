@@ -8,4 +8,7 @@ interface IGatekeepers {
 
     /// @notice Reverts unless t distinct members of the committee in office signed the struct hash.
     function requireSigned(bytes32 structHash, bytes[] calldata sigs) external view;
+
+    /// @notice Epoch of the master key in use; 0 before there is one.
+    function masterEpoch() external view returns (uint64);
 }

@@ -46,7 +46,7 @@ def build(gatekeeper: Gatekeeper) -> web.Application:
             web.post("/v1/admission", api.admission),
             web.post("/v1/keys", api.keys),
             web.post("/v1/heads", api.endorse),
-            web.get("/v1/heads/{agent}/{epoch}", api.head),
+            web.get("/v1/heads/{agent}", api.head),
             web.get("/v1/headtable", api.head_table),
             web.post("/v1/heartbeat", api.heartbeat),
         ]
@@ -99,16 +99,15 @@ class _Api:
     async def head(self, request: web.Request) -> web.Response:
         self._gatekeeper.small(_remote(request))
         agent = from_hex(request.match_info["agent"], 32, name="agent")
-        epoch = _number("epoch", request.match_info["epoch"])
         nonce = from_hex(_query(request, "nonce"), 32, name="nonce")
-        return _answer(self._gatekeeper.require_desks().heads.newest(agent, epoch, nonce).to_json())
+        return _answer(self._gatekeeper.require_desks().heads.newest(agent, nonce).to_json())
 
     async def head_table(self, request: web.Request) -> web.Response:
         self._gatekeeper.small(_remote(request))
         nonce = from_hex(_query(request, "nonce"), 32, name="nonce")
-        after = from_hex(_query(request, "after"), name="after", max_size=40)
-        if len(after) not in (0, 40):
-            raise BAD_MESSAGE(expected="a cursor of 0 or 40 bytes", found=f"{len(after)} bytes")
+        after = from_hex(_query(request, "after"), name="after", max_size=32)
+        if len(after) not in (0, 32):
+            raise BAD_MESSAGE(expected="a cursor of 0 or 32 bytes", found=f"{len(after)} bytes")
         return _answer(self._gatekeeper.require_desks().heads.page(nonce, after).to_json())
 
     async def heartbeat(self, request: web.Request) -> web.Response:

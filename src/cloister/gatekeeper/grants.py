@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from cloister.core.attestation.appraise import REPORT_DATA
 from cloister.core.attestation.policy import Policy
 from cloister.core.encoding.hexes import to_hex
-from cloister.core.encoding.statements import Checkpoint, Lease
+from cloister.core.encoding.identity import Epochs, KeyIdentity
+from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import CloisterError
 from cloister.core.policy.release import Facts, Grant, Limits, Requester, may_release
 from cloister.core.threshold.partial import evaluate
@@ -19,7 +21,7 @@ from cloister.gatekeeper.limits import RateLimit
 from cloister.gatekeeper.office import Office
 from cloister.gatekeeper.ports import Chain
 from cloister.gatekeeper.store import Store
-from cloister.wire.messages import KeyPartial, KeysAnswer, KeysRequest, parse
+from cloister.wire.messages import KeyPartial, KeysAnswer, KeysRequest, OldPartial, parse
 
 TRANSPORT = "transport"
 
@@ -38,7 +40,9 @@ class KeyDesk:
         policy: Policy,
         limit: RateLimit,
         rng: Callable[[int], bytes],
+        sealed: Callable[[bytes], Epochs | None],
     ) -> None:
+        """``sealed(agent)``: under which epochs its state is, as far as this member may say (``HeadDesk.sealed``)."""
         self._office, self._checkpoints, self._chain, self._store, self._audit = (
             office,
             checkpoints,
@@ -46,7 +50,7 @@ class KeyDesk:
             store,
             audit,
         )
-        self._policy, self._limit, self._rng = policy, limit, rng
+        self._policy, self._limit, self._rng, self._sealed = policy, limit, rng, sealed
 
     async def answer(self, body: bytes, remote: str) -> KeysAnswer:
         """A lease and partials, or the refusal. Raises CloisterError; each outcome past the rate limit is audited.
@@ -62,12 +66,14 @@ class KeyDesk:
         self._limit.take((remote, node))  # 2
         try:
             grant = await self._decide(request)
-            answer = KeysAnswer(grant.lease, self._office.sign(grant.lease), self._partials(grant, transport))  # 7
+            partials = tuple([self._partial(identity, transport) for identity in grant.identities])  # 7
+            old = tuple([OldPartial(i.version.epochs, self._partial(i, transport)) for i in grant.old])
+            answer = KeysAnswer(grant.lease, self._office.sign(grant.lease), partials, old)
             self._store.record_grant(grant.lease)  # 8
         except CloisterError as error:
             self._note(request, error.code, None)
             raise
-        self._note(request, "granted", grant.lease)
+        self._note(request, "granted", grant)
         return answer
 
     async def _decide(self, request: KeysRequest) -> Grant:
@@ -106,19 +112,20 @@ class KeyDesk:
             live=live,
             limits=Limits(parameters.period_blocks, parameters.max_agents_per_worker),
             newest=newest,
-            ledger=self._store.ledger(self._office.term, requester.worker, agent),
+            ledger=replace(self._store.ledger(self._office.term, requester.worker, agent), sealed=self._sealed(agent)),
         )
 
-    def _partials(self, grant: Grant, transport: bytes) -> tuple[KeyPartial, ...]:
-        answers = []
-        for identity in grant.identities:
-            p = evaluate(self._office.share, bytes(identity), transport, self._rng)
-            answers.append(KeyPartial(identity.purpose, identity.period, p.index, p.e1, p.e2, p.e3))
-        return tuple(answers)
+    def _partial(self, identity: KeyIdentity, transport: bytes) -> KeyPartial:
+        share = self._office.share_for(identity.version.master_epoch)
+        p = evaluate(share, bytes(identity), transport, self._rng)
+        return KeyPartial(identity.purpose, identity.period, p.index, p.e1, p.e2, p.e3)
 
-    def _note(self, request: KeysRequest, outcome: str, lease: Lease | None) -> None:
+    def _note(self, request: KeysRequest, outcome: str, grant: Grant | None) -> None:
         binding = request.shown.binding
         facts = {"worker": to_hex(binding.node), "agent": to_hex(request.agent), "outcome": outcome}
-        if lease is not None:
+        if grant is not None:
+            lease = grant.lease
             facts |= {"checkpoint": str(lease.checkpoint), "epoch": str(lease.agent_epoch), "period": str(lease.period)}
+            if grant.old:
+                facts["reason"] = grant.reason
         self._audit.append("keys", **facts)

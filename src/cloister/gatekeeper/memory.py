@@ -8,14 +8,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 
-from cloister.core.encoding.hexes import from_hex, to_hex
-from cloister.core.encoding.identity import AgentVersion, Purpose
+from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.identity import Epochs, Purpose
 from cloister.core.encoding.statements import Lease, StateHead
 from cloister.core.errors import CloisterError, PolicyError, define
 from cloister.core.policy.refusals import WORKER_REMOVED
+from cloister.core.policy.release import is_closed
 from cloister.core.state.heads import genesis_head
 from cloister.core.state.table import Head, HeadTable
 from cloister.gatekeeper.checkpoints import Checkpoints
@@ -32,6 +33,7 @@ from cloister.wire.heads import (
     HeadsRequest,
     TablePage,
     fresh_digest,
+    move_of,
     page_digest,
 )
 from cloister.wire.messages import parse
@@ -86,31 +88,36 @@ class HeadDesk:
         request.verify()  # 3
         if (await self._chain.newest(None, request.worker)).removed:  # 4
             raise WORKER_REMOVED(expected="a worker in service", found="removed")
+        wiped = await self._wiped(request)
         self._checkpoints.require_running()
         leases = self._leases(request)
         changed = self._adopt(request)  # 5
-        outcomes = [self._propose(move, leases) for move in request.heads]  # 6
+        outcomes = [self._propose(move, leases, wiped) for move in request.heads]  # 6
         accepted = [m for m, o in zip(request.heads, outcomes, strict=True) if o is None]
-        self._store.put_heads(changed + [_row(m) for m in accepted])  # 7
+        self._store.put_heads(changed + [(m.agent, m.as_head()) for m in accepted])  # 7
         return [
             to_hex(self._office.sign(move.statement(self._office.term))) if outcome is None else outcome
             for move, outcome in zip(request.heads, outcomes, strict=True)
         ]
 
-    def newest(self, agent: bytes, agent_epoch: int, nonce: bytes) -> HeadAnswer:
+    def sealed(self, agent: bytes) -> Epochs | None:
+        """Under which epochs the agent's state is, as far as this member may say (``HeadTable.sealed``)."""
+        return self._table.sealed(agent)
+
+    def newest(self, agent: bytes, nonce: bytes) -> HeadAnswer:
         """The newest head of an agent, or none, signed over the asker's nonce."""
         self._checkpoints.require_running()
-        found = self._table.get(agent, agent_epoch)
+        found = self._table.get(agent)
         head = None
         if found is not None:
-            move = HeadMove(agent, agent_epoch, found.height, found.parent, found.head)
+            move = HeadMove.of(agent, found)
             head = EndorsedHead(move, self._office.sign(move.statement(self._office.term)))
         office = self._office
-        what = fresh_digest(office.network, office.term, nonce, agent, agent_epoch, head)
+        what = fresh_digest(office.network, office.term, nonce, agent, head)
         return HeadAnswer(head, office.sign_digest(what))
 
     def page(self, nonce: bytes, after: bytes) -> TablePage:
-        """Rows of the table after a cursor (agent 32 || epoch 8, or empty), signed over the asker's nonce."""
+        """Rows of the table after a cursor (an agent, or empty), signed over the asker's nonce."""
         rows = self._store.head_rows(after, PAGE_ROWS + 1)
         more, rows = len(rows) > PAGE_ROWS, rows[:PAGE_ROWS]
         what = page_digest(self._office.network, nonce, after, rows, more)
@@ -124,11 +131,13 @@ class HeadDesk:
             return
         tables = await self._committee.head_tables(self._office.address, rng)
         self._table.merge([HeadTable.from_json(_table(rows)) for rows in tables], self._committee.load_quorum)
-        rows = self._table.to_json()["heads"]
-        self._store.put_heads([_parsed(row) for row in rows])
+        self._store.put_heads(self._table)
 
-    def _leases(self, request: HeadsRequest) -> dict[tuple[bytes, int], Lease]:
-        """The worker's leases by (agent, epoch): those this member granted, and those that t members signed."""
+    def _leases(self, request: HeadsRequest) -> dict[bytes, Lease]:
+        """The worker's newest lease per agent: one that this member granted, or that t members signed.
+
+        A lease of epochs below those that this member released keys of counts no more: once t members have released
+        newer keys, no quorum endorses what a holder of older ones writes (spec/epochs.md 6)."""
         for signed in request.leases:
             signed.verify(self._office.signers, self._office.network)
         shown = [signed.statement for signed in request.leases]
@@ -136,15 +145,17 @@ class HeadDesk:
         own = [self._store.granted(term, worker, agent) for agent in {h.agent for h in request.heads}]
         head = self._checkpoints.head
         number = 0 if head is None else head.number
-        return {
-            (lease.agent, lease.agent_epoch): lease
+        found = [
+            lease
             for lease in (*own, *shown)
             if isinstance(lease, Lease)
             and (lease.worker, lease.boot) == (worker, request.boot)
             and lease.expiry > number
-        }
+            and not is_closed(lease.epochs[:3], self._store.floor(lease.agent))
+        ]
+        return {lease.agent: lease for lease in sorted(found, key=lambda one: one.epochs)}
 
-    def _adopt(self, request: HeadsRequest) -> list[tuple[bytes, int, Head]]:
+    def _adopt(self, request: HeadsRequest) -> list[tuple[bytes, Head]]:
         taken = []
         quorum = replace(self._office.signers, threshold=self._committee.endorse_quorum)
         for signed in request.proven:
@@ -152,45 +163,39 @@ class HeadDesk:
             head = signed.statement
             if not isinstance(head, StateHead):
                 raise TypeError("proven heads are parsed as heads")
-            mine = self._table.get(head.agent, head.agent_epoch)
-            if mine is not None and mine.height > head.height:
+            shown = move_of(head).as_head()
+            mine = self._table.get(head.agent)
+            if mine is not None and (mine.epochs, mine.height) > (shown.epochs, shown.height):
                 continue
-            self._table.adopt(head.agent, head.agent_epoch, head.height, head.parent, head.head)
-            taken.append((head.agent, head.agent_epoch, Head(head.height, head.parent, head.head)))
+            self._table.adopt(head.agent, shown)
+            taken.append((head.agent, shown))
         return taken
 
-    def _propose(self, move: HeadMove, leases: dict[tuple[bytes, int], Lease]) -> CloisterError | None:
-        lease = leases.get((move.agent, move.agent_epoch))
+    def _propose(self, move: HeadMove, leases: dict[bytes, Lease], wiped: Set[bytes]) -> CloisterError | None:
+        """A lease lets its holder write under its own epochs, and finish the chain of older ones that it re-seals."""
+        lease, held = leases.get(move.agent), self._table.get(move.agent)
         try:
-            if lease is None:
-                raise NO_LEASE(expected=f"a lease at epoch {move.agent_epoch}", found="none")
-            genesis = genesis_head(bytes(self._version(lease).key(Purpose.STATE)))
-            self._table.propose(move.agent, move.agent_epoch, move.height, move.parent, move.head, genesis=genesis)
+            finishes = held is not None and held.epochs == move.epochs
+            if lease is None or move.epochs > lease.epochs or (move.epochs < lease.epochs and not finishes):
+                raise NO_LEASE(expected=f"a lease at epochs {move.epochs[:3]}", found="none in force")
+            genesis = genesis_head(bytes(move.epochs.version(self._office.network, move.agent).key(Purpose.STATE)))
+            self._table.propose(move.agent, move.as_head(), genesis=genesis, wiped=move.agent in wiped)
         except CloisterError as error:
             return error
         return None
 
-    def _version(self, lease: Lease) -> AgentVersion:
-        return AgentVersion(
-            self._office.network,
-            lease.master_epoch,
-            lease.cluster,
-            lease.cluster_epoch,
-            lease.agent,
-            lease.agent_epoch,
-        )
+    async def _wiped(self, request: HeadsRequest) -> frozenset[bytes]:
+        """Agents of which the request shows a first head over older state, and finalised state leaves that behind."""
+        head, found = self._checkpoints.head, set()
+        for move in request.heads:
+            held = self._table.get(move.agent)
+            if head is None or held is None or move.height != 1 or held.epochs >= move.epochs:
+                continue
+            facts = await self._chain.at(head).agent(move.agent)
+            if facts is not None and held.epochs.agent < facts.wiped_below:
+                found.add(move.agent)
+        return frozenset(found)
 
 
 def _table(rows: list[dict[str, object]]) -> dict[str, object]:
     return {"version": 1, "heads": rows}
-
-
-def _row(move: HeadMove) -> tuple[bytes, int, Head]:
-    return move.agent, move.agent_epoch, Head(move.height, move.parent, move.head)
-
-
-def _parsed(row: dict[str, object]) -> tuple[bytes, int, Head]:
-    height, epoch = row["height"], row["epoch"]
-    if not isinstance(height, int) or not isinstance(epoch, int):
-        raise TypeError("rows of our own table hold numbers")
-    return from_hex(row["agent"], 32), epoch, Head(height, from_hex(row["parent"], 32), from_hex(row["head"], 32))

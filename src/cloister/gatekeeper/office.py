@@ -44,6 +44,12 @@ class Office:
         """This member's seat, 1..n."""
         return self.signers.members.index(self.address) + 1
 
+    def share_for(self, master_epoch: int) -> KeyShare:
+        """This member's share of a master epoch. Raises gatekeeper.not_in_office for one that it holds no share of."""
+        if master_epoch != self.master_epoch:
+            raise NOT_IN_OFFICE(expected=f"a share of master epoch {master_epoch}", found=f"of {self.master_epoch}")
+        return self.share
+
     def sign(self, statement: Statement) -> bytes:
         """This member's signature over a statement, under the network id."""
         return self.keys.sign(statement.digest(self.network))

@@ -206,15 +206,20 @@ class Gatekeeper:
         candidates = await self.chain.at(unsigned(self.genesis.chain_id, head)).candidates(office.signers.members)
         committee = Committee([c.endpoint for c in candidates if c is not None], office.signers, office.network)
         limit = RateLimit(per_s=KEYS_PER_S, burst=KEYS_BURST, clock=time.monotonic)
-        rng = secrets.token_bytes
-        self.desks = Desks(
+        heads = HeadDesk(office, checkpoints, self.chain, self.store, committee, limit=limit, first=first)
+        keys = KeyDesk(
             office,
             checkpoints,
-            KeyDesk(office, checkpoints, self.chain, self.store, self.audit, policy=self.policy, limit=limit, rng=rng),
-            AdmissionDesk(office, checkpoints, self.chain, self.audit, policy=self.policy, limit=limit),
-            HeadDesk(office, checkpoints, self.chain, self.store, committee, limit=limit, first=first),
-            committee,
+            self.chain,
+            self.store,
+            self.audit,
+            policy=self.policy,
+            limit=limit,
+            rng=secrets.token_bytes,
+            sealed=heads.sealed,
         )
+        admissions = AdmissionDesk(office, checkpoints, self.chain, self.audit, policy=self.policy, limit=limit)
+        self.desks = Desks(office, checkpoints, keys, admissions, heads, committee)
 
     # --- what is asked of the member itself ---
 

@@ -6,26 +6,25 @@ secret in the clear: keys and the share are sealed blobs under the TEE's key bef
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import apsw
 
 from cloister.core.encoding import jcs
-from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.errors import ConfigError, define
 from cloister.core.policy.release import Ledger
-from cloister.core.state.table import KEPT_EPOCHS, Head
+from cloister.core.state.table import Head, head_row
 
 KEEP_CHECKPOINTS = 128
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checkpoints (number INTEGER PRIMARY KEY, body BLOB NOT NULL, signature BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS heads (
-  agent BLOB NOT NULL, epoch INTEGER NOT NULL, height INTEGER NOT NULL, parent BLOB NOT NULL, head BLOB NOT NULL,
-  PRIMARY KEY (agent, epoch)) WITHOUT ROWID;
+  agent BLOB PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS grants (
   term INTEGER NOT NULL, worker BLOB NOT NULL, agent BLOB NOT NULL, body BLOB NOT NULL,
   PRIMARY KEY (term, worker, agent)) WITHOUT ROWID;
@@ -99,33 +98,16 @@ class Store:
 
     # State heads this member remembers.
 
-    def put_head(self, agent: bytes, epoch: int, head: Head) -> None:
-        """Remember a head durably before its signature leaves; only the last two epochs of an agent are kept."""
+    def put_heads(self, heads: Iterable[tuple[bytes, Head]]) -> None:
+        """Remember newest heads durably before their signatures leave, in one write; one per agent."""
+        rows = [(agent, jcs.encode(head_row(agent, head))) for agent, head in heads]
         with self._db:
-            row = (agent, epoch, head.height, head.parent, head.head)
-            self._db.execute("INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?, ?)", row)
-            self._db.execute(
-                "DELETE FROM heads WHERE agent = ? AND epoch NOT IN "
-                "(SELECT epoch FROM heads WHERE agent = ? ORDER BY epoch DESC LIMIT ?)",
-                (agent, agent, KEPT_EPOCHS),
-            )
-
-    def put_heads(self, heads: list[tuple[bytes, int, Head]]) -> None:
-        """``put_head`` for many, in one durable write."""
-        with self._db:
-            for agent, epoch, head in heads:
-                self.put_head(agent, epoch, head)
+            self._db.executemany("INSERT OR REPLACE INTO heads VALUES (?, ?)", rows)
 
     def head_rows(self, after: bytes = b"", limit: int = -1) -> list[dict[str, Any]]:
-        """Rows as in ``HeadTable.to_json``, sorted; those after a cursor (agent 32 || epoch 8) if one is given."""
-        agent, epoch = after[:32], int.from_bytes(after[32:40], "big")
-        rows: Any = self._db.execute(
-            "SELECT agent, epoch, height, parent, head FROM heads WHERE (agent, epoch) > (?, ?) OR ? "
-            "ORDER BY agent, epoch LIMIT ?",
-            (agent, epoch, not after, limit),
-        )
-        names = ("agent", "epoch", "height", "parent", "head")
-        return [{n: v if isinstance(v, int) else to_hex(bytes(v)) for n, v in zip(names, r, strict=True)} for r in rows]
+        """Rows as in ``HeadTable.to_json``, sorted; those after a cursor (an agent's 32 bytes) if one is given."""
+        rows: Any = self._db.execute("SELECT row FROM heads WHERE agent > ? ORDER BY agent LIMIT ?", (after, limit))
+        return [jcs.decode(bytes(row)) for (row,) in rows]
 
     # Grants: caps, floors, and who may have heads endorsed.
 
@@ -134,10 +116,14 @@ class Store:
         rows: Any = self._db.execute(
             "SELECT agent FROM grants WHERE term = ? AND worker = ?", (term, worker)
         ).fetchall()
-        floor: Any = self._db.execute(
+        return Ledger(frozenset(bytes(r[0]) for r in rows), self.floor(agent))
+
+    def floor(self, agent: bytes) -> tuple[int, int, int]:
+        """The newest (agent, cluster, master) epochs that this member ever released keys of; zeros for none."""
+        row: Any = self._db.execute(
             "SELECT agent_epoch, cluster_epoch, master_epoch FROM floors WHERE agent = ?", (agent,)
         ).fetchone()
-        return Ledger(frozenset(bytes(r[0]) for r in rows), (0, 0, 0) if floor is None else (*floor,))
+        return (0, 0, 0) if row is None else (*row,)
 
     def record_grant(self, lease: Lease) -> None:
         """Remember a lease before it leaves. Nothing is written when nothing in it is new."""
@@ -151,8 +137,10 @@ class Store:
             )
             self._db.execute(
                 "INSERT INTO floors VALUES (?, ?, ?, ?) ON CONFLICT (agent) DO UPDATE SET "
+                "cluster_epoch = CASE WHEN excluded.agent_epoch > agent_epoch THEN excluded.cluster_epoch "
+                "WHEN excluded.agent_epoch < agent_epoch THEN cluster_epoch "
+                "ELSE max(cluster_epoch, excluded.cluster_epoch) END, "
                 "agent_epoch = max(agent_epoch, excluded.agent_epoch), "
-                "cluster_epoch = max(cluster_epoch, excluded.cluster_epoch), "
                 "master_epoch = max(master_epoch, excluded.master_epoch)",
                 floor,
             )

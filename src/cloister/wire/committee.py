@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import aiohttp
@@ -63,11 +63,14 @@ WRONG_ANSWER = define(
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """t members' agreement: the lease, and their partials by (purpose, period), in no particular order."""
+    """t members' agreement: the lease, and their partials by (purpose, period), in no particular order.
+
+    ``old``: partials of keys of earlier epochs, which t members release for re-sealing."""
 
     lease: Signed
     partials: Mapping[tuple[Purpose, int], tuple[KeyPartial, ...]]
     identities: Mapping[tuple[Purpose, int], KeyIdentity]
+    old: Mapping[KeyIdentity, tuple[KeyPartial, ...]] = field(default_factory=dict)
 
     @property
     def terms(self) -> Lease:
@@ -115,12 +118,14 @@ class Committee:
         return await CheckpointPoll(self).run()
 
     async def keys(self, request: KeysRequest, *, verify: Callable[[KeysAnswer], None] | None = None) -> Granted:
-        """A lease and t partials per key.
+        """A lease and t partials per key, and those of earlier epochs that the same t members release.
 
+        Members that missed the agent's newest head name other earlier epochs: they are counted apart, and only when all
+        have answered without t alike do fewer, or no, earlier keys have to do.
         ``verify`` may raise a CloisterError to drop one member's answer, for example after a pairing check
         following a failed recovery. Raises gatekeeper.too_few, or the refusal that t members share.
         """
-        agreed: dict[Lease, dict[bytes, KeysAnswer]] = {}
+        agreed: dict[tuple[Lease, frozenset[KeyIdentity]], dict[bytes, KeysAnswer]] = {}
 
         def take(value: Any) -> Granted | None:
             answer = KeysAnswer.from_json(value)
@@ -128,11 +133,18 @@ class Committee:
             self._fits(request, answer, member)
             if verify is not None:
                 verify(answer)
-            group = agreed.setdefault(answer.lease, {})
+            group = agreed.setdefault((answer.lease, frozenset(self._old(answer))), {})
             group[member] = answer
             return self._granted(answer.lease, list(group.values())) if self._enough(group) else None
 
-        return await self._need("POST", "/v1/keys", request.to_json(), take)
+        def last() -> Granted | None:
+            for lease in {lease for lease, _ in agreed}:
+                answers = {m: a for (of, _), group in agreed.items() if of == lease for m, a in group.items()}
+                if self._enough(answers):
+                    return self._granted(lease, list(answers.values()))
+            return None
+
+        return await self._need("POST", "/v1/keys", request.to_json(), take, last=last)
 
     async def admission(self, request: AdmissionRequest) -> Signed:
         """A WorkerAdmission with t signatures. Raises as ``keys``."""
@@ -195,17 +207,17 @@ class Committee:
             for move, mine, errors in zip(request.heads, got, why, strict=True)
         )
 
-    async def heads(self, agent: bytes, agent_epoch: int, nonce: bytes) -> tuple[Answer, ...]:
+    async def heads(self, agent: bytes, nonce: bytes) -> tuple[Answer, ...]:
         """What r distinct members (r + q - n > f) remember of an agent: give it to ``core.state.require_fresh``.
 
         ``nonce``: 32 fresh random bytes, so that nobody can replay an older answer. Height 0: the member knows none.
         Raises gatekeeper.too_few below r answers.
         """
-        path = f"/v1/heads/{to_hex(agent)}/{agent_epoch}?nonce={to_hex(nonce)}"
+        path = f"/v1/heads/{to_hex(agent)}?nonce={to_hex(nonce)}"
         answers: dict[bytes, Answer] = {}
 
         def take(value: Any) -> tuple[Answer, ...] | None:
-            answer = self._known_head(agent, agent_epoch, nonce, HeadAnswer.from_json(value))
+            answer = self._known_head(agent, nonce, HeadAnswer.from_json(value))
             answers[answer.member] = answer
             return tuple(answers.values()) if len(answers) >= self.load_quorum else None
 
@@ -248,11 +260,19 @@ class Committee:
     # Below: one question to everyone.
 
     async def _need(
-        self, method: str, path: str, body: Any, take: Callable[[Any], T | None], *, need: int | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        take: Callable[[Any], T | None],
+        *,
+        need: int | None = None,
+        last: Callable[[], T | None] = lambda: None,
     ) -> T:
+        """``last``: what to make of the answers when all have come and ``take`` found nothing."""
         refused: list[CloisterError] = []
         quorum = self.signers.threshold if need is None else need
-        found = await self._collect(method, path, body, take, refused, quorum)
+        found = await self._collect(method, path, body, take, refused, quorum) or last()
         if found is None:
             raise self.too_few(quorum, refused)
         return found
@@ -323,7 +343,10 @@ class Committee:
         keys = [(p.purpose, p.period) for p in answer.partials]
         if set(keys) != set(identities_of(lease, self.network)) or len(set(keys)) != len(keys):
             raise WRONG_ANSWER(expected="one partial per key of the lease", found=f"{len(keys)} others")
-        if any(p.index != index for p in answer.partials):
+        old = self._old(answer)
+        if len(set(old)) != len(old) or any(i.version.epochs >= lease.epochs for i in old):
+            raise WRONG_ANSWER(expected="one partial per key of earlier epochs", found=f"{len(old)} others")
+        if any(p.index != index for p in (*answer.partials, *(o.partial for o in answer.old))):
             raise WRONG_ANSWER(expected=f"partials of share {index}", found="of another share")
 
     def _granted(self, lease: Lease, chosen: Sequence[KeysAnswer]) -> Granted:
@@ -331,8 +354,16 @@ class Committee:
         for answer in chosen:
             for p in answer.partials:
                 partials[p.purpose, p.period] = (*partials.get((p.purpose, p.period), ()), p)
+        old: dict[KeyIdentity, tuple[KeyPartial, ...]] = {}
+        for answer in chosen:
+            for identity, o in zip(self._old(answer), answer.old, strict=True):
+                old[identity] = (*old.get(identity, ()), o.partial)
+        old = {identity: parts for identity, parts in old.items() if len(parts) >= self.signers.threshold}
         signed = Signed(lease, tuple(a.lease_signature for a in chosen))
-        return Granted(signed, partials, identities_of(lease, self.network))
+        return Granted(signed, partials, identities_of(lease, self.network), old)
+
+    def _old(self, answer: KeysAnswer) -> list[KeyIdentity]:
+        return [o.epochs.version(self.network, answer.lease.agent).key(o.partial.purpose) for o in answer.old]
 
     def _endorsement(self, move: HeadMove, item: object, mine: dict[bytes, bytes], errors: list[CloisterError]) -> None:
         if isinstance(item, dict):
@@ -344,17 +375,17 @@ class Committee:
         except CloisterError as error:
             errors.append(error)
 
-    def _known_head(self, agent: bytes, agent_epoch: int, nonce: bytes, answer: HeadAnswer) -> Answer:
-        what = fresh_digest(self.network, self.signers.term, nonce, agent, agent_epoch, answer.head)
+    def _known_head(self, agent: bytes, nonce: bytes, answer: HeadAnswer) -> Answer:
+        what = fresh_digest(self.network, self.signers.term, nonce, agent, answer.head)
         member = self._ours(recover(what, answer.fresh))
         if answer.head is None:
             return Answer(member, 0, bytes(32))
         move = answer.head.move
-        if (move.agent, move.agent_epoch) != (agent, agent_epoch):
-            raise WRONG_ANSWER(expected="a head of this agent and epoch", found="of another")
+        if move.agent != agent:
+            raise WRONG_ANSWER(expected="a head of this agent", found="of another")
         if self.member(move.statement(self.signers.term), answer.head.signature) != member:
             raise WRONG_ANSWER(expected="one member's head and freshness", found="two signers")
-        return Answer(member, move.height, move.head)
+        return Answer(member, move.height, move.head, move.epochs)
 
     def too_few(self, need: int, refused: Sequence[CloisterError]) -> CloisterError:
         """Why ``need`` members did not agree: the refusal that t of them share, or gatekeeper.too_few."""

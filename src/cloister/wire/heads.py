@@ -14,8 +14,10 @@ from coincurve import PrivateKey
 from cloister.core.encoding import jcs
 from cloister.core.encoding.contexts import Context, digest
 from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
+from cloister.core.encoding.identity import Epochs
 from cloister.core.encoding.signatures import Signed, sign_digest, verify_signer
 from cloister.core.encoding.statements import Lease, StateHead
+from cloister.core.state.table import Head, head_row, parse_row
 from cloister.wire.messages import BAD_MESSAGE, SIGNATURE, need_list, signed_from_json, signed_to_json
 
 MAX_HEADS = 256
@@ -24,10 +26,10 @@ PAGE_ROWS = 2000
 
 @dataclass(frozen=True, slots=True)
 class HeadMove:
-    """One state move to endorse: ``parent`` -> ``head`` at ``height`` of (agent, agent epoch)."""
+    """One state move to endorse: ``parent`` -> ``head`` at ``height`` of an agent, sealed under these epochs."""
 
     agent: bytes
-    agent_epoch: int
+    epochs: Epochs
     height: int
     parent: bytes
     head: bytes
@@ -35,24 +37,38 @@ class HeadMove:
     def __post_init__(self) -> None:
         for name in ("agent", "parent", "head"):
             need_bytes(name, getattr(self, name), 32)
-        need_uint("agent epoch", self.agent_epoch, 64)
+        self.epochs.check()
         need_uint("height", self.height, 64)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
-        hashes = {n: to_hex(getattr(self, n)) for n in ("agent", "parent", "head")}
-        return {**hashes, "agent_epoch": self.agent_epoch, "height": self.height}
+        return head_row(self.agent, self.as_head())
 
     @classmethod
     def from_json(cls, value: object) -> HeadMove:
         """Parse ``to_json`` output."""
-        data = need_fields("head", value, {"agent", "agent_epoch", "height", "parent", "head"})
-        hashes = {n: from_hex(data[n], 32, name=n) for n in ("agent", "parent", "head")}
-        return cls(agent_epoch=data["agent_epoch"], height=data["height"], **hashes)
+        agent, head = parse_row(value)
+        return cls.of(agent, head)
+
+    @classmethod
+    def of(cls, agent: bytes, head: Head) -> HeadMove:
+        """The move that ends in this head."""
+        return cls(agent, head.epochs, head.height, head.parent, head.head)
+
+    def as_head(self) -> Head:
+        """What a member's table remembers of it."""
+        return Head(self.epochs, self.height, self.parent, self.head)
 
     def statement(self, term: int) -> StateHead:
         """What a member of ``term`` signs for this move."""
-        return StateHead(term, self.agent, self.agent_epoch, self.height, self.parent, self.head)
+        at = self.epochs
+        return StateHead(term, self.agent, at.of, at.master, at.cluster, at.agent, self.height, self.parent, self.head)
+
+
+def move_of(said: StateHead) -> HeadMove:
+    """The move that a statement is about."""
+    epochs = Epochs(said.agent_epoch, said.cluster_epoch, said.master_epoch, said.cluster)
+    return HeadMove(said.agent, epochs, said.height, said.parent, said.head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +145,7 @@ class EndorsedHead:
 
 @dataclass(frozen=True, slots=True)
 class HeadAnswer:
-    """GET /v1/heads/{agent}/{agent_epoch}?nonce=…: a head or None, and a member's signature that the answer is fresh.
+    """GET /v1/heads/{agent}?nonce=…: a head or None, and a member's signature that the answer is fresh.
 
     Without the nonce whoever carries the answer could replay an old head, or say that there is none."""
 
@@ -148,20 +164,18 @@ class HeadAnswer:
         return cls(head, from_hex(data["fresh"], SIGNATURE, name="fresh"))
 
 
-def fresh_digest(
-    network: bytes, term: int, nonce: bytes, agent: bytes, agent_epoch: int, head: EndorsedHead | None
-) -> bytes:
+def fresh_digest(network: bytes, term: int, nonce: bytes, agent: bytes, head: EndorsedHead | None) -> bytes:
     """The 32 bytes that ``HeadAnswer.fresh`` signs."""
-    numbers = need_uint("term", term, 64).to_bytes(8, "big") + need_uint("epoch", agent_epoch, 64).to_bytes(8, "big")
+    at = need_uint("term", term, 64).to_bytes(8, "big")
     body = jcs.encode(None if head is None else head.to_json())
-    return digest(Context.FRESHNESS, b"head", network, nonce, agent, numbers, body)
+    return digest(Context.FRESHNESS, b"head", network, nonce, agent, at, body)
 
 
 @dataclass(frozen=True, slots=True)
 class TablePage:
     """GET /v1/headtable?nonce=…&after=…: rows of a member's head table after a cursor, signed as fresh.
 
-    ``rows`` as in ``core.state.endorse.HeadTable.to_json``, sorted by (agent, epoch). ``more``: there are further rows.
+    ``rows`` as in ``core.state.table.HeadTable.to_json``, sorted by agent. ``more``: there are further rows.
     """
 
     rows: tuple[Mapping[str, Any], ...]
@@ -189,6 +203,5 @@ def page_digest(network: bytes, nonce: bytes, after: bytes, rows: Sequence[Mappi
 
 
 def after_row(row: Mapping[str, Any]) -> bytes:
-    """The cursor of a row: agent || epoch, 40 bytes. Raises EncodingError for a row without them."""
-    epoch = need_uint("epoch", row.get("epoch"), 64)
-    return from_hex(row.get("agent"), 32, name="agent") + epoch.to_bytes(8, "big")
+    """The cursor of a row: its agent, 32 bytes. Raises EncodingError for a row without one."""
+    return from_hex(row.get("agent"), 32, name="agent")

@@ -16,13 +16,13 @@ from cloister.core.attestation.model import Binding, Evidence
 from cloister.core.encoding import jcs
 from cloister.core.encoding.contexts import Context, digest
 from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
-from cloister.core.encoding.identity import Purpose
+from cloister.core.encoding.identity import EPOCH_FIELDS, Epochs, Purpose
 from cloister.core.encoding.signatures import MAX_MEMBERS, Signed
 from cloister.core.encoding.statements import Checkpoint, HeartBeat, Lease, Statement, WorkerAdmission
 from cloister.core.errors import EncodingError, TransportError, define
 
 MAX_BODY = 1 << 20
-MAX_PARTIALS = 16
+MAX_PARTIALS, MAX_OLD = 16, 4
 SIGNATURE = 65
 
 S = TypeVar("S", bound=Statement)
@@ -249,12 +249,35 @@ class KeyPartial:
 
 
 @dataclass(frozen=True, slots=True)
+class OldPartial:
+    """A partial of a key of earlier epochs, for re-sealing alone (spec/epochs.md 5): `state` or `secrets`."""
+
+    epochs: Epochs
+    partial: KeyPartial
+
+    def __post_init__(self) -> None:
+        if self.partial.purpose not in (Purpose.STATE, Purpose.SECRETS) or self.partial.period:
+            raise BAD_MESSAGE(expected="a key of state or secrets", found=self.partial.purpose.name.lower())
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**self.epochs.to_json(), "partial": self.partial.to_json()}
+
+    @classmethod
+    def from_json(cls, value: object) -> OldPartial:
+        """Parse ``to_json`` output."""
+        data = need_fields("old partial", value, {*EPOCH_FIELDS, "partial"})
+        return cls(Epochs.from_json(data), KeyPartial.from_json(data["partial"]))
+
+
+@dataclass(frozen=True, slots=True)
 class KeysAnswer:
-    """One member's answer to a keys request."""
+    """One member's answer to a keys request. ``old``: keys of the epochs that the agent must be re-sealed from."""
 
     lease: Lease
     lease_signature: bytes
     partials: tuple[KeyPartial, ...]
+    old: tuple[OldPartial, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -262,16 +285,18 @@ class KeysAnswer:
             "lease": self.lease.to_json(),
             "lease_signature": to_hex(self.lease_signature),
             "partials": [p.to_json() for p in self.partials],
+            "old": [p.to_json() for p in self.old],
         }
 
     @classmethod
     def from_json(cls, value: object) -> KeysAnswer:
         """Parse ``to_json`` output."""
-        data = need_fields("keys answer", value, {"lease", "lease_signature", "partials"})
+        data = need_fields("keys answer", value, {"lease", "lease_signature", "partials", "old"})
         return cls(
             Lease.from_json(data["lease"]),
             from_hex(data["lease_signature"], SIGNATURE, name="lease signature"),
             tuple(KeyPartial.from_json(p) for p in need_list("partials", data["partials"], MAX_PARTIALS)),
+            tuple(OldPartial.from_json(p) for p in need_list("old partials", data["old"], MAX_OLD)),
         )
 
 

@@ -11,29 +11,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cloister.core.chainview.records import AgentRecord
-from cloister.core.encoding.contexts import Context
 from cloister.core.encoding.hexes import to_hex
-from cloister.core.encoding.identity import Purpose
+from cloister.core.encoding.signatures import Signed
 from cloister.core.encoding.statements import Lease
 from cloister.core.envelope.certificate import KeyCertificate, Seat
 from cloister.core.envelope.server import ServerSessions
 from cloister.core.errors import CloisterError, PolicyError, define
 from cloister.core.policy.placement import place
 from cloister.core.policy.refusals import PAUSED
-from cloister.core.state.sealing import StateKeys
+from cloister.core.state.endorse import Answer
 from cloister.fabric.ports import Fabric
 from cloister.sandbox.ports import AgentProcess, Sandbox
+from cloister.wire.heads import HeadMove
 from cloister.worker.access import Access
 from cloister.worker.agentlog import AgentLog
 from cloister.worker.bundles import Outside, agent_spec, secret_facts
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.host import AgentHost
 from cloister.worker.leases import AgentKeys
+from cloister.worker.moves import Moves, standing, state_keys
 from cloister.worker.state import AgentState
 
 # Agents that are leased or dropped at once: one that hangs holds nobody else up.
@@ -103,11 +104,13 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What the table needs from this machine. ``acquire(agent)`` gets keys; ``heads(agent, epoch)`` what the committee
-    remembers, with the quorum; ``attest(nonce)`` evidence for agent code; ``log(agent)`` an agent's log."""
+    """What the table needs from this machine. ``acquire(agent)`` gets keys; ``heads(agent)`` what the committee
+    remembers, with the quorum; ``endorse(keys, moves)`` a quorum's signatures on the last of these moves;
+    ``attest(nonce)`` evidence for agent code; ``log(agent)`` an agent's log."""
 
     acquire: Callable[[bytes], Awaitable[AgentKeys]]
-    heads: Callable[[bytes, int], Awaitable[tuple[Any, int]]]
+    heads: Callable[[bytes], Awaitable[tuple[Sequence[Answer], int]]]
+    endorse: Callable[[AgentKeys, Sequence[HeadMove]], Awaitable[Signed]]
     attest: Callable[[bytes], Awaitable[Mapping[str, Any]]]
     log: Callable[[bytes], AgentLog]
     rng: Callable[[int], bytes]
@@ -130,6 +133,7 @@ class AgentTable:
         self._worker, self._watch, self._fabric, self._access = worker, watch, fabric, access
         self._sandbox, self._sessions, self._devices = sandbox, sessions, devices
         self._placed: dict[bytes, Placed] = {}
+        self._moves = Moves(worker, fabric, devices.endorse, devices.rng)
         self._stopping: set[asyncio.Task[None]] = set()
         self._height = 0
         self._left = False
@@ -150,6 +154,7 @@ class AgentTable:
             raise PAUSED(expected="an agent that is not paused", found="paused at a block that this worker saw")
         placed = self._placed.get(agent)
         if placed is None:
+            self._moves.refuse(agent)
             raise NOT_HERE(expected="an agent of this worker", found=to_hex(agent)[:18])
         return placed
 
@@ -179,6 +184,7 @@ class AgentTable:
         wanted = await self._wanted()  # 3
         for agent in set(self._placed) - set(wanted):  # 4
             self._drop(agent)
+        self._moves.keep(wanted)
         free = asyncio.Semaphore(AT_ONCE)
 
         async def keep(agent: bytes) -> CloisterError | None:
@@ -221,7 +227,8 @@ class AgentTable:
         """Stop every agent, and wait for it."""
         for agent in list(self._placed):
             self._drop(agent)
-        await asyncio.gather(*self._stopping)
+        self._moves.keep(())
+        await asyncio.gather(*self._stopping, self._moves.ended())
 
     # --- inside: which agents ---
 
@@ -256,6 +263,7 @@ class AgentTable:
             await self._follow_secrets(placed, wanted.record)  # 2
             if placed.keys.terms.period >= self._watch.checkpoint.number // max(1, self._watch.period_blocks):  # 3
                 return
+        self._moves.refuse(agent)
         keys = await self._devices.acquire(agent)
         self._require_lease(agent, keys.terms, wanted)  # 4
         fresh = None if placed is not None else await self._load(agent, keys, wanted.record)
@@ -275,11 +283,14 @@ class AgentTable:
             raise WRONG_LEASE(expected=f"an end after block {self._height}", found=f"block {terms.expiry}")
 
     async def _load(self, agent: bytes, keys: AgentKeys, record: AgentRecord) -> Placed:
-        identity = bytes(keys.version.key(Purpose.STATE))
-        state_key = keys.key(Purpose.STATE).symmetric(Context.STATE_DATA_KEY, identity)
-        state = AgentState(self._fabric.state, StateKeys(state_key, identity), agent.hex(), self._devices.rng)
-        answers, quorum = await self._devices.heads(agent, keys.version.agent_epoch)
-        await state.load(answers, quorum)
+        """The agent with its state. Raises epoch.resealing when that is under earlier epochs: its move was begun."""
+        answers, quorum = await self._devices.heads(agent)
+        answers = standing(answers, record)
+        if keys.old:
+            self._moves.begin(agent, keys, record, answers, quorum)
+            self._moves.refuse(agent)
+        state = AgentState(self._fabric.state, state_keys(keys), agent.hex(), self._devices.rng)
+        await state.load(answers, quorum, over=keys.version.epochs[:3] > (1, 1, 1))
         return Placed(keys, record, state, AgentHost(self._devices.attest, self._devices.log(agent)))
 
     # --- inside: processes ---
@@ -293,8 +304,14 @@ class AgentTable:
             while True:
                 record = placed.record
                 await self._access.load(record.agent)
-                also = self._access.allows(record.agent)
-                spec = await agent_spec(self._fabric.blobs, placed.keys, record, self._devices.outside, also=also)
+                spec = await agent_spec(
+                    self._fabric.blobs,
+                    placed.keys,
+                    record,
+                    placed.state,
+                    self._devices.outside,
+                    also=self._access.allows(record.agent),
+                )
                 placed.host.logged.hide(spec.secrets.values())
                 process = await self._sandbox.start(spec, placed.host)
                 if secret_facts(record) == secret_facts(placed.record):

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cloister.core.encoding.identity import Epochs
 from cloister.core.encoding.signatures import Signed
 from cloister.core.errors import CloisterError
 from cloister.core.state.heads import Link
 from cloister.wire.heads import HeadMove, HeadsRequest
 from cloister.worker.agents import Placed
-from cloister.worker.leases import NodeIdentity
+from cloister.worker.leases import AgentKeys, NodeIdentity
 
 # Heads in one request, and of one agent among them.
 BATCH, SHARE = 128, 64
@@ -38,8 +39,8 @@ class _Waiting:
     link: Link
 
     @property
-    def version(self) -> tuple[bytes, int]:
-        return self.agent, self.placed.keys.version.agent_epoch
+    def version(self) -> tuple[bytes, Epochs]:
+        return self.agent, self.placed.keys.version.epochs
 
 
 class Endorser:
@@ -51,7 +52,7 @@ class Endorser:
         self, node: NodeIdentity, committee: EndorsePort, placed: Callable[[], Mapping[bytes, Placed]]
     ) -> None:
         self._node, self._committee, self._placed = node, committee, placed
-        self._done: dict[tuple[bytes, int], tuple[int, Signed]] = {}
+        self._done: dict[tuple[bytes, Epochs], tuple[int, Signed]] = {}
         self.refusals: dict[bytes, CloisterError] = {}
 
     async def turn(self) -> int:
@@ -72,13 +73,13 @@ class Endorser:
         return count
 
     def _forget(self, placed: Mapping[bytes, Placed]) -> None:
-        now = {(agent, one.keys.version.agent_epoch) for agent, one in placed.items()}
+        now = {(agent, one.keys.version.epochs) for agent, one in placed.items()}
         self._done = {version: done for version, done in self._done.items() if version in now}
         self.refusals = {agent: error for agent, error in self.refusals.items() if agent in placed}
 
     async def _waiting(self, agent: bytes, placed: Placed) -> list[_Waiting]:
         record = (await placed.state.snapshot()).record
-        done = self._done.get((agent, placed.keys.version.agent_epoch))
+        done = self._done.get((agent, placed.keys.version.epochs))
         height = 0 if done is None else done[0]
         if record.height <= height:
             return []
@@ -116,3 +117,16 @@ class Endorser:
         else:
             self.refusals.pop(agent, None)
         return count
+
+
+async def endorse_moves(
+    node: NodeIdentity, committee: EndorsePort, keys: AgentKeys, moves: Sequence[HeadMove]
+) -> Signed:
+    """A quorum's signatures on the last of these moves, under the lease of ``keys``: it covers those before.
+
+    Raises the committee's refusal."""
+    request = HeadsRequest(tuple(moves), node.address, node.boot, leases=(keys.seat.lease,))
+    last = (await committee.endorse_heads(request.signed(node.key)))[-1]
+    if isinstance(last, CloisterError):
+        raise last
+    return last

@@ -122,8 +122,8 @@ _STATE_CALLS: Mapping[str, Callable[[StatePort, Mapping[str, Any]], Awaitable[An
 
 def _key(args: Mapping[str, Any]) -> str:
     key = args.get("key")
-    if not isinstance(key, str) or not 0 < len(_utf8("key", key)) <= MAX_KEY:
-        raise BAD_ARGUMENT(expected=f"a key of 1 to {MAX_KEY} bytes", found=type(key).__name__)
+    if not isinstance(key, str) or not 0 < len(_utf8("key", key)) <= MAX_KEY or key.startswith("\0"):
+        raise BAD_ARGUMENT(expected=f"a key of 1 to {MAX_KEY} bytes that starts with no NUL", found=type(key).__name__)
     return key
 
 

@@ -7,7 +7,7 @@ forgets the older period's keys. Keys live here and nowhere else in the process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from coincurve import PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from cloister.core.attestation.model import Binding
-from cloister.core.encoding.identity import AgentVersion, Purpose
+from cloister.core.encoding.identity import AgentVersion, KeyIdentity, Purpose
 from cloister.core.encoding.signatures import Signed, SignerSet, address_of, sign_digest
 from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.envelope.certificate import KeyCertificate, Seat
@@ -27,7 +27,7 @@ from cloister.core.threshold.partial import Partial, TransportKey, recover, veri
 from cloister.core.threshold.shares import PublicShares
 from cloister.evidence.tee import Tee
 from cloister.wire.committee import Granted
-from cloister.wire.messages import KeysAnswer, KeysRequest, Shown
+from cloister.wire.messages import KeyPartial, KeysAnswer, KeysRequest, Shown
 
 Rng = Callable[[int], bytes]
 
@@ -77,13 +77,24 @@ async def show(tee: Tee, binding: Binding) -> Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class OldKey:
+    """A `state` or `secrets` key of earlier epochs: to re-seal what is under it, and for nothing else."""
+
+    version: AgentVersion
+    key: DerivedKey = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class AgentKeys:
-    """What one lease gives: derived keys by (purpose, period), and the certified HPKE key of the lease's period."""
+    """What one lease gives: derived keys by (purpose, period), and the certified HPKE key of the lease's period.
+
+    ``old``: by purpose, what the agent must be re-sealed from before it is served. Empty once it is."""
 
     mpk: bytes
     seat: Seat
     derived: Mapping[tuple[Purpose, int], DerivedKey] = field(repr=False)
     hpke_key: X25519PrivateKey = field(repr=False)
+    old: Mapping[Purpose, OldKey] = field(default_factory=dict, repr=False)
 
     @property
     def terms(self) -> Lease:
@@ -120,7 +131,8 @@ async def acquire(
 
     1. a transport key for this request alone; 2. evidence that binds it; 3. t agreeing members; 4. each key recovered
     and checked against MPK; if that fails a member lied: ask again and take only partials that verify alone;
-    5. their lease, signed for this network; 6. an HPKE key for this agent, period and boot, certified.
+    and so each key of earlier epochs; 5. their lease, signed for this network; 6. an HPKE key for this agent, period
+    and boot, certified.
     """
     at = checkpoint.statement
     assert isinstance(at, Checkpoint)  # noqa: S101 - the chain watch holds checkpoints only
@@ -129,28 +141,31 @@ async def acquire(
     request = KeysRequest(shown, agent, checkpoint)
     granted = await committee.keys(request)  # 3
     try:
-        derived = await _recovered(granted, signers.threshold, shares, transport)  # 4
+        derived, old = await _recovered(granted, signers.threshold, shares, transport)  # 4
     except ThresholdError:
         granted = await committee.keys(request, verify=lambda a: _honest(a, node.network, shares, transport))
-        derived = await _recovered(granted, signers.threshold, shares, transport)
+        derived, old = await _recovered(granted, signers.threshold, shares, transport)
     granted.lease.verify(signers, node.network)  # 5
     hpke_key = private_key(rng(32))  # 6
     public = hpke_key.public_key().public_bytes_raw()
     certificate = KeyCertificate.under(granted.terms, network=node.network, hpke_key=public)
     seat = Seat(certificate, certificate.sign(node.sign), granted.lease)
-    return AgentKeys(shares.mpk, seat, derived, hpke_key)
+    return AgentKeys(shares.mpk, seat, derived, hpke_key, old)
 
 
 async def _recovered(
     granted: Granted, threshold: int, shares: PublicShares, transport: TransportKey
-) -> dict[tuple[Purpose, int], DerivedKey]:
+) -> tuple[dict[tuple[Purpose, int], DerivedKey], dict[Purpose, OldKey]]:
     """Every key of the grant. Each takes milliseconds of pairings: requests are served in between."""
-    derived = {}
-    for name, parts in granted.partials.items():
-        partials = [Partial(p.index, p.e1, p.e2, p.e3) for p in parts]
-        derived[name] = recover(partials, threshold, shares, bytes(granted.identities[name]), transport)
+
+    async def one(identity: KeyIdentity, parts: Sequence[KeyPartial]) -> DerivedKey:
         await asyncio.sleep(0)
-    return derived
+        partials = [Partial(p.index, p.e1, p.e2, p.e3) for p in parts]
+        return recover(partials, threshold, shares, bytes(identity), transport)
+
+    derived = {name: await one(granted.identities[name], parts) for name, parts in granted.partials.items()}
+    old = {i.purpose: OldKey(i.version, await one(i, parts)) for i, parts in granted.old.items()}
+    return derived, old
 
 
 def _honest(answer: KeysAnswer, network: bytes, shares: PublicShares, transport: TransportKey) -> None:
@@ -159,3 +174,6 @@ def _honest(answer: KeysAnswer, network: bytes, shares: PublicShares, transport:
     for p in answer.partials:
         identity = bytes(identities[p.purpose, p.period])
         verify_partial(Partial(p.index, p.e1, p.e2, p.e3), identity, shares, transport.public)
+    for o in answer.old:
+        p, at = o.partial, o.epochs.version(network, answer.lease.agent)
+        verify_partial(Partial(p.index, p.e1, p.e2, p.e3), bytes(at.key(p.purpose)), shares, transport.public)

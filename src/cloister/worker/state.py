@@ -31,6 +31,10 @@ from cloister.fabric.ports import CONFLICT, UNKNOWN_OUTCOME, Expect, Job, Put, R
 
 Names = list[str]
 
+# Names that start so hold what the worker itself keeps with an agent's state.
+RESERVED = "\0"
+SECRETS_NAME = "\0secrets"
+
 _REBASES = 8
 _REPEATS = 3
 
@@ -52,7 +56,7 @@ ALREADY_DONE = define(
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One head of the store. ``rev`` None: it never committed."""
+    """One head of the store. ``rev`` None: nothing stands in its place."""
 
     record: HeadRecord
     rev: Rev | None
@@ -69,17 +73,31 @@ class AgentState:
         self._turn: object | None = None
         self._read_at: object | None = None
         self._endorsed, self._loaded = 0, False
+        self._left: Rev | None = None
         self._buckets: dict[int, tuple[bytes, Bucket]] = {}
         self._marks: dict[int, tuple[bytes, Marks]] = {}
 
-    async def load(self, answers: Sequence[Answer], quorum: int) -> HeadRecord:
+    async def load(self, answers: Sequence[Answer], quorum: int, *, over: bool = False) -> HeadRecord:
         """Check the store against what the committee remembers (``require_fresh``), then allow its use.
 
-        ``record.links()`` of the result are the heads that may still need endorsement. Raises StateError."""
+        ``record.links()`` of the result are the heads that may still need endorsement. ``over``: these are not the
+        agent's first epochs. Then a head record that does not open counts as none, if no member knows a head: what
+        was never endorsed under earlier epochs, or was left behind, is written over. Raises StateError."""
+        if over and not any(answer.height for answer in answers):
+            await self._leave_behind()
         record = (await self.snapshot()).record
         require_fresh(record, answers, quorum)
         self._loaded = True
         return record
+
+    async def _leave_behind(self) -> None:
+        entry = await self._store.get(self._agent, HEAD_SLOT)
+        if entry is None:
+            return
+        try:
+            self._keys.open_at(HEAD_SLOT, entry.value)
+        except StateError:
+            self._left = entry.rev
 
     def endorsed(self, height: int) -> None:
         """The committee endorsed every head up to ``height``: later records drop those links."""
@@ -94,6 +112,19 @@ class AgentState:
         snapshot = await self.snapshot()
         await self._refuse_repeat(snapshot, check_request_id(request_id))
         return Transaction(self, snapshot, fence)
+
+    async def peek(self, name: str) -> bytes | None:
+        """One value at the newest head, outside of any request. Raises StateError."""
+        for left in reversed(range(_REBASES)):
+            snapshot = await self.snapshot(again=True)
+            stored = self._keys.name(name)
+            item = (await self.bucket(snapshot, bucket_of(stored))).items.get(name)
+            try:
+                return None if item is None else self._keys.open(name, await self.blob(snapshot, stored, item.digest))
+            except StateError as error:
+                if error.code != CONFLICT.code or not left:
+                    raise
+        raise RuntimeError("unreachable: the last attempt returns or raises")
 
     def open_job(self, queue: str, blob: bytes) -> bytes:
         """The plain body of a job that this agent put into ``queue``. Raises StateError state.tampered."""
@@ -113,8 +144,8 @@ class AgentState:
             self._read_at = turn
         if entry is not None and before is not None and entry.rev == before.rev:
             return before
-        found = Snapshot(genesis_record(self._keys.identity), None)
-        if entry is not None:
+        found = Snapshot(genesis_record(self._keys.identity), None if entry is None else entry.rev)
+        if entry is not None and entry.rev != self._left:
             opened = self._keys.open_at(HEAD_SLOT, entry.value)
             found = Snapshot(HeadRecord.parse(opened.value), entry.rev)
         if before is not None:
@@ -136,14 +167,15 @@ class AgentState:
         if self._newest is None or self._newest.record.height < found.record.height:
             self._newest = found
 
-    async def _bucket(self, snapshot: Snapshot, number: int) -> Bucket:
+    async def bucket(self, snapshot: Snapshot, number: int) -> Bucket:
+        """One of the 64 buckets as it is at a head. Raises StateError."""
         digest = snapshot.record.index.get(number)
         if digest is None:
             return Bucket()
         known = self._buckets.get(number)
         if known is None or known[0] != digest:
-            slot = bucket_slot(number)
-            blob = await self._blob(snapshot, slot, digest)
+            slot = bucket_slot(number, snapshot.record.area(self._keys.identity))
+            blob = await self.blob(snapshot, slot, digest)
             known = self._buckets[number] = (digest, Bucket.parse(self._keys.open_at(slot, blob).value))
         return known[1]
 
@@ -154,20 +186,20 @@ class AgentState:
             return Marks()
         known = self._marks.get(number)
         if known is None or known[0] != digest:
-            slot = marks_slot(number)
-            blob = await self._blob(snapshot, slot, digest)
+            slot = marks_slot(number, snapshot.record.area(self._keys.identity))
+            blob = await self.blob(snapshot, slot, digest)
             known = self._marks[number] = (digest, Marks.parse(self._keys.open_at(slot, blob).value))
         return known[1]
 
     async def _refuse_repeat(self, snapshot: Snapshot, request_id: str) -> Marks:
-        tag = self._keys.request_tag(request_id)
+        tag = self._keys.request_tag(request_id, snapshot.record.carried_tag_key())
         marks = await self._marks_of(snapshot, tag)
         done = marks.find(tag)
         if done is not None:
             raise _already_done(done)
         return marks
 
-    async def _blob(self, snapshot: Snapshot, stored: str, digest: bytes) -> bytes:
+    async def blob(self, snapshot: Snapshot, stored: str, digest: bytes) -> bytes:
         """The ciphertext with this digest: the newest, or one of the history if another commit came between."""
         entry = await self._store.get(self._agent, stored)
         if entry is not None and _is(entry.value, digest):
@@ -226,7 +258,7 @@ class Transaction:
         if digest is None:
             return None
         keys = self._state._keys
-        return keys.open(name, await self._state._blob(self._snapshot, keys.name(name), digest))
+        return keys.open(name, await self._state.blob(self._snapshot, keys.name(name), digest))
 
     async def put(self, name: str, value: bytes) -> None:
         """Write at commit. Raises StateError bad_name, too_large."""
@@ -283,7 +315,7 @@ class Transaction:
         await self._check_reads(newest)  # 2
         marks = await state._refuse_repeat(newest, request_id)  # 3
         numbers = {bucket_of(state._keys.name(name)) for name in self._writes}
-        buckets = {number: await state._bucket(newest, number) for number in numbers}
+        buckets = {number: await state.bucket(newest, number) for number in numbers}
         parent = newest.record.trimmed(state._endorsed)
         plan = plan_commit(  # 4
             state._keys, parent, buckets, marks, self._writes, self._jobs, request_id, state._rng, state.limits
@@ -308,13 +340,14 @@ class Transaction:
                 raise CONFLICT(expected="the keys that were listed", found="other keys")
 
     async def _digest(self, snapshot: Snapshot, name: str) -> bytes | None:
-        bucket = await self._state._bucket(snapshot, bucket_of(self._state._keys.name(name)))
+        bucket = await self._state.bucket(snapshot, bucket_of(self._state._keys.name(name)))
         item = bucket.items.get(name)
         return item.digest if item else None
 
     async def _names(self, snapshot: Snapshot, prefix: str, after: str, limit: int) -> Names:
-        buckets = [await self._state._bucket(snapshot, number) for number in sorted(snapshot.record.index)]
-        return sorted(n for b in buckets for n in b.items if n.startswith(prefix) and n > after)[:limit]
+        buckets = [await self._state.bucket(snapshot, number) for number in sorted(snapshot.record.index)]
+        names = (n for b in buckets for n in b.items if not is_reserved(n))
+        return sorted(n for n in names if n.startswith(prefix) and n > after)[:limit]
 
     def _buffer(self, name: str, value: bytes | None) -> None:
         writes = {**self._writes, check_name(name): value}
@@ -331,6 +364,11 @@ def _check_follows(record: HeadRecord, old: HeadRecord) -> None:
         raise ROLLED_BACK(expected=f"height {old.height} or later", found=f"height {record.height}")
     if record.base_height <= old.height and record.ancestor(old.height) != old.head:
         raise FORKED(expected=f"a head on the one seen at height {old.height}", found="another chain")
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a name is the worker's own: agent code neither reads, writes nor sees it."""
+    return name.startswith(RESERVED)
 
 
 def _is(blob: bytes, digest: bytes) -> bool:

@@ -13,13 +13,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from cloister.core.encoding.identity import Epochs
 from cloister.core.errors import StateError
 from cloister.core.state.table import Head, HeadTable
 
 AGENT, GENESIS = b"\xaa" * 32, b"\x00" * 32
 HONEST, LIAR = ("A", "B", "C", "D"), "E"
 ENDORSE, LOAD = 4, 3
-FAR = Head(1 << 50, b"\xfe" * 32, b"\xff" * 32)
+EPOCHS = Epochs(1, 1, 1, b"\xc2" * 32)
+FAR = Head(EPOCHS, 1 << 50, b"\xfe" * 32, b"\xff" * 32)
 
 
 class Committee(RuleBasedStateMachine):
@@ -27,7 +29,7 @@ class Committee(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tree: list[Head] = [Head(0, GENESIS, GENESIS)]
+        self.tree: list[Head] = [Head(EPOCHS, 0, GENESIS, GENESIS)]
         self.paths: dict[bytes, tuple[bytes, ...]] = {GENESIS: (GENESIS,)}
         self.tables = {name: HeadTable(merged=True) for name in HONEST}
         self.signers: dict[bytes, set[str]] = {}
@@ -58,7 +60,7 @@ class Committee(RuleBasedStateMachine):
         for name in to:
             for head in path:
                 try:
-                    self.tables[name].propose(AGENT, 1, head.height, head.parent, head.head, genesis=GENESIS)
+                    self.tables[name].propose(AGENT, head, genesis=GENESIS)
                 except StateError:
                     continue
                 self.signers[head.head].add(name)
@@ -70,7 +72,7 @@ class Committee(RuleBasedStateMachine):
         if proven:
             newest = max(proven, key=lambda h: h.height)
             try:
-                self.tables[name].adopt(AGENT, 1, newest.height, newest.parent, newest.head)
+                self.tables[name].adopt(AGENT, newest)
             except StateError:
                 return
 
@@ -110,7 +112,7 @@ class Committee(RuleBasedStateMachine):
         for store in self.tree:
             path = self.paths[store.head]
             for pair in combinations(HONEST, LOAD - 1):
-                known = [self.tables[n].get(AGENT, 1) for n in pair]
+                known = [self.tables[n].get(AGENT) for n in pair]
                 if all(k is None or k.head in path for k in known):
                     assert all(e.head in path for e in endorsed), (pair, store.height)
 
@@ -119,7 +121,7 @@ class Committee(RuleBasedStateMachine):
 
     def _grow(self, parent: Head) -> Head:
         name = hashlib.sha256(parent.head + len(self.tree).to_bytes(4, "big")).digest()
-        node = Head(parent.height + 1, parent.head, name)
+        node = Head(EPOCHS, parent.height + 1, parent.head, name)
         self.tree.append(node)
         self.paths[name] = (*self.paths[parent.head], name)
         self.signers[name] = {LIAR}
@@ -131,7 +133,7 @@ class Committee(RuleBasedStateMachine):
         choices: list[Head | None] = [None, FAR, *self.tree[1:]]
         said = choices[number % len(choices)]
         if said is not None:
-            table.adopt(AGENT, 1, said.height, said.parent, said.head)
+            table.adopt(AGENT, said)
         return table
 
 

@@ -11,7 +11,7 @@ import pytest
 from coincurve import PrivateKey
 
 from cloister.core.encoding.hexes import from_hex
-from cloister.core.encoding.identity import AgentVersion, Purpose
+from cloister.core.encoding.identity import AgentVersion, Epochs, Purpose
 from cloister.core.encoding.signatures import Signed, sign_digest
 from cloister.core.encoding.statements import Lease
 from cloister.core.errors import CloisterError
@@ -25,6 +25,7 @@ from cloister.wire.messages import dump_json
 from support.gatekeepers import PretendWorker, Seat, World, an_agent, policy, secrets_of, sit, turn_all
 
 AGENT = b"\xaa" * 32
+EPOCHS = Epochs(1, 1, 1, b"\xc2" * 32)
 
 
 class Stage:
@@ -80,7 +81,7 @@ class Stage:
 
     def move(self, height: int = 1, parent: bytes | None = None, head: bytes | None = None) -> HeadMove:
         parent = (self.genesis() if height == 1 else bytes([height - 1]) * 32) if parent is None else parent
-        return HeadMove(AGENT, 1, height, parent, bytes([height]) * 32 if head is None else head)
+        return HeadMove(AGENT, EPOCHS, height, parent, bytes([height]) * 32 if head is None else head)
 
     def request(self, *moves: HeadMove, **changes: Any) -> HeadsRequest:
         base = HeadsRequest(moves or (self.move(),), self.worker.address, self.worker.boot, (self.lease(),))
@@ -110,14 +111,14 @@ async def test_four_of_five_endorse_and_three_tell(stage: Stage) -> None:
     (signed,) = await stage.committee.endorse_heads(stage.request())
     assert isinstance(signed, Signed)
     signed.verify(stage.sitting.signers, stage.sitting.network)
-    heard = await stage.committee.heads(AGENT, 1, b"\x11" * 32)
+    heard = await stage.committee.heads(AGENT, b"\x11" * 32)
     assert {(a.height, a.head) for a in heard} == {(1, b"\x01" * 32)}
 
 
 async def test_a_chain_of_moves_in_one_request(stage: Stage) -> None:
     outcomes = await stage.ask(stage.request(stage.move(1), stage.move(2), stage.move(3)))
     assert all(o.startswith("0x") for o in outcomes)
-    assert stage.desk().newest(AGENT, 1, b"\1" * 32).head is not None
+    assert stage.desk().newest(AGENT, b"\1" * 32).head is not None
 
 
 async def test_the_same_move_is_signed_again_and_the_same(stage: Stage) -> None:
@@ -146,7 +147,10 @@ NO_LEASE: dict[str, dict[str, Any]] = {
     "of another worker": {"worker": b"\x01" * 20},
     "of another boot": {"boot": b"\x01" * 32},
     "of another agent": {"agent": b"\xab" * 32},
-    "of another epoch": {"agent_epoch": 2},
+    "of an earlier epoch": {"agent_epoch": 0},
+    "of an earlier cluster epoch": {"cluster_epoch": 0},
+    "of an earlier master epoch": {"master_epoch": 0},
+    "of a later epoch, whose state nobody knows": {"agent_epoch": 2},
 }
 
 
@@ -301,7 +305,7 @@ async def test_long_tables_travel_in_pages(stage: Stage, monkeypatch: pytest.Mon
     assert member is not None
     from cloister.core.state.table import Head
 
-    member.store.put_heads([(bytes([i]) * 32, 1, Head(1, b"\1" * 32, b"\2" * 32)) for i in range(8)])
+    member.store.put_heads([(bytes([i]) * 32, Head(EPOCHS, 1, b"\1" * 32, b"\2" * 32)) for i in range(1, 9)])
     page = stage.desk().page(b"\1" * 32, b"")
     assert page.more
     assert len(page.rows) == 3
@@ -309,4 +313,4 @@ async def test_long_tables_travel_in_pages(stage: Stage, monkeypatch: pytest.Mon
     while page.more:
         page = stage.desk().page(b"\1" * 32, after_row(seen[-1]))
         seen += page.rows
-    assert [from_hex(r["agent"]) for r in seen] == [bytes([i]) * 32 for i in range(8)]
+    assert [from_hex(r["agent"]) for r in seen] == [bytes([i]) * 32 for i in range(1, 9)]

@@ -87,6 +87,7 @@ class Desk:
             policy=self.world.rules,
             limit=limit,
             rng=secrets_of("desk"),
+            sealed=lambda agent: None,
         )
 
     def close(self) -> None:
@@ -121,7 +122,7 @@ class Desk:
         if subject is None or subject.paused or (present is not None and present.paused):
             return False
         floor = self.best.get(agent, (0, 0))
-        if subject.agent_epoch < floor[0] or subject.cluster_epoch < floor[1]:
+        if (subject.agent_epoch, subject.cluster_epoch) < floor:
             return False
         if present is not None and subject.agent_epoch < present.agent_epoch:
             return False
@@ -233,7 +234,8 @@ def _compare(desk: Desk, name: str, agent: bytes, back: int) -> None:
     assert periods == [lease.period, lease.period + 1]
     assert {p.index for p in answer.partials} == {1}
     best = desk.best.get(agent, (0, 0))
-    desk.best[agent] = (max(best[0], lease.agent_epoch), max(best[1], lease.cluster_epoch))
+    desk.best[agent] = max(best, (lease.agent_epoch, lease.cluster_epoch))
+    assert not answer.old, "no head is known: there is nothing to re-seal"
     desk.held[name].add(agent)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from coincurve import PrivateKey
 
 from cloister.core.attestation.model import Binding, Evidence
 from cloister.core.encoding.hexes import from_hex, to_hex
+from cloister.core.encoding.identity import Epochs, Purpose
 from cloister.core.encoding.signatures import Signed, SignerSet, address_of, sign_digest
 from cloister.core.encoding.statements import Checkpoint, HeartBeat, Lease, Statement, WorkerAdmission
 from cloister.core.errors import CloisterError
@@ -36,6 +37,7 @@ from cloister.wire.messages import (
     KeyPartial,
     KeysAnswer,
     KeysRequest,
+    OldPartial,
     Shown,
     SignedBy,
     signed_to_json,
@@ -230,6 +232,9 @@ async def test_t_honest_members_outvote_two_who_say(lie: str) -> None:
     signed.verify(SIGNERS, NETWORK)
 
 
+EPOCHS = Epochs(1, 1, 1, b"\3" * 32)
+
+
 def keys_request(number: int = 10) -> KeysRequest:
     binding = Binding(NETWORK, "worker", NODE, BOOT, bytes(32), b"\1" * 32, bytes(32), {"transport": b"\4" * 48})
     base = checkpoint(number)
@@ -243,17 +248,64 @@ def lease(**changes: Any) -> Lease:
     return dataclasses.replace(base, **changes)
 
 
-def grants(i: int, terms: Lease, key: PrivateKey | None = None, index: int | None = None, drop: int = 0) -> Any:
+def grants(
+    i: int,
+    terms: Lease,
+    key: PrivateKey | None = None,
+    index: int | None = None,
+    drop: int = 0,
+    old: Sequence[tuple[Epochs, Purpose]] = (),
+) -> Any:
     key = KEYS[i] if key is None else key
     partials = [
         KeyPartial(purpose, period, i + 1 if index is None else index, **POINT)
         for purpose, period in identities_of(terms, NETWORK)
     ]
-    return KeysAnswer(terms, sign(key, terms), tuple(partials[drop:])).to_json()
+    released = [OldPartial(e, KeyPartial(p, 0, i + 1 if index is None else index, **POINT)) for e, p in old]
+    return KeysAnswer(terms, sign(key, terms), tuple(partials[drop:]), tuple(released)).to_json()
 
 
 def granting(i: int, terms: Lease | None = None, **how: Any) -> Handler:
     return answering(lambda r, b: grants(i, terms or lease(), **how))
+
+
+NEW = lease(agent_epoch=3)
+FIRST = ((EPOCHS, Purpose.STATE), (EPOCHS, Purpose.SECRETS))
+SECOND = ((EPOCHS._replace(agent=2), Purpose.STATE),)
+# What each of five members releases of earlier epochs, and what comes of it.
+OLD_KEYS: dict[str, tuple[list[Any], Any]] = {
+    "all name the same epochs": ([FIRST] * 5, FIRST),
+    "one that missed the newest head is counted apart": ([FIRST, SECOND, SECOND, SECOND], SECOND),
+    "so is one that may not say": ([(), SECOND, SECOND, SECOND], SECOND),
+    "two liars open no closed epoch": ([FIRST, FIRST, (), (), ()], ()),
+    "with t members left, what all of them release has to do": ([FIRST, FIRST[:1], FIRST[:1]], FIRST[:1]),
+    "or nothing": ([FIRST, SECOND, ()], ()),
+}
+
+
+@pytest.mark.parametrize("sentence", OLD_KEYS)
+async def test_keys_of_earlier_epochs(sentence: str) -> None:
+    said, expected = OLD_KEYS[sentence]
+    async with committee(*(granting(i, NEW, old=old) for i, old in enumerate(said))) as asked:
+        granted = await asked.keys(keys_request())
+    assert {(i.version.epochs, i.purpose) for i in granted.old} == set(expected)
+    assert all(len(parts) >= 3 for parts in granted.old.values())
+    assert len(granted.lease.signatures) >= 3
+
+
+BAD_OLD: dict[str, Any] = {
+    "of the lease's own epochs": {"old": ((NEW.epochs, Purpose.STATE),)},
+    "of later epochs": {"old": ((EPOCHS._replace(agent=9), Purpose.STATE),)},
+    "twice": {"old": (*FIRST, FIRST[0])},
+}
+
+
+@pytest.mark.parametrize("case", BAD_OLD)
+async def test_keys_of_earlier_epochs_are_refused(case: str) -> None:
+    async with committee(*(granting(i, NEW, **BAD_OLD[case]) for i in range(5))) as asked:
+        with pytest.raises(CloisterError) as caught:
+            await asked.keys(keys_request())
+    assert caught.value.code == "gatekeeper.wrong_answer"
 
 
 async def test_keys_come_with_t_signatures_and_t_partials_each() -> None:
@@ -380,8 +432,8 @@ async def test_heartbeats_answer_our_nonce_only() -> None:
             await asked.heartbeat(nonce)
 
 
-MOVE = HeadMove(AGENT, 1, 1, b"\1" * 32, b"\2" * 32)
-OTHER = HeadMove(b"\xab" * 32, 1, 1, b"\1" * 32, b"\3" * 32)
+MOVE = HeadMove(AGENT, EPOCHS, 1, b"\1" * 32, b"\2" * 32)
+OTHER = HeadMove(b"\xab" * 32, EPOCHS, 1, b"\1" * 32, b"\3" * 32)
 
 
 def heads_request() -> HeadsRequest:
@@ -432,7 +484,7 @@ def remembering(key: PrivateKey, move: HeadMove | None, *, nonce: bytes | None =
     def answer(request: web.Request, body: Any) -> Any:
         asked = from_hex(request.query["nonce"], 32) if nonce is None else nonce
         head = None if move is None else EndorsedHead(move, sign(key, move.statement(1)))
-        fresh = sign_digest(key, fresh_digest(NETWORK, 1, asked, AGENT, 1, head))
+        fresh = sign_digest(key, fresh_digest(NETWORK, 1, asked, AGENT, head))
         return HeadAnswer(head, fresh).to_json()
 
     return answering(answer)
@@ -440,7 +492,7 @@ def remembering(key: PrivateKey, move: HeadMove | None, *, nonce: bytes | None =
 
 async def test_a_loader_hears_r_members() -> None:
     async with committee(remembering(KEYS[0], None), *(remembering(k, MOVE) for k in KEYS[1:3])) as asked:
-        answers = await asked.heads(AGENT, 1, b"\x11" * 32)
+        answers = await asked.heads(AGENT, b"\x11" * 32)
     assert sorted(a.height for a in answers) == [0, 1, 1]
     assert {a.member for a in answers} == set(SIGNERS.members[:3])
 
@@ -448,20 +500,20 @@ async def test_a_loader_hears_r_members() -> None:
 async def test_an_older_answer_cannot_be_replayed_to_a_loader() -> None:
     async with committee(*(remembering(k, None, nonce=b"\x12" * 32) for k in KEYS)) as asked:
         with pytest.raises(CloisterError):
-            await asked.heads(AGENT, 1, b"\x11" * 32)
+            await asked.heads(AGENT, b"\x11" * 32)
 
 
 async def test_nobody_but_a_member_may_say_that_there_is_no_head() -> None:
     no = answering(lambda r, b: refusal("state.no_head", 404))
     async with committee(no, no, no, remembering(KEYS[3], MOVE), remembering(KEYS[4], MOVE)) as asked:
         with pytest.raises(CloisterError):
-            await asked.heads(AGENT, 1, b"\x11" * 32)
+            await asked.heads(AGENT, b"\x11" * 32)
 
 
 async def test_a_head_of_another_agent_is_no_answer() -> None:
     async with committee(*(remembering(k, OTHER) for k in KEYS)) as asked:
         with pytest.raises(CloisterError):
-            await asked.heads(AGENT, 1, b"\x11" * 32)
+            await asked.heads(AGENT, b"\x11" * 32)
 
 
 def test_signed_statements_travel_with_their_signatures() -> None:
@@ -472,7 +524,7 @@ def test_signed_statements_travel_with_their_signatures() -> None:
 def row(number: int) -> dict[str, Any]:
     return {
         "agent": to_hex(number.to_bytes(32, "big")),
-        "epoch": 1,
+        **EPOCHS.to_json(),
         "height": 1,
         "parent": to_hex(b"\1" * 32),
         "head": to_hex(b"\2" * 32),
@@ -542,7 +594,7 @@ async def test_quorums_of_heads_follow_n_and_f() -> None:
 
 async def test_nobody_to_ask_is_too_few() -> None:
     asked = Committee([], SIGNERS, NETWORK)
-    for question in (asked.checkpoint(), asked.heartbeat(b"\1" * 32), asked.heads(AGENT, 1, b"\1" * 32)):
+    for question in (asked.checkpoint(), asked.heartbeat(b"\1" * 32), asked.heads(AGENT, b"\1" * 32)):
         with pytest.raises(CloisterError) as caught:
             await question
         assert caught.value.code == "gatekeeper.too_few"
@@ -554,7 +606,7 @@ SPELLINGS = ["{upper}", "0X{hex}", "{hex}00", "0x{hex} ", "0x{spaced}", "0x{hex}
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 async def test_a_signature_over_a_head_has_one_spelling(spelling: str) -> None:
-    move = HeadMove(AGENT, 1, 5, b"\1" * 32, b"\2" * 32)
+    move = HeadMove(AGENT, EPOCHS, 5, b"\1" * 32, b"\2" * 32)
     request = HeadsRequest((move,), NODE, BOOT, signature=bytes(65))
 
     def endorsing(key: PrivateKey, good: bool) -> Handler:

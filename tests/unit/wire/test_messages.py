@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloister.core.attestation.model import Binding, Evidence
-from cloister.core.encoding.identity import Purpose
+from cloister.core.encoding.identity import Epochs, Purpose
 from cloister.core.encoding.signatures import Signed, address_of
 from cloister.core.encoding.statements import Checkpoint, HeartBeat, Lease, StateHead, WorkerAdmission
 from cloister.core.errors import CloisterError
@@ -26,12 +26,14 @@ CHECKPOINT = Signed(POINTS, (SIG,) * 3)
 BINDING = Binding(B32, "worker", b"\4" * 20, B32, B32, B32, B32, {"transport": b"\4" * 48})
 SHOWN = messages.Shown(Evidence("tdx", b"quote", {"collateral": b"{}"}), BINDING)
 LEASE = Lease(1, B32, B32, B32, B32, 1, 1, 1, 0, b"\4" * 20, B32, 10, 600)
-MOVE = heads.HeadMove(B32, 1, 1, B32, B32)
+EPOCHS = Epochs(1, 1, 1, B32)
+MOVE = heads.HeadMove(B32, EPOCHS, 1, B32, B32)
 PARTIAL = messages.KeyPartial(Purpose.CALL, 3, 1, b"\1" * 48, b"\2" * 96, b"\3" * 48)
+OLD = messages.OldPartial(EPOCHS, messages.KeyPartial(Purpose.STATE, 0, 1, b"\1" * 48, b"\2" * 96, b"\3" * 48))
 LEASES = (Signed(LEASE, (SIG,)),)
-PROVEN = (Signed(StateHead(1, B32, 1, 1, B32, B32), (SIG,) * 4),)
+PROVEN = (Signed(StateHead(1, B32, B32, 1, 1, 1, 1, B32, B32), (SIG,) * 4),)
 HEADS = heads.HeadsRequest((MOVE,), address_of(KEY), B32, LEASES, PROVEN)
-ROW = {"agent": "0x", "epoch": 1, "height": 1, "parent": "0x", "head": "0x"}
+ROW = {"agent": "0x", "height": 1, "parent": "0x", "head": "0x", **EPOCHS.to_json()}
 
 ALL: dict[str, Any] = {
     "info before the key exists": messages.Info(b"\4" * 20, 0, 0, None, B32, "intel", False, 0),
@@ -40,7 +42,7 @@ ALL: dict[str, Any] = {
     "admission request": messages.AdmissionRequest(SHOWN, b"\4" * 20, CHECKPOINT),
     "keys request": messages.KeysRequest(SHOWN, B32, CHECKPOINT),
     "partial": PARTIAL,
-    "keys answer": messages.KeysAnswer(LEASE, SIG, (PARTIAL,)),
+    "keys answer": messages.KeysAnswer(LEASE, SIG, (PARTIAL,), (OLD,)),
     "heads request": HEADS.signed(KEY),
     "head move": MOVE,
     "endorsed head": heads.EndorsedHead(MOVE, SIG),
@@ -129,6 +131,9 @@ LISTS: dict[str, Callable[[], object]] = {
     "partials": lambda: messages.KeysAnswer.from_json(
         {**messages.KeysAnswer(LEASE, SIG, ()).to_json(), "partials": [{}] * 17}
     ),
+    "old partials": lambda: messages.KeysAnswer.from_json(
+        {**messages.KeysAnswer(LEASE, SIG, ()).to_json(), "old": [{}] * 5}
+    ),
     "heads": lambda: heads.HeadsRequest.from_json({**HEADS.signed(KEY).to_json(), "heads": [{}] * 257}),
     "leases": lambda: heads.HeadsRequest.from_json({**HEADS.signed(KEY).to_json(), "leases": [{}] * 257}),
     "rows": lambda: heads.TablePage.from_json({"rows": [{}] * 2001, "more": False, "fresh": "0x" + "05" * 65}),
@@ -163,19 +168,18 @@ def test_the_worker_signs_every_part_of_it(change: str) -> None:
         altered.verify()
 
 
-def test_freshness_binds_network_term_nonce_agent_epoch_and_answer() -> None:
+def test_freshness_binds_network_term_nonce_agent_and_answer() -> None:
     head = heads.EndorsedHead(MOVE, SIG)
     other = b"\x08" * 32
     variants = {
-        heads.fresh_digest(B32, 1, B32, B32, 1, head),
-        heads.fresh_digest(other, 1, B32, B32, 1, head),
-        heads.fresh_digest(B32, 2, B32, B32, 1, head),
-        heads.fresh_digest(B32, 1, other, B32, 1, head),
-        heads.fresh_digest(B32, 1, B32, other, 1, head),
-        heads.fresh_digest(B32, 1, B32, B32, 2, head),
-        heads.fresh_digest(B32, 1, B32, B32, 1, None),
+        heads.fresh_digest(B32, 1, B32, B32, head),
+        heads.fresh_digest(other, 1, B32, B32, head),
+        heads.fresh_digest(B32, 2, B32, B32, head),
+        heads.fresh_digest(B32, 1, other, B32, head),
+        heads.fresh_digest(B32, 1, B32, other, head),
+        heads.fresh_digest(B32, 1, B32, B32, None),
     }
-    assert len(variants) == 7
+    assert len(variants) == 6
 
 
 BODIES = {
@@ -223,3 +227,19 @@ def test_any_json_in_any_place_never_escapes_the_error_family(new: Any, name: st
         type(ALL[name]).from_json(with_value(plain, path, new))
     except CloisterError:
         return
+
+
+@pytest.mark.parametrize("purpose", [Purpose.CALL, Purpose.IDENTITY, Purpose.LOG])
+def test_only_state_and_secrets_have_keys_of_earlier_epochs(purpose: Purpose) -> None:
+    partial = messages.KeyPartial(purpose, 0, 1, b"\1" * 48, b"\2" * 96, b"\3" * 48)
+    with pytest.raises(CloisterError) as caught:
+        messages.OldPartial(EPOCHS, partial)
+    assert caught.value.code == "wire.message"
+    with pytest.raises(CloisterError):
+        messages.OldPartial.from_json({**EPOCHS.to_json(), "partial": partial.to_json()})
+
+
+def test_a_move_travels_with_the_epochs_it_is_sealed_under() -> None:
+    statement = MOVE.statement(4)
+    assert heads.move_of(statement) == MOVE
+    assert (statement.term, statement.cluster, statement.agent_epoch) == (4, B32, 1)

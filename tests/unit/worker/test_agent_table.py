@@ -16,7 +16,7 @@ from cloister.core.policy.placement import place
 from cloister.core.policy.refusals import CAP
 from cloister.core.state.endorse import Answer
 from cloister.sandbox.ports import AgentRequest
-from cloister.worker.bundles import WRONG_SECRETS
+from cloister.worker.carried import WRONG_SECRETS
 from support.fake_world import manifest, test_key
 from support.worker_kit import PERIOD, Calls, Reply, Rig, list_workers, put, refused, set_cluster_epoch, until
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 
 from cloister.core.encoding.signatures import Signed, sign_digest
+from cloister.core.encoding.statements import StateHead
 from cloister.core.errors import CloisterError
-from cloister.core.state.table import HeadTable
+from cloister.core.state.table import Head, HeadTable
 from cloister.fabric.embedded.limits import UNAVAILABLE
 from cloister.wire.committee import TOO_FEW
-from cloister.wire.heads import HeadMove, HeadsRequest
+from cloister.wire.heads import HeadMove, HeadsRequest, move_of
 from cloister.worker.endorse import BATCH, SHARE, Endorser
 from cloister.worker.state import AgentState
 from support.fake_world import MEMBERS
@@ -46,17 +47,17 @@ class Members:
         return tuple([self.one(move, here) for move in request.heads])
 
     def adopt(self, member: int, signed: Signed) -> None:
-        said = signed.statement.to_json()
-        known = self.tables[member].get(bytes.fromhex(said["agent"][2:]), said["agent_epoch"])
-        if known is None or known.height < said["height"]:
-            raw = [bytes.fromhex(said[n][2:]) for n in ("agent", "parent", "head")]
-            self.tables[member].adopt(raw[0], said["agent_epoch"], said["height"], raw[1], raw[2])
+        assert isinstance(signed.statement, StateHead)
+        move = move_of(signed.statement)
+        known = self.tables[member].get(move.agent)
+        if known is None or known.height < move.height:
+            self.tables[member].adopt(move.agent, move.as_head())
 
     def one(self, move: HeadMove, here: list[int]) -> Signed | CloisterError:
         statement, signatures, errors = move.statement(1), [], []
         for i in here:
             try:
-                self.tables[i].propose(move.agent, move.agent_epoch, move.height, move.parent, move.head)
+                self.tables[i].propose(move.agent, move.as_head())
                 signatures.append(sign_digest(MEMBERS[i], statement.digest(self.rig.world.network.id)))
             except CloisterError as error:
                 errors.append(error)
@@ -66,7 +67,7 @@ class Members:
 
     def heights(self, agent: bytes) -> list[int]:
         """Per member."""
-        found = [table.get(agent, 1) for table in self.tables]
+        found = [table.get(agent) for table in self.tables]
         return [head.height if head else 0 for head in found]
 
 
@@ -187,7 +188,7 @@ async def test_a_forked_head_is_refused_and_named(scene: Scene) -> None:
     agent = await scene.rig.deploy()
     await scene.write(agent)
     for table in scene.members.tables:
-        table.propose(agent, 1, 1, b"\x01" * 32, b"\x02" * 32)
+        table.propose(agent, Head(scene.rig.placed(agent).keys.version.epochs, 1, b"\x01" * 32, b"\x02" * 32))
     assert await scene.endorser.turn() == 0
     assert scene.endorser.refusals[agent].code == "state.forked"
     assert await scene.pending(agent) == 1

@@ -13,6 +13,7 @@ from enum import IntEnum
 from cloister.core.chainview.layout import Layout, add, address_key, data_slot, mapping_slot
 from cloister.core.chainview.words import BAD_RECORD, Slots, Struct, address_of_word, texts_of
 from cloister.core.encoding.hexes import need_bytes, need_uint
+from cloister.core.encoding.identity import Epochs
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.signatures import MAX_MEMBERS, SignerSet
 from cloister.core.errors import ChainViewError, define
@@ -38,7 +39,9 @@ class UpgradeMode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class AgentRecord:
-    """An agent in the Agents contract. Hashes of 32 bytes are zero when unset; so are 20-byte addresses."""
+    """An agent in the Agents contract. Hashes of 32 bytes are zero when unset; so are 20-byte addresses.
+
+    wiped_below: state sealed under an agent epoch below this one is left behind, by the owner's choice."""
 
     agent: bytes
     token_id: int
@@ -56,6 +59,17 @@ class AgentRecord:
     secrets_setter: bytes
     secrets_epoch: int
     account: bytes
+    secrets_cluster: bytes = bytes(32)
+    secrets_cluster_epoch: int = 0
+    secrets_master_epoch: int = 0
+    wiped_below: int = 0
+
+    @property
+    def secrets_at(self) -> Epochs | None:
+        """The epochs that the owner's secrets were set under; None when none are set."""
+        if self.secrets_hash == bytes(32):
+            return None
+        return Epochs(self.secrets_epoch, self.secrets_cluster_epoch, self.secrets_master_epoch, self.secrets_cluster)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +188,10 @@ def read_agent(slots: Slots, layout: Layout, agent: bytes) -> AgentRecord | None
         secrets_setter=at.address("secretsSetter"),
         secrets_epoch=at.number("secretsEpoch"),
         account=at.address("account"),
+        secrets_cluster=at.word("secretsCluster"),
+        secrets_cluster_epoch=at.number("secretsClusterEpoch"),
+        secrets_master_epoch=at.number("secretsMasterEpoch"),
+        wiped_below=at.number("wipedBelow"),
     )
 
 

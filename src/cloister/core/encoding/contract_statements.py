@@ -116,3 +116,27 @@ class AnchorCommit(Statement):
     agent: bytes
     commit: bytes
     deadline: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBumps(Statement):
+    """The committee ends the epochs of agents that a removed worker held; ``agents`` = keccak256(abi.encode(token ids,
+    the epochs that end)). Signed by t members."""
+
+    NAME: ClassVar[str] = "WorkerBumps"
+    TYPES: ClassVar[dict[str, str]] = {"term": U64, "worker": ADDRESS, "agents": B32}
+    term: int
+    worker: bytes
+    agents: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Resealed(Statement):
+    """The newest endorsed heads of these agents are under ``master_epoch`` or a later one; ``agents`` =
+    keccak256(abi.encode(token ids)). Signed by t members."""
+
+    NAME: ClassVar[str] = "Resealed"
+    TYPES: ClassVar[dict[str, str]] = {"term": U64, "master_epoch": U64, "agents": B32}
+    term: int
+    master_epoch: int
+    agents: bytes

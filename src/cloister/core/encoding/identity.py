@@ -7,11 +7,15 @@ purpose u8, period u64), big-endian. ``period`` is 0 for every purpose but ``cal
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any, NamedTuple
 
 from cloister.core.encoding.contexts import Context, frame
-from cloister.core.encoding.hexes import need_bytes, need_uint
+from cloister.core.encoding.hexes import from_hex, need_bytes, need_uint, to_hex
+
+EPOCH_FIELDS = ("agent_epoch", "cluster_epoch", "master_epoch", "cluster")
 
 
 class Purpose(IntEnum):
@@ -22,6 +26,39 @@ class Purpose(IntEnum):
     SECRETS = 3
     IDENTITY = 4
     LOG = 5
+
+
+class Epochs(NamedTuple):
+    """Which keys of an agent: its own epoch, its cluster's, the master key's, and the cluster (32 bytes).
+
+    Tuples compare as time does: what moves an agent to another cluster also raises its own epoch (spec/epochs.md 2).
+    """
+
+    agent: int
+    cluster: int
+    master: int
+    of: bytes
+
+    def check(self) -> Epochs:
+        """Itself. Raises EncodingError for numbers beyond 64 bits and a cluster id of another size."""
+        for name, number in zip(("agent epoch", "cluster epoch", "master epoch"), self[:3], strict=True):
+            need_uint(name, number, 64)
+        need_bytes("cluster", self.of, 32)
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready: agent_epoch, cluster_epoch, master_epoch, cluster."""
+        return dict(zip(EPOCH_FIELDS, (*self[:3], to_hex(self.of)), strict=True))
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Epochs:
+        """The epochs among these fields. Raises EncodingError; KeyError for missing ones: check the names before."""
+        cluster = from_hex(fields["cluster"], 32, name="cluster")
+        return cls(fields["agent_epoch"], fields["cluster_epoch"], fields["master_epoch"], cluster).check()
+
+    def version(self, network: bytes, agent: bytes) -> AgentVersion:
+        """An agent (32-byte id) of a network (32-byte id) at these epochs."""
+        return AgentVersion(network, self.master, self.of, self.cluster, agent, self.agent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +81,11 @@ class AgentVersion:
     def key(self, purpose: Purpose, period: int = 0) -> KeyIdentity:
         """The identity of one key of this agent version."""
         return KeyIdentity(self, purpose, period)
+
+    @property
+    def epochs(self) -> Epochs:
+        """The epochs alone, in the order in which they compare."""
+        return Epochs(self.agent_epoch, self.cluster_epoch, self.master_epoch, self.cluster)
 
     def bumped(self) -> AgentVersion:
         """The same agent one epoch later."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
+from cloister.core.encoding.identity import Epochs
 from cloister.core.encoding.keccak import keccak256
 
 _DOMAIN_TYPE = keccak256(b"EIP712Domain(string name,string version,bytes32 salt)")
@@ -115,15 +116,23 @@ class Lease(Statement):
     checkpoint: int
     expiry: int
 
+    @property
+    def epochs(self) -> Epochs:
+        """The epochs of the keys that the lease stands for."""
+        return Epochs(self.agent_epoch, self.cluster_epoch, self.master_epoch, self.cluster)
+
 
 @dataclass(frozen=True, slots=True)
 class StateHead(Statement):
-    """Agent state moved from ``parent`` to ``head``. A member signs one child per parent."""
+    """Agent state under these epochs moved from ``parent`` to ``head``. A member signs one child per parent."""
 
     NAME: ClassVar[str] = "StateHead"
     TYPES: ClassVar[dict[str, str]] = {
         "term": U64,
         "agent": B32,
+        "cluster": B32,
+        "master_epoch": U64,
+        "cluster_epoch": U64,
         "agent_epoch": U64,
         "height": U64,
         "parent": B32,
@@ -131,6 +140,9 @@ class StateHead(Statement):
     }
     term: int
     agent: bytes
+    cluster: bytes
+    master_epoch: int
+    cluster_epoch: int
     agent_epoch: int
     height: int
     parent: bytes

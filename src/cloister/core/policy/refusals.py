@@ -60,6 +60,13 @@ EPOCH_CLOSED = define(
     remedy="ask again with a newer checkpoint: keys of closed epochs are not released",
     status=409,
 )
+ROTATING = define(
+    "policy.rotating",
+    PolicyError,
+    check="no rotation of the master key holds key release",
+    remedy="wait: release resumes once the new master key is confirmed twice on chain; nothing is lost meanwhile",
+    status=503,
+)
 CAP = define(
     "policy.cap",
     PolicyError,

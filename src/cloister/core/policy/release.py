@@ -7,12 +7,14 @@ identities itself; a requester never names an epoch, a period or an identity.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from cloister.core.encoding.hexes import BAD_FIELD
-from cloister.core.encoding.identity import AgentVersion, KeyIdentity
+from cloister.core.encoding.identity import AgentVersion, Epochs, KeyIdentity
 from cloister.core.encoding.statements import Checkpoint, Lease
-from cloister.core.policy.identities import granted_identities
+from cloister.core.policy.identities import granted_identities, resealing_identities
 from cloister.core.policy.placement import may_hold
 from cloister.core.policy.refusals import (
     AGENT_UNKNOWN,
@@ -21,6 +23,7 @@ from cloister.core.policy.refusals import (
     EPOCH_CLOSED,
     MEASUREMENT_MISMATCH,
     PAUSED,
+    ROTATING,
     WORKER_EXPIRED,
     WORKER_REMOVED,
     WORKER_UNKNOWN,
@@ -51,7 +54,10 @@ class WorkerFacts:
 
 @dataclass(frozen=True, slots=True)
 class AgentFacts:
-    """The agent's and its cluster's record at the checkpoint, and where placement puts it."""
+    """The agent's and its cluster's record at the checkpoint, and where placement puts it.
+
+    secrets: the epochs under which the owner's secrets were set; None if none are set. wiped_below: state sealed under
+    an agent epoch below this one is left behind, by the owner's choice."""
 
     agent: bytes
     code_hash: bytes
@@ -61,6 +67,8 @@ class AgentFacts:
     cluster_epoch: int
     seats: int
     paused: bool
+    secrets: Epochs | None = None
+    wiped_below: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +98,36 @@ class Ledger:
     """What this member granted before: agents per (term, worker), and the newest epochs it ever released.
 
     held: the worker's agents in this term. floor: agent epoch, cluster epoch, master epoch below which all is closed.
+    sealed: the epochs of the newest head that this member endorsed; None if it knows none, or may not say.
     """
 
     held: frozenset[bytes] = frozenset()
     floor: tuple[int, int, int] = (0, 0, 0)
+    sealed: Epochs | None = None
+
+
+class EpochState(Enum):
+    """What the chain says of one master epoch (spec/gatekeepers.md M1-M4)."""
+
+    RELEASED = "released"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    DESTROYED = "destroyed"
+
+
+@dataclass(frozen=True, slots=True)
+class EpochFacts:
+    """Master epochs at the checkpoint. Those not named are released: no rotation ever touched them."""
+
+    states: Mapping[int, EpochState] = field(default_factory=dict)
+
+    def of(self, epoch: int) -> EpochState:
+        """The state of one master epoch."""
+        return self.states.get(epoch, EpochState.RELEASED)
+
+    def writable(self, epoch: int) -> bool:
+        """Whether keys of this master epoch are released for writing: of the newest one alone, once it runs."""
+        return self.of(epoch) in (EpochState.RELEASED, EpochState.RESUMED) and epoch >= max(self.states, default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +151,19 @@ class Facts:
     limits: Limits
     newest: Newest = field(default_factory=Newest)
     ledger: Ledger = field(default_factory=Ledger)
+    masters: EpochFacts = field(default_factory=EpochFacts)
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The lease to sign and the key identities to evaluate. Equal facts give equal bytes at every member."""
+    """The lease to sign and the key identities to evaluate. Equal facts give equal bytes at every member.
+
+    old: keys of earlier epochs, for re-sealing alone; ``reason`` says why they go along, or why none do."""
 
     lease: Lease
     identities: tuple[KeyIdentity, ...]
+    old: tuple[KeyIdentity, ...] = ()
+    reason: str = ""
 
 
 def vendor_class_id(name: str) -> bytes:
@@ -140,8 +179,9 @@ def vendor_class_id(name: str) -> bytes:
 def may_release(facts: Facts) -> Grant:
     """Decide. Raises the PolicyError of the first rule that says no.
 
-    1. the checkpoint is of this term; 2. the worker's record; 3. the agent's record; 4. no newer epoch was released;
-    5. placement; 6. caps; 7. build the lease and the identities.
+    1. the checkpoint is of this term; 2. the worker's record; 3. the agent's record; 4. no newer epoch was released,
+    and the master epoch is not paused by a rotation; 5. placement; 6. caps; 7. build the lease and the identities;
+    8. keys of the epochs that state and secrets are still sealed under.
     """
     if facts.checkpoint.term != facts.committee.term:  # 1
         raise WRONG_TERM(expected=f"term {facts.committee.term}", found=f"term {facts.checkpoint.term}")
@@ -150,7 +190,9 @@ def may_release(facts: Facts) -> Grant:
     _not_closed(facts, agent)  # 4
     may_hold(facts.committee.seed, agent.agent, facts.live, agent.seats, facts.requester.worker)  # 5
     _within_cap(facts, agent)  # 6
-    return _grant(facts, agent)  # 7
+    lease, identities = _grant(facts, agent)  # 7
+    old, reason = _resealing(facts, agent, lease)  # 8
+    return Grant(lease, identities, old, reason)
 
 
 def _may_worker(facts: Facts) -> None:
@@ -185,8 +227,39 @@ def _may_agent(facts: Facts) -> AgentFacts:
 def _not_closed(facts: Facts, agent: AgentFacts) -> None:
     epochs = (agent.agent_epoch, agent.cluster_epoch, facts.committee.master_epoch)
     floor = (max(facts.ledger.floor[0], facts.newest.agent_epoch), *facts.ledger.floor[1:])
-    if any(epoch < low for epoch, low in zip(epochs, floor, strict=True)):
+    if is_closed(epochs, floor):
         raise EPOCH_CLOSED(expected=f"epochs (agent, cluster, master) >= {floor}", found=str(epochs))
+    master = facts.committee.master_epoch
+    if not facts.masters.writable(master):
+        raise ROTATING(expected="a master epoch in use", found=f"epoch {master} {facts.masters.of(master).value}")
+
+
+def is_closed(epochs: tuple[int, int, int], floor: tuple[int, int, int]) -> bool:
+    """Whether (agent, cluster, master) epochs lie below a floor. The cluster's epoch counts within one agent epoch: an
+    agent that moved to another cluster has a new epoch of its own, and the other cluster counts by itself."""
+    agent, cluster, master = epochs
+    return agent < floor[0] or master < floor[2] or (agent == floor[0] and cluster < floor[1])
+
+
+def _resealing(facts: Facts, agent: AgentFacts, lease: Lease) -> tuple[tuple[KeyIdentity, ...], str]:
+    """Keys of earlier epochs, and why (spec/epochs.md 5).
+
+    1. what is re-sealed stays closed; 2. state sealed below the owner's mark is left behind; 3. secrets are sealed
+    where the owner set them, or where the state is, when a re-seal carried them; none are set after a transfer;
+    4. nothing of a destroyed master epoch.
+    """
+    now, sealed = lease.epochs, facts.ledger.sealed
+    if sealed is not None and sealed >= now:  # 1
+        return (), "re-sealed"
+    state = None if sealed is None or sealed.agent < agent.wiped_below else sealed  # 2
+    secrets = agent.secrets
+    if secrets is not None and sealed is not None and secrets < sealed:  # 3
+        secrets = state
+    kept = [
+        None if e is None or facts.masters.of(e.master) is EpochState.DESTROYED else e for e in (state, secrets)
+    ]  # 4
+    old = resealing_identities(facts.committee.network, lease.agent, now, *kept)
+    return old, "to re-seal: " + ", ".join(i.purpose.name.lower() for i in old) if old else "nothing to re-seal"
 
 
 def _within_cap(facts: Facts, agent: AgentFacts) -> None:
@@ -195,7 +268,7 @@ def _within_cap(facts: Facts, agent: AgentFacts) -> None:
         raise CAP(expected=f"at most {cap} agents in this term", found=f"{len(held)} held, one more asked")
 
 
-def _grant(facts: Facts, agent: AgentFacts) -> Grant:
+def _grant(facts: Facts, agent: AgentFacts) -> tuple[Lease, tuple[KeyIdentity, ...]]:
     checkpoint, committee = facts.checkpoint, facts.committee
     period = checkpoint.number // facts.limits.period_blocks
     version = AgentVersion(
@@ -221,4 +294,4 @@ def _grant(facts: Facts, agent: AgentFacts) -> Grant:
         checkpoint=checkpoint.number,
         expiry=(period + 2) * facts.limits.period_blocks,
     )
-    return Grant(lease, granted_identities(version, period))
+    return lease, granted_identities(version, period)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloister.core.encoding.hexes import need_bytes, to_hex
+from cloister.core.encoding.identity import Epochs
 from cloister.core.errors import StateError, define
 from cloister.core.state.heads import HeadRecord
 
@@ -60,13 +61,15 @@ TABLE_FULL = define(
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One member's answer to a loader: its address (20 bytes), the height and head it signed; height 0 for none.
+    """One member's answer to a loader: its address (20 bytes), the height and head it signed, and the epochs that this
+    head is sealed under; height 0 for none.
 
     The caller checked the member's signature and that it sits in the committee."""
 
     member: bytes
     height: int
     head: bytes
+    epochs: Epochs | None = None
 
 
 def require_fresh(local: HeadRecord, endorsed: Sequence[Answer], quorum: int) -> None:

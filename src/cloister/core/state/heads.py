@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cloister.core.encoding.contexts import Context, digest
 from cloister.core.encoding.hexes import need_bytes, need_uint
@@ -20,7 +20,7 @@ from cloister.core.state.sealing import TAMPERED
 HEAD_SLOT = "h"
 MAX_PENDING = 512
 NO_DIGEST = bytes(32)
-_FIXED = struct.Struct(">BQ32s32s32sIQQ32sH")
+_FIXED = struct.Struct(">BQ32s32s32sIQQ32s32s32sH")
 _VERSION = 1
 
 
@@ -38,13 +38,22 @@ def job_digest(queue: str, body: bytes, not_before: int) -> bytes:
 def commit_digest(
     puts: Mapping[str, bytes | None], jobs: Sequence[bytes], index: bytes = NO_DIGEST, request: bytes = b""
 ) -> bytes:
-    """Digest of a commit: sorted (stored key, SHA-256 of ciphertext or zero), job digests, index root, request tag."""
+    """Digest of a commit: what it wrote, and the index root after it. 32 bytes."""
+    return commit_of(writes_digest(puts, jobs, request), index)
+
+
+def commit_of(writes: bytes, index: bytes) -> bytes:
+    """digest(STATE_HEAD, "commit", writes digest, index root): a head pins the index, whoever holds a key. 32 bytes."""
+    return digest(Context.STATE_HEAD, b"commit", need_bytes("writes", writes, 32), need_bytes("index root", index, 32))
+
+
+def writes_digest(puts: Mapping[str, bytes | None], jobs: Sequence[bytes], request: bytes = b"") -> bytes:
+    """Digest of sorted (stored key, SHA-256 of ciphertext or zero), job digests and the request tag. 32 bytes."""
     pairs = [
         len(key).to_bytes(2, "big") + key.encode() + (NO_DIGEST if value is None else hashlib.sha256(value).digest())
         for key, value in sorted(puts.items())
     ]
-    root = need_bytes("index root", index, 32)
-    return digest(Context.STATE_HEAD, b"commit", b"".join(pairs), b"".join(jobs), root, request)
+    return digest(Context.STATE_HEAD, b"writes", b"".join(pairs), b"".join(jobs), request)
 
 
 def next_head(parent: bytes, height: int, commit: bytes) -> bytes:
@@ -69,6 +78,8 @@ class HeadRecord:
     height, head, parent, commit: of this commit. keys, size: live values and their plain bytes. request_id: of the
     last commit ("" before the first). base_height, base_head: a head below which everything is endorsed (or genesis).
     pending: commit digests from base_height + 1 to height. index, marks: bucket number -> SHA-256 of its ciphertext.
+    tag_key: the key of request tags that a re-seal carried over; zero for a state that was never re-sealed.
+    writes: digest of what the last commit wrote: with the index it makes the commit digest.
     The head covers the index through the commit digest. Marks name heads, so they stand beside it in this record.
     """
 
@@ -84,6 +95,21 @@ class HeadRecord:
     pending: tuple[bytes, ...]
     index: Mapping[int, bytes]
     marks: Mapping[int, bytes]
+    tag_key: bytes = field(default=NO_DIGEST, repr=False)
+    writes: bytes = NO_DIGEST
+
+    @property
+    def resealed(self) -> bool:
+        """Whether this state was sealed under earlier epochs before."""
+        return self.tag_key != NO_DIGEST
+
+    def carried_tag_key(self) -> bytes:
+        """What ``StateKeys.request_tag`` needs: the carried key, or nothing."""
+        return self.tag_key if self.resealed else b""
+
+    def area(self, identity: bytes) -> str:
+        """What the stored keys of its buckets end in: nothing, or ".<16 hex digits>" of these epochs' h0."""
+        return f".{genesis_head(identity)[:8].hex()}" if self.resealed else ""
 
     def links(self) -> list[Link]:
         """Every step above the base, oldest first: what may still need endorsement."""
@@ -122,6 +148,8 @@ class HeadRecord:
             self.size,
             self.base_height,
             self.base_head,
+            self.tag_key,
+            self.writes,
             len(self.pending),
         )
         maps = _pack_map(self.index) + _pack_map(self.marks)
@@ -152,7 +180,8 @@ def index_root(index: Mapping[int, bytes], keys: int, size: int) -> bytes:
 
 
 def _parse(data: bytes) -> HeadRecord:
-    version, height, head, parent, commit, keys, size, base, base_head, pending = _FIXED.unpack_from(data, 0)
+    fixed = _FIXED.unpack_from(data, 0)
+    version, height, head, parent, commit, keys, size, base, base_head, tag_key, writes, pending = fixed
     if version != _VERSION or pending > MAX_PENDING:
         raise TAMPERED(expected="head record version 1", found=f"version {version}, {pending} pending")
     at = _FIXED.size
@@ -162,7 +191,9 @@ def _parse(data: bytes) -> HeadRecord:
     at += 1 + data[at]
     index, at = _unpack_map(data, at)
     marks, at = _unpack_map(data, at)
-    return HeadRecord(height, head, parent, commit, keys, size, request, base, base_head, commits, index, marks)
+    return HeadRecord(
+        height, head, parent, commit, keys, size, request, base, base_head, commits, index, marks, tag_key, writes
+    )
 
 
 def _pack_map(digests: Mapping[int, bytes]) -> bytes:
@@ -182,5 +213,7 @@ def _check(record: HeadRecord) -> None:
     tip = Link(record.height, record.parent, record.head)
     if not links or links[-1] != tip or record.pending[-1] != record.commit:
         raise TAMPERED(expected="a chain that ends in the record's head", found="one that does not")
+    if commit_of(record.writes, index_root(record.index, record.keys, record.size)) != record.commit:
+        raise TAMPERED(expected="the index that the commit was made over", found="another one")
     if any(number >= BUCKETS for number in (*record.index, *record.marks)):
         raise TAMPERED(expected=f"{BUCKETS} buckets", found="a higher bucket number")

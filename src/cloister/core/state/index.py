@@ -107,14 +107,14 @@ def bucket_of(stored: str | bytes) -> int:
     return (stored[0] if isinstance(stored, bytes) else int(stored[:2], 16)) >> 2
 
 
-def bucket_slot(number: int) -> str:
-    """The stored key of a bucket."""
-    return f"b.{number:02x}"
+def bucket_slot(number: int, area: str = "") -> str:
+    """The stored key of a bucket. ``area``: that of a re-sealed state, so that two seals never share a place."""
+    return f"b.{number:02x}{area}"
 
 
-def marks_slot(number: int) -> str:
+def marks_slot(number: int, area: str = "") -> str:
     """The stored key of a bucket of marks."""
-    return f"d.{number:02x}"
+    return f"d.{number:02x}{area}"
 
 
 def _parse_items(data: bytes) -> dict[str, Item]:

@@ -12,10 +12,11 @@ from cloister.core.state.heads import (
     HEAD_SLOT,
     MAX_PENDING,
     HeadRecord,
-    commit_digest,
+    commit_of,
     index_root,
     job_digest,
     next_head,
+    writes_digest,
 )
 from cloister.core.state.index import MAX_ENTRIES, Bucket, Done, Item, Marks, bucket_of, bucket_slot, marks_slot
 from cloister.core.state.sealing import TOO_LARGE, Rng, StateKeys, job_slot
@@ -102,15 +103,17 @@ def plan_commit(
     check_buffered(writes, jobs, limits)  # 1
     if len(parent.pending) >= MAX_PENDING:
         raise UNENDORSED(expected=f"fewer than {MAX_PENDING} waiting", found=str(len(parent.pending)))
-    tag, height = keys.request_tag(check_request_id(request_id)), parent.height + 1
+    tag, height = keys.request_tag(check_request_id(request_id), parent.carried_tag_key()), parent.height + 1
+    area = parent.area(keys.identity)
     puts, after = _seal_values(keys, buckets, writes, height, rng)  # 2
     count, size = _totals(parent, buckets, after, limits)
-    index = {**parent.index, **_seal_buckets(keys, after, puts, height, rng)}  # 3
+    index = {**parent.index, **_seal_buckets(keys, after, puts, height, rng, area)}  # 3
     sealed = [(j.queue, keys.seal_at(job_slot(j.queue), "", j.body, height, rng), j.not_before) for j in jobs]
-    commit = commit_digest(puts, [job_digest(*job) for job in sealed], index_root(index, count, size), tag)  # 4
+    writes_made = writes_digest(puts, [job_digest(*job) for job in sealed], tag)  # 4
+    commit = commit_of(writes_made, index_root(index, count, size))
     head = next_head(parent.head, height, commit)
     done = marks.with_done(Done(tag, height, head))  # 5
-    slot = marks_slot(bucket_of(tag))
+    slot = marks_slot(bucket_of(tag), area)
     blob = puts[slot] = keys.seal_at(slot, "", bytes(done), height, rng)
     record = replace(
         parent,
@@ -124,6 +127,7 @@ def plan_commit(
         pending=(*parent.pending, commit),
         index=index,
         marks={**parent.marks, bucket_of(tag): hashlib.sha256(blob).digest()},
+        writes=writes_made,
     )
     puts[HEAD_SLOT] = keys.seal_at(HEAD_SLOT, "", bytes(record), height, rng)  # 6
     return CommitPlan(record, puts, sealed, after, done)
@@ -148,11 +152,12 @@ def _seal_values(
 
 
 def _seal_buckets(
-    keys: StateKeys, after: Mapping[int, Bucket], puts: dict[str, bytes | None], height: int, rng: Rng
+    keys: StateKeys, after: Mapping[int, Bucket], puts: dict[str, bytes | None], height: int, rng: Rng, area: str
 ) -> dict[int, bytes]:
     index = {}
     for number, bucket in after.items():
-        blob = puts[bucket_slot(number)] = keys.seal_at(bucket_slot(number), "", bytes(bucket), height, rng)
+        slot = bucket_slot(number, area)
+        blob = puts[slot] = keys.seal_at(slot, "", bytes(bucket), height, rng)
         index[number] = hashlib.sha256(blob).digest()
     return index
 

@@ -94,9 +94,14 @@ class StateKeys:
         """The stored key of a plain name: 32 hex digits. Raises StateError state.bad_name."""
         return self._mac(frame(Context.STATE_KEY_NAME, check_name(key).encode()))[:16].hex()
 
-    def request_tag(self, request_id: str) -> bytes:
-        """16 bytes that stand for a request id in the index."""
-        return self._mac(frame(Context.STATE_KEY_NAME, b"request", request_id.encode()))[:16]
+    def tag_key(self) -> bytes:
+        """The key of request tags of an agent that was first sealed under this key: 32 bytes. A re-seal carries it."""
+        return self._mac(frame(Context.STATE_KEY_NAME, b"request key"))
+
+    def request_tag(self, request_id: str, tag_key: bytes = b"") -> bytes:
+        """16 bytes that stand for a request id in the index. ``tag_key``: a carried one, else this key's own."""
+        key = tag_key or self.tag_key()
+        return hmac.digest(key, frame(Context.STATE_KEY_NAME, b"request", request_id.encode()), hashlib.sha256)[:16]
 
     def seal(self, name: str, value: bytes, height: int, rng: Rng) -> bytes:
         """Seal a value for ``name`` at ``height``. Raises StateError (bad_name, too_large)."""

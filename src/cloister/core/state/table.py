@@ -1,8 +1,9 @@
-"""What a gatekeeper remembers about heads (spec/state.md 6).
+"""What a gatekeeper remembers about heads (spec/state.md 10, spec/epochs.md).
 
-A member keeps the newest head per (agent, agent epoch) and signs one child per parent. It never signs an older height
-nor a second head of one height. A restarted member's disk may be old: it signs nothing until it merged the tables of
-others, and nothing about an agent whose newest head they do not agree on.
+A member keeps the newest head of each agent with the epochs that it is sealed under, and signs one child per parent. It
+never signs an older height, a second head of one height, or a head under epochs that were left. A restarted member's
+disk may be old: it signs nothing until it merged the tables of others, and nothing about an agent whose newest head
+they do not agree on.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
+from cloister.core.encoding.identity import EPOCH_FIELDS, Epochs
 from cloister.core.state.endorse import (
     FORKED,
     MAX_HEADS,
@@ -22,18 +24,18 @@ from cloister.core.state.endorse import (
     UNKNOWN_PARENT,
 )
 
-KEPT_EPOCHS = 2
-
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The newest head of one agent version. ``parent`` is the head before it. 32 bytes each."""
+    """An agent's newest head: the epochs that it is sealed under, and ``parent``, the head before it (32 bytes)."""
 
+    epochs: Epochs
     height: int
     parent: bytes
     head: bytes
 
     def __post_init__(self) -> None:
+        self.epochs.check()
         need_uint("height", self.height, 64)
         need_bytes("parent", self.parent, 32)
         need_bytes("head", self.head, 32)
@@ -44,96 +46,97 @@ class HeadTable:
 
     def __init__(self, *, merged: bool) -> None:
         """``merged``: True only for a founding member's first table; every other starts with ``merge``."""
-        self._heads: dict[bytes, dict[int, Head]] = {}
-        self._count = 0
-        self._doubts: set[tuple[bytes, int]] = set()
+        self._heads: dict[bytes, Head] = {}
+        self._doubts: set[bytes] = set()
         self.merged = merged
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._heads)
 
     @property
     def doubts(self) -> int:
-        """Agent versions that nothing is signed for, because members did not agree. ``merge`` again to ask again."""
+        """Agents that nothing is signed for, because members did not agree. ``merge`` again to ask again."""
         return len(self._doubts)
 
-    def get(self, agent: bytes, epoch: int) -> Head | None:
-        """The newest head of this agent version, if any was endorsed."""
-        return self._heads.get(agent, {}).get(epoch)
+    def get(self, agent: bytes) -> Head | None:
+        """The newest head of this agent, if any was endorsed."""
+        return self._heads.get(agent)
 
-    def propose(
-        self, agent: bytes, epoch: int, height: int, parent: bytes, head: bytes, *, genesis: bytes | None = None
-    ) -> None:
+    def sealed(self, agent: bytes) -> Epochs | None:
+        """Under which epochs the agent's state is, as far as this member may say: None if it knows no head, is not
+        merged, or is in doubt. What keys of earlier epochs a release gives rests on it (spec/epochs.md 5)."""
+        found = self._heads.get(agent)
+        return None if found is None or not self.merged or agent in self._doubts else found.epochs
+
+    def propose(self, agent: bytes, new: Head, *, genesis: bytes | None = None, wiped: bool = False) -> None:
         """Accept a head, or raise. After it returns the member may sign; the same head again is accepted again.
 
-        ``genesis``: h0 of this agent version, if the caller knows it: the first parent must be it.
-        1. the table is merged, and this version is in no doubt; 2. the epoch is not left behind; 3. a first head has
-        height 1; 4. not older; 5. no second head at one height; 6. it follows directly. Raises StateError not_merged,
-        rolled_back, forked, unknown_parent, table_full.
+        ``genesis``: h0 of the head's own epochs, if the caller knows it: a first parent must be it. ``wiped``: the
+        chain says that the old epochs' state is left behind, so the new ones may start from h0.
+        1. the table is merged, and this agent is in no doubt; 2. the epochs are not left behind; 3. a first head has
+        height 1; 4. newer epochs continue the chain of the older ones; 5. not older; 6. no second head at one height;
+        7. it follows directly. Raises StateError not_merged, rolled_back, forked, unknown_parent, table_full.
         """
-        new = Head(height, parent, head)
+        need_bytes("agent", agent, 32)
         if not self.merged:  # 1
             raise NOT_MERGED(expected="a merged table", found="one that was just loaded")
-        if (agent, epoch) in self._doubts:
+        if agent in self._doubts:
             raise NOT_MERGED(
                 expected="members that agree on this agent's newest head", found="heads far apart or forked"
             )
-        self._check_epoch(agent, epoch)  # 2
-        old = self.get(agent, epoch)
-        if old is None:  # 3
-            if height != 1 or parent != (parent if genesis is None else genesis):
-                raise UNKNOWN_PARENT(expected="height 1 on the genesis head", found=f"height {height}")
-        elif height < old.height:  # 4
-            raise ROLLED_BACK(expected=f"a height above {old.height}", found=str(height))
-        elif height == old.height and new != old:  # 5
-            raise FORKED(expected=f"head {to_hex(old.head)}", found=to_hex(head))
-        elif height > old.height and (height != old.height + 1 or parent != old.head):  # 6
-            raise UNKNOWN_PARENT(
-                expected=f"height {old.height + 1} on {to_hex(old.head)}", found=f"height {height} on {to_hex(parent)}"
-            )
-        self._set(need_bytes("agent", agent, 32), epoch, new)
+        old = self.get(agent)
+        self._check_epochs(old, new)  # 2
+        first = new.height == 1 and new.parent == (new.parent if genesis is None else genesis)
+        if old is None or (wiped and old.epochs < new.epochs):  # 3
+            if not first:
+                raise UNKNOWN_PARENT(expected="height 1 on the genesis head", found=f"height {new.height}")
+        elif old.epochs < new.epochs:  # 4
+            self._check_child(old, new)
+        elif new.height < old.height:  # 5
+            raise ROLLED_BACK(expected=f"a height above {old.height}", found=str(new.height))
+        elif new.height == old.height and new != old:  # 6
+            raise FORKED(expected=f"head {to_hex(old.head)}", found=to_hex(new.head))
+        elif new != old:  # 7
+            self._check_child(old, new)
+        self._set(agent, new)
 
-    def adopt(self, agent: bytes, epoch: int, height: int, parent: bytes, head: bytes) -> None:
+    def adopt(self, agent: bytes, new: Head) -> None:
         """Take over a head that q members signed (the caller verified them): how a member that missed some catches up.
 
         Never goes back. At one height it replaces: a head with q signatures leaves no room for another one."""
-        new, old = Head(height, parent, head), self.get(agent, epoch)
-        self._check_epoch(agent, epoch)
-        if old is not None and height < old.height:
-            raise ROLLED_BACK(expected=f"a height of at least {old.height}", found=str(height))
-        self._set(need_bytes("agent", agent, 32), need_uint("agent epoch", epoch, 64), new)
-        self._doubts.discard((agent, epoch))
+        old = self.get(need_bytes("agent", agent, 32))
+        self._check_epochs(old, new)
+        if old is not None and old.epochs == new.epochs and new.height < old.height:
+            raise ROLLED_BACK(expected=f"a height of at least {old.height}", found=str(new.height))
+        self._set(agent, new)
+        self._doubts.discard(agent)
 
     def merge(self, tables: Sequence[HeadTable], quorum: int) -> None:
         """Take over heads from the tables of at least ``quorum`` (r = n + f + 1 - q) distinct other members.
 
         Every head that q members signed is held, or built on, in more than spare = len(tables) - r of them. So, of
-        every agent version: 1. what at most spare tables know is not taken over; 2. else the highest head, not below
-        our own, that all but spare tables hold or directly lead to; 3. else the version is in doubt. No endorsed head
-        is left behind, whatever one liar says and whatever a host fed to a few. Afterwards the table may sign. A later
-        merge looks at doubts only. Raises StateError state.no_quorum."""
+        every agent: 1. what at most spare tables know is not taken over; 2. else the highest head, not below our own,
+        that all but spare tables hold or directly lead to; 3. else the agent is in doubt. No endorsed head is left
+        behind, whatever one liar says and whatever a host fed to a few. Afterwards the table may sign. A later merge
+        looks at doubts only. Raises StateError state.no_quorum."""
         spare = len(tables) - quorum
         if spare < 0 or quorum < 1:
             raise NO_QUORUM(expected=f"{quorum} tables of other members", found=str(len(tables)))
-        for agent, epoch in self._doubts.copy() if self.merged else {key for table in tables for key in table._keys()}:
-            known = [h for h in (t.get(agent, epoch) for t in tables) if h is not None]
-            self._doubts.discard((agent, epoch))
+        for agent in self._doubts.copy() if self.merged else {agent for table in tables for agent in table._heads}:
+            known = [h for h in (t.get(agent) for t in tables) if h is not None]
+            self._doubts.discard(agent)
             if len(known) <= spare:  # 1
                 continue
-            agreed = _agreed(self.get(agent, epoch), known, spare - len(tables) + len(known))
+            agreed = _agreed(self.get(agent), known, spare - len(tables) + len(known))
             if agreed is not None:  # 2
-                self._set(agent, epoch, agreed)
+                self._set(agent, agreed)
             else:  # 3
-                self._doubts.add((agent, epoch))
+                self._doubts.add(agent)
         self.merged = True
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready: a list of rows, sorted."""
-        rows = [
-            {"agent": to_hex(a), "epoch": e, "height": h.height, "parent": to_hex(h.parent), "head": to_hex(h.head)}
-            for a, e, h in self._rows()
-        ]
-        return {"version": 1, "heads": rows}
+        return {"version": 1, "heads": [head_row(agent, head) for agent, head in self._rows()]}
 
     @classmethod
     def from_json(cls, value: object) -> HeadTable:
@@ -144,29 +147,48 @@ class HeadTable:
             raise TABLE_FULL(expected=f"version 1 with at most {MAX_HEADS} rows", found="another form")
         table = cls(merged=False)
         for row in rows:
-            fields = need_fields("head", row, {"agent", "epoch", "height", "parent", "head"})
-            head = Head(fields["height"], from_hex(fields["parent"], 32), from_hex(fields["head"], 32))
-            table._set(from_hex(fields["agent"], 32, name="agent"), need_uint("epoch", fields["epoch"], 64), head)
+            table._set(*parse_row(row))
         return table
 
-    def _check_epoch(self, agent: bytes, epoch: int) -> None:
-        newest = max(self._heads.get(agent, {need_uint("agent epoch", epoch, 64): None}))
-        if epoch < newest:
-            raise ROLLED_BACK(expected=f"agent epoch {newest} or later", found=str(epoch))
+    @staticmethod
+    def _check_epochs(old: Head | None, new: Head) -> None:
+        if old is not None and new.epochs < old.epochs:
+            raise ROLLED_BACK(expected=f"epochs {old.epochs[:3]} or later", found=str(new.epochs[:3]))
 
-    def _set(self, agent: bytes, epoch: int, head: Head) -> None:
-        epochs = self._heads.get(agent, {})
-        if epoch not in epochs and self._count >= MAX_HEADS:
+    @staticmethod
+    def _check_child(old: Head, new: Head) -> None:
+        if (new.height, new.parent) != (old.height + 1, old.head):
+            raise UNKNOWN_PARENT(
+                expected=f"height {old.height + 1} on {to_hex(old.head)}",
+                found=f"height {new.height} on {to_hex(new.parent)}",
+            )
+
+    def _set(self, agent: bytes, head: Head) -> None:
+        if agent not in self._heads and len(self._heads) >= MAX_HEADS:
             raise TABLE_FULL(expected=f"at most {MAX_HEADS} heads", found="one more")
-        kept = dict(sorted({**epochs, epoch: head}.items())[-KEPT_EPOCHS:])
-        self._heads[agent] = kept
-        self._count += len(kept) - len(epochs)
+        self._heads[agent] = head
 
-    def _keys(self) -> Iterator[tuple[bytes, int]]:
-        return ((agent, epoch) for agent, epochs in self._heads.items() for epoch in epochs)
+    def _rows(self) -> Iterable[tuple[bytes, Head]]:
+        return sorted(self._heads.items(), key=lambda row: row[0])
 
-    def _rows(self) -> Iterable[tuple[bytes, int, Head]]:
-        return sorted(((a, e, h) for a, epochs in self._heads.items() for e, h in epochs.items()), key=lambda r: r[:2])
+    def __iter__(self) -> Iterator[tuple[bytes, Head]]:
+        """Every agent with its newest head, sorted."""
+        return iter(self._rows())
+
+
+def head_row(agent: bytes, head: Head) -> dict[str, Any]:
+    """A row of a table, JSON-ready."""
+    hashes = {"agent": to_hex(agent), "parent": to_hex(head.parent), "head": to_hex(head.head)}
+    return {**hashes, "height": head.height, **head.epochs.to_json()}
+
+
+def parse_row(value: object) -> tuple[bytes, Head]:
+    """A row of ``head_row``. Raises EncodingError."""
+    fields = need_fields("head", value, {"agent", "height", "parent", "head", *EPOCH_FIELDS})
+    head = Head(
+        Epochs.from_json(fields), fields["height"], from_hex(fields["parent"], 32), from_hex(fields["head"], 32)
+    )
+    return from_hex(fields["agent"], 32, name="agent"), head
 
 
 def _agreed(ours: Head | None, theirs: Sequence[Head], spare: int) -> Head | None:
@@ -174,10 +196,12 @@ def _agreed(ours: Head | None, theirs: Sequence[Head], spare: int) -> Head | Non
     then the smaller hash. None if there is none, or only below our own."""
     known = [*theirs, ours] if ours else list(theirs)
     order = sorted(
-        set(known), key=lambda h: (h.height, known.count(h), h == ours, bytes(255 - b for b in h.head)), reverse=True
+        set(known),
+        key=lambda h: (h.epochs, h.height, known.count(h), h == ours, bytes(255 - b for b in h.head)),
+        reverse=True,
     )
     for head in order:
-        if ours is not None and head.height < ours.height:
+        if ours is not None and (head.epochs, head.height) < (ours.epochs, ours.height):
             return None
         if sum(not _leads_to(other, head) for other in theirs) <= spare:
             return head

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from cloister.core.encoding.identity import Epochs
 from cloister.core.errors import CloisterError, StateError
 from cloister.core.state.endorse import Answer, require_fresh
 from cloister.core.state.heads import HeadRecord, genesis_record, next_head
-from cloister.core.state.table import Head, HeadTable
-from support.state_kit import AGENT, IDENTITY, member
+from cloister.core.state.table import HeadTable
+from support.state_kit import AGENT, IDENTITY, at, member
+from support.state_kit import head as head_at
 
 H = [bytes([n]) * 32 for n in range(256)]
 
@@ -23,7 +25,7 @@ H = [bytes([n]) * 32 for n in range(256)]
 def table(*steps: tuple[int, bytes, bytes], epoch: int = 1) -> HeadTable:
     made = HeadTable(merged=True)
     for height, parent, head in steps:
-        made.propose(AGENT, epoch, height, parent, head)
+        made.propose(AGENT, head_at(height, parent, head, epoch))
     return made
 
 
@@ -48,12 +50,12 @@ def test_proposals(sentence: str) -> None:
     step, code = PROPOSALS[sentence]
     made = table(*THREE)
     if code is None:
-        made.propose(AGENT, 1, *step)
-        assert made.get(AGENT, 1) is not None
+        made.propose(AGENT, head_at(*step))
+        assert made.get(AGENT) is not None
         return
     before = made.to_json()
     with pytest.raises(StateError) as caught:
-        made.propose(AGENT, 1, *step)
+        made.propose(AGENT, head_at(*step))
     assert caught.value.code == code
     assert made.to_json() == before
 
@@ -72,43 +74,92 @@ def test_first_proposals(sentence: str) -> None:
     height, parent, genesis, code = FIRSTS[sentence]
     made = table()
     if code is None:
-        made.propose(AGENT, 1, height, parent, H[1], genesis=genesis)
+        made.propose(AGENT, head_at(height, parent, H[1]), genesis=genesis)
         assert len(made) == 1
         return
     with pytest.raises(StateError) as caught:
-        made.propose(AGENT, 1, height, parent, H[1], genesis=genesis)
+        made.propose(AGENT, head_at(height, parent, H[1]), genesis=genesis)
     assert caught.value.code == code
     assert len(made) == 0
 
 
-def test_a_new_epoch_starts_its_own_chain_and_closes_the_old_one() -> None:
+NEW = at(2)
+MOVES: dict[str, tuple[tuple[int, bytes, bytes], Epochs, bool, str | None]] = {
+    "new epochs continue on the newest head of the old ones": ((4, H[3], H[4]), NEW, False, None),
+    "a newer cluster epoch continues it too": ((4, H[3], H[4]), at(cluster=2), False, None),
+    "and a newer master epoch": ((4, H[3], H[4]), at(master=2), False, None),
+    "and another cluster with an agent epoch of its own": ((4, H[3], H[4]), at(2, 1, 1, H[9]), False, None),
+    "an older head of the old epochs is re-sealed by nobody": ((3, H[2], H[9]), NEW, False, "state.unknown_parent"),
+    "nor one that was never endorsed": ((4, H[9], H[4]), NEW, False, "state.unknown_parent"),
+    "new epochs do not start over": ((1, H[0], H[1]), NEW, False, "state.unknown_parent"),
+    "unless the owner left the old state behind": ((1, H[0], H[1]), NEW, True, None),
+    "and then they start on their own h0": ((1, H[7], H[1]), NEW, True, "state.unknown_parent"),
+    "what was left behind is not continued": ((4, H[3], H[4]), NEW, True, "state.unknown_parent"),
+    "the same epochs never start over": ((1, H[0], H[1]), at(), True, "state.rolled_back"),
+}
+
+
+@pytest.mark.parametrize("sentence", MOVES)
+def test_new_epochs(sentence: str) -> None:
+    step, epochs, wiped, code = MOVES[sentence]
     made = table(*THREE)
-    made.propose(AGENT, 2, 1, H[50], H[51])
+    if code is None:
+        made.propose(AGENT, head_at(*step, epochs), genesis=H[0], wiped=wiped)
+        assert made.sealed(AGENT) == epochs
+        return
+    before = made.to_json()
     with pytest.raises(StateError) as caught:
-        made.propose(AGENT, 1, 4, H[3], H[4])
-    assert caught.value.code == "state.rolled_back"
-    with pytest.raises(StateError):
-        made.adopt(AGENT, 1, 9, H[3], H[4])
-    old = made.get(AGENT, 1)
-    assert old is not None
-    assert old.height == 3
+        made.propose(AGENT, head_at(*step, epochs), genesis=H[0], wiped=wiped)
+    assert (caught.value.code, made.to_json()) == (code, before)
 
 
-def test_two_epochs_of_an_agent_are_kept() -> None:
+def test_epochs_that_were_left_are_closed_and_one_head_per_agent_is_kept() -> None:
     made = table(*THREE)
-    for epoch in (2, 5):
-        made.propose(AGENT, epoch, 1, H[50], H[51])
-    assert [made.get(AGENT, e) is not None for e in (1, 2, 5)] == [False, True, True]
-    assert len(made) == 2
+    made.propose(AGENT, head_at(4, H[3], H[4], NEW))
+    for late in (head_at(4, H[3], H[5]), head_at(5, H[4], H[5]), head_at(4, H[3], H[5], at(1, 9, 9))):
+        with pytest.raises(StateError) as caught:
+            made.propose(AGENT, late)
+        assert caught.value.code == "state.rolled_back"
+        with pytest.raises(StateError):
+            made.adopt(AGENT, late)
+    assert (made.get(AGENT), len(made)) == (head_at(4, H[3], H[4], NEW), 1)
+
+
+def test_of_two_re_seals_of_one_head_one_is_signed() -> None:
+    made = table(*THREE)
+    made.propose(AGENT, head_at(4, H[3], H[4], NEW))
+    made.propose(AGENT, head_at(4, H[3], H[4], NEW))
+    with pytest.raises(StateError) as caught:
+        made.propose(AGENT, head_at(4, H[3], H[5], NEW))
+    assert caught.value.code == "state.forked"
+
+
+def test_a_member_that_does_not_know_says_nothing_of_where_state_is_sealed() -> None:
+    loaded = HeadTable.from_json(table(*THREE).to_json())
+    assert loaded.sealed(AGENT) is None
+    loaded.merge([table(*THREE)] * 3, 3)
+    assert loaded.sealed(AGENT) == at()
+    assert loaded.sealed(H[5]) is None
+    doubtful = HeadTable.from_json(others(X5)[0].to_json())
+    doubtful.merge(others(X5, X5, Y6), 3)
+    assert doubtful.sealed(AGENT) is None
+
+
+def test_a_merge_takes_over_a_re_seal_that_all_but_one_hold() -> None:
+    old, new = table(*THREE), table(*THREE)
+    new.propose(AGENT, head_at(4, H[3], H[4], NEW))
+    mine = HeadTable.from_json(old.to_json())
+    mine.merge([new, new, new, old], 3)
+    assert mine.sealed(AGENT) == NEW
 
 
 def test_a_loaded_table_signs_nothing_until_it_merged() -> None:
     loaded = HeadTable.from_json(table(*THREE).to_json())
     with pytest.raises(StateError) as caught:
-        loaded.propose(AGENT, 1, 4, H[3], H[4])
+        loaded.propose(AGENT, head_at(4, H[3], H[4]))
     assert caught.value.code == "state.not_merged"
     loaded.merge([table(*THREE)] * 3, 3)
-    loaded.propose(AGENT, 1, 4, H[3], H[4])
+    loaded.propose(AGENT, head_at(4, H[3], H[4]))
 
 
 def test_a_member_whose_disk_was_rolled_back_learns_the_newest_before_it_signs() -> None:
@@ -116,9 +167,9 @@ def test_a_member_whose_disk_was_rolled_back_learns_the_newest_before_it_signs()
     old = HeadTable.from_json(table(*THREE[:1]).to_json())
     old.merge([now, table(*THREE[:2]), now], 3)
     with pytest.raises(StateError) as caught:
-        old.propose(AGENT, 1, 2, H[1], H[9])
+        old.propose(AGENT, head_at(2, H[1], H[9]))
     assert caught.value.code == "state.rolled_back"
-    assert old.get(AGENT, 1) == now.get(AGENT, 1)
+    assert old.get(AGENT) == now.get(AGENT)
 
 
 def test_a_merge_of_too_few_tables_is_refused_and_changes_nothing() -> None:
@@ -150,7 +201,7 @@ def others(*heads: tuple[int, bytes, bytes] | None) -> list[HeadTable]:
     for head in heads:
         made = HeadTable(merged=True)
         if head is not None:
-            made.adopt(AGENT, 1, *head)
+            made.adopt(AGENT, head_at(*head))
         tables.append(made)
     return tables
 
@@ -161,7 +212,7 @@ def test_heads_of_one_height(sentence: str) -> None:
     mine = HeadTable.from_json(table(*([(1, H[0], ours)] if ours else [])).to_json())
     tables = others(*((1, H[0], head) for head in theirs))
     mine.merge(tables + [table()] * (4 - len(tables)), 3)
-    merged = mine.get(AGENT, 1)
+    merged = mine.get(AGENT)
     assert mine.doubts == (expected is None)
     held = merged.head if merged else H[0]
     assert held == (expected or ours or H[0])
@@ -170,7 +221,7 @@ def test_heads_of_one_height(sentence: str) -> None:
 def test_the_smaller_hash_decides_where_nothing_else_does() -> None:
     mine = HeadTable(merged=False)
     mine.merge(others((1, H[0], H[3]), (1, H[0], H[2])), 1)
-    merged = mine.get(AGENT, 1)
+    merged = mine.get(AGENT)
     assert merged is not None
     assert merged.head == H[2]
 
@@ -207,11 +258,11 @@ def test_a_member_that_comes_back(sentence: str) -> None:
     ours, theirs, held, doubt = COMING_BACK[sentence]
     mine = HeadTable.from_json(others(ours)[0].to_json())
     mine.merge(others(*theirs), 3)
-    assert mine.get(AGENT, 1) == (Head(*held) if held else None)
+    assert mine.get(AGENT) == (head_at(*held) if held else None)
     assert mine.doubts == doubt
     if doubt:
         with pytest.raises(StateError) as caught:
-            mine.propose(AGENT, 1, *(held or X5))
+            mine.propose(AGENT, head_at(*(held or X5)))
         assert caught.value.code == "state.not_merged"
 
 
@@ -222,52 +273,52 @@ def test_a_doubt_ends_when_members_agree_or_a_quorum_is_shown() -> None:
         if how == "agree":
             mine.merge(others(X6, X6, X5), 3)
         else:
-            mine.adopt(AGENT, 1, *X6)
-        assert (mine.doubts, mine.get(AGENT, 1)) == (0, Head(*X6))
-        mine.propose(AGENT, 1, 7, H[6], H[7])
+            mine.adopt(AGENT, head_at(*X6))
+        assert (mine.doubts, mine.get(AGENT)) == (0, head_at(*X6))
+        mine.propose(AGENT, head_at(7, H[6], H[7]))
 
 
 def test_a_liar_plants_no_epoch_and_fills_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """An epoch of the future would close the present one; more rows than fit would end the merge."""
     monkeypatch.setattr("cloister.core.state.table.MAX_HEADS", 3)
     liar = HeadTable(merged=True)
-    liar.adopt(AGENT, 1 << 40, *FAR)
+    liar.adopt(AGENT, head_at(*FAR, epoch=1 << 40))
     honest = [HeadTable(merged=True) for _ in range(3)]
     for one in honest:
-        one.adopt(AGENT, 1, *X5)
+        one.adopt(AGENT, head_at(*X5))
     for tables in ([*honest, liar], [*honest[:2], liar]):
         mine = HeadTable.from_json(others(X4)[0].to_json())
         for i in range(2):
-            liar.adopt(H[90 + i], 1, *X5)
+            liar.adopt(H[90 + i], head_at(*X5))
         mine.merge(tables, 3)
-        assert mine.get(AGENT, 1 << 40) is None
+        assert mine.sealed(AGENT) in (None, at())
         assert len(mine) == 1
     mine = HeadTable.from_json(others(X4)[0].to_json())
     mine.merge([*honest, liar], 3)
-    mine.propose(AGENT, 1, *X6)
+    mine.propose(AGENT, head_at(*X6))
 
 
 def test_a_doubt_about_one_agent_stops_no_other_and_a_second_merge_looks_at_doubts_only() -> None:
     mine = HeadTable.from_json(others(X5)[0].to_json())
     mine.merge(others(X5, X5, Y6), 3)
-    mine.propose(H[70], 1, 1, H[0], H[71])
+    mine.propose(H[70], head_at(1, H[0], H[71]))
     elsewhere = others(X5, X5, Y6)
     for one in elsewhere:
-        one.adopt(H[70], 1, 9, H[72], H[73])
+        one.adopt(H[70], head_at(9, H[72], H[73]))
     mine.merge(elsewhere, 3)
     assert mine.doubts == 1
-    found = mine.get(H[70], 1)
+    found = mine.get(H[70])
     assert found is not None
     assert found.head == H[71]
 
 
-def test_a_rolling_restart_never_leaves_an_endorsed_head() -> None:
+def test_a_rolling_restart_never_leaves_an_endorsed_head_at() -> None:
     """A host feeds a fork to one member, then waits until the others restart, one by one. No member lies."""
     members = {name: others(X4)[0] for name in "ABCDE"}
     for name in "ABCD":
-        members[name].propose(AGENT, 1, *X5)
+        members[name].propose(AGENT, head_at(*X5))
     for fork in (Y5, Y6):
-        members["E"].propose(AGENT, 1, *fork)
+        members["E"].propose(AGENT, head_at(*fork))
     for name in "ABCD":
         back = HeadTable.from_json(members[name].to_json())
         back.merge([table for other, table in members.items() if other != name], 3)
@@ -275,34 +326,43 @@ def test_a_rolling_restart_never_leaves_an_endorsed_head() -> None:
     signed = []
     for name, one in members.items():
         try:
-            one.propose(AGENT, 1, 7, H[56], H[57])
+            one.propose(AGENT, head_at(7, H[56], H[57]))
             signed.append(name)
         except StateError:
             continue
     assert signed == ["E"]
     for name in "ABCD":
-        members[name].propose(AGENT, 1, *X6)
+        members[name].propose(AGENT, head_at(*X6))
 
 
 def test_a_head_that_q_members_signed_is_adopted_forward_and_over_a_lost_vote() -> None:
     made = table(*THREE)
-    made.adopt(AGENT, 1, 3, H[2], H[9])
-    made.adopt(AGENT, 1, 8, H[20], H[21])
-    made.propose(AGENT, 1, 9, H[21], H[22])
+    made.adopt(AGENT, head_at(3, H[2], H[9]))
+    made.adopt(AGENT, head_at(8, H[20], H[21]))
+    made.propose(AGENT, head_at(9, H[21], H[22]))
     with pytest.raises(StateError) as caught:
-        made.adopt(AGENT, 1, 8, H[20], H[21])
+        made.adopt(AGENT, head_at(8, H[20], H[21]))
     assert caught.value.code == "state.rolled_back"
 
 
 def test_a_table_survives_json() -> None:
     made = table(*THREE)
-    made.propose(H[9], 7, 1, H[1], H[2])
+    made.propose(H[9], head_at(1, H[1], H[2], epoch=7))
     again = HeadTable.from_json(json.loads(json.dumps(made.to_json())))
     assert again.to_json() == made.to_json()
     assert len(again) == 2
 
 
-ROW = {"agent": "0x" + "ab" * 32, "epoch": 1, "height": 1, "parent": "0x" + "00" * 32, "head": "0x" + "01" * 32}
+ROW = {
+    "agent": "0x" + "ab" * 32,
+    "agent_epoch": 1,
+    "cluster_epoch": 1,
+    "master_epoch": 1,
+    "cluster": "0x" + "02" * 32,
+    "height": 1,
+    "parent": "0x" + "00" * 32,
+    "head": "0x" + "01" * 32,
+}
 BAD_TABLES: dict[str, Any] = {
     "no object": [],
     "another version": {"version": 2, "heads": []},
@@ -314,7 +374,9 @@ BAD_TABLES: dict[str, Any] = {
     "a short head": {"version": 1, "heads": [{**ROW, "head": "0xab"}]},
     "a negative height": {"version": 1, "heads": [{**ROW, "height": -1}]},
     "a height as text": {"version": 1, "heads": [{**ROW, "height": "1"}]},
-    "a boolean epoch": {"version": 1, "heads": [{**ROW, "epoch": True}]},
+    "a boolean epoch": {"version": 1, "heads": [{**ROW, "agent_epoch": True}]},
+    "a short cluster": {"version": 1, "heads": [{**ROW, "cluster": "0x02"}]},
+    "no epochs": {"version": 1, "heads": [{k: v for k, v in ROW.items() if "epoch" not in k}]},
 }
 
 
@@ -327,12 +389,12 @@ def test_a_stored_table_is_refused_with(case: str) -> None:
 def test_a_table_has_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloister.core.state.table.MAX_HEADS", 2)
     made = table()
-    made.propose(H[1], 1, 1, H[0], H[1])
-    made.propose(H[2], 1, 1, H[0], H[1])
+    made.propose(H[1], head_at(1, H[0], H[1]))
+    made.propose(H[2], head_at(1, H[0], H[1]))
     with pytest.raises(StateError) as caught:
-        made.propose(H[3], 1, 1, H[0], H[1])
+        made.propose(H[3], head_at(1, H[0], H[1]))
     assert caught.value.code == "state.table_full"
-    made.propose(H[2], 1, 2, H[1], H[2])
+    made.propose(H[2], head_at(2, H[1], H[2]))
 
 
 class Endorsing(RuleBasedStateMachine):
@@ -342,22 +404,22 @@ class Endorsing(RuleBasedStateMachine):
         super().__init__()
         self.member, self.peer = HeadTable(merged=True), HeadTable(merged=True)
         self.disks = [self.member.to_json()]
-        self.signed: dict[tuple[int, bytes], bytes] = {}
-        self.top: dict[int, int] = {}
+        self.signed: dict[bytes, bytes] = {}
+        self.top = (0, 0)
 
     @rule(epoch=st.integers(1, 2), height=st.integers(0, 5), parent=st.integers(0, 5), head=st.integers(1, 6))
     def propose(self, epoch: int, height: int, parent: int, head: int) -> None:
         """A worker (honest or not) proposes; what is accepted counts as signed, and reaches a peer."""
         try:
-            self.member.propose(AGENT, epoch, height, H[parent], H[head], genesis=H[0])
+            self.member.propose(AGENT, head_at(height, H[parent], H[head], epoch), genesis=H[0])
         except StateError as refusal:
             assert refusal.code.startswith("state.")  # noqa: PT017
             return
-        assert self.signed.setdefault((epoch, H[parent] + bytes([height])), H[head]) == H[head]
-        assert height >= self.top.get(epoch, 0)
-        assert epoch >= max(self.top, default=0)
-        self.top[epoch] = height
-        self.peer.adopt(AGENT, epoch, height, H[parent], H[head])
+        assert self.signed.setdefault(H[parent] + bytes([height]), H[head]) == H[head]
+        assert (epoch, height) >= self.top
+        assert height >= self.top[1], "heights go on from epoch to epoch"
+        self.top = (epoch, height)
+        self.peer.adopt(AGENT, head_at(height, H[parent], H[head], epoch))
         self.disks.append(self.member.to_json())
 
     @rule(which=st.integers(0, 1000))
@@ -369,10 +431,10 @@ class Endorsing(RuleBasedStateMachine):
     @invariant()
     def the_newest_signed_is_remembered(self) -> None:
         """Nothing signed is ever forgotten."""
-        for epoch, height in self.top.items():
-            head = self.member.get(AGENT, epoch)
-            assert head is not None
-            assert head.height == height
+        newest = self.member.get(AGENT)
+        assert (newest is None) == (self.top == (0, 0))
+        if newest is not None:
+            assert (newest.epochs.agent, newest.height) == self.top
 
 
 Endorsing.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

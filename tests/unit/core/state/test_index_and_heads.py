@@ -18,6 +18,7 @@ from cloister.core.state.heads import (
     MAX_PENDING,
     HeadRecord,
     commit_digest,
+    commit_of,
     genesis_head,
     genesis_record,
     index_root,
@@ -55,7 +56,8 @@ def parsed(parse: Callable[[bytes], T], data: bytes) -> T | None:
 def chain(length: int, *, base: int = 0) -> HeadRecord:
     record = genesis_record(IDENTITY)
     for height in range(1, length + 1):
-        commit = height.to_bytes(32, "big")
+        index, writes = {height % 64: bytes([height % 256]) * 32}, height.to_bytes(32, "big")
+        commit = commit_of(writes, index_root(index, height, 10 * height))
         record = replace(
             record,
             height=height,
@@ -64,7 +66,8 @@ def chain(length: int, *, base: int = 0) -> HeadRecord:
             commit=commit,
             request_id=f"r{height}",
             pending=(*record.pending, commit),
-            index={height % 64: bytes([height % 256]) * 32},
+            index=index,
+            writes=writes,
             marks={63: bytes(32)},
             keys=height,
             size=10 * height,
@@ -212,6 +215,10 @@ WRONG = {
     "links that are missing": {"pending": ()},
     "another base": {"base_head": bytes(32)},
     "a bucket that does not exist": {"index": {64: bytes(32)}},
+    "a bucket that the commit was not made over": {"index": {3: bytes(32)}},
+    "another number of keys": {"keys": 4},
+    "another size": {"size": 31},
+    "other writes": {"writes": bytes(32)},
     "marks that do not exist": {"marks": {200: bytes(32)}},
 }
 

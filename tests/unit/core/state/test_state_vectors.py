@@ -12,7 +12,7 @@ from support.state_kit import IDENTITY, STATE_KEY, counter_rng, keys
 
 REQUEST = "00112233445566778899aabbccddeeff"
 STORED = "90f56caf6eb32c063af5b05e0015d77b"
-TAG = "54e1b63ea0ef009e283f754c83dfd6a7"
+TAG = "42037d835bb34a045f8a57dc9274d58f"
 BLOB = (
     "010000000000000007119141dce89807096095d9729b0da80481a492498e235346efc58aa73335a3513bcbc26d8a388287608281ddf97ae7b0"
     "88c74af74be29b79a8e25ee8e93503e744e6ae1ebed0548e2f4f199064ee2c2f7dfb6a84ca89c40dc403760744779a51ff82f65dd9d54e269b"
@@ -21,8 +21,8 @@ BLOB = (
 GENESIS = "affc75824bae1bda9def880c2baf31e3daa168a95f2c4de1366d5028c404696f"
 JOB = "be5d94dc2052673b66819198ad1252a08ef6cf35dbd527f2af759a4c552aef21"
 ROOT = "f86aca6120d8a89d3b85b96d98ecdf462d4755577e66c3146fc433ade347ce45"
-COMMIT = "57dc16c99f36a847dade09f72db01e8c044e99ce5496c1e4fc84d4c4277e0dd6"
-HEAD = "f522446052b627cc9dd1bb0a122b5f84550a2b7e920e79d8b58eb8480fe10bdc"
+COMMIT = "6d4fd8e2254e3f1bd1b33f3ba6966e975000b55da9d0d8a9e31b568dbaa6a91d"
+HEAD = "c3e621a1461a856e348019514538d1c3d997214af01f2f1a091c6a05fa001226"
 
 
 def frame(context: str, *parts: bytes) -> bytes:
@@ -42,8 +42,10 @@ def mac(data: bytes) -> bytes:
 
 def test_1_a_stored_key_and_a_request_tag() -> None:
     assert keys().name("balance") == STORED == mac(frame("state/key-name", b"balance"))[:16].hex()
-    expected = mac(frame("state/key-name", b"request", REQUEST.encode()))[:16]
+    tag_key = mac(frame("state/key-name", b"request key"))
+    expected = hmac.new(tag_key, frame("state/key-name", b"request", REQUEST.encode()), "sha256").digest()[:16]
     assert keys().request_tag(REQUEST) == bytes.fromhex(TAG) == expected
+    assert keys(key=bytes(32)).request_tag(REQUEST, keys().tag_key()) == expected, "a re-seal carries the key of tags"
 
 
 def test_1_a_blob_opens_by_the_text_of_the_spec() -> None:
@@ -69,7 +71,8 @@ def test_4_a_job_digest_and_an_index_root() -> None:
 def test_4_a_commit_digest_and_the_heads() -> None:
     blob = bytes.fromhex(BLOB)
     pairs = b"\0\x20" + STORED.encode() + sha(blob) + b"\0\4b.04" + bytes(32)
-    commit = sha(frame("state/head", b"commit", pairs, bytes.fromhex(JOB), bytes.fromhex(ROOT), bytes.fromhex(TAG)))
+    writes = sha(frame("state/head", b"writes", pairs, bytes.fromhex(JOB), bytes.fromhex(TAG)))
+    commit = sha(frame("state/head", b"commit", writes, bytes.fromhex(ROOT)))
     made = commit_digest({"b.04": None, STORED: blob}, [bytes.fromhex(JOB)], bytes.fromhex(ROOT), bytes.fromhex(TAG))
     assert made == commit == bytes.fromhex(COMMIT)
     genesis = sha(frame("state/head", IDENTITY))
