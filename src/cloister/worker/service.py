@@ -1,0 +1,299 @@
+"""The worker's wiring: who holds what, and the loops that keep it true.
+
+Loops: the chain watch (checkpoints and freshness; pauses and removal); membership; the agent table; endorsement;
+announcements. Each refusal is logged by its code and tried again; anything else ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cloister.chain.rpc import Rpc
+from cloister.chain.tx import Sender
+from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.network import MAX_FILE, Network
+from cloister.core.envelope.server import ServerSessions
+from cloister.core.errors import PolicyError, define
+from cloister.core.state.endorse import Answer
+from cloister.core.threshold.shares import PublicShares
+from cloister.evidence.detect import MachineConfig, open_tee
+from cloister.evidence.tee import Tee
+from cloister.fabric.embedded import open_fabric
+from cloister.fabric.ports import Fabric
+from cloister.node import logs
+from cloister.node.config import UNREADABLE, config_hash
+from cloister.node.identity import NodeKeys
+from cloister.sandbox.ports import Sandbox
+from cloister.sandbox.runtimes import AgentSandbox
+from cloister.wire.committee import Committee
+from cloister.worker.access import Access
+from cloister.worker.agentlog import AgentLog
+from cloister.worker.agents import AgentTable, Devices
+from cloister.worker.bundles import Outside
+from cloister.worker.chainwatch import ChainWatch, short
+from cloister.worker.config import WorkerConfig, check_config, mapped_hosts, operator_of, work_folder
+from cloister.worker.endorse import Endorser, endorse_moves
+from cloister.worker.leases import AgentKeys, NodeIdentity, acquire, show
+from cloister.worker.link import GatewayLink
+from cloister.worker.loops import Troubles, keep_turning
+from cloister.worker.membership import Membership
+from cloister.worker.receipts import ReceiptDesk, ReceiptDoor
+from cloister.worker.serve import Server, host_now_ms
+from cloister.worker.witness import RootKeeper, Witness
+
+SEALING_CONTEXT = b"cloister/v1/worker"
+# Quotes for outsiders and agents at once. Leases and registration do not wait behind them.
+QUOTES_AT_ONCE = 8
+# How long a stopping worker lets requests in progress end.
+DRAIN_S = 3.0
+MAX_PROBLEMS = 64
+# How often the committee is shown how the log of receipts grew.
+WITNESS_S = 2.0
+
+QUOTES_BUSY = define(
+    "worker.evidence_busy",
+    PolicyError,
+    check=f"at most {QUOTES_AT_ONCE} questions for evidence are answered at once",
+    remedy="ask again in a second",
+    status=503,
+)
+_log = logs.get("worker")
+
+
+class Worker:
+    """One worker process. ``open`` prepares it, ``run`` serves until ``stop`` is set, ``close`` ends everything."""
+
+    def __init__(
+        self, config: WorkerConfig, network: Network, tee: Tee, node: NodeIdentity, fabric: Fabric, sandbox: Sandbox
+    ) -> None:
+        self.config, self.network, self.tee, self.node, self.fabric = config, network, tee, node, fabric
+        self.sandbox = sandbox
+        self.signers = network.founding
+        self.shares = PublicShares(network.mpk, network.share_keys, network.transcript)
+        self.committee = Committee(config.gatekeepers, self.signers, network.id)
+        self.rpc = Rpc(config.rpc)
+        self.watch = ChainWatch(
+            network,
+            self.committee,
+            self.rpc,
+            monotonic=time.monotonic,
+            rng=secrets.token_bytes,
+            max_age_s=float(config.fresh_s),
+        )
+        self.sessions = ServerSessions(node.boot, secrets.token_bytes)
+        self.access = Access(self.watch, fabric.blobs)
+        self.table = AgentTable(node.address, self.watch, fabric, sandbox, self.sessions, self._devices(), self.access)
+        self.endorser = Endorser(node, self.committee, self.table.placed)
+        receipts = ReceiptDesk(node, fabric.receipts)
+        self.witness = Witness(node, receipts, fabric.receipts, self.committee)
+        self._sender = Sender(self.rpc, node.key, network.genesis.chain_id)
+        self._roots = self._root_keeper()
+        self.server = Server(self.watch, self.table, self.sessions, receipts, self.access, now_ms=host_now_ms)
+        door = ReceiptDoor(receipts, fabric.receipts)
+        self.link = GatewayLink(config.gateway, node, self.server, self.table, self.evidence, self.status, door)
+        self._quoting = 0
+        self._unserved, self._unendorsed = Troubles("agent not served"), Troubles("heads not endorsed")
+
+    @classmethod
+    async def open(cls, config: WorkerConfig) -> Worker:
+        """Read the network file, find the TEE, unseal or make the node key. Raises ConfigError, EvidenceError.
+
+        The boot id is fresh per start: nothing sealed to an earlier start opens here."""
+        network = Network.parse(_read(config.network))
+        check_config(config, network.genesis.mode)
+        tee = open_tee(MachineConfig.from_json(config.machine))
+        sealing = await tee.sealing_key(SEALING_CONTEXT)
+        keys = NodeKeys.load_or_create(config.data, "worker", sealing, secrets.token_bytes)
+        node = NodeIdentity(keys.chain_key(), secrets.token_bytes(32), config_hash(config), network.id)
+        async with contextlib.AsyncExitStack() as opened:
+            fabric = await open_fabric(config.fabric, synced=config.sync_receipts)
+            opened.push_async_callback(fabric.close)
+            sandbox = AgentSandbox(work_folder(config))
+            opened.push_async_callback(sandbox.close)
+            worker = cls(config, network, tee, node, fabric, sandbox)
+            opened.pop_all()
+        return worker
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop``. Raises what a loop raises beyond CloisterError."""
+        member = self._membership()
+        loops = [
+            self.watch.follow(),
+            self.watch.watch_restrictions(self.node.address, self.table.placed),
+            keep_turning("membership", lambda: self._register(member), asyncio.sleep, every_s=0.5),
+            keep_turning("agents", self._agents, self._until_news(), every_s=2.0),
+            keep_turning("rules", self._rules, self._until_news(), every_s=2.0),
+            keep_turning("endorse", self._endorse, asyncio.sleep, every_s=0.5),
+            keep_turning("receipts", self._witness, asyncio.sleep, every_s=WITNESS_S),
+            self._announce(),
+        ]
+        self.link.start()
+        tasks = [asyncio.ensure_future(one) for one in loops]
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopping}:
+                task.result()
+            self.table.leave()  # callers go elsewhere; what runs comes to its end
+            self.link.announce()
+            await self.server.drain(DRAIN_S)
+        finally:
+            for task in [*tasks, stopping]:
+                task.cancel()
+            await asyncio.gather(*tasks, stopping, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Stop agents, connections, the store: all of them, whichever fails. In the reverse order of use."""
+        async with contextlib.AsyncExitStack() as parts:
+            for part in (self.fabric, self.rpc, self.committee, self.sandbox, self.table, self.link):
+                parts.push_async_callback(part.close)
+
+    async def evidence(self, nonce: bytes) -> dict[str, Any]:
+        """Fresh evidence over a caller's 32-byte nonce, JSON-ready. It binds no key and no operator.
+
+        Raises EvidenceError, worker.evidence_busy, worker.stale_view before the first checkpoint."""
+        if self._quoting >= QUOTES_AT_ONCE:
+            raise QUOTES_BUSY(expected=f"fewer than {QUOTES_AT_ONCE} in progress", found="as many")
+        block = self.watch.checkpoint.block_hash
+        self._quoting += 1
+        try:
+            return (await show(self.tee, self.node.binding("worker", block, nonce, {}))).to_json()
+        finally:
+            self._quoting -= 1
+
+    def status(self) -> dict[str, Any]:
+        """Counts for operators; nothing secret."""
+        return {
+            "worker": to_hex(self.node.address),
+            "vendor": self.tee.kind,
+            "agents": len(self.table.placed()),
+            "active": self.server.active,
+            "served": self.server.served,
+            "witnessed": self.witness.size,
+            "refused": self.server.refused,
+            "problems": _codes(self.table.problems),
+            "unendorsed": _codes(self.endorser.refusals),
+        }
+
+    # --- inside ---
+
+    def _devices(self) -> Devices:
+        ca = self.config.extra_ca
+        return Devices(
+            acquire=self._acquire,
+            heads=self._heads,
+            endorse=partial(endorse_moves, self.node, self.committee),
+            attest=self.evidence,
+            log=self._agent_log,
+            rng=secrets.token_bytes,
+            outside=Outside(mapped_hosts(self.config, self.network.genesis.mode), _read(ca) if ca else None),
+        )
+
+    def _agent_log(self, agent: bytes) -> AgentLog:
+        """On a devnet to this process's log; elsewhere the host would read it, so it is dropped."""
+
+        def sink(level: str, text: str) -> None:
+            _log.info("agent", agent=short(agent), agent_level=level, text=text)
+
+        return AgentLog(sink if self.network.genesis.mode == "devnet" else None, time.monotonic)
+
+    async def _acquire(self, agent: bytes) -> AgentKeys:
+        signed = self.watch.signed
+        return await acquire(
+            self.node, self.tee, self.committee, self.signers, self.shares, signed, agent, secrets.token_bytes
+        )
+
+    async def _heads(self, agent: bytes) -> tuple[Sequence[Answer], int]:
+        answers = await self.committee.heads(agent, secrets.token_bytes(32))
+        return answers, self.committee.load_quorum
+
+    def _membership(self) -> Membership:
+        genesis = self.network.genesis
+        return Membership(
+            self.node,
+            self.tee,
+            self.committee,
+            self.signers,
+            self._sender,
+            workers=genesis.address("Workers"),
+            operator=operator_of(self.config),
+            endpoint=self.config.endpoint,
+        )
+
+    async def _register(self, member: Membership) -> None:
+        signed = self.watch.signed
+        record = await self.watch.state().worker(self.node.address)
+        if member.needed(record, self.watch.checkpoint.number):
+            admission = await member.register(signed)
+            _log.info("registered", worker=to_hex(self.node.address), until=admission.expiry)
+
+    async def _agents(self) -> None:
+        try:
+            await self.table.reconcile()
+        finally:
+            self._unserved.tell(self.table.problems, short)
+
+    async def _rules(self) -> None:
+        """The lists of running agents: connections that a new list leaves out end as soon as it is loaded."""
+        for agent in list(self.table.placed()):
+            await self.access.load(agent)
+
+    async def _witness(self) -> None:
+        await self.witness.turn()
+        if self._roots is not None:
+            await self._roots.turn(self.witness.head)
+
+    def _root_keeper(self) -> RootKeeper | None:
+        """None on a network whose genesis names no Receipts contract."""
+        genesis = self.network.genesis
+        if "Receipts" not in genesis.contracts:
+            return None
+        return RootKeeper(
+            self._sender, genesis.address("Receipts"), every_s=float(self.config.root_s), monotonic=time.monotonic
+        )
+
+    async def _endorse(self) -> None:
+        await self.endorser.turn()
+        self._unendorsed.tell(self.endorser.refusals, short)
+
+    def _until_news(self) -> Callable[[float], Awaitable[None]]:
+        """Waits for the chain watch's next news: what came while the table turned counts too."""
+        seen = 0
+
+        async def wait(seconds: float) -> None:
+            nonlocal seen
+            await self.watch.changed(seen, seconds)
+            seen = self.watch.news
+
+        return wait
+
+    async def _announce(self) -> None:
+        while True:
+            await self.table.changed.wait()
+            self.table.changed.clear()
+            self.link.announce()
+
+
+def check(config: WorkerConfig) -> None:
+    """Raise ConfigError or EncodingError unless a worker could start with these settings."""
+    check_config(config, Network.parse(_read(config.network)).genesis.mode)
+
+
+def _codes(problems: dict[bytes, Any]) -> dict[str, str]:
+    return {short(agent): error.code for agent, error in list(problems.items())[:MAX_PROBLEMS]}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_FILE:
+            raise UNREADABLE(expected=f"{path.name} of at most {MAX_FILE} bytes", found="more")
+        return path.read_bytes()
+    except OSError as error:
+        raise UNREADABLE(expected=f"to read {path.name}", found=error.strerror or "an error") from None

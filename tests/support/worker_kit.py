@@ -1,0 +1,550 @@
+"""A worker without processes and sockets, for tests: the real parts over a chain in memory, a real store, fake agents.
+
+``Rig`` wires chain watch, agent table, sessions, server and receipts as ``worker.service`` does. The chain is
+``fake_world.World`` (real proofs), the committee is its member keys, agents are Python functions behind the sandbox's
+port, callers are real ``ClientSession``s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloister.chain.rpc import UNREACHABLE, Rpc, _refusal
+from cloister.core.attestation.policy import devnet
+from cloister.core.attestation.roots import Roots
+from cloister.core.chainview.layout import add, data_slot
+from cloister.core.encoding import jcs
+from cloister.core.encoding.identity import Purpose
+from cloister.core.encoding.signatures import Signed, address_of
+from cloister.core.encoding.statements import HeartBeat
+from cloister.core.envelope.certificate import KeyCertificate, Seat
+from cloister.core.envelope.client import ClientSession, Psk, SealedRequest
+from cloister.core.envelope.model import RequestHead
+from cloister.core.envelope.opener import Body, Failed, Final, Head
+from cloister.core.envelope.server import ServerSessions
+from cloister.core.errors import CloisterError
+from cloister.core.keys.hpke import private_key
+from cloister.core.policy.identities import identities_of
+from cloister.core.receipts.receipt import Exchange, Receipt, ReceiptChain
+from cloister.core.receipts.verify import Admission, verify_receipt
+from cloister.core.state.endorse import Answer
+from cloister.core.threshold.groups import hash_identity, to_bytes
+from cloister.core.threshold.ibe import DerivedKey, encrypt
+from cloister.fabric.embedded import open_fabric
+from cloister.fabric.ports import Fabric
+from cloister.sandbox.errors import CLOSED, CRASHED, DEADLINE
+from cloister.sandbox.ports import AgentRequest, AgentResponseHead, AgentSpec, Headers, HostCalls
+from cloister.wire.frames import CANCELLED
+from cloister.wire.heads import HeadMove
+from cloister.worker.access import Access
+from cloister.worker.agentlog import AgentLog
+from cloister.worker.agents import AgentTable, Devices, Placed
+from cloister.worker.bundles import Outside
+from cloister.worker.carried import secrets_aad
+from cloister.worker.chainwatch import ChainWatch
+from cloister.worker.leases import AgentKeys, NodeIdentity
+from cloister.worker.serve import Server
+from support.fake_gateway import FakeGateway
+from support.fake_world import CLUSTER, MEMBERS, MPK, OWNER, ROOT, World, test_key
+
+PERIOD = 100
+CONFIG = b"\x0c" * 32
+
+
+def world_of(**network: int) -> World:
+    """A network whose periods are 100 blocks, at block 1000: the first block of period 10."""
+    return World(devnet(Roots.of({"intel": [b"\x01" * 32]}), period_blocks=PERIOD, **network))
+
+
+def list_workers(world: World, *workers: bytes) -> None:
+    """Write the Workers contract's list. Not on chain before ``mine``."""
+    store = world.stores["Workers"]
+    head = store.layout.variable("_list").slot
+    store.words[head] = len(workers)
+    for i, worker in enumerate(workers):
+        store.words[add(data_slot(head), i)] = int.from_bytes(worker, "big")
+
+
+class ChainRpc(Rpc):
+    """The world's endpoint without HTTP. ``down`` makes it unreachable; ``asked`` lists methods."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__("http://127.0.0.1:1")
+        self._door = FakeGateway(world, [])
+        self.down = False
+        self.asked: list[str] = []
+
+    async def call(self, method: str, *params: Any) -> Any:
+        """One call."""
+        return (await self.batch([(method, params)]))[0]
+
+    async def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        """Many calls."""
+        await asyncio.sleep(0)
+        if self.down:
+            raise UNREACHABLE(expected="an answer", found="none")
+        self.asked += [method for method, _ in calls]
+        said = [self._door._rpc_answer({"id": 1, "method": m, "params": list(p)}) for m, p in calls]
+        for answer in said:
+            if "error" in answer:
+                raise _refusal("eth_call", answer["error"])
+        return [answer["result"] for answer in said]
+
+
+class FakeCommittee:
+    """The members' answers to a chain watch. ``error``: what they say instead. ``held``: an old height served on."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.error: CloisterError | None = None
+        self.signed: Signed | None = None
+        self.numbers: tuple[int, ...] | None = None
+        self.beats = 0
+
+    async def checkpoint(self) -> Signed:
+        """The newest checkpoint, or ``signed``."""
+        if self.error is not None:
+            raise self.error
+        return self.signed or self.world.sign(self.world.checkpoint())
+
+    async def heartbeat(self, nonce: bytes) -> tuple[HeartBeat, ...]:
+        """Three answers."""
+        if self.error is not None:
+            raise self.error
+        self.beats += 1
+        numbers = self.numbers or (self.world.number,) * 3
+        return tuple(HeartBeat(1, nonce, n, b"\x01" * 32) for n in sorted(numbers, reverse=True))
+
+
+@dataclass
+class Reply:
+    """What a fake agent answers. ``body``: chunks, or an asynchronous iterator of them."""
+
+    status: int = 200
+    headers: Headers = (("content-type", "text/plain"),)
+    body: Iterable[bytes] | AsyncIterator[bytes] = (b"hello",)
+
+
+class Calls:
+    """An agent's ``ctx``: host calls of one request."""
+
+    def __init__(self, host: HostCalls, request_id: str) -> None:
+        self.host, self.request_id = host, request_id
+
+    async def __call__(self, name: str, **args: Any) -> Any:
+        """One host call."""
+        return await self.host.call(self.request_id, name, args)
+
+
+Agent = Callable[[AgentRequest, Calls], Awaitable[Reply]]
+
+
+async def hello(request: AgentRequest, ctx: Calls) -> Reply:
+    """Answers hello."""
+    return Reply()
+
+
+class FakeProcess:
+    """Implements AgentProcess. ``cancelled``: requests whose answer nobody wanted any more."""
+
+    def __init__(self, sandbox: FakeSandbox, spec: AgentSpec, host: HostCalls) -> None:
+        self.sandbox, self.spec, self.host = sandbox, spec, host
+        self.dead: asyncio.Future[CloisterError] = asyncio.get_running_loop().create_future()
+        self.requests: list[AgentRequest] = []
+        self.cancelled: list[str] = []
+        self.open = 0
+        self.cpu = 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return not self.dead.done()
+
+    def crash(self, error: CloisterError | None = None) -> None:
+        """Die, as a process does that ran out of memory or was closed."""
+        if self.alive:
+            self.dead.set_result(error or CRASHED(expected="a process that lives", found="signal 9"))
+
+    async def close(self) -> None:
+        """End it."""
+        self.crash(CLOSED(expected="an open sandbox", found="one that was closed"))
+
+    def usage(self) -> Mapping[str, int]:
+        """1000 microseconds per request."""
+        return {"cpu_us": self.cpu, "egress_bytes": 0, "rss_bytes": 1}
+
+    async def fetch(self, request: AgentRequest) -> tuple[AgentResponseHead, FakeChunks]:
+        """Run the agent function, within ``sandbox.wall_s``."""
+        if not self.alive:
+            raise self.dead.result()
+        self.requests.append(request)
+        self.cpu += 1000
+        self.open += 1
+        try:
+            work = self.sandbox.agent(request, Calls(self.host, request.request_id))
+            reply = await self.until_dead(work)
+        except BaseException:
+            self.open -= 1
+            raise
+        return AgentResponseHead(reply.status, reply.headers), FakeChunks(self, request.request_id, reply.body)
+
+    async def until_dead(self, work: Awaitable[Any]) -> Any:
+        """The result, unless the process dies or its time is over first."""
+        task = asyncio.ensure_future(work)
+        try:
+            race: set[asyncio.Future[Any]] = {task, self.dead}
+            await asyncio.wait(race, timeout=self.sandbox.wall_s, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise self.dead.result() if self.dead.done() else DEADLINE(expected="an answer in time", found="none")
+        finally:
+            if not task.done():
+                task.cancel()
+
+
+class FakeChunks:
+    """Implements Chunks."""
+
+    def __init__(self, process: FakeProcess, name: str, body: Iterable[bytes] | AsyncIterator[bytes]) -> None:
+        self._process, self._name = process, name
+        self._body = body if isinstance(body, AsyncIterator) else _iterated(body)
+        self._over = self._closed = False
+
+    def __aiter__(self) -> FakeChunks:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return bytes(await self._process.until_dead(_next(self._body)))
+        except (_End, CloisterError) as error:
+            self._over = True
+            if isinstance(error, _End):
+                raise StopAsyncIteration from None
+            raise
+
+    async def aclose(self) -> None:
+        """Note a reader that left early."""
+        if self._closed:
+            return
+        self._closed = True
+        self._process.open -= 1
+        if not self._over:
+            self._process.cancelled.append(self._name)
+
+
+class _End(Exception):  # noqa: N818 - a signal between two coroutines
+    pass
+
+
+async def _next(body: AsyncIterator[bytes]) -> bytes:
+    async for chunk in body:
+        return chunk
+    raise _End
+
+
+async def _iterated(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+class FakeSandbox:
+    """Implements Sandbox. ``agent`` runs every request; ``error`` fails starts; ``gate`` holds them back."""
+
+    def __init__(self, agent: Agent = hello) -> None:
+        self.agent = agent
+        self.error: Exception | None = None
+        self.gate: asyncio.Event | None = None
+        self.wall_s: float | None = None
+        self.processes: list[FakeProcess] = []
+        self.starts = 0
+        self.closed = False
+
+    async def start(self, spec: AgentSpec, host: HostCalls) -> FakeProcess:
+        """Start one."""
+        self.starts += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        process = FakeProcess(self, spec, host)
+        self.processes.append(process)
+        return process
+
+    async def close(self) -> None:
+        """End all."""
+        self.closed = True
+
+    @property
+    def running(self) -> list[FakeProcess]:
+        """Processes that live."""
+        return [p for p in self.processes if p.alive]
+
+
+class Sink:
+    """A caller's stream. ``after``: sends that it takes before ``gone`` (it left) or for ever (it does not read)."""
+
+    def __init__(self, *, after: int | None = None, gone: bool = False) -> None:
+        self.data = bytearray()
+        self.sends = 0
+        self._after, self._gone = after, gone
+        self.arrived = asyncio.Event()
+
+    async def send(self, data: bytes) -> None:
+        """Take bytes."""
+        if self._after is not None and self.sends >= self._after:
+            if self._gone:
+                raise CANCELLED(expected="a stream in progress", found="one that is over")
+            await asyncio.Event().wait()
+        self.sends += 1
+        self.data += data
+        self.arrived.set()
+
+
+@dataclass
+class Got:
+    """A whole answer as the caller opened it."""
+
+    status: int = 0
+    headers: Headers = ()
+    body: bytes = b""
+    checkpoint: int = 0
+    receipt: Receipt | None = None
+    error: CloisterError | None = None
+    whole: bool = False
+
+    @property
+    def code(self) -> str:
+        """The refusal's code, or nothing."""
+        return self.error.code if self.error else ""
+
+
+@dataclass
+class Rig:
+    """One worker boot: ``await Rig(world, folder).open()``."""
+
+    world: World
+    folder: Path
+    agent_fn: Agent = hello
+    name: str = "one"
+    now_s: float = 0.0
+    logged: list[tuple[str, str]] = field(default_factory=list)
+    acquired: list[bytes] = field(default_factory=list)
+    refuse: CloisterError | None = None
+    terms: dict[str, Any] = field(default_factory=dict)
+    endorsing: Callable[[AgentKeys, Sequence[HeadMove]], Awaitable[Signed]] | None = None
+    on_acquire: Callable[[bytes], Awaitable[None]] | None = None
+    known: list[Answer] = field(default_factory=lambda: [Answer(address_of(m), 0, bytes(32)) for m in MEMBERS[:3]])
+
+    async def open(self, fabric: Fabric | None = None) -> Rig:
+        """Register the worker and wire everything; ``follow`` or ``deploy`` come next."""
+        self.key, self.boot = test_key(f"worker {self.name}"), os.urandom(32)
+        self.node = NodeIdentity(self.key, self.boot, CONFIG, self.world.network.id)
+        self.world.set_worker(self.key, self.boot)
+        list_workers(self.world, self.node.address)
+        self.world.mine()
+        self.fabric = fabric or await open_fabric(self.folder / "fabric")
+        self.committee, self.rpc = FakeCommittee(self.world), ChainRpc(self.world)
+        self.watch = ChainWatch(
+            self.world.network,
+            self.committee,
+            self.rpc,
+            monotonic=lambda: self.now_s,
+            rng=os.urandom,
+            max_age_s=15.0,
+        )
+        self.sandbox, self.sessions = FakeSandbox(self.agent_fn), ServerSessions(self.boot, os.urandom)
+        self.access = Access(self.watch, self.fabric.blobs)
+        self.table = AgentTable(
+            self.node.address, self.watch, self.fabric, self.sandbox, self.sessions, self.devices(), self.access
+        )
+        self.receipts = ReceiptChain(self.node.address, self.boot, self.node.sign)
+        self.server = Server(self.watch, self.table, self.sessions, self.receipts, self.access, now_ms=self.now_ms)
+        return self
+
+    async def close(self) -> None:
+        """End it."""
+        await self.table.close()
+        await self.fabric.close()
+
+    def now_ms(self) -> int:
+        """The world's clock."""
+        return int(self.world.now * 1000)
+
+    def devices(self) -> Devices:
+        """What the table needs of the machine."""
+        return Devices(
+            acquire=self.acquire,
+            heads=self.heads,
+            endorse=self.endorse,
+            attest=self.attest,
+            log=lambda agent: AgentLog(lambda level, text: self.logged.append((level, text)), lambda: self.now_s),
+            rng=os.urandom,
+            outside=Outside(),
+        )
+
+    async def acquire(self, agent: bytes) -> AgentKeys:
+        """A lease of the newest block and the keys that go with it, as t members would give them.
+
+        ``refuse`` is raised instead, ``terms`` change the lease, ``on_acquire`` runs before the answer."""
+        self.acquired.append(agent)
+        await asyncio.sleep(0)
+        if self.refuse is not None:
+            raise self.refuse
+        if self.on_acquire is not None:
+            await self.on_acquire(agent)
+        return keys_of(self.world, self.node, agent, **self.terms)
+
+    async def heads(self, agent: bytes) -> tuple[Sequence[Answer], int]:
+        """What the committee knows: no head, unless ``known`` says so."""
+        return self.known, 3
+
+    async def endorse(self, keys: AgentKeys, moves: Sequence[HeadMove]) -> Signed:
+        """What the committee says of new heads: nobody answers, unless ``endorsing`` does."""
+        if self.endorsing is None:
+            raise UNREACHABLE(expected="an answer", found="none")
+        return await self.endorsing(keys, moves)
+
+    async def attest(self, nonce: bytes) -> dict[str, Any]:
+        """Evidence that echoes."""
+        return {"nonce": nonce.hex()}
+
+    async def follow(self, blocks: int = 0) -> None:
+        """Mine, then see it and reconcile, as the loops would."""
+        if blocks:
+            self.world.mine(blocks)
+        await self.watch.refresh()
+        await self.watch.prove_fresh()
+        await self.table.reconcile()
+
+    async def deploy(self, token: int = 1, **changes: Any) -> bytes:
+        """An agent on chain, its code in the store, placed here."""
+        agent = self.world.set_agent(token, **changes)
+        for blob in self.world.blobs.values():
+            await self.fabric.blobs.put(blob)
+        await self.follow(1)
+        return agent
+
+    async def set_secrets(self, agent: bytes, values: object, *, version: int = 1, **spoilt: Any) -> bytes:
+        """Seal secrets to the agent's present epoch, store them, say so on chain. Returns the ciphertext's hash.
+
+        ``spoilt``: fields of the record that then say something else than what was sealed."""
+        record, setter = self.world.agents[agent], address_of(OWNER)
+        at = identities_of(self.world.lease(agent, bytes(20), bytes(32)), self.world.network.id)[Purpose.SECRETS, 0]
+        aad = secrets_aad(self.world.network.id, agent, version, setter)
+        sealed = encrypt(MPK, bytes(at), jcs.encode(values), aad, os.urandom)
+        digest = await self.fabric.blobs.put(sealed)
+        fields = {"secrets_hash": digest, "secrets_version": version, "secrets_setter": setter}
+        self.world.set_agent(record.token_id, **(fields | {"secrets_epoch": record.epoch} | spoilt))
+        return digest
+
+    def placed(self, agent: bytes) -> Placed:
+        """The table's entry."""
+        return self.table.placed()[agent]
+
+    def seat(self, agent: bytes) -> Seat:
+        """The agent's newest seat here."""
+        return self.placed(agent).keys.seat
+
+    def session(self, agent: bytes, **options: Any) -> ClientSession:
+        """A caller's session to the newest seat."""
+        certificate = self.seat(agent).certificate
+        return ClientSession(certificate, Psk.encapsulate(certificate, MPK, os.urandom), os.urandom, **options)
+
+    def head(self, **changes: Any) -> RequestHead:
+        """A request head with a deadline 30 s ahead."""
+        fields: dict[str, Any] = {
+            "request_id": "0x" + os.urandom(16).hex(),
+            "method": "POST",
+            "path": "/",
+            "deadline_ms": self.now_ms() + 30_000,
+        }
+        return RequestHead(**(fields | changes))
+
+    async def call(self, agent: bytes, body: bytes = b"", *, session: ClientSession | None = None, **head: Any) -> Got:
+        """Seal, serve, open: the whole path. A receipt that came is verified. Raises what was not sealed."""
+        session = session or self.session(agent)
+        sealed = session.seal(self.head(**head), body)
+        return await self.send(session.certificate, sealed)
+
+    async def call_with(self, agent: bytes) -> None:
+        """A record of no session: for refusals that come before any is looked at."""
+        await self.server.serve(agent, os.urandom(300), Sink())
+
+    async def send(self, certificate: KeyCertificate, sealed: SealedRequest, sink: Sink | None = None) -> Got:
+        """Serve a sealed request and open the answer."""
+        sink = sink or Sink()
+        await self.server.serve(certificate.agent, sealed.data, sink)
+        return opened(certificate, sealed, bytes(sink.data))
+
+
+def opened(certificate: KeyCertificate, sealed: SealedRequest, data: bytes) -> Got:
+    """What a caller makes of an answer. The receipt is checked as a client does."""
+    got = Got()
+    for event in sealed.opener.feed(data):
+        if isinstance(event, Head):
+            got.status, got.headers, got.checkpoint = event.status, event.headers, event.checkpoint
+        elif isinstance(event, Body):
+            got.body += event.data
+        elif isinstance(event, Final):
+            exchange = Exchange(
+                bytes.fromhex(sealed.request_id[2:]),
+                got.status,
+                sealed.commitment,
+                sealed.opener.commitment(sealed.salt),
+            )
+            admission = Admission(certificate.worker, certificate.boot, certificate.expiry)
+            got.receipt = verify_receipt(event.receipt, event.signature, certificate, admission, exchange)
+        elif isinstance(event, Failed):
+            got.error = event.error
+    got.whole = sealed.opener.done
+    return got
+
+
+def keys_of(world: World, node: NodeIdentity, agent: bytes, **terms: Any) -> AgentKeys:
+    """What ``leases.acquire`` gives for the newest block."""
+    lease = world.lease(agent, node.address, node.boot, **terms)
+    identities = identities_of(lease, world.network.id)
+    derived = {n: DerivedKey(to_bytes(hash_identity(bytes(i)) * ROOT)) for n, i in identities.items()}
+    hpke_key = private_key(os.urandom(32))
+    public = hpke_key.public_key().public_bytes_raw()
+    certificate = KeyCertificate.under(lease, network=world.network.id, hpke_key=public)
+    return AgentKeys(MPK, Seat(certificate, certificate.sign(node.sign), world.sign(lease)), derived, hpke_key)
+
+
+def set_cluster_epoch(world: World, epoch: int) -> None:
+    """Bump the cluster's epoch. Not on chain before ``mine``."""
+    world.stores["Clusters"].struct("_clusters", CLUSTER, {"epoch": epoch})
+
+
+async def put(ctx: Calls, key: str, value: bytes) -> None:
+    """The agent writes state."""
+    await ctx("state.put", key=key, value=base64.b64encode(value).decode())
+
+
+async def get(ctx: Calls, key: str) -> bytes | None:
+    """The agent reads state."""
+    value = await ctx("state.get", key=key)
+    return None if value is None else base64.b64decode(value)
+
+
+async def refused(work: Awaitable[Any], code: str) -> CloisterError:
+    """The refusal that this ends with; fails unless it has the code."""
+    with pytest.raises(CloisterError) as caught:
+        await work
+    assert caught.value.code == code, str(caught.value)
+    return caught.value
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something that happens in another task."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for knows nothing of this test
+            await asyncio.sleep(0.001)
