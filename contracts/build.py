@@ -42,7 +42,6 @@ SHIPPED = (
     "Policies",
     "Reputation",
     "Reseals",
-    "Reseals",
     "Seats",
     "Token",
     "Validation",
