@@ -40,6 +40,7 @@ SHIPPED = (
     "Election",
     "Gatekeepers",
     "Policies",
+    "Receipts",
     "Reputation",
     "Reseals",
     "Seats",

@@ -33,7 +33,7 @@ from cloister.core.envelope.server import ServerSessions
 from cloister.core.errors import CloisterError
 from cloister.core.keys.hpke import private_key
 from cloister.core.policy.identities import identities_of
-from cloister.core.receipts.receipt import Exchange, Receipt, ReceiptChain
+from cloister.core.receipts.receipt import Exchange, Receipt
 from cloister.core.receipts.verify import Admission, verify_receipt
 from cloister.core.state.endorse import Answer
 from cloister.core.threshold.groups import hash_identity, to_bytes
@@ -51,6 +51,7 @@ from cloister.worker.bundles import Outside
 from cloister.worker.carried import secrets_aad
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.leases import AgentKeys, NodeIdentity
+from cloister.worker.receipts import ReceiptDesk, ReceiptDoor
 from cloister.worker.serve import Server
 from support.fake_gateway import FakeGateway
 from support.fake_world import CLUSTER, MEMBERS, MPK, OWNER, ROOT, World, test_key
@@ -365,7 +366,8 @@ class Rig:
         self.table = AgentTable(
             self.node.address, self.watch, self.fabric, self.sandbox, self.sessions, self.devices(), self.access
         )
-        self.receipts = ReceiptChain(self.node.address, self.boot, self.node.sign)
+        self.receipts = ReceiptDesk(self.node, self.fabric.receipts)
+        self.door = ReceiptDoor(self.receipts, self.fabric.receipts)
         self.server = Server(self.watch, self.table, self.sessions, self.receipts, self.access, now_ms=self.now_ms)
         return self
 
@@ -501,7 +503,7 @@ def opened(certificate: KeyCertificate, sealed: SealedRequest, data: bytes) -> G
                 sealed.opener.commitment(sealed.salt),
             )
             admission = Admission(certificate.worker, certificate.boot, certificate.expiry)
-            got.receipt = verify_receipt(event.receipt, event.signature, certificate, admission, exchange)
+            got.receipt = verify_receipt(event.receipt, event.signature, certificate, admission, exchange, event.batch)
         elif isinstance(event, Failed):
             got.error = event.error
     got.whole = sealed.opener.done

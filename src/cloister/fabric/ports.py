@@ -1,4 +1,4 @@
-"""The fabric's ports: state, jobs, blobs, leases. Ciphertext only (spec/state.md 5).
+"""The fabric's ports: state, jobs, blobs, leases, receipts. Ciphertext only (spec/state.md 5).
 
 One port, two adapters (``embedded``: SQLite on one machine; part G: NATS), one conformance suite
 (``tests/conformance/test_fabric.py``). Rules that keep the port from leaking its adapter: ``Rev`` is opaque and only
@@ -8,7 +8,7 @@ comparable for equality; a transaction touches one agent; values are at most 512
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -17,6 +17,8 @@ from cloister.core.errors import FabricError, StateError, define
 
 MAX_VALUE = 512 * 1024
 MAX_BLOB = 64 * 1024 * 1024
+MAX_RECEIPTS = 1024
+MAX_SEALED_RECEIPT = 8192
 
 CONFLICT = define(
     "state.conflict",
@@ -59,6 +61,22 @@ FENCED = define(
     check="the writer's fencing token is the newest",
     remedy="stop: another worker took over this agent",
     status=409,
+)
+
+
+NOT_NEXT = define(
+    "fabric.log_position",
+    FabricError,
+    check="receipts are appended at the end of their log",
+    remedy="another process writes this log, or the store lost a part of it: restart the worker",
+    status=409,
+)
+NO_RECEIPT = define(
+    "fabric.no_receipt",
+    FabricError,
+    check="the store has a receipt of this id, whole",
+    remedy="ask the worker that made it, or another gateway; callers keep receipts too: `cloister receipts`",
+    status=404,
 )
 
 
@@ -172,13 +190,53 @@ class Leases(Protocol):
         """Give it back early; a no-op if not held by ``holder``."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReceiptBatch:
+    """Receipts of one turn as they are kept: number of the first, the worker's signature (65 bytes) over all.
+
+    ``ids``: 32 bytes each; ``sealed``: the kept forms, at most 8 KiB each. 1 to 1024 of both."""
+
+    first: int
+    signature: bytes
+    ids: tuple[bytes, ...]
+    sealed: tuple[bytes, ...]
+
+
+class ReceiptLogs(Protocol):
+    """Append-only logs of receipts. A log's name is of [a-z0-9.], one per worker boot; one process appends to it."""
+
+    def append(self, log: str, batch: ReceiptBatch) -> Awaitable[None] | None:
+        """Keep a batch; survives the end of the process. None: it is kept already; else await it.
+
+        The same batch again at its place is done at most once. Raises NOT_NEXT, FabricError fabric.unavailable."""
+
+    async def size(self, log: str) -> int:
+        """How many receipts; 0 for a log that does not exist."""
+
+    async def read(self, log: str, number: int) -> ReceiptBatch:
+        """The batch with receipt ``number``. Raises NO_RECEIPT."""
+
+    async def ids(self, log: str, first: int, count: int) -> list[bytes]:
+        """Ids of at most 1024 receipts from ``first`` on; fewer at the end. Raises NO_RECEIPT for a damaged log."""
+
+    async def find(self, receipt_id: bytes) -> tuple[str, int]:
+        """Which log has the receipt, and its number there. Raises NO_RECEIPT."""
+
+    async def put_head(self, log: str, head: bytes) -> None:
+        """Replace what the log's newest signed head is, at most 64 KiB."""
+
+    async def head(self, log: str) -> bytes | None:
+        """What ``put_head`` kept, or None."""
+
+
 class Fabric(Protocol):
-    """All four ports of one store."""
+    """All five ports of one store."""
 
     state: State
     jobs: Jobs
     blobs: Blobs
     leases: Leases
+    receipts: ReceiptLogs
 
     async def close(self) -> None:
         """Flush and stop."""

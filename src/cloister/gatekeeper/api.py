@@ -49,6 +49,7 @@ def build(gatekeeper: Gatekeeper) -> web.Application:
             web.get("/v1/heads/{agent}", api.head),
             web.get("/v1/headtable", api.head_table),
             web.post("/v1/heartbeat", api.heartbeat),
+            web.post("/v1/logs", api.logs),
         ]
     )
     return app
@@ -109,6 +110,10 @@ class _Api:
         if len(after) not in (0, 32):
             raise BAD_MESSAGE(expected="a cursor of 0 or 32 bytes", found=f"{len(after)} bytes")
         return _answer(self._gatekeeper.require_desks().heads.page(nonce, after).to_json())
+
+    async def logs(self, request: web.Request) -> web.Response:
+        desk = self._gatekeeper.require_desks().logs
+        return _answer((await desk.witness(await _body(request), _remote(request))).to_json())
 
     async def heartbeat(self, request: web.Request) -> web.Response:
         return _answer(self._gatekeeper.heartbeat(await _body(request), _remote(request)).to_json())

@@ -35,6 +35,7 @@ from cloister.gatekeeper.config import GatekeeperConfig
 from cloister.gatekeeper.founding import Announcement, Founding, erase_when_final, restore, unsigned
 from cloister.gatekeeper.grants import KeyDesk
 from cloister.gatekeeper.limits import RateLimit
+from cloister.gatekeeper.logs import LogDesk
 from cloister.gatekeeper.memory import HeadDesk
 from cloister.gatekeeper.office import NOT_IN_OFFICE, Office
 from cloister.gatekeeper.ports import Chain
@@ -81,6 +82,7 @@ class Desks:
     keys: KeyDesk
     admissions: AdmissionDesk
     heads: HeadDesk
+    logs: LogDesk
     committee: Committee
 
 
@@ -219,7 +221,8 @@ class Gatekeeper:
             sealed=heads.sealed,
         )
         admissions = AdmissionDesk(office, checkpoints, self.chain, self.audit, policy=self.policy, limit=limit)
-        self.desks = Desks(office, checkpoints, keys, admissions, heads, committee)
+        logs = LogDesk(office, checkpoints, self.chain, self.store, limit=limit)
+        self.desks = Desks(office, checkpoints, keys, admissions, heads, logs, committee)
 
     # --- what is asked of the member itself ---
 

@@ -6,6 +6,7 @@ announcement replaces the one before. The gateway then opens streams towards it,
 - ``CALL``: agent (32 bytes) ‖ sealed request record. Answer: the sealed response stream, in chunks of any size.
 - ``EVIDENCE``: nonce (32 bytes). Answer: JSON {evidence, binding}.
 - ``STATUS``: nothing. Answer: a JSON object for operators.
+- ``RECEIPT``: u8 (1 receipt, 2 proof) ‖ receipt id (32 bytes). Answer: JSON of spec/receipts.md 15.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Kind(IntEnum):
     CALL = 1
     EVIDENCE = 2
     STATUS = 3
+    RECEIPT = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from cloister.core.encoding.hexes import from_hex
 from cloister.core.errors import CloisterError, ConfigError, define
 
 MAX_FRESH_S: Final = 60
+MAX_ROOT_S = 7 * 24 * 3600
 MAX_ENDPOINTS: Final = 64
 MAX_ENDPOINT: Final = 256
 _LEVELS: Final = ("debug", "info", "warning", "error")
@@ -46,7 +47,8 @@ class WorkerConfig:
     socket. fabric: the ciphertext store's folder. operator: 0x address that answers for this worker. endpoint: what
     the Workers contract says about where it is. machine: ``evidence.MachineConfig`` fields. map_host, extra_ca: a
     devnet's stand-ins for outside hosts. work: where sandboxes keep compiled code, by default below ``data``.
-    fresh_s: how long f + 1 answers to a nonce keep the worker serving."""
+    fresh_s: how long f + 1 answers to a nonce keep the worker serving. sync_receipts: an answer ends only after its
+    receipt is on the disk, not only written. root_s: at most so often the log's root goes on chain."""
 
     data: Path
     network: Path
@@ -61,6 +63,8 @@ class WorkerConfig:
     extra_ca: Path | None = None
     work: Path | None = None
     fresh_s: int = 15
+    sync_receipts: bool = False
+    root_s: int = 600
     log_level: str = "info"
 
 
@@ -70,6 +74,8 @@ def check_config(config: WorkerConfig, mode: str) -> None:
     1. bounds; 2. a devnet's stand-ins on a devnet only; 3. outside a devnet the work folder lies in memory."""
     if not 1 <= config.fresh_s <= MAX_FRESH_S:  # 1
         raise BAD_SETTING(expected=f"fresh_s from 1 to {MAX_FRESH_S}", found=str(config.fresh_s))
+    if not 1 <= config.root_s <= MAX_ROOT_S:
+        raise BAD_SETTING(expected=f"root_s from 1 to {MAX_ROOT_S}", found=str(config.root_s))
     if not 1 <= len(config.gatekeepers) <= MAX_ENDPOINTS or len(set(config.gatekeepers)) != len(config.gatekeepers):
         raise BAD_SETTING(expected=f"1 to {MAX_ENDPOINTS} distinct gatekeepers", found=f"{len(config.gatekeepers)}")
     if not 1 <= len(config.endpoint.encode()) <= MAX_ENDPOINT:

@@ -17,6 +17,7 @@ from cloister.wire.announce import MAX_ANNOUNCEMENT, MAX_SEATS, Announcement, Ki
 from cloister.wire.frames import FrameClient, Incoming
 from cloister.worker.agents import AgentTable
 from cloister.worker.leases import NodeIdentity
+from cloister.worker.receipts import ReceiptDoor
 from cloister.worker.serve import Server
 
 UNKNOWN_KIND = define(
@@ -39,8 +40,9 @@ class GatewayLink:
         table: AgentTable,
         evidence: Callable[[bytes], Awaitable[dict[str, Any]]],
         status: Callable[[], dict[str, Any]],
+        receipts: ReceiptDoor,
     ) -> None:
-        self._node, self._server, self._table = node, server, table
+        self._node, self._server, self._table, self._receipts = node, server, table, receipts
         self._evidence, self._status = evidence, status
         self._client = FrameClient(socket, handler=self.handle, announce=self.announcement, report=_report)
 
@@ -79,6 +81,8 @@ class GatewayLink:
             await incoming.send(json.dumps(shown).encode())
         elif incoming.kind == Kind.STATUS:
             await incoming.send(json.dumps(self._status()).encode())
+        elif incoming.kind == Kind.RECEIPT:
+            await incoming.send(json.dumps(await self._receipts.answer(incoming.payload)).encode())
         else:
             raise UNKNOWN_KIND(expected="a kind of wire.announce.Kind", found=str(incoming.kind))
 

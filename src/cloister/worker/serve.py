@@ -17,7 +17,7 @@ from cloister.core.encoding.hexes import to_hex
 from cloister.core.envelope.model import Headers, ResponseHead, encode_json
 from cloister.core.envelope.server import OpenRequest, SealedRefusalError, ServerSessions
 from cloister.core.errors import CloisterError, TransportError, define
-from cloister.core.receipts.receipt import Exchange, ReceiptChain, Usage
+from cloister.core.receipts.receipt import Exchange, Usage
 from cloister.fabric.ports import CONFLICT
 from cloister.node import logs
 from cloister.sandbox.errors import BAD_RESPONSE, CLOSED, DEADLINE
@@ -26,6 +26,7 @@ from cloister.wire.frames import INTERNAL
 from cloister.worker.access import Access
 from cloister.worker.agents import AgentTable, Placed
 from cloister.worker.chainwatch import ChainWatch
+from cloister.worker.receipts import ReceiptDesk
 from cloister.worker.scope import RequestScope
 
 ATTEMPTS: Final = 3
@@ -84,7 +85,7 @@ class Server:
         watch: ChainWatch,
         table: AgentTable,
         sessions: ServerSessions,
-        receipts: ReceiptChain,
+        receipts: ReceiptDesk,
         access: Access,
         *,
         now_ms: Callable[[], int],
@@ -170,7 +171,9 @@ class Server:
             await ran.scope.commit_body()
         finally:
             await ran.close()
-        receipt, signature = self._receipts.issue(  # 7
+        issued = await self._receipts.issue(  # 7
+            placed.keys,
+            request.salt,
             request.certificate,
             Exchange(
                 bytes.fromhex(request.head.request_id[2:]),
@@ -183,7 +186,8 @@ class Server:
             state=ran.scope.change(),
             usage=_usage(before, process.usage(), len(request.body), responder.body_bytes),
         )
-        await answer.send(responder.final(receipt.encoded, signature))
+        batch = None if issued.batch is None else issued.batch.to_wire()
+        await answer.send(responder.final(issued.receipt.encoded, issued.signature, batch))
 
     async def _run(self, placed: Placed, process: AgentProcess, request: OpenRequest, height: int) -> Ran:
         """Run the handler until its writes commit: at most three times when others wrote first."""

@@ -27,7 +27,7 @@ class Scene:
     def __init__(self, rig: Rig, socket: Path) -> None:
         self.rig, self.said = rig, list[bytes]()
         self.socket = socket
-        self.link = GatewayLink(socket, rig.node, rig.server, rig.table, rig.attest, lambda: {"agents": 1})
+        self.link = GatewayLink(socket, rig.node, rig.server, rig.table, rig.attest, lambda: {"agents": 1}, rig.door)
 
     async def start(self) -> None:
         self.server = FrameServer(self.socket, on_announce=self._on_announce)

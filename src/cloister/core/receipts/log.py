@@ -8,7 +8,7 @@ a store that changed them is found out and not believed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hmac import compare_digest
 from typing import Any, Final
 
@@ -49,6 +49,11 @@ OTHER_LOG = define(
     remedy="ask for the proof again later: the committee signs heads every few seconds",
     status=403,
 )
+
+
+def witness_quorum(members: int, faults: int = 1) -> int:
+    """How many of ``members`` sign a head: with fewer, ``faults`` liars could sign two forks (2q - n > f)."""
+    return min(members, (members + faults) // 2 + 1)
 
 
 class Log:
@@ -156,9 +161,11 @@ class LogProof:
     def verify(self, receipt: Receipt, signers: SignerSet, network: bytes) -> None:
         """Raise unless the committee signed a log that has this receipt at its number (spec/receipts.md 14).
 
-        1. t members signed the head; 2. it is of the receipt's worker and boot; 3. index = seq, below size; 4. path."""
+        1. q members signed the head (``witness_quorum``); 2. it is of the receipt's worker and boot; 3. index = seq,
+        below size; 4. path."""
         said = self.statement
-        self.head.verify(signers, network)  # 1
+        quorum = max(signers.threshold, witness_quorum(len(signers.members)))
+        self.head.verify(replace(signers, threshold=quorum), network)  # 1
         if (said.worker, said.boot) != (receipt.worker, receipt.boot):  # 2
             raise OTHER_LOG(expected="the receipt's worker and boot", found="another log")
         if self.index != receipt.seq or self.index >= said.size:  # 3

@@ -212,7 +212,7 @@ def test_a_log_does_not_speak_of_receipts_that_it_does_not_have() -> None:
 # --- proofs ---
 
 
-def head_of(size: int, leaves: list[bytes], *, members: int = 2, **changes: Any) -> Signed:
+def head_of(size: int, leaves: list[bytes], *, members: int = 3, **changes: Any) -> Signed:
     said = replace(LogHead(1, address_of(WORKER), BOOT, size, root_of(leaves[:size])), **changes)
     return Signed(said, tuple(sign_digest(k, said.digest(NETWORK)) for k in MEMBERS[:members]))
 
@@ -226,7 +226,7 @@ def test_a_receipt_is_proven_by_a_saved_file_alone() -> None:
 
 
 REFUSED: dict[str, tuple[LogProof, str]] = {
-    "one signature too few": (replace(PROOF, head=head_of(6, OWN, members=1)), "encoding.too_few_signers"),
+    "one signature too few": (replace(PROOF, head=head_of(6, OWN, members=2)), "encoding.too_few_signers"),
     "another term": (replace(PROOF, head=head_of(6, OWN, term=2)), "encoding.wrong_term"),
     "another worker's log": (replace(PROOF, head=head_of(6, OWN, worker=bytes(20))), "receipt.other_log"),
     "a replayed head of an older boot": (replace(PROOF, head=head_of(6, OWN, boot=b"\1" * 32)), "receipt.other_log"),

@@ -1,0 +1,309 @@
+"""This boot's receipts: numbered, signed once per turn of the loop, stored before answers end (spec/receipts.md 9-11).
+
+::
+
+    issue -> numbered, sealed, waiting -> next turn: one signature, one write -> the answers' last chunks
+                                                          | the store fails
+                                                          v
+                             those answers fail; what was numbered is written first, before anything new
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cloister.core.encoding import jcs
+from cloister.core.encoding.contexts import Context
+from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.identity import Purpose
+from cloister.core.encoding.signatures import Signed
+from cloister.core.envelope.certificate import KeyCertificate
+from cloister.core.errors import CloisterError, ReceiptError, define
+from cloister.core.receipts.batch import MAX_BATCH, BatchPath, sign_together
+from cloister.core.receipts.kept import OwnerKey, seal_kept
+from cloister.core.receipts.log import TILE, Log, LogProof, log_head_from
+from cloister.core.receipts.merkle import leaf_hash, paths_of
+from cloister.core.receipts.receipt import Exchange, Receipt, ReceiptChain, StateChange, Usage
+from cloister.fabric.ports import ReceiptBatch, ReceiptLogs
+from cloister.worker.leases import AgentKeys, NodeIdentity
+
+_OWNER_INFO: Final = b"owner"
+_OWNERS: Final = 1024
+MAX_UNSTORED: Final = 4096
+_OLD_LOGS: Final = 4
+_MAX_OLD: Final = 1 << 22
+
+UNSTORED = define(
+    "worker.receipts_unstored",
+    ReceiptError,
+    check="the store takes this worker's receipts",
+    remedy="look at the disk of the store; the worker goes on by itself as soon as it writes again",
+    status=503,
+)
+NOT_WITNESSED = define(
+    "worker.receipt_not_witnessed",
+    ReceiptError,
+    check="the committee signed a head of the log that covers the receipt",
+    remedy="ask again in some seconds; a boot that ended before its last receipts were witnessed stays without",
+    status=404,
+)
+
+BAD_QUESTION = define(
+    "worker.receipt_question",
+    ReceiptError,
+    check="a question about a receipt is a kind and an id",
+    remedy="run the worker and the gateway in the same version",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A receipt that is stored: its 65-byte signature, and its place in what was signed."""
+
+    receipt: Receipt
+    signature: bytes
+    batch: BatchPath | None
+
+
+@dataclass(slots=True)
+class _Waiting:
+    receipt: Receipt
+    kept: bytes
+    done: asyncio.Future[Issued]
+
+
+class ReceiptDesk:
+    """Issues this boot's receipts and knows its log."""
+
+    def __init__(self, node: NodeIdentity, store: ReceiptLogs) -> None:
+        self._node, self._store = node, store
+        self._chain = ReceiptChain(node.address, node.boot, node.sign)
+        self.name = log_name(node.address, node.boot)
+        self.log = Log()
+        self._waiting: list[_Waiting] = []
+        self._unstored: list[ReceiptBatch] = []
+        self._flushing = False
+        self._task: asyncio.Task[None] | None = None
+        self._owners: OrderedDict[bytes, OwnerKey] = OrderedDict()
+
+    async def issue(
+        self,
+        keys: AgentKeys,
+        salt: bytes,
+        certificate: KeyCertificate,
+        exchange: Exchange,
+        *,
+        checkpoint: int,
+        host_time_ms: int,
+        state: StateChange | None = None,
+        usage: Usage | None = None,
+    ) -> Issued:
+        """The next receipt, signed and stored: the answer may end. ``salt``: the one of its commitments.
+
+        Raises worker.receipts_unstored, FabricError."""
+        if self.unstored >= MAX_UNSTORED:
+            raise UNSTORED(expected="a store that writes", found=f"{self.unstored} receipts waiting")
+        receipt = self._chain.add(
+            certificate, exchange, checkpoint=checkpoint, host_time_ms=host_time_ms, state=state, usage=usage
+        )
+        loop = asyncio.get_running_loop()
+        kept = seal_kept(receipt, salt, self._owner(keys))
+        waiting = _Waiting(receipt, kept, loop.create_future())
+        self._waiting.append(waiting)
+        if not self._flushing:
+            self._flushing = True
+            loop.call_soon(self._flush)
+        return await waiting.done
+
+    @property
+    def head(self) -> tuple[int, bytes]:
+        """(receipts numbered so far, id of the last or zero)."""
+        return self._chain.head
+
+    @property
+    def unstored(self) -> int:
+        """Receipts that have their number and wait for the store."""
+        return len(self._waiting) + sum(len(batch.ids) for batch in self._unstored)
+
+    def _owner(self, keys: AgentKeys) -> OwnerKey:
+        name = keys.seat.certificate.id
+        found = self._owners.get(name)
+        if found is None:
+            log_key = keys.key(Purpose.LOG).symmetric(Context.RECEIPT_KEPT, _OWNER_INFO)
+            found = self._owners[name] = OwnerKey(log_key, self._node.boot)
+            if len(self._owners) > _OWNERS:
+                self._owners.popitem(last=False)
+        return found
+
+    def _flush(self) -> None:
+        """Sign and store what came in this turn. All that is written by the time this returns goes on at once."""
+        some, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        try:
+            batch, issued = self._signed(some)
+            self._unstored.append(batch)
+            pending = self._store_next()
+        except Exception as error:
+            self._fail(some, error)
+            return
+        if pending is None and not self._unstored:
+            self._finish(some, issued)
+            return
+        self._task = asyncio.ensure_future(self._store_rest(pending, some, issued))
+
+    def _signed(self, some: list[_Waiting]) -> tuple[ReceiptBatch, list[Issued]]:
+        receipts = [one.receipt for one in some]
+        signature, paths = sign_together(receipts, self._chain.sign)
+        ids = tuple([receipt.id for receipt in receipts])
+        batch = ReceiptBatch(receipts[0].seq, signature, ids, tuple([one.kept for one in some]))
+        return batch, [Issued(r, signature, path) for r, path in zip(receipts, paths, strict=True)]
+
+    def _store_next(self) -> Awaitable[None] | None:
+        """Give the store the oldest batch; None: it has it, and it is in the log."""
+        pending = self._store.append(self.name, self._unstored[0])
+        if pending is None:
+            self._stored()
+        return pending
+
+    def _stored(self) -> None:
+        for one in self._unstored.pop(0).ids:
+            self.log.append(one)
+
+    async def _store_rest(self, pending: Awaitable[None] | None, some: list[_Waiting], issued: list[Issued]) -> None:
+        try:
+            while True:
+                if pending is not None:
+                    await pending
+                    self._stored()
+                if not self._unstored:
+                    break
+                pending = self._store_next()
+        except Exception as error:
+            self._fail(some, error)
+            return
+        self._finish(some, issued)
+
+    def _finish(self, some: list[_Waiting], issued: list[Issued]) -> None:
+        for one, what in zip(some, issued, strict=True):
+            if not one.done.done():
+                one.done.set_result(what)
+        self._again()
+
+    def _fail(self, some: list[_Waiting], error: Exception) -> None:
+        """Their answers fail. The batch stays first in line; ``retry`` or the next answer writes it."""
+        for one in some:
+            if not one.done.done():
+                one.done.set_exception(error)
+        self._again()
+
+    def _again(self) -> None:
+        self._flushing = bool(self._waiting)
+        if self._flushing:
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    async def retry(self) -> None:
+        """Write what the store refused before, if nobody else does. Raises the store's refusal."""
+        if self._flushing or not self._unstored:
+            return
+        self._flushing = True
+        try:
+            while self._unstored:
+                pending = self._store_next()
+                if pending is not None:
+                    await pending
+                    self._stored()
+        finally:
+            self._again()
+
+    async def tiles(self, *positions: int) -> dict[int, list[bytes]]:
+        """The ids that proofs about these positions need (``core.receipts.log.Log``)."""
+        return await tiles_from(self._store, self.name, self.log, positions)
+
+
+def log_name(worker: bytes, boot: bytes) -> str:
+    """A log's name in the store."""
+    return f"{worker.hex()}.{boot.hex()}"
+
+
+async def tiles_from(store: ReceiptLogs, name: str, log: Log, positions: tuple[int, ...]) -> dict[int, list[bytes]]:
+    """Whole tiles of a stored log. Raises FabricError."""
+    return {number: await store.ids(name, number * TILE, TILE) for number in log.tiles_of(*positions)}
+
+
+class ReceiptDoor:
+    """Answers questions about stored receipts, of this boot and earlier ones (spec/receipts.md 15)."""
+
+    def __init__(self, desk: ReceiptDesk, store: ReceiptLogs) -> None:
+        self._desk, self._store = desk, store
+        self._old: OrderedDict[str, Log] = OrderedDict()
+
+    async def answer(self, question: bytes) -> dict[str, Any]:
+        """What a gateway's stream of kind RECEIPT asks: u8 (1 receipt, 2 proof) ‖ id 32. Raises CloisterError."""
+        if len(question) != 33 or question[0] not in (1, 2):
+            raise BAD_QUESTION(expected="1 or 2 and an id of 32 bytes", found=f"{len(question)} bytes")
+        return await (self.receipt if question[0] == 1 else self.proof)(question[1:])
+
+    async def receipt(self, receipt_id: bytes) -> dict[str, Any]:
+        """{id, worker, boot, seq, kept, signature, batch}. Raises fabric.no_receipt."""
+        name, number = await self._store.find(receipt_id)
+        batch = await self._store.read(name, number)
+        worker, boot = name.split(".")
+        path = None
+        if len(batch.ids) > 1:
+            _, paths = paths_of([leaf_hash(one) for one in batch.ids])
+            path = BatchPath(batch.first, len(batch.ids), tuple(paths[number - batch.first])).to_json()
+        return {
+            "id": to_hex(receipt_id),
+            "worker": f"0x{worker}",
+            "boot": f"0x{boot}",
+            "seq": number,
+            "kept": to_hex(batch.sealed[number - batch.first]),
+            "signature": to_hex(batch.signature),
+            "batch": path,
+        }
+
+    async def proof(self, receipt_id: bytes) -> dict[str, Any]:
+        """A ``LogProof`` at the newest head that the committee signed. Raises fabric.no_receipt, NOT_WITNESSED."""
+        name, number = await self._store.find(receipt_id)
+        head = await signed_head(self._store, name)
+        size = 0 if head is None else getattr(head.statement, "size", 0)
+        if head is None or number >= size:
+            raise NOT_WITNESSED(expected=f"a head beyond receipt {number}", found=f"a log of {size}")
+        log = await self._log(name)
+        tiles = await tiles_from(self._store, name, log, (number, size))
+        return LogProof(number, tuple(log.inclusion(number, size, tiles)), head).to_json()
+
+    async def _log(self, name: str) -> Log:
+        """The tree of a log; an earlier boot's is read from the store, and a few are remembered."""
+        if name == self._desk.name:
+            return self._desk.log
+        if name not in self._old:
+            self._old[name] = await _loaded(self._store, name)
+            if len(self._old) > _OLD_LOGS:
+                self._old.popitem(last=False)
+        return self._old[name]
+
+
+async def _loaded(store: ReceiptLogs, name: str) -> Log:
+    log = Log()
+    while log.size < _MAX_OLD:
+        ids = await store.ids(name, log.size, MAX_BATCH)
+        for one in ids:
+            log.append(one)
+        if len(ids) < MAX_BATCH:
+            break
+    return log
+
+
+async def signed_head(store: ReceiptLogs, name: str) -> Signed | None:
+    """The newest head of a log that the committee signed, as the store has it. A damaged one counts as none."""
+    data = await store.head(name)
+    if data is None:
+        return None
+    try:
+        return log_head_from(jcs.decode(data, max_size=1 << 16))
+    except CloisterError:
+        return None
