@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from cloister.client.call import MAX_DEADLINE_S, Answered, Request
+from cloister.client.agree import Agreement, agree, require_safe
+from cloister.client.call import MAX_DEADLINE_S, Answered, Check, Request
 from cloister.client.demand import Demand
 from cloister.client.reply import HeaderMap, Proof, Reply
 from cloister.client.resolve import Resolution
@@ -74,6 +75,32 @@ class Agent:
     async def delete(self, path: str, **options: Any) -> Reply:
         """``request("DELETE", …)``."""
         return await self.request("DELETE", path, **options)
+
+    async def agreed(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        workers: int = 2,
+        vendors: int = 2,
+        headers: HeaderInput = None,
+        deadline_s: float = 30.0,
+    ) -> Agreement:
+        """The same answer from several workers, on hardware of several vendors; for GET and HEAD.
+
+        Raises: ``client.too_few_to_agree``, ``client.disagree``, and what ``request`` raises if too few answered.
+        """
+        method = require_safe(method)
+        calls = self._client.calls
+
+        def fresh() -> Request:
+            return self._build(method, path, headers, None, None, None, deadline_s)
+
+        async def one(request: Request, check: Check) -> Reply:
+            return await calls.call(self.id, request, check, self._who)
+
+        found = await self._check(await self._client.resolver.resolve(self.id, again=True))
+        return await agree(found, fresh, one, self._check, workers=workers, vendors=vendors)
 
     def stream(
         self,
