@@ -181,11 +181,13 @@ def read_ceremony_at(slots: Slots, layout: Layout, number: int) -> CeremonyView:
     if kind is None or at.number("end") > max(Ending):
         raise BAD_RECORD(expected=f"ceremony {number}", found="none of that number")
     fields = layout.fields(layout.value_type(layout.variable("_ceremonies")))
-    receivers = _addresses(slots, add(base, fields["receivers"].slot), at.number("receivers"))
-    keys = _words(slots, add(base, fields["keys"].slot), at.number("keys"))
-    if len(keys) != len(receivers):
-        raise BAD_RECORD(expected=f"{len(receivers)} keys", found=str(len(keys)))
-    dealer_term, epoch = at.number("dealerTerm"), at.number("masterEpoch")
+    dealer_term, epoch, size = at.number("dealerTerm"), at.number("masterEpoch"), at.number("receivers")
+    if at.number("keys") != size:
+        raise BAD_RECORD(expected=f"{size} keys", found=str(at.number("keys")))
+    heads = [add(base, fields[name].slot) for name in ("receivers", "keys")]
+    parts = [slot for head in heads for slot in _array(head, size)]
+    slots.get([*parts, *_struct(layout, "_terms", dealer_term), *_struct(layout, "_epochs", epoch)])  # in one proof
+    receivers, keys = _addresses(slots, heads[0], size), _words(slots, heads[1], size)
     dealers = read_term(slots, layout, dealer_term).members if dealer_term else receivers
     opened, window = at.number("openedAt"), at.number("window")
     return CeremonyView(
@@ -214,8 +216,11 @@ def read_facts(slots: Slots, layout: Layout, view: CeremonyView) -> Facts:
     """Everything that the contract keeps of this ceremony at the block of the proofs. Raises ChainViewError."""
     _, at = _entry(slots, layout, "_ceremonies", _key(view.number))
     committed, published = _seats(at.number("committed")), _seats(at.number("published"))
+    accused, confirmed = _seats(at.number("accused")), _seats(at.number("confirmed"))
+    wanted = (("_digests", committed), ("_accusations", accused), ("_said", confirmed))
+    slots.get([slot for label, keys in wanted for slot in _inner(layout, label, view.number, keys)])  # in one proof
     digests = _mapped(slots, layout, "_digests", view.number, committed)
-    complaints, openings = _accusations(slots, layout, view, _seats(at.number("accused")))
+    complaints, openings = _accusations(slots, layout, view, accused)
     return Facts(
         committed=dict(zip(committed, digests, strict=True)),
         complaints=complaints,
@@ -223,7 +228,7 @@ def read_facts(slots: Slots, layout: Layout, view: CeremonyView) -> Facts:
         opened=openings,
         content=frozenset(_seats(at.number("content"))),
         settled=frozenset(_seats(at.number("settled"))),
-        confirmed=_confirmed(slots, layout, view, _seats(at.number("confirmed"))),
+        confirmed=_confirmed(slots, layout, view, confirmed),
         cancelled=at.number("end") == Ending.CANCELLED,
     )
 
@@ -298,14 +303,24 @@ def _entry(slots: Slots, layout: Layout, label: str, key: bytes) -> tuple[int, S
     return base, Struct(layout, layout.value_type(table), slots, [base])
 
 
+def _struct(layout: Layout, label: str, key: int) -> list[int]:
+    table = layout.variable(label)
+    base = mapping_slot(table.slot, _key(key))
+    return [add(base, i) for i in range(layout.words(layout.value_type(table)))]
+
+
+def _array(head: int, count: int) -> list[int]:
+    if not 1 <= count <= MAX_MEMBERS:
+        raise BAD_RECORD(expected=f"1 to {MAX_MEMBERS} seats", found=str(count))
+    return [add(data_slot(head), i) for i in range(count)]
+
+
 def _seats(bits: int) -> list[int]:
     return [i + 1 for i in range(MAX_MEMBERS) if bits >> i & 1]
 
 
 def _words(slots: Slots, head: int, count: int) -> tuple[bytes, ...]:
-    if not 1 <= count <= MAX_MEMBERS:
-        raise BAD_RECORD(expected=f"1 to {MAX_MEMBERS} seats", found=str(count))
-    return tuple(word.to_bytes(32, "big") for word in slots.get([add(data_slot(head), i) for i in range(count)]))
+    return tuple(word.to_bytes(32, "big") for word in slots.get(_array(head, count)))
 
 
 def _addresses(slots: Slots, head: int, count: int) -> tuple[bytes, ...]:
