@@ -56,6 +56,8 @@ class Context(Enum):
     SEALED_ONESHOT = "cloister/v1/sealed/one-shot"
     KEYSTORE = "cloister/v1/keystore"
     SECRETS = "cloister/v1/secrets"
+    AGENT_SIGNING = "cloister/v1/agent/signing"
+    AGENT_CALLER = "cloister/v1/agent/caller"
 
     def __init__(self, text: str) -> None:
         self.dst: Final = text.encode()

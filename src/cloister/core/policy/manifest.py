@@ -24,6 +24,7 @@ MAX_SETTING: Final = 4 << 10
 MAX_DELAY: Final = 1 << 32
 _MIB: Final = 1 << 20
 ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_SIGNED_DOMAIN = re.compile(r"[1-9][0-9]{0,15}:0x[0-9a-f]{40}")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
 # The sandbox puts these into the environment itself.
 RESERVED: Final = frozenset(
@@ -67,6 +68,12 @@ BAD_RUNTIME = define(
     check='runtime is "deno" or "python"; a Python agent has the entry "fetch"',
     remedy='leave runtime out for JavaScript and TypeScript, write "python" for Python',
 )
+BAD_KEYS = define(
+    "manifest.keys",
+    ConfigError,
+    check='keys is {"messages": bool, "typed_data": ["CHAIN:0xCONTRACT", ...], "raw": bool}',
+    remedy="name chain and contract of each domain that the agent signs for; leave keys out if it signs nothing",
+)
 BAD_LIMIT = define(
     "manifest.limit",
     ConfigError,
@@ -94,6 +101,20 @@ BAD_BUNDLE = define(
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRules:
+    """What the agent's own key may sign. ``messages``: EIP-191 texts. ``typed_data``: EIP-712 domains, each
+    "chain id:0x-hex of the verifying contract". ``raw``: as the key's own address instead of the agent's account."""
+
+    messages: bool
+    typed_data: tuple[str, ...]
+    raw: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The full form."""
+        return {"messages": self.messages, "typed_data": list(self.typed_data), "raw": self.raw}
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A valid manifest. ``settings``: public environment variables. ``secrets``: names that the owner sets sealed.
     ``env``: those secrets that the code reads as environment variables. ``upgrade_delay``: blocks; 0 instant, None
@@ -108,6 +129,7 @@ class Manifest:
     models: tuple[str, ...]
     upgrade_delay: int | None
     runtime: str = "deno"
+    keys: KeyRules | None = None
 
     @classmethod
     def parse(cls, data: bytes) -> Manifest:
@@ -123,10 +145,11 @@ class Manifest:
         return {name: secrets[name] for name in self.secrets if name in secrets}
 
     def to_json(self) -> dict[str, Any]:
-        """The full form, JSON-ready. ``runtime`` stands in it only where it is not Deno: it came later."""
+        """The full form, JSON-ready. ``runtime`` and ``keys`` came later: they stand in it only where they are set."""
         return {
             "v": 1,
             **({} if self.runtime == "deno" else {"runtime": self.runtime}),
+            **({} if self.keys is None else {"keys": self.keys.to_json()}),
             "entry": self.entry,
             "limits": dict(self.limits),
             "egress": list(self.egress),
@@ -191,6 +214,7 @@ def normalize(source: object) -> Manifest:
         models=_models(source.get("models", [])),
         upgrade_delay=_upgrade(source.get("upgrade", {"rule": "instant"})),
         runtime=runtime,
+        keys=_keys(source.get("keys")),
     )
     if len(bytes(manifest)) > MAX_MANIFEST:
         raise BAD_FIELDS(expected=f"at most {MAX_MANIFEST} bytes", found="more")
@@ -223,6 +247,20 @@ def _names(source: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...], 
     if twice := set(settings) & set(secrets):
         raise BAD_NAME(expected="a name as setting or as secret", found=f"{min(twice)[:64]} as both")
     return dict(settings), secrets, env
+
+
+def _keys(value: object) -> KeyRules | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not set(value) <= {"messages", "typed_data", "raw"}:
+        raise BAD_KEYS(expected="messages, typed_data and raw only", found="other fields")
+    messages, raw = value.get("messages", False), value.get("raw", False)
+    domains = _texts("typed_data", value.get("typed_data", []))
+    if not isinstance(messages, bool) or not isinstance(raw, bool) or len(domains) > MAX_NAMES:
+        raise BAD_KEYS(expected=f"true or false, and at most {MAX_NAMES} domains", found="others")
+    if not all(_SIGNED_DOMAIN.fullmatch(domain) for domain in domains):
+        raise BAD_KEYS(expected="domains as chain id:0x-hex in lower case", found="others")
+    return KeyRules(messages, domains, raw)
 
 
 def _limits(value: object) -> dict[str, int]:

@@ -1,0 +1,32 @@
+"""An agent's own signing key: one per agent epoch, from its `identity` key (spec/sandbox.md 8).
+
+Whoever holds a lease of the agent derives it; the agent's code never does. On chain it counts as the signer of the
+agent's contract account once the committee has registered it there for this epoch.
+"""
+
+from __future__ import annotations
+
+from coincurve import PrivateKey
+
+from cloister.core.encoding.contexts import Context
+from cloister.core.encoding.keccak import keccak256
+from cloister.core.threshold.ibe import DerivedKey
+
+
+def signing_key(identity_key: DerivedKey, identity: bytes) -> PrivateKey:
+    """The secp256k1 key of one agent epoch. ``identity``: the bytes of the `identity` key's identity.
+
+    HKDF to 32 bytes, with a counter byte until the number is a scalar of the curve (SEC 2; the first nearly always)."""
+    for counter in range(256):
+        try:
+            return PrivateKey(identity_key.symmetric(Context.AGENT_SIGNING, identity + bytes([counter])))
+        except ValueError:
+            continue
+    raise RuntimeError("256 hashes in a row that are no scalars")
+
+
+def account_address(factory: bytes, agent: bytes, creation: bytes) -> bytes:
+    """Where an agent's account is, or will be (EIP-1014; AgentAccounts.addressOf). 20 bytes.
+
+    ``factory``: AgentAccounts. ``creation``: AgentAccount's creation code with its constructor's arguments."""
+    return keccak256(b"\xff", factory, agent, keccak256(creation))[12:]
