@@ -13,7 +13,8 @@ from cloister.cli.output import print_json, say
 from cloister.cli.running import command
 from cloister.cli.settings import settings_of
 from cloister.client.agent import Stream
-from cloister.client.call import MAX_BODY
+from cloister.client.agree import Agreement
+from cloister.client.call import MAX_BODY, SAFE_METHODS
 from cloister.client.home import read_file
 from cloister.client.reply import Reply
 from cloister.core.encoding.hexes import to_hex
@@ -50,6 +51,8 @@ async def call(
     vendor: Annotated[str | None, typer.Option(help="Only workers of this vendor class, such as intel.")] = None,
     evidence: Annotated[bool, typer.Option(help="Ask the worker's hardware for evidence first.")] = False,
     allow_instant: AllowInstant = False,
+    agree: Annotated[int, typer.Option(help="Ask so many workers; all must say the same. GET and HEAD.", min=1)] = 1,
+    vendors: Annotated[int, typer.Option(help="With --agree: of at least so many vendor classes.", min=1)] = 2,
     deadline: Annotated[float, typer.Option(help="Seconds that the worker may take.", min=0.1, max=600)] = 30.0,
     stream: Annotated[bool, typer.Option(help="Print pieces as they come.")] = False,
     as_json: AsJson = False,
@@ -70,7 +73,14 @@ async def call(
     }
     async with settings.client(who) as client:
         found = await client.agent(agent, demand=demand)
-        if stream and not as_json:
+        if agree > 1:
+            if verb not in SAFE_METHODS or stream:
+                raise typer.BadParameter("--agree is for GET and HEAD, without --stream")
+            agreed = await found.agreed(
+                path, method=verb, workers=agree, vendors=vendors, headers=options["headers"], deadline_s=deadline
+            )
+            status = _agreed(agreed, as_json)
+        elif stream and not as_json:
             status = await _streamed(found.stream(verb, path, deadline_s=deadline, **options))
         else:
             reply = await found.request(verb, path, deadline_s=deadline, **options)
@@ -79,17 +89,33 @@ async def call(
         raise typer.Exit(AGENT_SAID_NO)
 
 
+def _facts(reply: Reply) -> dict[str, Any]:
+    return {
+        "status": reply.status,
+        "headers": [list(pair) for pair in reply.headers.pairs],
+        "body": reply.text,
+        "request_id": reply.request_id,
+        "receipt": to_hex(reply.receipt.id),
+        "proof": reply.proof.to_json(),
+    }
+
+
+def _agreed(made: Agreement, as_json: bool) -> int:
+    if as_json:
+        print_json(
+            {"status": made.status, "vendors": sorted(made.vendors), "replies": [_facts(r) for r in made.replies]}
+        )
+        return made.status
+    _write(made.body)
+    for reply in made.replies:
+        proof = reply.proof
+        say(f"{reply.status} from {proof.vendor} worker {to_hex(proof.worker)}, receipt {to_hex(reply.receipt.id)}")
+    return made.status
+
+
 def _whole(reply: Reply, as_json: bool) -> int:
     if as_json:
-        facts = {
-            "status": reply.status,
-            "headers": [list(pair) for pair in reply.headers.pairs],
-            "body": reply.text,
-            "request_id": reply.request_id,
-            "receipt": to_hex(reply.receipt.id),
-            "proof": reply.proof.to_json(),
-        }
-        print_json(facts)
+        print_json(_facts(reply))
         return reply.status
     _write(reply.body)
     proof = reply.proof

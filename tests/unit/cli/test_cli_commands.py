@@ -47,6 +47,22 @@ def test_call_with_data_is_a_post(run: Any, cli_net: Any, tmp_path: Path) -> Non
     assert (("a", "b"),) in heads
 
 
+def test_call_may_ask_several_workers_and_wants_one_answer(run: Any, cli_net: Any) -> None:
+    result = ok(run("call", "1", "/x", "--agree", "2", net=cli_net))
+    assert json.loads(result.stdout)["path"] == "/x"
+    assert result.stderr.count("receipt 0x") == 2
+    shown = json.loads(ok(run("call", "1", "/x", "--agree", "2", "--json", net=cli_net)).stdout)
+    assert shown["vendors"] == ["amd", "intel"]
+    assert len({reply["receipt"] for reply in shown["replies"]}) == 2
+    cli_net.workers[0].handler = lambda request: (200, (), [b"a lie"])
+    refused = run("call", "1", "/x", "--agree", "2", net=cli_net)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "client.disagree" in refused.stderr
+    few = run("call", "1", "/x", "--agree", "3", net=cli_net)
+    assert (few.exit_code, "client.too_few_to_agree" in few.stderr) == (1, True)
+    assert run("call", "1", "/x", "--agree", "2", "-d", "x", net=cli_net).exit_code == 2
+
+
 def test_call_as_json_and_as_stream(run: Any, cli_net: Any) -> None:
     facts = json.loads(ok(run("call", "1", "--json", net=cli_net)).stdout)
     assert facts["status"] == 200
