@@ -130,7 +130,7 @@ class Pool:
             from_hex(request.request_id, 16), status, request.commitment, request.opener.commitment(request.salt)
         )
         seat = self.sitting.seat
-        verify_receipt(final.receipt, final.signature, seat.certificate, self.sitting.admission, exchange)
+        verify_receipt(final.receipt, final.signature, seat.certificate, self.sitting.admission, exchange, final.batch)
 
 
 async def session_pool(

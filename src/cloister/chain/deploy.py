@@ -15,7 +15,7 @@ from cloister.core.encoding.keccak import keccak256
 _PUBLISH_GAS = 150_000
 DEPLOYED = (
     "Token", "Directory", "Policies", "Seats", "Gatekeepers", "Clusters", "Agents", "Workers", "Reputation",
-    "Validation", "Anchor", "Reseals",
+    "Validation", "Anchor", "Reseals", "Receipts",
 )  # fmt: skip
 FREE_SEATS = RulesRecord(
     ceremony_blocks=300,
@@ -71,6 +71,7 @@ async def deploy_all(
     # On the network's own chain the Anchor copies its signers from Gatekeepers: it needs no founder.
     at["Anchor"] = await create("Anchor", at["Agents"], at["Gatekeepers"], bytes(20))
     at["Reseals"] = await create("Reseals", at["Agents"], at["Gatekeepers"])
+    at["Receipts"] = await create("Receipts", at["Gatekeepers"], at["Workers"])
     await asyncio.gather(*(sender.wait(s) for s in sent.values()))
     await sender.send(at["Gatekeepers"], encode("Gatekeepers", "setReseals", at["Reseals"]))
     at["AgentAccounts"] = await call(sender.rpc, at["Agents"], "Agents", "accounts")

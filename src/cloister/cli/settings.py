@@ -6,6 +6,7 @@ assumed and the error names the option.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from cloister.core.errors import ConfigError, define
 if TYPE_CHECKING:
     from cloister.client.client import Client
     from cloister.client.wallet import Wallet
+    from cloister.core.encoding.network import Network
 
 NO_GATEWAY = define(
     "cli.no_gateway",
@@ -33,6 +35,13 @@ NO_WALLET = define(
     ConfigError,
     check="a wallet signs the transaction",
     remedy="make one with `cloister wallet new NAME` and give --wallet NAME",
+)
+
+NO_NETWORK_FILE = define(
+    "cli.no_network_file",
+    ConfigError,
+    check="an offline check has the network file",
+    remedy="give --network FILE (it is what GET /v1/network serves), or leave --offline out",
 )
 
 
@@ -64,6 +73,19 @@ class Settings:
             return self.network_file, self.fingerprint
         file, fingerprint = self.devnet.get("network_file"), self.devnet.get("fingerprint")
         return (Path(file) if isinstance(file, str) else None), (fingerprint if isinstance(fingerprint, str) else None)
+
+    def network_offline(self) -> Network:
+        """The pinned network from a file, without asking a gateway. Raises ConfigError (cli.no_network_file)."""
+        from cloister.client.home import read_file
+        from cloister.client.network import pin
+        from cloister.core.encoding.network import MAX_FILE
+
+        file, fingerprint = self.pinned()
+        if file is None:
+            raise NO_NETWORK_FILE(expected="--network FILE", found="none")
+        raw = read_file(file, MAX_FILE)
+        own = fingerprint or hashlib.sha256(raw).hexdigest()
+        return pin(raw, fingerprint=own, home=self.home, where=str(file))
 
     @asynccontextmanager
     async def client(self, wallet: Wallet | None = None) -> AsyncIterator[Client]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,9 @@ from cloister.cli.output import print_json, print_steps, progress, say
 from cloister.cli.running import REFUSED, command
 from cloister.cli.settings import settings_of
 from cloister.client.verify import Report
+
+if TYPE_CHECKING:
+    from cloister.client.receipts import Kept
 
 app = typer.Typer(help="Check it yourself: quote, keys, receipt, chain.", no_args_is_help=True)
 evidence.register(app)
@@ -64,12 +68,14 @@ async def worker(
 async def receipt(
     context: typer.Context,
     receipt: Annotated[str, typer.Argument(help="Id of a kept receipt (0x…, or a prefix), or a file with one.")],
+    offline: Annotated[bool, typer.Option("--offline", help="Ask nobody: check what was saved with it.")] = False,
+    save: Annotated[Path | None, typer.Option(help="Write the receipt with its proof into this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """A receipt: its form, the lease behind it, the worker's signature, the worker's admission by proof."""
+    """A receipt: its form, lease and signature, its place in a witnessed log, the worker's admission by proof."""
     from cloister.client.home import read_file
     from cloister.client.receipts import Kept, Ledger
-    from cloister.client.verify import verify_kept_receipt
+    from cloister.client.verify import verify_kept_receipt, verify_saved_receipt, with_proof
     from cloister.core.encoding.hexes import from_hex
 
     settings = settings_of(context)
@@ -77,10 +83,25 @@ async def receipt(
         kept = Kept.parse(read_file(Path(receipt)))
     else:
         kept = Ledger(settings.home).load(from_hex(receipt.lower().rstrip("…"), name="receipt id", max_size=32))
-    async with settings.client() as client:
-        with progress("checking the receipt"):
-            report = await verify_kept_receipt(client, kept)
+    if offline:
+        report = await verify_saved_receipt(settings.network_offline(), kept)
+    else:
+        async with settings.client() as client:
+            with progress("checking the receipt"):
+                kept = kept if kept.proof is not None else await with_proof(client, kept)
+                report = await verify_kept_receipt(client, kept)
+    if save is not None and report.ok:
+        _write(save, kept)
     _finish(report, as_json)
+
+
+def _write(path: Path, kept: Kept) -> None:
+    from cloister.client.home import UNREADABLE
+
+    try:
+        path.write_text(json.dumps(kept.to_json(), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UNREADABLE(expected=f"to write {path}", found=error.strerror or "an error") from None
 
 
 def _finish(report: Report, as_json: bool) -> None:

@@ -317,8 +317,10 @@ class Caller:
             request=sealed.commitment,
             response=sealed.opener.commitment(sealed.salt),
         )
-        receipt = verify_receipt(final.receipt, final.signature, sitting.seat.certificate, sitting.admission, exchange)
-        self._ledger.keep(final.receipt, final.signature, sealed.salt, sitting.seat)
+        receipt = verify_receipt(
+            final.receipt, final.signature, sitting.seat.certificate, sitting.admission, exchange, final.batch
+        )
+        self._ledger.keep(final.receipt, final.signature, sealed.salt, sitting.seat, final.batch)
         return Answered(receipt, resolution.proof(sitting, receipt.id), tries.count)
 
 

@@ -26,6 +26,7 @@ from cloister.core.errors import ChainViewError, ConfigError, PolicyError, defin
 from cloister.core.policy import manifest as manifests
 from cloister.core.policy.committee import BAD_POLICY
 from cloister.core.policy.refusals import AGENT_UNKNOWN, PAUSED, WORKER_UNKNOWN
+from cloister.core.receipts.merkle import NOT_INCLUDED
 from cloister.core.receipts.receipt import Receipt
 from cloister.core.receipts.verify import Admission, verify_receipt
 
@@ -257,10 +258,10 @@ async def parsed(kept: Kept) -> Found[Receipt]:
     return receipt, f"receipt {receipt.seq} of its boot, status {receipt.status}"
 
 
-async def leased(client: Client, kept: Kept) -> Found[None]:
+async def leased(network: Network, kept: Kept) -> Found[None]:
     """The seat as it was when the answer came: expiry is judged at the receipt's height, not now."""
     receipt = kept.receipt
-    kept.seat.verify(client.network.founding, client.network.id, receipt.checkpoint)
+    kept.seat.verify(network.founding, network.id, receipt.checkpoint)
     return None, f"lease until block {kept.seat.certificate.expiry}"
 
 
@@ -269,8 +270,18 @@ async def signed(kept: Kept) -> Found[None]:
     lease = kept.seat.lease.statement
     if not isinstance(lease, Lease):
         raise NOT_LEASED(expected="a lease", found=lease.NAME)
-    receipt = verify_receipt(kept.raw, kept.signature, kept.seat.certificate, Admission.of_lease(lease), None)
+    receipt = verify_receipt(
+        kept.raw, kept.signature, kept.seat.certificate, Admission.of_lease(lease), None, kept.batch
+    )
     return None, f"signed by {to_hex(receipt.worker)}"
+
+
+async def logged(network: Network, kept: Kept) -> Found[None]:
+    """The saved proof: the committee saw the receipt in its worker's log."""
+    if kept.proof is None:
+        raise NOT_INCLUDED(expected="a saved proof", found="none")
+    kept.proof.verify(kept.receipt, network.founding, network.id)
+    return None, f"number {kept.proof.index} in a log of {kept.proof.statement.size}"
 
 
 async def receipt_admission(view: View, receipt: Receipt) -> Found[None]:

@@ -111,6 +111,14 @@ class Gateway:
         """{evidence, binding} of a worker over our nonce, unverified."""
         return await self._json("GET", f"/v1/workers/{to_hex(worker)}/evidence?nonce={to_hex(nonce)}")
 
+    async def receipt(self, receipt_id: bytes) -> dict[str, Any]:
+        """What a worker's store has of a receipt (32-byte id), unverified (spec/receipts.md 15)."""
+        return await self._json("GET", f"/v1/receipts/{to_hex(receipt_id)}")
+
+    async def receipt_proof(self, receipt_id: bytes) -> dict[str, Any]:
+        """Its place in a log that the committee signed, unverified: give it to ``LogProof.from_json``."""
+        return await self._json("GET", f"/v1/receipts/{to_hex(receipt_id)}/proof")
+
     async def status(self) -> dict[str, Any]:
         """Counts and versions, for display only."""
         return await self._json("GET", "/v1/status")

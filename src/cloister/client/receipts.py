@@ -11,13 +11,15 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cloister.client.home import UNREADABLE, Home
 from cloister.core.encoding.hexes import from_hex, need_fields, need_uint, to_hex
 from cloister.core.envelope.certificate import Seat
 from cloister.core.errors import CloisterError, ReceiptError, define
+from cloister.core.receipts.batch import BatchPath
+from cloister.core.receipts.log import LogProof
 from cloister.core.receipts.receipt import Receipt
 
 FOLDER = "receipts"
@@ -35,13 +37,18 @@ NOT_KEPT = define(
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One kept receipt. ``raw`` are its canonical bytes, ``salt`` opens its commitments, ``at`` is Unix seconds."""
+    """One kept receipt. ``raw`` are its canonical bytes, ``salt`` opens its commitments, ``at`` is Unix seconds.
+
+    ``batch``: its place in what was signed, None if it was signed alone. ``proof``: that the committee saw it in the
+    worker's log, once it was fetched (``with_proof``)."""
 
     raw: bytes
     signature: bytes
     salt: bytes
     seat: Seat
     at: int
+    batch: BatchPath | None = None
+    proof: LogProof | None = None
 
     @property
     def receipt(self) -> Receipt:
@@ -49,25 +56,34 @@ class Kept:
         return Receipt.decode(self.raw)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready: {receipt (text), signature, salt, seat, at}."""
+        """JSON-ready: {receipt (text), signature, salt, seat, at} and batch and proof where there are any."""
+        more = {"batch": self.batch, "proof": self.proof}
         return {
             "receipt": self.raw.decode(),
             "signature": to_hex(self.signature),
             "salt": to_hex(self.salt),
             "seat": self.seat.to_json(),
             "at": self.at,
+            **{name: value.to_json() for name, value in more.items() if value is not None},
         }
+
+    def with_proof(self, proof: LogProof) -> Kept:
+        """The same with a proof beside it; the proof is not verified here."""
+        return replace(self, proof=proof)
 
     @classmethod
     def from_json(cls, value: object) -> Kept:
         """Parse ``to_json`` output. Raises EncodingError."""
-        data = need_fields("kept receipt", value, {"receipt", "signature", "salt", "seat", "at"})
+        more = {"batch", "proof"} & (value.keys() if isinstance(value, dict) else set())
+        data = need_fields("kept receipt", value, {"receipt", "signature", "salt", "seat", "at"} | more)
         return cls(
             raw=str(data["receipt"]).encode(),
             signature=from_hex(data["signature"], 65, name="signature"),
             salt=from_hex(data["salt"], 32, name="salt"),
             seat=Seat.from_json(data["seat"]),
             at=need_uint("at", data["at"], 53),
+            batch=BatchPath.from_json(data["batch"]) if "batch" in more else None,
+            proof=LogProof.from_json(data["proof"]) if "proof" in more else None,
         )
 
     @classmethod
@@ -86,9 +102,9 @@ class Ledger:
     def __init__(self, home: Home, *, clock: Callable[[], float] = time.time, on: bool = True) -> None:
         self._home, self._clock, self._on = home, clock, on
 
-    def keep(self, raw: bytes, signature: bytes, salt: bytes, seat: Seat) -> Kept:
+    def keep(self, raw: bytes, signature: bytes, salt: bytes, seat: Seat, batch: BatchPath | None = None) -> Kept:
         """Append one verified receipt. Raises ConfigError (client.file) if the folder cannot be written."""
-        kept = Kept(raw, signature, salt, seat, int(self._clock()))
+        kept = Kept(raw, signature, salt, seat, int(self._clock()), batch)
         if self._on:
             line = json.dumps(kept.to_json(), separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
             day = time.strftime("%Y-%m-%d", time.gmtime(kept.at))

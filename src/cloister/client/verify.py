@@ -28,11 +28,14 @@ from cloister.core.attestation.appraise import MEASUREMENT, UNAUTHENTIC
 from cloister.core.attestation.model import Check
 from cloister.core.chainview.refusals import STALE
 from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.network import Network
 from cloister.core.envelope.certificate import NOT_LEASED
 from cloister.core.errors import CloisterError, Refusal, from_wire
 from cloister.core.policy.committee import BAD_POLICY, NOT_DIVERSE
 from cloister.core.policy.refusals import AGENT_UNKNOWN, PAUSED, WORKER_UNKNOWN
-from cloister.core.receipts.receipt import MALFORMED
+from cloister.core.receipts.log import LogProof
+from cloister.core.receipts.merkle import NOT_INCLUDED
+from cloister.core.receipts.receipt import MALFORMED, Receipt
 from cloister.core.receipts.verify import BAD_SIGNATURE
 
 if TYPE_CHECKING:
@@ -169,20 +172,60 @@ async def verify_worker(client: Client, worker: bytes) -> Report:
 
 
 async def verify_kept_receipt(client: Client, kept: Kept) -> Report:
-    """A receipt: 1 form; 2 certificate under a lease; 3 fields and signature; 4 checkpoint; 5 admission by proof."""
+    """A receipt: 1 form; 2 certificate under a lease; 3 fields and signature; its place in a witnessed log, if it has a
+    proof; then checkpoint, and admission by proof."""
     report = Report("receipt")
     try:
-        receipt = await report.step(MALFORMED, "canonical JSON", lambda: checks.parsed(kept))
-        report.subject = f"receipt {to_hex(receipt.id)}"
-        await report.step(NOT_LEASED, "t signatures over the lease", lambda: checks.leased(client, kept))
-        await report.step(BAD_SIGNATURE, "the seat's fields, the worker's signature", lambda: checks.signed(kept))
+        receipt = await _alone(report, client.network, kept)
         view = await report.step(STALE, "t signatures, fresh", lambda: checks.checkpoint(client))
         await report.tried(NOT_ADMITTED, "a worker with this boot", lambda: checks.receipt_admission(view, receipt))
     except _Stop:
         return report
+    _said(report, receipt)
+    return report
+
+
+async def verify_saved_receipt(network: Network, kept: Kept) -> Report:
+    """A receipt by what was saved with it, without asking anybody: form, lease, signature, and the saved proof.
+
+    Whether the worker was removed since, only the chain can say: ``verify_kept_receipt``."""
+    report = Report("receipt")
+    try:
+        receipt = await _alone(report, network, kept)
+    except _Stop:
+        return report
+    _said(report, receipt)
+    report.notes.append("checked offline: a worker that was removed since is not noticed")
+    return report
+
+
+async def _alone(report: Report, network: Network, kept: Kept) -> Receipt:
+    receipt = await report.step(MALFORMED, "canonical JSON", lambda: checks.parsed(kept))
+    report.subject = f"receipt {to_hex(receipt.id)}"
+    await report.step(NOT_LEASED, "t signatures over the lease", lambda: checks.leased(network, kept))
+    await report.step(BAD_SIGNATURE, "the seat's fields, the worker's signature", lambda: checks.signed(kept))
+    if kept.proof is None:
+        report.notes.append("without a proof that the committee saw it in its worker's log")
+    else:
+        await report.step(NOT_INCLUDED, "a log signed by q members", lambda: checks.logged(network, kept))
+    return receipt
+
+
+def _said(report: Report, receipt: Receipt) -> None:
     report.facts |= {"agent": to_hex(receipt.agent), "worker": to_hex(receipt.worker), "status": receipt.status}
     report.notes.append("it proves who signed, on which code and epoch; it does not prove that the answer is true")
-    return report
+
+
+async def with_proof(client: Client, kept: Kept) -> Kept:
+    """The kept receipt with a proof from the gateway, if a worker has one and it holds; else as it was.
+
+    A gateway may hold a proof back: that is no lie about the receipt. A proof that does not hold is left out too."""
+    try:
+        proof = LogProof.from_json(await client.gateway.receipt_proof(kept.receipt.id))
+        proof.verify(kept.receipt, client.network.founding, client.network.id)
+    except CloisterError:
+        return kept
+    return kept.with_proof(proof)
 
 
 def _error(step: Check) -> CloisterError:
