@@ -19,28 +19,34 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from cloister.core.attestation.model import Binding, Evidence, measurement_id
 from cloister.core.attestation.policy import Policy, devnet
-from cloister.core.chainview.founding import CandidateRecord, CeremonyRecord, SeatsRecord
+from cloister.core.chainview.ceremonies import CeremonyView, EpochRecord, EpochState, TermRecord
+from cloister.core.chainview.founding import CandidateRecord, SeatsRecord
 from cloister.core.chainview.header import Header
 from cloister.core.chainview.records import PolicyRecord
-from cloister.core.encoding import jcs
+from cloister.core.chainview.seats import RulesRecord
 from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.network import ContractRef, Genesis, network_id
 from cloister.core.encoding.signatures import Signed, SignerSet, address_of, sign_digest
 from cloister.core.encoding.statements import Checkpoint
-from cloister.core.errors import ChainError, CloisterError, define
+from cloister.core.errors import CloisterError
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts, vendor_class_id
 from cloister.core.threshold.dkg import Ceremony, Member, deal, finish, replay
+from cloister.core.threshold.facts import Facts
 from cloister.core.threshold.partial import TransportKey
+from cloister.core.threshold.phases import Kind
 from cloister.core.threshold.shares import KeyShare, PublicShares
+from cloister.core.threshold.transcript import Transcript
 from cloister.gatekeeper.api import build
 from cloister.gatekeeper.config import GatekeeperConfig
-from cloister.gatekeeper.founding import OFFICE, SHARE
-from cloister.gatekeeper.office import Office
+from cloister.gatekeeper.office import Shares
 from cloister.gatekeeper.service import Gatekeeper
 from cloister.gatekeeper.store import Store
+from cloister.gatekeeper.transcripts import Transcripts
 from cloister.node.identity import NodeKeys
 from cloister.wire.messages import Shown
 from support import hardware
+from support.committee_chain import REVERT, Contract
 
 CHAIN_ID = 31337
 FINALITY = 2
@@ -49,10 +55,6 @@ VENDORS = {"tdx": "intel", "snp": "amd", "nitro": "aws"}
 GATEKEEPER_IMAGE = hashlib.sha384(b"gatekeeper image").digest()
 WORKER_IMAGE = hashlib.sha384(b"worker image").digest()
 TERM_SEED = hashlib.sha256(b"term seed").digest()
-NO_CEREMONY = CeremonyRecord(bytes(32), bytes(32))
-NO_SEATS = SeatsRecord(0, 0, 0, (), bytes(32), bytes(32), bytes(96), bytes(32))
-
-REVERT = define("test.revert", ChainError, check="the pretend contract accepts the call", remedy="none")
 
 
 def policy(**network: int) -> Policy:
@@ -72,15 +74,24 @@ class State:
 
     policy: PolicyRecord
     listed: dict[bytes, int]
+    contract: Contract
     workers: dict[bytes, WorkerFacts] = field(default_factory=dict)
     agents: dict[bytes, AgentFacts] = field(default_factory=dict)
     left: set[bytes] = field(default_factory=set)
-    candidates: dict[bytes, CandidateRecord] = field(default_factory=dict)
-    dealings: dict[bytes, bytes] = field(default_factory=dict)
-    confirmed: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
-    content: set[bytes] = field(default_factory=set)
-    ceremony: CeremonyRecord = NO_CEREMONY
-    seats: SeatsRecord = NO_SEATS
+
+    @property
+    def seats(self) -> SeatsRecord:
+        """The committee."""
+        return self.contract.seats
+
+    @seats.setter
+    def seats(self, value: SeatsRecord) -> None:
+        self.contract.seats = value
+
+    @property
+    def candidates(self) -> dict[bytes, CandidateRecord]:
+        """What gatekeepers said of themselves."""
+        return self.contract.candidates
 
 
 class World:
@@ -89,7 +100,7 @@ class World:
     def __init__(self, rules: Policy) -> None:
         images = {measurement_id("gatekeeper", GATEKEEPER_IMAGE): 1, measurement_id("worker", WORKER_IMAGE): 1}
         self.rules, self.genesis = rules, genesis_of(rules)
-        self.now = State(PolicyRecord(rules.hash(), 1, 1), images)
+        self.now = State(PolicyRecord(rules.hash(), 1, 1), images, Contract(self.genesis.genesis_id()))
         self.headers: list[Header] = []
         self.states: dict[bytes, State] = {}
         self.mine(8)
@@ -114,49 +125,21 @@ class World:
         h = self.final if number is None else self.headers[number]
         return Checkpoint(term, CHAIN_ID, h.number, h.hash, h.state_root, h.timestamp)
 
-    def open_founding(self, members: Sequence[bytes], threshold: int) -> None:
+    def open_founding(self, members: Sequence[bytes], threshold: int) -> CeremonyView:
         """What the founder does."""
-        self.now.seats = replace(self.now.seats, members=tuple(members), threshold=threshold)
-        self.now.ceremony = CeremonyRecord(hashlib.sha256(b"ceremony").digest(), self.genesis.genesis_id())
+        return self.open(Kind.FOUND, members, threshold)
+
+    def open(self, kind: Kind, members: Sequence[bytes], threshold: int) -> CeremonyView:
+        """Open a ceremony in the next block."""
+        return self.now.contract.open(kind, members, threshold, len(self.headers))
 
     def take_office(self, seats: SeatsRecord) -> None:
         """A committee that is confirmed already."""
         self.now.seats = seats
 
     def call(self, sender: bytes, function: str, *args: Any) -> None:
-        """What the Gatekeepers contract does."""
-        if function == "setCandidate":
-            if sender in self.now.seats.members:
-                raise REVERT(expected="a candidate that may change", found="FrozenCandidate")
-            operator, vendor, dkg, evidence, endpoint = args
-            self.now.candidates[sender] = CandidateRecord(sender, operator, vendor, dkg, evidence, endpoint)
-        elif function == "commitDealing":
-            if sender in self.now.dealings:
-                raise REVERT(expected="no dealing yet", found="AlreadyCommitted")
-            self.now.dealings[sender] = args[1]
-        elif function == "content":
-            self.now.content.add(sender)
-        elif function == "confirm":
-            self._confirm(sender, args[1], args[2])
-        else:
-            raise TypeError(function)
-
-    def _confirm(self, sender: bytes, mpk: bytes, transcript: bytes) -> None:
-        said = set(self.now.confirmed.values()) | {(mpk, transcript)}
-        if sender in self.now.confirmed or len(said) != 1:
-            raise REVERT(expected="one equal confirmation", found="AlreadyConfirmed or ConflictingConfirmation")
-        self.now.confirmed[sender] = (mpk, transcript)
-        if set(self.now.confirmed) == set(self.now.seats.members):
-            network = network_id(self.genesis.genesis_id(), transcript)
-            self.now.seats = replace(
-                self.now.seats,
-                term=1,
-                master_epoch=1,
-                network_id=network,
-                transcript=transcript,
-                mpk=mpk,
-                term_seed=TERM_SEED,
-            )
+        """A transaction to the Gatekeepers contract, in the next block."""
+        self.now.contract.call(sender, len(self.headers), function, *args)
 
 
 class WorldSnapshot:
@@ -184,17 +167,34 @@ class WorldSnapshot:
     async def committee(self) -> SeatsRecord:
         return self._state.seats
 
-    async def ceremony(self) -> CeremonyRecord:
-        return self._state.ceremony
-
     async def candidates(self, members: tuple[bytes, ...]) -> tuple[CandidateRecord | None, ...]:
         return tuple(self._state.candidates.get(m) for m in members)
 
-    async def dealings(self, ceremony: bytes, members: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        return tuple(self._state.dealings.get(m, bytes(32)) for m in members)
+    async def standing(self) -> tuple[bytes, ...]:
+        return tuple(self._state.candidates)[:64]
 
-    async def confirmed(self, ceremony: bytes, member: bytes) -> bool:
-        return member in self._state.confirmed
+    async def open_ceremony(self) -> CeremonyView | None:
+        newest = self._state.contract.newest
+        return None if newest is None else newest.view
+
+    async def ceremony_at(self, number: int) -> CeremonyView:
+        return self._state.contract.ceremonies[number - 1].view
+
+    async def facts(self, ceremony: CeremonyView) -> Facts:
+        return self._state.contract.ceremonies[ceremony.number - 1].facts
+
+    async def term_record(self, term: int) -> TermRecord:
+        return self._state.contract.terms[term]
+
+    async def epoch_record(self, epoch: int) -> EpochRecord:
+        none = EpochRecord(epoch, EpochState.NONE, 0, 0, 0, 0, 0, bytes(32), bytes(96))
+        return self._state.contract.epochs.get(epoch, none)
+
+    async def handover_signatures(self, term: int) -> tuple[bytes, ...]:
+        return self._state.contract.handovers.get(term, ())
+
+    async def rules(self) -> RulesRecord:
+        return self._state.contract.rules
 
     async def content(self, member: bytes) -> tuple[bool, bool]:
         return member in self._state.content, self._state.content >= set(self._state.seats.members)
@@ -245,6 +245,9 @@ class WorldChain:
     async def send(self, function: str, *args: Any) -> None:
         self.world.call(self.address, function, *args)
 
+    async def published(self, ceremony: CeremonyView, dealer: int) -> bytes | None:
+        return self.world.now.contract.call_data.get((ceremony.id, dealer))
+
 
 @dataclass(frozen=True)
 class PretendTee:
@@ -290,6 +293,12 @@ class Seat:
         self.chain = WorldChain(world, self.keys.address)
         self.runner: web.AppRunner | None = None
         self.member: Gatekeeper | None = None
+
+    @property
+    def gatekeeper(self) -> Gatekeeper:
+        """The running process."""
+        assert self.member is not None
+        return self.member
 
     @property
     def url(self) -> str:
@@ -352,15 +361,35 @@ def sit(world: World, seats: Sequence[Seat], threshold: int) -> Sitting:
         world.now.candidates[member.address] = CandidateRecord(
             member.address, b"\1" * 20, vendor, member.dkg_key, b"\2" * 32, seat.url
         )
-    world.take_office(SeatsRecord(1, 1, threshold, signers.members, network, public.transcript, public.mpk, TERM_SEED))
+    sit_down(world, ceremony, public, network)
     world.mine(3)
     for seat, share in zip(seats, shares, strict=True):
         store = Store(seat.folder / "state.db")
-        office = Office(network, 1, 1, signers, TERM_SEED, share, seat.keys)
-        store.put(SHARE, seat.keys.seal(SHARE, share.to_bytes(), rng))
-        store.put(OFFICE, jcs.encode(office.to_json()))
+        Shares(store, seat.keys, rng).put(1, share)
+        Transcripts(store, None).keep(Transcript(ceremony, dealings))  # type: ignore[arg-type]
         store.close()
     return Sitting(signers, network, public, shares)
+
+
+def sit_down(world: World, ceremony: Ceremony, public: PublicShares, network: bytes) -> None:
+    """The office on chain, as if the ceremony had been held."""
+    members = tuple(m.address for m in ceremony.members)
+    height = len(world.headers)
+    world.take_office(SeatsRecord(1, 1, ceremony.threshold, members, network, public.transcript, public.mpk, TERM_SEED))
+    contract = world.now.contract
+    contract.used |= {m.dkg_key: 0 for m in ceremony.members}
+    contract.epochs[1] = EpochRecord(1, EpochState.RELEASED, 0, 1, height, 0, 0, public.transcript, public.mpk)
+    contract.terms[1] = TermRecord(
+        term=1,
+        ceremony=0,
+        height=height,
+        timestamp=world.headers[-1].timestamp,
+        master_epoch=1,
+        threshold=ceremony.threshold,
+        mpk_hash=keccak256(public.mpk),
+        revoked=frozenset(),
+        members=members,
+    )
 
 
 @dataclass

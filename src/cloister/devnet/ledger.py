@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import aiohttp
 from coincurve import PrivateKey
 
 from cloister.chain.contracts import call, encode
@@ -20,9 +19,11 @@ from cloister.core.encoding import jcs
 from cloister.core.encoding.hexes import from_hex
 from cloister.core.encoding.network import ContractRef, Genesis, Network
 from cloister.core.encoding.signatures import SignerSet
-from cloister.core.errors import ConfigError, define
-from cloister.core.threshold.dkg import Ceremony, Dealing, Member, replay
+from cloister.core.errors import CloisterError, ConfigError, define
+from cloister.core.threshold.transcript import Transcript
 from cloister.devnet.layout import Layout, write_private
+from cloister.wire.ask import new_session
+from cloister.wire.transcripts import ask_transcript
 
 FOUNDING_TIMEOUT_S = 60.0
 
@@ -110,41 +111,36 @@ async def network_file(layout: Layout, rpc: Rpc, genesis: Genesis, endpoints: Se
     The share keys follow from the dealings, whose digests stand on chain; nothing that a gatekeeper says is believed.
     """
     committee = await in_office(rpc, genesis)
-    address = genesis.address("Gatekeepers")
-    opened = await call(rpc, address, "Gatekeepers", "ceremony")
-    members: list[Member] = []
-    committed: dict[int, bytes] = {}
-    for index, member in enumerate(committee["members"], 1):
-        candidate = await call(rpc, address, "Gatekeepers", "candidate", member)
-        members.append(Member(index, member, candidate["dkgKey"]))
-        committed[index] = await call(rpc, address, "Gatekeepers", "dealing", opened["id"], member)
-    ceremony = Ceremony(opened["id"], int(committee["threshold"]), tuple(members))
-    public = replay(ceremony, await _dealings(endpoints, opened["id"]), committed)
+    transcript, mpk = committee["transcript"], b"".join(committee["mpk"])
+    public = (await _record(endpoints, transcript)).public_shares(transcript, mpk)
     network = Network(
         genesis=genesis,
-        founding=SignerSet(int(committee["term"]), ceremony.threshold, tuple(m.address for m in members)),
+        founding=SignerSet(int(committee["term"]), int(committee["threshold"]), tuple(committee["members"])),
         transcript=public.transcript,
         mpk=public.mpk,
         share_keys=public.share_keys,
         master_epoch=int(committee["masterEpoch"]),
     )
-    if network.id != committee["networkId"] or public.mpk != b"".join(committee["mpk"]):
-        raise NO_FOUNDING(expected="the chain's network id and MPK", found="others after replaying the transcript")
+    if network.id != committee["networkId"]:
+        raise NO_FOUNDING(expected="the chain's network id", found="another after replaying the transcript")
     write_private(layout.network, network.encode())
     return network
 
 
-async def _dealings(endpoints: Sequence[str], ceremony: bytes) -> dict[int, Dealing]:
-    found: dict[int, Dealing] = {}
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+async def _record(endpoints: Sequence[str], transcript: bytes) -> Transcript:
+    """The founding's public record, from the first gatekeeper that has it; its hash says that it is the right one."""
+    found: list[Transcript] = []
+
+    async def served() -> bool:
         for url in endpoints:
-            async with session.get(f"{url}/v1/dkg/0x{ceremony.hex()}/dealing") as answer:
-                body = json.loads(await answer.content.read(1 << 20))
-                if answer.status != 200:
-                    raise NO_FOUNDING(expected=f"a dealing of {url}", found=str(body)[:120])
-                dealing = Dealing.from_json(body["dealing"])
-                found[dealing.dealer] = dealing
-    return found
+            with contextlib.suppress(CloisterError):
+                found.append(await ask_transcript(session, url, transcript))
+                return True
+        return False
+
+    async with new_session() as session:
+        await _until(served, "the public record of the founding")
+    return found[0]
 
 
 async def _until(condition: Any, what: str) -> None:

@@ -40,7 +40,11 @@ def build(gatekeeper: Gatekeeper) -> web.Application:
         [
             web.get("/v1/info", api.info),
             web.get("/v1/evidence", api.evidence),
+            web.get("/v1/status", api.status),
             web.get("/v1/dkg/{ceremony}/dealing", api.dealing),
+            web.get("/v1/dkg/{ceremony}/dealing/{dealer}", api.dealing),
+            web.get("/v1/transcript/{transcript}", api.transcript),
+            web.get("/v1/handovers", api.handovers),
             web.get("/v1/checkpoint", api.checkpoint),
             web.get("/v1/checkpoint/{number}", api.checkpoint_at),
             web.post("/v1/admission", api.admission),
@@ -72,8 +76,23 @@ class _Api:
     async def dealing(self, request: web.Request) -> web.Response:
         self._gatekeeper.small(_remote(request))
         ceremony = from_hex(request.match_info["ceremony"], 32, name="ceremony")
-        dealing, signature = self._gatekeeper.founding.dealing(ceremony)
+        text = request.match_info.get("dealer")
+        dealer = None if text is None else _number("dealer", text)
+        dealing, signature = self._gatekeeper.ceremonies.dealing(ceremony, dealer)
         return _answer({"dealing": dealing.to_json(), "signature": to_hex(signature)})
+
+    async def status(self, request: web.Request) -> web.Response:
+        self._gatekeeper.small(_remote(request))
+        return _answer(self._gatekeeper.status())
+
+    async def transcript(self, request: web.Request) -> web.Response:
+        self._gatekeeper.small(_remote(request))
+        name = from_hex(request.match_info["transcript"], 32, name="transcript")
+        return _answer(self._gatekeeper.transcripts.head(name))
+
+    async def handovers(self, request: web.Request) -> web.Response:
+        self._gatekeeper.small(_remote(request))
+        return _answer(self._gatekeeper.handovers.served())
 
     async def checkpoint(self, request: web.Request) -> web.Response:
         self._gatekeeper.small(_remote(request))
@@ -109,7 +128,7 @@ class _Api:
         after = from_hex(_query(request, "after"), name="after", max_size=32)
         if len(after) not in (0, 32):
             raise BAD_MESSAGE(expected="a cursor of 0 or 32 bytes", found=f"{len(after)} bytes")
-        return _answer(self._gatekeeper.require_desks().heads.page(nonce, after).to_json())
+        return _answer(self._gatekeeper.table_desk().page(nonce, after).to_json())
 
     async def logs(self, request: web.Request) -> web.Response:
         desk = self._gatekeeper.require_desks().logs

@@ -54,12 +54,14 @@ FOREIGN = define(
 
 
 class Checkpoints:
-    """One member's book of signed checkpoints."""
+    """One member's book of signed checkpoints in one term.
 
-    def __init__(self, store: Store, office: Office, chain_id: int) -> None:
+    ``after``: the last one that this member signed in the term before; blocks of this term descend from it."""
+
+    def __init__(self, store: Store, office: Office, chain_id: int, *, after: Checkpoint | None = None) -> None:
         self._store, self._office, self._chain_id = store, office, chain_id
         self._book = {c.number: SignedBy(c, s) for c, s in store.checkpoints() if c.term == office.term}
-        self._newest = max(self._book, default=-1)
+        self._newest, self._after = max(self._book, default=-1), after
         self.halted = store.get("halted") is not None
 
     @property
@@ -74,11 +76,15 @@ class Checkpoints:
         1. not halted; 2. headers that lead from the last one to a vouched one; 3. may be signed; 4. remembered in one
         write, then kept for whoever asks. A fork halts this member for good (gatekeeper.halted).
         """
-        self.require_running()  # 1
-        last = self.head
+        headers = await self.headers(chain)  # 1, 2
+        return self.sign(headers) if headers else None
+
+    async def headers(self, chain: Chain) -> tuple[Header, ...]:
+        """New finalised headers, to be signed. Raises CloisterError; a fork halts this member for good."""
+        self.require_running()
+        last = self.head or self._after
         try:
-            headers = await chain.advance()  # 2
-            return self.sign(headers) if headers else None
+            return await chain.advance()
         except CloisterError as error:
             if last is None or error.code not in _FORKS:
                 raise
@@ -89,15 +95,19 @@ class Checkpoints:
 
     def sign(self, headers: Sequence[Header]) -> Checkpoint:
         """Sign verified headers, oldest first, the first a child of the last signed block. Raises ChainViewError."""
+        newest, last = self.require_line(headers), self.head or self._after
+        if last is None or newest.number > last.number:
+            self._keep([self._statement(h) for h in headers])  # 4
+        return newest
+
+    def require_line(self, headers: Sequence[Header]) -> Checkpoint:
+        """Halt unless the headers descend from the last signed block; what would be signed. Raises ChainViewError."""
         self.require_running()
-        last = self.head
-        newest = self._statement(headers[-1])
+        last, newest = self.head or self._after, self._statement(headers[-1])
         try:
             may_sign(last, newest, headers if last is not None else headers[-1:])  # 3
         except ChainViewError as error:
             raise self._halt(f"{error.code}: {error.found}") from None
-        if last is None or newest.number > last.number:
-            self._keep([self._statement(h) for h in headers])  # 4
         return newest
 
     def newest(self) -> SignedBy:
@@ -132,6 +142,11 @@ class Checkpoints:
         if mine is not None and mine.statement != shown:  # 5
             raise FOREIGN(expected="the block that this member signed", found="another block of that height")
         return shown
+
+    def require_still_there(self, last: Checkpoint, found: Header) -> None:
+        """Halt unless the block that was signed last, before this process started, is still final."""
+        if found.hash != last.block_hash:
+            raise self._halt(f"another final block {last.number}: 0x{found.hash.hex()[:16]}…")
 
     def require_running(self) -> None:
         """Raise ChainViewError (gatekeeper.halted) after a conflict."""

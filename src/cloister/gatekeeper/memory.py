@@ -60,12 +60,23 @@ class HeadDesk:
         *,
         limit: RateLimit,
         first: bool,
+        table: HeadTable | None = None,
+        elders: Committee | None = None,
     ) -> None:
-        """``first``: this process founded the committee, so its empty table is the newest there is."""
+        """``first``: this process founded the committee, so its empty table is the newest there is.
+
+        ``table``: of this member's term before, which goes on. ``elders``: the committee of the term before, whose
+        tables a new member merges too (spec/gatekeepers.md R5)."""
         self._office, self._checkpoints, self._chain, self._store = office, checkpoints, chain, store
-        self._committee, self._limit = committee, limit
+        self._committee, self._elders, self._limit = committee, elders, limit
         rows = store.head_rows()
-        self._table = HeadTable(merged=True) if first and not rows else HeadTable.from_json(_table(rows))
+        fresh = HeadTable(merged=True) if first and not rows else HeadTable.from_json(_table(rows))
+        self._table = fresh if table is None else table
+
+    @property
+    def table(self) -> HeadTable:
+        """The table, to go on with in the next term."""
+        return self._table
 
     @property
     def merged(self) -> bool:
@@ -129,9 +140,21 @@ class HeadDesk:
         Until it succeeded nothing is signed; afterwards nothing for agents in doubt."""
         if self._table.merged and not self._table.doubts:
             return
+        if self._elders is not None:
+            await self._merge_elders(self._elders, rng)
         tables = await self._committee.head_tables(self._office.address, rng)
         self._table.merge([HeadTable.from_json(_table(rows)) for rows in tables], self._committee.load_quorum)
         self._store.put_heads(self._table)
+
+    async def _merge_elders(self, elders: Committee, rng: Callable[[int], bytes]) -> None:
+        """Learn what the term before endorsed; then the members in office are asked as after a restart."""
+        tables = await elders.head_tables(self._office.address, rng)
+        learned = HeadTable.from_json(_table(self._store.head_rows()))
+        learned.merge([HeadTable.from_json(_table(rows)) for rows in tables], elders.load_quorum)
+        self._store.put_heads(learned)
+        self._table = HeadTable.from_json(_table(self._store.head_rows()))
+        self._elders = None
+        await elders.close()
 
     def _leases(self, request: HeadsRequest) -> dict[bytes, Lease]:
         """The worker's newest lease per agent: one that this member granted, or that t members signed.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import aiohttp
 
 from cloister.core.attestation.policy import Policy
@@ -31,23 +33,25 @@ async def verify_peer(
     at: Snapshot,
     *,
     policy: Policy,
-    network: bytes,
+    networks: Sequence[bytes],
     head: Header,
     nonce: bytes,
 ) -> None:
-    """Raise CloisterError unless the peer proves itself. ``network``: genesis id before the founding.
+    """Raise CloisterError unless the peer proves itself. ``networks``: ids it may attest under: the genesis id, which
+    members have before they are in office, and the network id once there is one.
 
     1. it answers our nonce with evidence that policy accepts, in the role gatekeeper; 2. the attested node is the
     member; 3. the attested ceremony key is the one on chain; 4. so is the vendor class, on which the seat rule rests.
     """
     url = f"{candidate.endpoint.rstrip('/')}/v1/evidence?nonce={to_hex(nonce)}"
     shown = Shown.from_json(await ask(session, "GET", url, timeout_s=EVIDENCE_TIMEOUT_S))
+    claimed = shown.binding.network
     _, peer = await attest(  # 1
         shown,
         at,
         policy=policy,
         role="gatekeeper",
-        network=network,
+        network=claimed if claimed in networks else networks[0],
         number=head.number,
         now=head.timestamp,
         checkpoints=None,

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from cloister.core.chainview.founding import CandidateRecord, CeremonyRecord, SeatsRecord
+from cloister.core.chainview.ceremonies import CeremonyView, EpochRecord, TermRecord
+from cloister.core.chainview.founding import CandidateRecord, SeatsRecord
 from cloister.core.chainview.header import Header
 from cloister.core.chainview.records import PolicyRecord
+from cloister.core.chainview.seats import RulesRecord
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
+from cloister.core.threshold.facts import Facts
 
 
 class Snapshot(Protocol):
@@ -36,20 +39,32 @@ class Snapshot(Protocol):
     async def committee(self) -> SeatsRecord:
         """The committee, in office or still dealing."""
 
-    async def ceremony(self) -> CeremonyRecord:
-        """The ceremony that was opened, or zeros."""
-
     async def candidates(self, members: tuple[bytes, ...]) -> tuple[CandidateRecord | None, ...]:
         """What gatekeepers said of themselves, in order; None for strangers."""
 
-    async def dealings(self, ceremony: bytes, members: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        """Digests that members committed, in order; 32 zero bytes for none."""
+    async def standing(self) -> tuple[bytes, ...]:
+        """Addresses of those who stand as candidates, oldest first; the first 64."""
 
-    async def confirmed(self, ceremony: bytes, member: bytes) -> bool:
-        """Whether a member confirmed the ceremony's result."""
+    async def open_ceremony(self) -> CeremonyView | None:
+        """The ceremony that was opened last, ended or not; None before the first."""
 
-    async def content(self, member: bytes) -> tuple[bool, bool]:
-        """Whether a member of the last ceremony has no further complaint, and whether all have none."""
+    async def ceremony_at(self, number: int) -> CeremonyView:
+        """The ceremony with this number, from 1."""
+
+    async def facts(self, ceremony: CeremonyView) -> Facts:
+        """What the contract keeps of a ceremony."""
+
+    async def term_record(self, term: int) -> TermRecord:
+        """A term that is or was in office."""
+
+    async def epoch_record(self, epoch: int) -> EpochRecord:
+        """A master epoch."""
+
+    async def handover_signatures(self, term: int) -> tuple[bytes, ...]:
+        """The stored signatures of a term's hand-over; empty before."""
+
+    async def rules(self) -> RulesRecord:
+        """The contract's parameters."""
 
 
 class Chain(Protocol):
@@ -78,3 +93,6 @@ class Chain(Protocol):
 
     async def send(self, function: str, *args: Any) -> None:
         """Call a function of the Gatekeepers contract as this member; returns once it is in a block."""
+
+    async def published(self, ceremony: CeremonyView, dealer: int) -> bytes | None:
+        """The call data of a dealer's publication: the frame of DKG_DEALING. Unproven: its digest decides."""

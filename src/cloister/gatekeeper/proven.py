@@ -7,49 +7,39 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cloister.chain.committees import CeremonyState
 from cloister.chain.contracts import call, encode
+from cloister.chain.events import topic
 from cloister.chain.finality import Follower, HeaderVerifier
 from cloister.chain.rpc import REVERTED, Rpc, quantity
-from cloister.chain.seats import SeatedState
 from cloister.chain.tx import Sender
-from cloister.core.chainview.founding import (
-    CandidateRecord,
-    CeremonyRecord,
-    SeatsRecord,
-    read_ceremony,
-    read_confirmed,
-    read_content,
-    read_dealings,
-    read_seats,
-)
+from cloister.core.chainview.ceremonies import CeremonyView, EpochRecord, TermRecord
+from cloister.core.chainview.founding import CandidateRecord, SeatsRecord, read_seats
 from cloister.core.chainview.header import Header
+from cloister.core.chainview.layout import Layout, add, data_slot
 from cloister.core.chainview.records import PolicyRecord
-from cloister.core.encoding.hexes import to_hex
+from cloister.core.chainview.seats import RulesRecord
+from cloister.core.chainview.words import Slots, address_of_word
+from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.network import Genesis
 from cloister.core.encoding.statements import Checkpoint
-from cloister.core.errors import ChainError
+from cloister.core.errors import ChainError, CloisterError
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
+from cloister.core.threshold.facts import Facts
 
 _SNAPSHOTS = 24
+MAX_STANDING = 64
+MAX_CALL_DATA = 1 << 16
 
 
-class _State(SeatedState):
+class _State(CeremonyState):
     """Proven records that only gatekeepers read."""
 
     async def seats(self) -> SeatsRecord:
         return await self._read("Gatekeepers", read_seats)
 
-    async def ceremony(self) -> CeremonyRecord:
-        return await self._read("Gatekeepers", read_ceremony)
-
-    async def dealings(self, ceremony: bytes, members: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        return await self._read("Gatekeepers", lambda s, at: read_dealings(s, at, ceremony, members))
-
-    async def confirmed(self, ceremony: bytes, member: bytes) -> bool:
-        return await self._read("Gatekeepers", lambda s, at: read_confirmed(s, at, ceremony, member))
-
-    async def content(self, member: bytes) -> tuple[bool, bool]:
-        return await self._read("Gatekeepers", lambda s, at: read_content(s, at, member))
+    async def standing(self) -> tuple[bytes, ...]:
+        return await self._read("Gatekeepers", _read_standing)
 
 
 class ProvenSnapshot:
@@ -100,25 +90,41 @@ class ProvenSnapshot:
         """The committee, in office or not."""
         return await self._state.seats()
 
-    async def ceremony(self) -> CeremonyRecord:
-        """The founding ceremony."""
-        return await self._state.ceremony()
-
     async def candidates(self, members: tuple[bytes, ...]) -> tuple[CandidateRecord | None, ...]:
         """What gatekeepers said of themselves."""
         return await self._state.candidates(members)
 
-    async def dealings(self, ceremony: bytes, members: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        """Committed digests."""
-        return await self._state.dealings(ceremony, members)
+    async def standing(self) -> tuple[bytes, ...]:
+        """Candidates."""
+        return await self._state.standing()
 
-    async def confirmed(self, ceremony: bytes, member: bytes) -> bool:
-        """Whether a member confirmed."""
-        return await self._state.confirmed(ceremony, member)
+    async def open_ceremony(self) -> CeremonyView | None:
+        """The ceremony that was opened last."""
+        return await self._state.open_ceremony()
 
-    async def content(self, member: bytes) -> tuple[bool, bool]:
-        """Whether a member, and whether everybody, has no further complaint."""
-        return await self._state.content(member)
+    async def ceremony_at(self, number: int) -> CeremonyView:
+        """A ceremony by number."""
+        return await self._state.ceremony_at(number)
+
+    async def facts(self, ceremony: CeremonyView) -> Facts:
+        """What the contract keeps of a ceremony."""
+        return await self._state.facts(ceremony)
+
+    async def term_record(self, term: int) -> TermRecord:
+        """A term."""
+        return await self._state.term_record(term)
+
+    async def epoch_record(self, epoch: int) -> EpochRecord:
+        """A master epoch."""
+        return await self._state.epoch_record(epoch)
+
+    async def handover_signatures(self, term: int) -> tuple[bytes, ...]:
+        """Stored signatures of a hand-over."""
+        return await self._state.handover_signatures(term)
+
+    async def rules(self) -> RulesRecord:
+        """The contract's parameters."""
+        return await self._state.rules()
 
 
 class ProvenChain:
@@ -178,6 +184,27 @@ class ProvenChain:
         """Send to the Gatekeepers contract and wait for inclusion."""
         await self._sender.send(self._contracts["Gatekeepers"], encode("Gatekeepers", function, *args))
 
+    async def published(self, ceremony: CeremonyView, dealer: int) -> bytes | None:
+        """The call data of a dealer's publication, found by its event; any endpoint that has it will do."""
+        topics = [to_hex(topic("Gatekeepers", "DealingPublished")), to_hex(ceremony.id), f"0x{dealer:064x}"]
+        for rpc in self._rpcs:
+            try:
+                data = await self._call_data(rpc, topics, ceremony.opened_at)
+            except CloisterError:
+                continue
+            if data is not None:
+                return data
+        return None
+
+    async def _call_data(self, rpc: Rpc, topics: list[str], since: int) -> bytes | None:
+        wanted = {"address": to_hex(self._contracts["Gatekeepers"]), "fromBlock": hex(since), "topics": topics}
+        logs = await rpc.call("eth_getLogs", wanted)
+        if not isinstance(logs, list) or not logs or not isinstance(logs[0], dict):
+            return None
+        sent = await rpc.call("eth_getTransactionByHash", logs[0].get("transactionHash"))
+        text = sent.get("input") if isinstance(sent, dict) else None
+        return None if text is None else published_frame(from_hex(text, name="call data", max_size=MAX_CALL_DATA))
+
     async def _newest(self, rpc: Rpc, agent: bytes | None, worker: bytes) -> Newest:
         paused, epoch = (False, 0) if agent is None else await self._agent(rpc, agent)
         record = await self._view(rpc, "Workers", "worker", worker)
@@ -195,3 +222,18 @@ class ProvenChain:
 
     async def _view(self, rpc: Rpc, contract: str, function: str, *args: Any) -> Any:
         return await call(rpc, self._contracts[contract], contract, function, *args)
+
+
+def _read_standing(slots: Slots, layout: Layout) -> tuple[bytes, ...]:
+    """The first candidates of the contract's list."""
+    place = layout.variable("_candidateList")
+    count = min(slots.get([place.slot])[0], MAX_STANDING)
+    words = slots.get([add(data_slot(place.slot), i) for i in range(count)]) if count else ()
+    return tuple(address_of_word(word) for word in words)
+
+
+def published_frame(call_data: bytes) -> bytes | None:
+    """The dealing in the call data of ``publish(bytes32 id, bytes dealing)``; None for other bytes."""
+    size = int.from_bytes(call_data[68:100], "big")
+    fits = len(call_data) >= 100 + size and int.from_bytes(call_data[36:68], "big") == 64
+    return call_data[100 : 100 + size] if fits else None

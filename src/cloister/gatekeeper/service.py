@@ -2,7 +2,7 @@
 
 ::
 
-    founding   no office yet: each turn is a step of the ceremony
+    waiting    no office: a candidate, or between two terms; ceremonies are lived all the same
     in office  each turn signs what became final; desks answer workers
     halted     a conflict was seen: desks refuse by name, the process stays up to be asked why
 """
@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import secrets
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -21,27 +22,36 @@ from cloister.chain.finality import RpcQuorum
 from cloister.chain.rpc import Rpc
 from cloister.chain.tx import Sender
 from cloister.core.attestation.policy import Policy
+from cloister.core.chainview.ceremonies import EpochState
+from cloister.core.chainview.founding import SeatsRecord
 from cloister.core.chainview.header import Header
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.network import Genesis
-from cloister.core.encoding.statements import HeartBeat
+from cloister.core.encoding.signatures import SignerSet
+from cloister.core.encoding.statements import Checkpoint, HeartBeat
 from cloister.core.errors import CloisterError, PolicyError, define
 from cloister.evidence.detect import MachineConfig, open_tee
 from cloister.evidence.tee import Tee
 from cloister.gatekeeper.admissions import AdmissionDesk
 from cloister.gatekeeper.audit import AuditLog
+from cloister.gatekeeper.ceremonies import Ceremonies
 from cloister.gatekeeper.checkpoints import HALTED, Checkpoints
 from cloister.gatekeeper.config import GatekeeperConfig
-from cloister.gatekeeper.founding import Announcement, Founding, erase_when_final, restore, unsigned
+from cloister.gatekeeper.deeds import Deeds
 from cloister.gatekeeper.grants import KeyDesk
+from cloister.gatekeeper.handovers import Handovers
 from cloister.gatekeeper.limits import RateLimit
 from cloister.gatekeeper.logs import LogDesk
+from cloister.gatekeeper.membership import Announcement, Membership
 from cloister.gatekeeper.memory import HeadDesk
-from cloister.gatekeeper.office import NOT_IN_OFFICE, Office
-from cloister.gatekeeper.ports import Chain
+from cloister.gatekeeper.office import NOT_IN_OFFICE, Office, Shares
+from cloister.gatekeeper.ports import Chain, Snapshot
 from cloister.gatekeeper.proven import ProvenChain
 from cloister.gatekeeper.showing import Showing
+from cloister.gatekeeper.status import status_of
 from cloister.gatekeeper.store import Store
+from cloister.gatekeeper.transcripts import Transcripts
+from cloister.gatekeeper.triggers import Triggers
 from cloister.node import logs
 from cloister.node.config import config_hash
 from cloister.node.identity import NodeKeys
@@ -55,19 +65,14 @@ SMALL_PER_S, SMALL_BURST = 200.0, 2000
 EVIDENCE_PER_S, EVIDENCE_BURST = 5.0, 50
 # How often members are asked again for their tables while agents are in doubt: tables may be long.
 DOUBT_BLOCKS = 4
+# How long after a hand-over a new member asks the members of the term before for their tables.
+ELDER_BLOCKS = 64
 
 STARTING = define(
     "gatekeeper.starting",
     PolicyError,
     check="the gatekeeper has seen a finalised block",
     remedy="wait a moment; if it lasts, its chain endpoints do not answer",
-    status=503,
-)
-OUT_OF_OFFICE = define(
-    "gatekeeper.out_of_office",
-    PolicyError,
-    check="the committee on chain is the one that this gatekeeper's share belongs to",
-    remedy="the folder is of another network or an older committee; start with an empty one",
     status=503,
 )
 _log = logs.get("gatekeeper")
@@ -100,26 +105,33 @@ class Gatekeeper:
     ) -> None:
         self.config, self.genesis, self.policy, self.keys, self.tee = config, genesis, policy, keys, tee
         self.chain, self.store = chain, Store(config.data / "state.db")
-        self._restored = restore(self.store, keys)
+        self.shares = Shares(self.store, keys, secrets.token_bytes)
+        self._had_shares = bool(self.shares.held())
         self.audit = AuditLog(config.data / "audit.log")
         self.session: aiohttp.ClientSession = new_session()
         self.showing = Showing(tee, keys.address, secrets.token_bytes(32), config_hash(config))
-        self.founding = Founding(
-            chain,
-            self.store,
-            keys,
-            genesis,
-            policy,
-            self.showing,
-            Announcement(from_hex(config.operator, 20, name="operator"), config.endpoint),
-            self.session,
-            secrets.token_bytes,
-        )
+        self._wire(Announcement(from_hex(config.operator, 20, name="operator"), config.endpoint))
         self.head: Header | None = None
         self.desks: Desks | None = None
+        self._former: Desks | None = None
+        self._driven: Header | None = None
+        self._unsigned: list[Header] = []
         self._small = RateLimit(per_s=SMALL_PER_S, burst=SMALL_BURST, clock=time.monotonic)
         self._quotes = RateLimit(per_s=EVIDENCE_PER_S, burst=EVIDENCE_BURST, clock=time.monotonic)
         self._rpcs: list[Rpc] = []
+
+    def _wire(self, me: Announcement) -> None:
+        """The parts that ceremonies are made of."""
+        rng, genesis = secrets.token_bytes, self.genesis
+        self.membership = Membership(
+            self.chain, self.store, self.keys, genesis, self.policy, self.showing, me, self.session, rng
+        )
+        self.transcripts, deeds = Transcripts(self.store, self.session), Deeds(self.chain, self.session)
+        self.ceremonies = Ceremonies(
+            self.store, self.keys, genesis.genesis_id(), self.membership, self.shares, self.transcripts, deeds, rng
+        )
+        self.handovers = Handovers(self.store, self.keys, self.session)
+        self.triggers = Triggers(deeds, self.handovers, self.keys)
 
     @classmethod
     async def open(cls, config: GatekeeperConfig) -> Gatekeeper:
@@ -137,8 +149,9 @@ class Gatekeeper:
 
     async def close(self) -> None:
         """Close connections and files."""
-        if self.desks is not None:
-            await self.desks.committee.close()
+        for desks in (self.desks, self._former):
+            if desks is not None:
+                await desks.committee.close()
         await self.session.close()
         for rpc in self._rpcs:
             await rpc.close()
@@ -148,11 +161,23 @@ class Gatekeeper:
     # --- the loop ---
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Turn until ``stop``. A refusal is logged once and tried again; anything else ends the process."""
+        """Follow the chain, and the ceremonies on it, until ``stop``. Anything but a refusal ends the process.
+
+        Ceremonies have their own loop: a transaction that waits for its block must not keep checkpoints waiting."""
+        loops = [asyncio.create_task(self._loop(stop, turn)) for turn in (self.turn_office, self.turn_ceremonies)]
+        try:
+            await asyncio.gather(*loops)
+        finally:
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+
+    async def _loop(self, stop: asyncio.Event, turn: Callable[[], Awaitable[None]]) -> None:
+        """A refusal is logged once and tried again."""
         said = ""
         while not stop.is_set():
             try:
-                await self.turn()
+                await turn()
                 said = ""
             except CloisterError as error:
                 if error.code != said:
@@ -163,66 +188,165 @@ class Gatekeeper:
                 await asyncio.wait_for(stop.wait(), self.config.poll_ms / 1000)
 
     async def turn(self) -> None:
-        """One turn: sign what became final, or take the next step into office. Raises CloisterError."""
-        if self.desks is None:
-            await self._before_office()
-            return
-        signed = await self.desks.checkpoints.follow(self.chain)
-        if signed is not None and erase_when_final(self.store, signed.number):
-            _log.info("ceremony transport erased", block=signed.number)
-        if signed is not None and self._merge_is_due(self.desks.heads, signed.number):
+        """One turn of both loops, the second one even if the first refuses. Raises CloisterError."""
+        try:
+            await self.turn_office()
+        finally:
+            await self.turn_ceremonies()
+
+    async def turn_office(self) -> None:
+        """Follow the chain, and learn from other members what we may have missed. Raises CloisterError."""
+        headers = await self.follow_chain()
+        if self.desks is not None and headers and self._merge_is_due(self.desks.heads, headers[-1].number):
             await self.desks.heads.merge(secrets.token_bytes)
+
+    async def follow_chain(self) -> list[Header]:
+        """Sign what became final, and follow the committee from term to term. Returns the new headers.
+
+        Raises CloisterError."""
+        headers = await self._new_headers()
+        if self.head is None:
+            raise STARTING(expected="a finalised block", found="none yet")
+        if headers and await self._follow(headers):
+            self._unsigned = []
+        return headers
+
+    async def turn_ceremonies(self) -> None:
+        """What is due in ceremonies and hand-overs at the newest final block. Raises CloisterError."""
+        head = self.head
+        if head is None or head is self._driven:
+            return
+        at = self.chain.at(unsigned(self.genesis.chain_id, head))
+        seats = await at.committee()
+        if seats.term:
+            self.membership.networks = (self.genesis.genesis_id(), seats.network_id)
+        await self.ceremonies.step(at, head)
+        if not self.ceremonies.busy:
+            await self.membership.stand(at, head)
+        await self.membership.meet(at, head)
+        if seats.term:
+            await self.handovers.step(at, seats.term, seats.network_id)
+            await self.triggers.step(at, head, seats)
+        self._driven = head
 
     @staticmethod
     def _merge_is_due(heads: HeadDesk, number: int) -> bool:
         return not heads.merged or bool(heads.doubts and number % DOUBT_BLOCKS == 0)
 
-    async def _before_office(self) -> None:
-        headers = await self.chain.advance()
-        if headers:
-            self.head = headers[-1]
-        if self.head is None:
-            raise STARTING(expected="a finalised block", found="none yet")
-        if self._restored is not None:
-            await self._return_to_office(self._restored, self.head)
+    async def _new_headers(self) -> list[Header]:
+        """Final headers that are not dealt with yet, oldest first. A fork halts a member in office for good."""
+        if self.desks is not None:
+            self._unsigned += await self.desks.checkpoints.headers(self.chain)
         else:
-            office = await self.founding.step(self.head)
-            if office is not None:
-                await self._enter(office, self.head, first=True)
+            self._unsigned = list(await self.chain.advance())[-1:] or self._unsigned
+        if self._unsigned:
+            self.head = self._unsigned[-1]
+        return self._unsigned
 
-    async def _return_to_office(self, office: Office, head: Header) -> None:
-        """After a restart: the chain must still know this committee (proven), then the book goes on where it ended."""
-        seats = await self.chain.at(unsigned(self.genesis.chain_id, head)).committee()
-        known = (seats.term, seats.network_id, seats.members)
-        if known != (office.term, office.network, office.signers.members):
-            raise OUT_OF_OFFICE(expected=f"term {office.term} of {to_hex(office.network)}", found=f"term {seats.term}")
-        await self._enter(office, head, first=False)
+    async def _follow(self, headers: list[Header]) -> bool:
+        """Sign for the terms that the headers belong to; change the office where the committee on chain changed.
 
-    async def _enter(self, office: Office, head: Header, *, first: bool) -> None:
-        checkpoints = Checkpoints(self.store, office, self.genesis.chain_id)
-        last = checkpoints.head
-        if last is not None:
-            self.chain.resume(last)
-        elif not checkpoints.halted:
-            checkpoints.sign([head])
-        candidates = await self.chain.at(unsigned(self.genesis.chain_id, head)).candidates(office.signers.members)
-        committee = Committee([c.endpoint for c in candidates if c is not None], office.signers, office.network)
+        Returns whether the headers are dealt with: not while our share of a new term is still being made."""
+        if self.desks is not None:
+            self.desks.checkpoints.require_line(headers)
+        at = self.chain.at(unsigned(self.genesis.chain_id, headers[-1]))
+        seats = await at.committee()
+        office = self.desks.office if self.desks is not None else None
+        lives = await self._epochs(at, seats)
+        if self.desks is not None and office is not None and self._same(office, seats, lives):
+            self.desks.checkpoints.sign(headers)
+            return True
+        if self.ceremonies.makes(seats.master_epoch, lives.get(seats.master_epoch, 0)):
+            return False
+        since = (await at.term_record(seats.term)).height if seats.term else 0
+        if self.desks is not None and office is not None and seats.term != office.term:
+            await self._leave(self.desks, [h for h in headers if h.number <= since], seats.term == office.term + 1)
+        new = self.shares.office(seats, lives)
+        if new is not None:
+            await self._enter(new, headers, at, since)
+        return True
+
+    @staticmethod
+    def _same(office: Office, seats: SeatsRecord, lives: Mapping[int, int]) -> bool:
+        held = {office.master_epoch: office.share, **office.others}
+        terms = {epoch: share.public.term for epoch, share in held.items()}
+        same = (office.term, office.master_epoch) == (seats.term, seats.master_epoch)
+        return same and all(lives.get(epoch) == term for epoch, term in terms.items())
+
+    async def _epochs(self, at: Snapshot, seats: SeatsRecord) -> dict[int, int]:
+        """For each master epoch that lives, the term whose shares hold it."""
+        if not seats.term:
+            return {}
+        records = [await at.epoch_record(e) for e in range(max(1, seats.master_epoch - 1), seats.master_epoch + 1)]
+        return {r.epoch: r.term for r in records if r.state not in (EpochState.NONE, EpochState.DESTROYED)}
+
+    async def _leave(self, desks: Desks, last: list[Header], next_term: bool) -> None:
+        """The term is over: sign its last blocks, then answer nothing but head tables, which successors merge (R5)."""
+        if last and next_term:
+            desks.checkpoints.sign(last)
+        self._former, self.desks = desks, None
+        _log.info("term over", term=desks.office.term)
+
+    async def _enter(self, office: Office, headers: list[Header], at: Snapshot, since: int) -> None:
+        before = self.desks or self._former
+        stayed = before is not None and before.office.term in (office.term, office.term - 1)
+        checkpoints = await self._book(office, headers, since, before if stayed else None)
+        endpoints = await self._endpoints(at, office.signers.members)
+        committee, elders = Committee(endpoints, office.signers, office.network), None
+        if not stayed and office.term > 1 and headers[-1].number <= since + ELDER_BLOCKS:
+            old = await at.term_record(office.term - 1)
+            signers = SignerSet(old.term, old.threshold, old.members)
+            elders = Committee(await self._endpoints(at, old.members), signers, office.network)
+        table = before.heads.table if stayed and before is not None else None
+        first = office.term == 1 and not self._had_shares
         limit = RateLimit(per_s=KEYS_PER_S, burst=KEYS_BURST, clock=time.monotonic)
-        heads = HeadDesk(office, checkpoints, self.chain, self.store, committee, limit=limit, first=first)
+        rng, policy = secrets.token_bytes, self.policy
+        heads = HeadDesk(
+            office, checkpoints, self.chain, self.store, committee, limit=limit, first=first, table=table, elders=elders
+        )
         keys = KeyDesk(
             office,
             checkpoints,
             self.chain,
             self.store,
             self.audit,
-            policy=self.policy,
+            policy=policy,
             limit=limit,
-            rng=secrets.token_bytes,
+            rng=rng,
             sealed=heads.sealed,
         )
-        admissions = AdmissionDesk(office, checkpoints, self.chain, self.audit, policy=self.policy, limit=limit)
-        logs = LogDesk(office, checkpoints, self.chain, self.store, limit=limit)
-        self.desks = Desks(office, checkpoints, keys, admissions, heads, logs, committee)
+        admissions = AdmissionDesk(office, checkpoints, self.chain, self.audit, policy=policy, limit=limit)
+        log_desk = LogDesk(office, checkpoints, self.chain, self.store, limit=limit)
+        self.desks = Desks(office, checkpoints, keys, admissions, heads, log_desk, committee)
+        if before is not None:
+            await before.committee.close()
+        _log.info("in office", network=to_hex(office.network), term=office.term, index=office.index)
+
+    async def _book(self, office: Office, headers: list[Header], since: int, before: Desks | None) -> Checkpoints:
+        """The book of checkpoints for an office; blocks up to ``since`` were for the term before."""
+        mine = [h for h in headers if h.number >= since + (office.term > 1)]
+        if before is not None:
+            book = Checkpoints(self.store, office, self.genesis.chain_id, after=before.checkpoints.head)
+            if mine:
+                book.sign(mine)
+            return book
+        book = Checkpoints(self.store, office, self.genesis.chain_id)
+        kept = self.store.checkpoints()
+        if book.halted or not kept:
+            if mine and not book.halted:
+                book.sign(mine[-1:])
+        elif book.head is not None:
+            self.chain.resume(book.head)
+        else:
+            last = kept[-1][0]
+            book.require_still_there(last, await self.chain.header(last.number))
+            if mine and mine[-1].number > last.number:
+                book.sign(mine[-1:])
+        return book
+
+    @staticmethod
+    async def _endpoints(at: Snapshot, members: tuple[bytes, ...]) -> list[str]:
+        return [c.endpoint for c in await at.candidates(members) if c is not None]
 
     # --- what is asked of the member itself ---
 
@@ -231,6 +355,15 @@ class Gatekeeper:
         if self.desks is None:
             raise NOT_IN_OFFICE(expected="a confirmed committee", found="none yet")
         return self.desks
+
+    def table_desk(self) -> HeadDesk:
+        """Who gives head tables: ours in office, or of the term just over (R5). Raises PolicyError."""
+        desks = self.desks or self._former
+        return self.require_desks().heads if desks is None else desks.heads
+
+    def status(self) -> dict[str, object]:
+        """For people: which ceremony, which phase, until when, what is missing."""
+        return status_of(self.info(), self.ceremonies, self.shares, self.head)
 
     def info(self) -> Info:
         """Who this is, and how far it is."""
@@ -258,12 +391,7 @@ class Gatekeeper:
             block, network = self.head.hash, self.genesis.genesis_id()
         else:
             raise STARTING(expected="a finalised block", found="none yet")
-        return await self.showing.show(network, block, nonce, self._dkg_public())
-
-    def _dkg_public(self) -> bytes | None:
-        if self.store.get("dkg/private") is None:
-            return None
-        return self.founding.ceremony_key().public_key().public_bytes_raw()
+        return await self.showing.show(network, block, nonce, self.ceremonies.shown_key())
 
     def heartbeat(self, body: bytes, remote: str) -> SignedBy:
         """A signed answer to a worker's nonce: which block this member sees. Raises CloisterError."""
@@ -280,3 +408,8 @@ class Gatekeeper:
     def small(self, remote: str) -> None:
         """Count one cheap question of a remote address. Raises PolicyError (gatekeeper.rate)."""
         self._small.take((remote, b""))
+
+
+def unsigned(chain_id: int, head: Header) -> Checkpoint:
+    """A finalised header in the form that proofs are checked against, before any committee signs."""
+    return Checkpoint(0, chain_id, head.number, head.hash, head.state_root, head.timestamp)

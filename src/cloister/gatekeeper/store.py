@@ -49,7 +49,7 @@ class Store:
         try:
             self._db = apsw.Connection(str(path))
             self._db.set_busy_timeout(2000)
-            self._db.execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
+            self._db.execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;").fetchall()
             self._db.execute(_SCHEMA)
             found = self.get("version")
         except apsw.Error as error:
@@ -74,10 +74,27 @@ class Store:
         """Write a named blob durably."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
-    def erase(self, name: str) -> None:
-        """Delete a named blob and overwrite its pages; the write-ahead log is emptied too."""
-        self._db.execute("PRAGMA secure_delete=ON")
-        self._db.execute("DELETE FROM meta WHERE name = ?", (name,))
+    def names(self, prefix: str) -> list[str]:
+        """Names of blobs that begin with ``prefix``, sorted."""
+        rows: Any = self._db.execute(
+            "SELECT name FROM meta WHERE substr(name, 1, ?) = ? ORDER BY name", (len(prefix), prefix)
+        ).fetchall()
+        return [str(row[0]) for row in rows]
+
+    def put_all(self, blobs: dict[str, bytes]) -> None:
+        """Write several named blobs in one durable write: all of them, or none."""
+        with self._db:
+            self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(blobs.items()))
+
+    def replace(self, name: str, value: bytes) -> None:
+        """``put``, and no older copy of the blob stays: its pages are overwritten, the write-ahead log is emptied."""
+        self.put(name, value)
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def erase(self, *names: str) -> None:
+        """Delete named blobs and overwrite their pages; the write-ahead log is emptied too."""
+        with self._db:
+            self._db.executemany("DELETE FROM meta WHERE name = ?", [(name,) for name in names])
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     # Checkpoints this member signed.

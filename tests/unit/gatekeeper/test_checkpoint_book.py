@@ -10,10 +10,9 @@ from cloister.core.encoding.signatures import Signed, verify_signer
 from cloister.core.encoding.statements import HeartBeat
 from cloister.core.errors import CloisterError
 from cloister.gatekeeper.checkpoints import Checkpoints
-from cloister.gatekeeper.founding import restore
-from cloister.gatekeeper.office import Office
+from cloister.gatekeeper.office import Office, Shares
 from cloister.gatekeeper.store import KEEP_CHECKPOINTS, Store
-from support.gatekeepers import CHAIN_ID, Seat, World, policy, sign_checkpoint, sit
+from support.gatekeepers import CHAIN_ID, Seat, World, policy, secrets_of, sign_checkpoint, sit
 
 
 class Desk:
@@ -28,7 +27,8 @@ class Desk:
 
     def reopen(self) -> None:
         self.store = Store(self.seats[0].folder / "state.db")
-        office = restore(self.store, self.seats[0].keys)
+        shares = Shares(self.store, self.seats[0].keys, secrets_of("book"))
+        office = shares.office(self.world.now.seats, {1: 1})
         assert isinstance(office, Office)
         self.office = office
         self.book = Checkpoints(self.store, office, CHAIN_ID)

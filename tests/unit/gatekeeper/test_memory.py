@@ -223,7 +223,7 @@ async def test_a_restarted_member_signs_nothing_until_it_heard_others(stage: Sta
     await stage.committee.endorse_heads(stage.request())
     await stage.seats[0].close()
     member = await stage.seats[0].open()
-    await member._before_office()
+    await member.follow_chain()
     assert not stage.desk().merged
     assert await stage.ask(stage.request(stage.move(2))) == ["state.not_merged"]
     await member.require_desks().heads.merge(secrets_of("merge"))
@@ -236,7 +236,7 @@ async def test_a_member_whose_disk_was_rolled_back_learns_the_newest_head(stage:
     await stage.seats[0].close()
     member = await stage.seats[0].open()
     member.store._db.execute("DELETE FROM heads")
-    await member._before_office()
+    await member.follow_chain()
     await member.require_desks().heads.merge(secrets_of("merge"))
     assert await stage.ask(stage.request(stage.move(1, head=b"\x66" * 32))) == ["state.rolled_back"]
     rows = member.store.head_rows()
@@ -253,7 +253,7 @@ async def test_a_member_that_comes_back_into_a_fork_signs_nothing_of_that_agent_
         assert (await stage.ask(stage.request(stage.move(2)), seat))[0].startswith("0x")
     await stage.seats[0].close()
     member = await stage.seats[0].open()
-    await member._before_office()
+    await member.follow_chain()
     heads = member.require_desks().heads
     await heads.merge(secrets_of("merge"))
     assert (heads.merged, heads.doubts) == (True, 1)
@@ -290,7 +290,7 @@ async def test_with_too_few_others_a_restarted_member_stays_silent(stage: Stage)
         await seat.close()
     await stage.seats[0].close()
     member = await stage.seats[0].open()
-    await member._before_office()
+    await member.follow_chain()
     with pytest.raises(CloisterError) as caught:
         await member.require_desks().heads.merge(secrets_of("merge"))
     assert caught.value.code == "gatekeeper.too_few"

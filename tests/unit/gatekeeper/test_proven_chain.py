@@ -54,8 +54,10 @@ async def test_founding_records_are_those_of_the_getters(chain: TestChain, rpc: 
     at: Snapshot = port.at(await final(chain, rpc))
     target, members = chain.contracts["Gatekeepers"], chain.signers.members
     opened = await call(rpc, target, "Gatekeepers", "ceremony")
-    ceremony, seats = await at.ceremony(), await at.committee()
-    assert (ceremony.id, ceremony.genesis_id) == (opened["id"], opened["base"])
+    ceremony, seats = await at.open_ceremony(), await at.committee()
+    assert ceremony is not None
+    assert (ceremony.id, ceremony.base) == (opened["id"], opened["base"])
+    assert set(members) <= set(await at.standing())
     said = await call(rpc, target, "Gatekeepers", "committee")
     assert (seats.term, seats.threshold, list(seats.members)) == (said["term"], said["threshold"], said["members"])
     assert (seats.mpk, seats.transcript, seats.network_id) == (MPK, TRANSCRIPT, chain.network)
@@ -66,17 +68,21 @@ async def test_founding_records_are_those_of_the_getters(chain: TestChain, rpc: 
         assert (candidate.operator, candidate.vendor_class) == (OPERATORS[index], CLASSES[index])
         assert (candidate.dkg_key, candidate.evidence_hash) == (getter["dkgKey"], getter["evidenceHash"])
         assert candidate.endpoint == getter["endpoint"] != ""
-    digests = await at.dealings(ceremony.id, members)
-    assert list(digests) == [await call(rpc, target, "Gatekeepers", "dealing", ceremony.id, m) for m in members]
-    assert all([await at.confirmed(ceremony.id, m) for m in members])
+    facts = await at.facts(ceremony)
+    digests = [await call(rpc, target, "Gatekeepers", "dealing", ceremony.id, m) for m in members]
+    assert [facts.committed[i] for i in range(1, len(members) + 1)] == digests
+    assert {c.transcript for c in facts.confirmed.values()} == {TRANSCRIPT}
+    assert await at.ceremony_at(1) == ceremony
+    assert (await at.term_record(1)).members == members
+    assert (await at.epoch_record(1)).mpk == MPK
+    assert (await at.rules()).ceremony_blocks > 0
+    assert await at.handover_signatures(1) == ()
 
 
 async def test_strangers_and_other_ceremonies_are_empty(chain: TestChain, rpc: Rpc) -> None:
     at = proven(chain, rpc).at(await final(chain, rpc))
     stranger = b"\x55" * 20
     assert await at.candidates((stranger,)) == (None,)
-    assert await at.dealings(b"\x55" * 32, (stranger,)) == (bytes(32),)
-    assert not await at.confirmed(b"\x55" * 32, chain.signers.members[0])
     assert await at.worker(stranger) is None
     assert await at.agent(b"\x55" * 32) is None
     assert await at.live_workers() == frozenset()
@@ -88,7 +94,7 @@ async def test_before_founding_there_is_a_ceremony_of_zeros(chain: TestChain, rp
     long = "http://127.0.0.1:8701/" + "x" * 120
     await port.send("setCandidate", b"\1" * 20, b"\2" * 32, b"\3" * 32, b"\4" * 32, long)
     at = port.at(await final(fresh, rpc))
-    assert (await at.ceremony()).id == bytes(32)
+    assert await at.open_ceremony() is None
     seats = await at.committee()
     assert (seats.term, seats.members) == (0, ())
     (candidate,) = await at.candidates((address_of(chain.keys[3]),))

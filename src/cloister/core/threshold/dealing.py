@@ -181,8 +181,26 @@ class Dealing:
 
     def digest(self, ceremony: Ceremony) -> bytes:
         """The 32 bytes that the dealer puts on chain before anybody shows a dealing (spec/sharing.md 2)."""
+        return hashlib.sha256(self.framed(ceremony)).digest()
+
+    def framed(self, ceremony: Ceremony) -> bytes:
+        """The frame of DKG_DEALING whose SHA-256 is the digest: what an accused dealer publishes (G7)."""
         parts = (b"".join(self.commitments), self.proof, b"".join(self.shares))
-        return digest(Context.DKG_DEALING, ceremony.binding, self.dealer.to_bytes(2, "big"), *parts)
+        return frame(Context.DKG_DEALING, ceremony.binding, self.dealer.to_bytes(2, "big"), *parts)
+
+    @classmethod
+    def from_frame(cls, data: bytes) -> Dealing:
+        """Read a published frame back. Raises EncodingError, ThresholdError; whose it is, its digest says."""
+        parts: list[bytes] = []
+        rest = data.removeprefix(Context.DKG_DEALING.lead)
+        while rest and len(parts) < 6:
+            size = int.from_bytes(rest[:4], "big")
+            parts.append(rest[4 : 4 + size])
+            rest = rest[4 + size :]
+        if rest or len(parts) != 5 or len(parts[1]) != 2:
+            raise BAD_SHAPE(expected="the frame of a dealing", found=f"{len(data)} other bytes")
+        commitments, shares = _pieces(parts[2], G2_SIZE), _pieces(parts[4], SHARE_SIZE)
+        return cls(int.from_bytes(parts[1], "big"), commitments, parts[3], shares)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready fields."""
@@ -373,6 +391,10 @@ def make_dealing(
                 raise
             shares.append(bytes(SHARE_SIZE))
     return Dealt(Dealing(index, commitments, proof, tuple(shares)), tuple(scalar_bytes(a) for a in polynomial))
+
+
+def _pieces(data: bytes, size: int) -> tuple[bytes, ...]:
+    return tuple(data[i : i + size] for i in range(0, len(data), size))
 
 
 def _hex_list(name: str, value: object, size: int) -> tuple[bytes, ...]:

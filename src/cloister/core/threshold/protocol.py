@@ -32,7 +32,6 @@ from cloister.core.threshold.actions import (
     ShowDealing,
     TakeOffice,
 )
-from cloister.core.threshold.ceremony import CONFIRMATION_DIFFERS, TOO_EARLY, WRONG_PHASE
 from cloister.core.threshold.complaints import (
     NOT_COMMITTED,
     TOO_MANY_COMPLAINTS,
@@ -58,6 +57,26 @@ BACKWARDS = define(
     ThresholdError,
     check="a member is driven by ever later final blocks",
     remedy="feed blocks in order; an endpoint that goes back below finality lies",
+)
+WRONG_PHASE = define(
+    "threshold.wrong_phase",
+    ThresholdError,
+    check="a member gives up only while nobody counts on its share",
+    remedy="it confirmed: keep the share, and leave the committee at the next resharing",
+    status=409,
+)
+TOO_EARLY = define(
+    "threshold.too_early",
+    ThresholdError,
+    check="a dealing is shown only when no further digest can come (phase SHOW)",
+    remedy="wait for the end of phase COMMIT; showing it now would let the last dealer choose the key",
+    status=409,
+)
+CONFIRMATION_DIFFERS = define(
+    "threshold.confirmation_differs",
+    ThresholdError,
+    check="what t receivers confirmed is what this member computed",
+    remedy="this member uses no share; compare its chain endpoints with the others', and keep the dealings as evidence",
 )
 GAVE_UP = define(
     "threshold.gave_up",
@@ -173,11 +192,15 @@ class Member:
 
     def my_dealing(self) -> Dealing:
         """Our dealing, to show to whoever asks. Raises ThresholdError before SHOW, or if we have none that counts."""
+        return self.dealing(self.setting.dealer)
+
+    def dealing(self, dealer: int) -> Dealing:
+        """A dealing that we hold, ours or a peer's, to show to whoever asks. Raises as ``my_dealing``."""
         if self.phase is Phase.COMMIT:
             raise TOO_EARLY(expected="phase show or later", found="phase commit")
-        if self.setting.dealer not in self._dealings:
-            raise NOT_COMMITTED(expected="a dealing of ours with the committed digest", found="none")
-        return self._dealings[self.setting.dealer]
+        if dealer not in self._dealings:
+            raise NOT_COMMITTED(expected=f"a dealing of dealer {dealer} with its digest", found="none here")
+        return self._dealings[dealer]
 
     def abort(self, reason: str) -> None:
         """Give up, for good: nothing more is said, new secrets are dropped. The others may go on.
