@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cloister.core.encoding.keccak import keccak256
+
 # isAllowed: return storage[caller]. A call of 64 bytes stores (slot, word), so that tests can change its mind.
 BY_LIST = bytes.fromhex(
     "36604014601657"  # calldatasize == 64: jump to 0x16
@@ -28,3 +30,35 @@ def creation(runtime: bytes) -> bytes:
     """Code that deploys a runtime."""
     size = len(runtime).to_bytes(2, "big")
     return b"\x61" + size + bytes.fromhex("80600c6000396000f3") + runtime
+
+
+def _assembled(*parts: bytes | str | tuple[str]) -> bytes:
+    """Bytes and hex as they are; ("name",) is a jump target; "@name" pushes it."""
+    sizes = [1 if isinstance(p, tuple) else 3 if isinstance(p, str) and p[0] == "@" else len(_raw(p)) for p in parts]
+    places = {p[0]: sum(sizes[:i]) for i, p in enumerate(parts) if isinstance(p, tuple)}
+    out = b""
+    for part in parts:
+        if isinstance(part, tuple):
+            out += b"\x5b"
+        elif isinstance(part, str) and part[0] == "@":
+            out += b"\x61" + places[part[1:]].to_bytes(2, "big")
+        else:
+            out += _raw(part)
+    return out
+
+
+def _raw(part: bytes | str | tuple[str]) -> bytes:
+    return part if isinstance(part, bytes) else bytes.fromhex(str(part))
+
+
+# A contract that asks: 20 bytes address and call data: it makes that call with the value it got; 32 bytes: whether it
+# fails callbacks from now on; onAgentReply: counts (word 0) and keeps the reply's first word (word 2).
+CONSUMER = _assembled(
+    "5f3560e01c63", keccak256(b"onAgentReply(bytes32,uint64,uint8,bytes)")[:4], "14", "@reply", "57",
+    "36602014", "@flag", "57",
+    "601436038060145f37",  # copy what follows the address; its size stays on the stack
+    "5f5f825f345f3560601c5af115", "@fail", "5700",
+    ("reply",), "600154", "@fail", "575f546001015f5560a43560025500",
+    ("flag",), "5f3560015500",
+    ("fail",), "5f5ffd",
+)  # fmt: skip

@@ -86,35 +86,35 @@ class ProvenState:
 
     async def agent(self, agent_id: bytes) -> AgentRecord | None:
         """An agent's record; None if there is no such agent at the checkpoint."""
-        return await self._read("Agents", lambda s, at: read_agent(s, at, agent_id))
+        return await self.read("Agents", lambda s, at: read_agent(s, at, agent_id))
 
     async def agent_rules(self, agent_id: bytes) -> AgentRules:
         """What limits an agent beside its code; all zero for one that never set a rule."""
-        return await self._read("Agents", lambda s, at: read_agent_rules(s, at, agent_id))
+        return await self.read("Agents", lambda s, at: read_agent_rules(s, at, agent_id))
 
     async def agent_count(self) -> int:
         """How many agents exist; token ids are 1 to this (``records.agent_id`` makes the agent ids)."""
-        return await self._read("Agents", read_agent_count)
+        return await self.read("Agents", read_agent_count)
 
     async def workers(self) -> tuple[WorkerRecord, ...]:
         """All listed workers, expired ones included: filter with ``live_at(checkpoint.number)``."""
-        return await self._read("Workers", read_workers)
+        return await self.read("Workers", read_workers)
 
     async def worker(self, address: bytes) -> WorkerRecord | None:
         """A worker's record, also when it left or was removed; None if it never registered."""
-        return await self._read("Workers", lambda s, at: read_worker(s, at, address))
+        return await self.read("Workers", lambda s, at: read_worker(s, at, address))
 
     async def cluster(self, cluster_id: bytes) -> ClusterRecord | None:
         """A cluster's record; None if there is no such cluster."""
-        return await self._read("Clusters", lambda s, at: read_cluster(s, at, cluster_id))
+        return await self.read("Clusters", lambda s, at: read_cluster(s, at, cluster_id))
 
     async def committee(self) -> CommitteeRecord:
         """The committee in office. Raises chainview.no_committee before the founding is complete."""
-        return await self._read("Gatekeepers", read_committee)
+        return await self.read("Gatekeepers", read_committee)
 
     async def policy(self) -> PolicyRecord:
         """The policy in force, with the blocks that delays count from."""
-        return await self._read("Policies", read_policy)
+        return await self.read("Policies", read_policy)
 
     async def policy_hash(self) -> bytes:
         """Hash of the policy in force: 32 bytes."""
@@ -122,7 +122,7 @@ class ProvenState:
 
     async def listed_at(self, measurement_id: bytes) -> int:
         """Block at which a measurement was listed; 0 if it is not."""
-        return await self._read("Policies", lambda s, at: read_listed_at(s, at, measurement_id))
+        return await self.read("Policies", lambda s, at: read_listed_at(s, at, measurement_id))
 
     # --- newest: unproven, for restrictive decisions only ---
 
@@ -159,10 +159,10 @@ class ProvenState:
         record = await call(self._rpc, self._contracts["Workers"], "Workers", "worker", worker)
         return bool(record["removed"]) or (record["registeredAt"] != 0 and not record["listed"])
 
-    # --- inside ---
+    # --- any record ---
 
-    async def _read(self, name: str, reader: Callable[[Slots, Layout], _R]) -> _R:
-        """Run the reader until it has every word it wants; each round proves all that it asked for together."""
+    async def read(self, name: str, reader: Callable[[Slots, Layout], _R]) -> _R:
+        """Run a reader of a contract's words until it has all; each round proves all that it asked for together."""
         known = self._known.setdefault(name, _Known())
         layout = Layout(artifact(name).layout)
         for _ in range(_MAX_ROUNDS):
@@ -171,6 +171,10 @@ class ProvenState:
             except _NeedSlots as need:
                 known.words |= await self._prove(name, list(dict.fromkeys(need.slots)))
         raise RuntimeError(f"a reader of {name} does not come to an end")
+
+    _read = read
+
+    # --- inside ---
 
     async def _prove(self, name: str, slots: Sequence[int]) -> dict[int, int]:
         address = to_hex(self._contracts[name])

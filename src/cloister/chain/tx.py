@@ -63,6 +63,7 @@ class Sender:
         self._key, self._timeout = key, timeout
         self._lock = asyncio.Lock()
         self._nonce: int | None = None
+        self._waiting: set[int] = set()
 
     async def send(self, to: bytes | None, data: bytes = b"", value: int = 0, gas: int | None = None) -> Receipt:
         """Send and wait until included. Raises ChainError (chain.reverted names the contract's reason)."""
@@ -87,6 +88,13 @@ class Sender:
 
     async def wait(self, sent: Submitted) -> Receipt:
         """The receipt, once included. Rebroadcasts the same bytes meanwhile. Raises ChainError."""
+        self._waiting.add(sent.nonce)
+        try:
+            return await self._included(sent)
+        finally:
+            self._waiting.discard(sent.nonce)
+
+    async def _included(self, sent: Submitted) -> Receipt:
         deadline = time.monotonic() + self._timeout
         turn = 0
         while time.monotonic() < deadline:
@@ -97,8 +105,15 @@ class Sender:
             turn += 1
             if turn % _REBROADCAST_EVERY == 0:
                 await self._broadcast(sent.raw)
+                if await self._behind(sent):
+                    break
         self._nonce = None
         raise NOT_INCLUDED(expected=f"inclusion within {self._timeout:g} s", found=to_hex(sent.tx_hash))
+
+    async def _behind(self, sent: Submitted) -> bool:
+        """Whether the chain waits for an earlier nonce that nobody sends: it went back behind a transaction of ours."""
+        count = quantity(await self.rpc.call("eth_getTransactionCount", to_hex(self.address), "latest"), "nonce", 64)
+        return count < min(self._waiting)
 
     async def _settled(self, sent: Submitted, found: dict[str, Any]) -> Receipt:
         number = quantity(found["blockNumber"], "block number", 64)

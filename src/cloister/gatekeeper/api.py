@@ -11,6 +11,7 @@ from cloister.core.encoding.hexes import from_hex, need_uint, to_hex
 from cloister.core.errors import CloisterError, TransportError, define
 from cloister.gatekeeper.service import Gatekeeper
 from cloister.node import logs
+from cloister.wire.anchor import ROUTE as ANCHOR_ROUTE
 from cloister.wire.messages import BAD_MESSAGE, MAX_BODY, TOO_LARGE, dump_json
 
 INTERNAL = define(
@@ -49,6 +50,7 @@ def build(gatekeeper: Gatekeeper) -> web.Application:
             web.get("/v1/checkpoint/{number}", api.checkpoint_at),
             web.post("/v1/admission", api.admission),
             web.post("/v1/keys", api.keys),
+            web.post(ANCHOR_ROUTE, api.anchor_lease),
             web.post("/v1/heads", api.endorse),
             web.get("/v1/heads/{agent}", api.head),
             web.get("/v1/headtable", api.head_table),
@@ -110,6 +112,12 @@ class _Api:
     async def keys(self, request: web.Request) -> web.Response:
         desk = self._gatekeeper.require_desks().keys
         return _answer((await desk.answer(await _body(request), _remote(request))).to_json())
+
+    async def anchor_lease(self, request: web.Request) -> web.Response:
+        desk = self._gatekeeper.require_desks().anchor_leases
+        if desk is None:
+            raise NO_ROUTE(expected="a network with an Anchor", found="one without")
+        return _answer({"signature": to_hex(await desk.answer(await _body(request), _remote(request)))})
 
     async def endorse(self, request: web.Request) -> web.Response:
         desk = self._gatekeeper.require_desks().heads

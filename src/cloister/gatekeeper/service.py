@@ -33,6 +33,7 @@ from cloister.core.errors import CloisterError, PolicyError, define
 from cloister.evidence.detect import MachineConfig, open_tee
 from cloister.evidence.tee import Tee
 from cloister.gatekeeper.admissions import AdmissionDesk
+from cloister.gatekeeper.anchor import AnchorLeaseDesk
 from cloister.gatekeeper.audit import AuditLog
 from cloister.gatekeeper.ceremonies import Ceremonies
 from cloister.gatekeeper.checkpoints import HALTED, Checkpoints
@@ -89,6 +90,7 @@ class Desks:
     heads: HeadDesk
     logs: LogDesk
     committee: Committee
+    anchor_leases: AnchorLeaseDesk | None = None
 
 
 class Gatekeeper:
@@ -317,7 +319,16 @@ class Gatekeeper:
         )
         admissions = AdmissionDesk(office, checkpoints, self.chain, self.audit, policy=policy, limit=limit)
         log_desk = LogDesk(office, checkpoints, self.chain, self.store, limit=limit)
-        self.desks = Desks(office, checkpoints, keys, admissions, heads, log_desk, committee)
+        self.desks = Desks(
+            office,
+            checkpoints,
+            keys,
+            admissions,
+            heads,
+            log_desk,
+            committee,
+            self._anchor_leases(office, checkpoints, limit),
+        )
         if before is not None:
             await before.committee.close()
         _log.info("in office", network=to_hex(office.network), term=office.term, index=office.index)
@@ -347,6 +358,14 @@ class Gatekeeper:
     @staticmethod
     async def _endpoints(at: Snapshot, members: tuple[bytes, ...]) -> list[str]:
         return [c.endpoint for c in await at.candidates(members) if c is not None]
+
+    def _anchor_leases(self, office: Office, checkpoints: Checkpoints, limit: RateLimit) -> AnchorLeaseDesk | None:
+        """None on a network without an Anchor."""
+        anchor = self.genesis.contracts.get("Anchor")
+        if anchor is None:
+            return None
+        where = (self.genesis.chain_id, anchor.address)
+        return AnchorLeaseDesk(office, checkpoints, self.chain, self.audit, place=where, limit=limit)
 
     # --- what is asked of the member itself ---
 

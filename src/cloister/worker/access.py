@@ -70,7 +70,9 @@ class Access:
         """For the egress proxy of one agent: whether a host and port may be reached now."""
         return lambda host, port: self.narrowing(agent).allows_host(host, port)
 
-    async def require_call(self, agent: bytes, caller: bytes | None, method: str, path: str) -> None:
+    async def require_call(
+        self, agent: bytes, caller: bytes | None, method: str, path: str, *, kind: str = "wallet"
+    ) -> None:
         """Raise PolicyError (policy.access_denied) unless every hook in force lets the caller in.
 
         1. rules by proof at the newest checkpoint; 2. every hook in force says yes over proven state; 3. none says no
@@ -80,7 +82,7 @@ class Access:
         hooks = {rules.access_hook for rules in found} - {bytes(20)}
         if not hooks:
             return
-        kind = "anonymous" if caller is None else "wallet"
+        kind = "anonymous" if caller is None else kind
         selector, context = access.selector_of(method, path), access.context_of(kind, method, path)
         asked = access.question(agent, caller or ANYBODY, selector, context)
         for hook in sorted(hooks):

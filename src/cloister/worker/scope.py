@@ -24,6 +24,7 @@ from cloister.worker.host import REQUEST_OVER
 from cloister.worker.state import AgentState, Transaction
 
 T = TypeVar("T")
+_OWN = "\0\U0010ffff"  # behind every name of the worker's own
 
 
 class _Phase(Enum):
@@ -59,8 +60,8 @@ class RequestScope:
         await self._do(lambda tx: tx.delete(key))
 
     async def list(self, prefix: str = "", *, after: str = "", limit: int = 1000) -> list[str]:
-        """Names in order."""
-        return await self._do(lambda tx: tx.list(prefix, after=after, limit=limit))
+        """Names in order, without those that the worker keeps for itself: they begin with NUL."""
+        return await self._do(lambda tx: tx.list(prefix, after=max(after, _OWN), limit=limit))
 
     async def commit_head(self) -> None:
         """Make the handler's writes durable. From the call on, not from its return, host calls are the body's.

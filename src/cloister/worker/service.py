@@ -36,6 +36,7 @@ from cloister.wire.committee import Committee
 from cloister.worker.access import Access
 from cloister.worker.agentlog import AgentLog
 from cloister.worker.agents import AgentTable, Devices
+from cloister.worker.anchor_service import AnchorService
 from cloister.worker.bundles import Outside
 from cloister.worker.chainwatch import ChainWatch, short
 from cloister.worker.config import WorkerConfig, check_config, mapped_hosts, operator_of, work_folder
@@ -98,6 +99,19 @@ class Worker:
         self.server = Server(self.watch, self.table, self.sessions, receipts, self.access, now_ms=host_now_ms)
         door = ReceiptDoor(receipts, fabric.receipts)
         self.link = GatewayLink(config.gateway, node, self.server, self.table, self.evidence, self.status, door)
+        self.anchor = AnchorService(
+            node,
+            network,
+            self.watch,
+            self.table,
+            self.committee,
+            self.access,
+            self._sender,
+            operator=operator_of(config),
+            now_ms=host_now_ms,
+            rng=secrets.token_bytes,
+        )
+        self._unanswered = Troubles("contract's request not answered")
         self._quoting = 0
         self._unserved, self._unendorsed = Troubles("agent not served"), Troubles("heads not endorsed")
 
@@ -129,6 +143,7 @@ class Worker:
             self.watch.watch_restrictions(self.node.address, self.table.placed),
             keep_turning("membership", lambda: self._register(member), asyncio.sleep, every_s=0.5),
             keep_turning("agents", self._agents, self._until_news(), every_s=2.0),
+            keep_turning("anchor", self._anchor, self._until_news(), every_s=2.0),
             keep_turning("rules", self._rules, self._until_news(), every_s=2.0),
             keep_turning("endorse", self._endorse, asyncio.sleep, every_s=0.5),
             keep_turning("receipts", self._witness, asyncio.sleep, every_s=WITNESS_S),
@@ -180,6 +195,7 @@ class Worker:
             "refused": self.server.refused,
             "problems": _codes(self.table.problems),
             "unendorsed": _codes(self.endorser.refusals),
+            "unanswered": _codes(self.anchor.problems),
         }
 
     # --- inside ---
@@ -239,6 +255,12 @@ class Worker:
             await self.table.reconcile()
         finally:
             self._unserved.tell(self.table.problems, short)
+
+    async def _anchor(self) -> None:
+        try:
+            await self.anchor.turn()
+        finally:
+            self._unanswered.tell(self.anchor.problems, short)
 
     async def _rules(self) -> None:
         """The lists of running agents: connections that a new list leaves out end as soon as it is loaded."""

@@ -271,7 +271,9 @@ class Transaction:
         self._buffer(name, None)
 
     async def list(self, prefix: str = "", *, after: str = "", limit: int = 1000) -> Names:
-        """Names that start with ``prefix`` and come after ``after``, sorted, at most ``limit``; own writes included."""
+        """Names that start with ``prefix`` and come after ``after``, sorted, at most ``limit``; own writes included.
+
+        Reserved names only for a prefix that is reserved itself: ``scope.py`` keeps agent code from asking."""
         self._check_room()
         limit = max(0, min(limit, self._state.limits.keys))
         span = limit + self._state.limits.writes
@@ -346,7 +348,7 @@ class Transaction:
 
     async def _names(self, snapshot: Snapshot, prefix: str, after: str, limit: int) -> Names:
         buckets = [await self._state.bucket(snapshot, number) for number in sorted(snapshot.record.index)]
-        names = (n for b in buckets for n in b.items if not is_reserved(n))
+        names = (n for b in buckets for n in b.items if is_reserved(prefix) or not is_reserved(n))
         return sorted(n for n in names if n.startswith(prefix) and n > after)[:limit]
 
     def _buffer(self, name: str, value: bytes | None) -> None:

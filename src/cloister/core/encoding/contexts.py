@@ -58,6 +58,8 @@ class Context(Enum):
     SECRETS = "cloister/v1/secrets"
     AGENT_SIGNING = "cloister/v1/agent/signing"
     AGENT_CALLER = "cloister/v1/agent/caller"
+    ANCHOR_PAYLOAD = "cloister/v1/anchor/payload"
+    ANCHOR_REPLY = "cloister/v1/anchor/reply"
 
     def __init__(self, text: str) -> None:
         self.dst: Final = text.encode()

@@ -1,0 +1,147 @@
+"""The Anchor over an endpoint: what is proven, what logs claim, and the transactions (spec/anchor.md).
+
+Logs are claims: ``core.chainview.anchor.require_line`` compares them with the proven queue before anybody works on
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from cloister.chain.abi import BAD_ANSWER
+from cloister.chain.contracts import call, encode
+from cloister.chain.events import decode_event, topic
+from cloister.chain.proven import ProvenState
+from cloister.chain.rpc import REVERTED, Rpc
+from cloister.chain.tx import Receipt, Sender
+from cloister.core.chainview.anchor import (
+    MAX_PAYLOAD,
+    AnchorSeat,
+    Asked,
+    Queue,
+    read_anchor_term,
+    read_open,
+    read_queue,
+    read_queues,
+    read_seat,
+)
+from cloister.core.encoding.contract_statements import AnchorLease
+from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.keccak import keccak256
+from cloister.core.encoding.signatures import Signed
+from cloister.core.errors import ChainError
+
+SPAN: Final = 10_000
+MAX_LOGS: Final = 4096
+NAME: Final = "Anchor"
+
+
+class AnchorChain:
+    """One Anchor at the network's own chain. ``address``: 20 bytes."""
+
+    def __init__(self, rpc: Rpc, address: bytes, sender: Sender | None = None) -> None:
+        self.rpc, self.address, self._sender = rpc, address, sender
+
+    # --- proven ---
+
+    async def queue(self, state: ProvenState, agent: bytes) -> Queue:
+        """The agent's queue at the checkpoint."""
+        return await state.read(NAME, lambda s, at: read_queue(s, at, agent))
+
+    async def queues(self, state: ProvenState, agents: Sequence[bytes]) -> dict[bytes, Queue]:
+        """The queues of many agents, proven together."""
+        found = await state.read(NAME, lambda s, at: read_queues(s, at, agents))
+        return dict(zip(agents, found, strict=True))
+
+    async def open(self, state: ProvenState, requests: Sequence[Asked]) -> tuple[bool, ...]:
+        """Which requests are open at the checkpoint."""
+        return await state.read(NAME, lambda s, at: read_open(s, at, requests))
+
+    async def term(self, state: ProvenState) -> tuple[int, int]:
+        """(term, expiry) of the signer set at the checkpoint."""
+        return await state.read(NAME, read_anchor_term)
+
+    async def seat(self, state: ProvenState, term: int, agent: bytes, epoch: int, worker: bytes) -> AnchorSeat | None:
+        """A worker's lease at the checkpoint."""
+        return await state.read(NAME, lambda s, at: read_seat(s, at, term, agent, epoch, worker))
+
+    # --- claims ---
+
+    async def requests(self, agent: bytes, since: int, until: int) -> list[tuple[Asked, bytes, int]]:
+        """(request, payload, block) of an agent's Requested logs in blocks ``since`` to ``until``, by index.
+
+        Claims, of the right form only. Raises ChainError."""
+        found: list[tuple[Asked, bytes, int]] = []
+        for start in range(since, until + 1, SPAN):
+            wanted = {
+                "address": to_hex(self.address),
+                "topics": [to_hex(topic(NAME, "Requested")), to_hex(agent)],
+                "fromBlock": hex(start),
+                "toBlock": hex(min(start + SPAN - 1, until)),
+            }
+            logs = await self.rpc.call("eth_getLogs", wanted)
+            if not isinstance(logs, list) or len(logs) + len(found) > MAX_LOGS:
+                raise BAD_ANSWER(expected=f"at most {MAX_LOGS} logs", found=type(logs).__name__)
+            found += [_asked(log, agent) for log in logs]
+        return sorted(found, key=lambda one: one[0].index)
+
+    async def is_open(self, request: Asked) -> bool:
+        """Whether the newest block has the request open. Unproven."""
+        return bool(await call(self.rpc, self.address, NAME, "isOpen", request))
+
+    # --- transactions ---
+
+    async def adopt(self) -> Receipt:
+        """Copy the committee in office. Raises ChainError."""
+        return await self._send("adopt")
+
+    async def register(self, lease: Signed) -> Receipt:
+        """Bring a lease that the committee signed. Raises ChainError."""
+        assert isinstance(lease.statement, AnchorLease)  # noqa: S101 - the caller asked for one
+        return await self._send("registerLease", lease.statement, list(lease.signatures))
+
+    async def respond(self, request: Asked, reply: bytes, by: Sequence[tuple[bytes, bytes]]) -> Receipt:
+        """Bring an answer; ``by``: (worker, signature). Gas is estimated: what would revert is not sent."""
+        return await self._send("respond", request, reply, sorted(by))
+
+    async def refund(self, request: Asked) -> Receipt:
+        """Give an unanswered request's fee back, after its deadline. Raises ChainError."""
+        return await self._send("refund", request)
+
+    async def _send(self, fn: str, *args: Any) -> Receipt:
+        if self._sender is None:
+            raise RuntimeError("this reader sends nothing")
+        return await self._sender.send(self.address, encode(NAME, fn, *args))
+
+
+def already(error: ChainError) -> bool:
+    """Whether a refused answer or refund was no longer needed: the request is closed."""
+    return error.code == REVERTED.code and "NotOpen" in error.found
+
+
+def _asked(log: Any, agent: bytes) -> tuple[Asked, bytes, int]:
+    if not isinstance(log, dict):
+        raise BAD_ANSWER(expected="a log", found=type(log).__name__)
+    name, said = decode_event(NAME, log)
+    block = log.get("blockNumber")
+    if (
+        name != "Requested"
+        or said["agent"] != agent
+        or len(said["payload"]) > MAX_PAYLOAD
+        or not isinstance(block, str)
+    ):
+        raise BAD_ANSWER(expected="a request of the agent", found="another log")
+    asked = Asked(
+        agent=agent,
+        index=said["index"],
+        requester=said["requester"],
+        fee=said["fee"],
+        code_hash=said["codeHash"],
+        gas_limit=said["gasLimit"],
+        deadline=said["deadline"],
+        copies=said["copies"],
+        flags=said["flags"],
+        payload_hash=keccak256(said["payload"]),
+    )
+    return asked, said["payload"], int(block, 16)

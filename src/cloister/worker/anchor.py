@@ -1,0 +1,308 @@
+"""Serving contracts: requests of the Anchor, each answered once (spec/anchor.md 9-17, 27-33).
+
+A turn per agent: 1. what the proven queue has gained is fetched, checked against its hash chain and taken in; 2. what
+is closed or late is forgotten; 3. what this worker is to answer is run, signed and kept, in one commit with the agent's
+own writes; 4. answers that are complete are brought to the chain, again and again until a checkpoint shows the request
+closed. So a crash between any two steps repeats a step, and a reorganisation that swallows an answer gets it once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from cloister.chain.anchor import AnchorChain, already
+from cloister.chain.proven import ProvenState
+from cloister.core.chainview.anchor import MAX_PAYLOAD, AnchorSeat, Asked, require_line
+from cloister.core.encoding.contract_statements import AnchorAnswer, AnchorLease
+from cloister.core.encoding.keccak import keccak256
+from cloister.core.encoding.signatures import Signed
+from cloister.core.encoding.statements import Checkpoint
+from cloister.core.errors import ChainError, CloisterError, PolicyError, define
+from cloister.node import logs
+from cloister.worker.anchor_outbox import BATCH, Answered, Cursor, Entry, Outbox, put_answer
+
+# A seat that is not first in line waits so long for those before it, each.
+PATIENCE_S: Final = 30
+# A lease at the Anchor: how long, and how long before its end a new one is asked for.
+LEASE_S: Final = 6 * 3600
+RENEW_S: Final = 3600
+# Turns between two attempts to tell the Anchor of a new committee.
+ADOPT_TURNS: Final = 16
+# Turns that a failing agent is left alone after its n-th failure: 2**n, at most 2**6.
+MAX_BACKOFF: Final = 6
+
+NO_SEAT = define(
+    "anchor.no_seat",
+    PolicyError,
+    check="the committee signs this worker's lease at the Anchor, and the chain takes it",
+    remedy="none needed: the worker asks again; the request goes back to its requester after the deadline",
+    status=503,
+)
+BAD_REPLY = define(
+    "anchor.bad_reply",
+    PolicyError,
+    check=f"the agent answers a contract's request with status 200 and at most {MAX_PAYLOAD} bytes",
+    remedy="see docs/use/contracts.md for what an agent answers",
+    status=502,
+)
+_log = logs.get("anchor")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where answers count. ``network``: the network id; ``anchor``, ``worker`` and ``payee``: 20-byte addresses."""
+
+    network: bytes
+    chain_id: int
+    anchor: bytes
+    worker: bytes
+    payee: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one agent's turn is based on. ``seats``: workers that hold the agent, best first. ``founded``: the block
+    before which nobody could ask."""
+
+    agent: bytes
+    epoch: int
+    code_hash: bytes
+    term: int
+    vendor_class: bytes
+    checkpoint: Checkpoint
+    state: ProvenState
+    seats: tuple[bytes, ...]
+    founded: int = 0
+
+
+class Runner(Protocol):
+    """Runs the agent on a request and commits its writes together with ``keep(reply)``, once."""
+
+    async def run(self, request: Asked, payload: bytes, keep: Callable[[bytes], tuple[str, bytes]]) -> None:
+        """``keep`` gives name and value of the signed answer. Raises CloisterError; already_done is no error."""
+
+
+class LeasePort(Protocol):
+    """Asks the committee for t signatures on a lease at the Anchor."""
+
+    async def anchor_lease(self, lease: AnchorLease, signature: bytes) -> Signed:
+        """``signature``: the worker's own over the statement. Raises the committee's refusal."""
+
+
+class AnchorDesk:
+    """Serves one agent's requests at one Anchor. ``sign(digest)`` is the node key's; ``ask`` gets leases."""
+
+    def __init__(
+        self,
+        chain: AnchorChain,
+        place: Place,
+        outbox: Outbox,
+        runner: Runner,
+        leases: LeasePort,
+        sign: Callable[[bytes], bytes],
+    ) -> None:
+        self._chain, self._place, self._outbox, self._runner = chain, place, outbox, runner
+        self._leases, self._sign = leases, sign
+        self._failures: dict[int, tuple[int, int]] = {}
+        self._turns = 0
+        self._adopt_after = 0
+        self._registered: tuple[tuple[int, int], AnchorSeat] | None = None
+
+    async def turn(self, at: Turn) -> bool:
+        """One turn; True while a request is open. One that fails does not hold up the others; the first refusal is
+        raised at the end."""
+        self._turns += 1
+        await self._take_in(at)  # 1
+        first: CloisterError | None = None
+        unfinished = await self._unfinished(at)  # 2
+        for entry in unfinished:
+            try:
+                await self._serve(at, entry)  # 3, 4
+            except CloisterError as error:
+                first = first or error
+        if first is not None:
+            raise first
+        return bool(unfinished)
+
+    # --- 1: what is new ---
+
+    async def _take_in(self, at: Turn) -> None:
+        """Requests up to the proven queue, in batches. Raises chainview.requests_withheld where logs do not fit it."""
+        queue = await self._chain.queue(at.state, at.agent)
+        cursor = await self._outbox.cursor()
+        if queue.count <= cursor.queue.count:
+            return
+        found = await self._chain.requests(at.agent, max(cursor.block, at.founded), at.checkpoint.number)
+        new = [(asked, payload, block) for asked, payload, block in found if asked.index > cursor.queue.count]
+        require_line(cursor.queue, (asked for asked, _, _ in new), queue)
+        for start in range(0, len(new), BATCH):
+            line, reached = new[start : start + BATCH], cursor.queue
+            for asked, _, _ in line:
+                reached = reached.after(asked.commitment())
+            entries = [Entry(asked, payload, at.checkpoint.timestamp) for asked, payload, _ in line]
+            cursor = Cursor(reached, line[-1][2])
+            if not await self._outbox.take(entries, cursor):
+                return
+
+    # --- 2: what ended ---
+
+    async def _unfinished(self, at: Turn) -> list[Entry]:
+        """Requests that are open by proof and in time; the others are forgotten."""
+        entries = await self._outbox.entries()
+        still = []
+        for entry, is_open in zip(entries, await self._chain.open(at.state, [e.request for e in entries]), strict=True):
+            if is_open and at.checkpoint.timestamp <= entry.request.deadline:
+                still.append(entry)
+            else:
+                self._failures.pop(entry.request.index, None)
+                await self._outbox.finish(entry.request.index)
+        return still
+
+    # --- 3: the answer ---
+
+    async def _serve(self, at: Turn, entry: Entry) -> None:
+        request = entry.request
+        position = self._position(at, request)
+        if position is None or not self._due(at, entry, position):
+            return
+        answers = await self._outbox.answers(request.index)
+        mine = any(a.worker == self._place.worker for a in answers)
+        if not mine and not complete(answers, request.copies):
+            await self._answer(at, entry)
+        elif not mine and self._abandoned(at, entry, position):
+            await self._sign_too(at, request, answers[0])
+        answers = await self._outbox.answers(request.index)
+        answers.sort(key=lambda a: a.worker != self._place.worker)
+        await self._bring(at, request, answers)
+
+    def _abandoned(self, at: Turn, entry: Entry, position: int) -> bool:
+        """Whether a single answer waits for a seat that had more time than all before us: it may be gone for good."""
+        late = at.checkpoint.timestamp >= entry.seen + (position + 2) * PATIENCE_S
+        return late and entry.request.copies == 1
+
+    async def _sign_too(self, at: Turn, request: Asked, answered: Answered) -> None:
+        """Sign what another seat of this agent ran: the agent's sealed state vouches for it."""
+        seat = await self._seat(at)
+        signature = self._signature(request, answered.reply)
+        mine = Answered(self._place.worker, answered.reply, signature, seat.vendor_class)
+        await self._outbox.sign_too(request.index, mine)
+
+    def _position(self, at: Turn, request: Asked) -> int | None:
+        """This worker's place in line: seats take turns by the request's index."""
+        if self._place.worker not in at.seats:
+            return None
+        n = len(at.seats)
+        return (at.seats.index(self._place.worker) - request.index) % n
+
+    def _due(self, at: Turn, entry: Entry, position: int) -> bool:
+        """1. the code pinned is the one that runs; 2. it is our turn; 3. the agent did not just fail on it."""
+        pinned = entry.request.code_hash
+        if any(pinned) and pinned != at.code_hash:  # 1
+            return False
+        behind = max(0, position - entry.request.copies + 1)
+        if at.checkpoint.timestamp < entry.seen + behind * PATIENCE_S:  # 2
+            return False
+        return self._failures.get(entry.request.index, (0, 0))[1] <= self._turns  # 3
+
+    async def _answer(self, at: Turn, entry: Entry) -> None:
+        """A lease first, for an answer without one is worth nothing. Then run, sign and keep, in one commit."""
+        request = entry.request
+        seat = await self._seat(at)
+
+        def keep(reply: bytes) -> tuple[str, bytes]:
+            signature = self._signature(request, reply)
+            return put_answer(request.index, Answered(self._place.worker, reply, signature, seat.vendor_class))
+
+        try:
+            await self._runner.run(request, entry.payload, keep)
+        except CloisterError:
+            failed = self._failures.get(request.index, (0, 0))[0] + 1
+            self._failures[request.index] = (failed, self._turns + (1 << min(failed, MAX_BACKOFF)))
+            raise
+
+    def _signature(self, request: Asked, reply: bytes) -> bytes:
+        place, commitment = self._place, request.commitment()
+        said = AnchorAnswer(place.chain_id, place.anchor, commitment, keccak256(reply), bytes(32))
+        return self._sign(said.digest(place.network))
+
+    # --- 4: to the chain ---
+
+    async def _bring(self, at: Turn, request: Asked, answers: list[Answered]) -> None:
+        chosen = complete(answers, request.copies)
+        if chosen is None:
+            return
+        reply, by = chosen[0].reply, [(a.worker, a.signature) for a in chosen]
+        await self._seat(at)
+        if not await self._chain.is_open(request):
+            return  # somebody was faster; a checkpoint will say so
+        try:
+            receipt = await self._chain.respond(request, reply, by)
+        except ChainError as error:
+            if already(error):
+                return
+            self._registered = None  # perhaps the chain forgot it
+            raise
+        _log.info("answered", index=request.index, block=receipt.block_number, gas=receipt.gas_used)
+
+    async def _seat(self, at: Turn) -> AnchorSeat:
+        """This worker's live lease at the Anchor, got and registered if need be. Raises anchor.no_seat, ChainError.
+
+        1. the Anchor knows the committee in office; 2. a lease that lasts, by proof or just registered; 3. a new one,
+        with t signatures, on chain."""
+        term, expiry = await self._chain.term(at.state)
+        now = at.checkpoint.timestamp
+        if term != at.term or expiry <= now + RENEW_S:  # 1
+            if self._turns >= self._adopt_after:
+                self._adopt_after = self._turns + ADOPT_TURNS
+                await self._chain.adopt()
+            raise NO_SEAT(expected=f"term {at.term} at the Anchor", found=f"term {term}; it was told")
+        held = await self._chain.seat(at.state, term, at.agent, at.epoch, self._place.worker)
+        if self._registered is not None and self._registered[0] == (term, at.epoch):
+            held = self._registered[1]
+        if held is not None and held.expiry > now + RENEW_S and held.code_hash == at.code_hash:  # 2
+            return held
+        lease = self._lease(at)
+        signed = await self._leases.anchor_lease(lease, self._sign(lease.digest(self._place.network)))  # 3
+        await self._chain.register(signed)
+        held = AnchorSeat(lease.payee, lease.expiry, lease.vendor_class, lease.code_hash)
+        self._registered = (term, at.epoch), held
+        return held
+
+    def _lease(self, at: Turn) -> AnchorLease:
+        return AnchorLease(
+            term=at.term,
+            chain_id=self._place.chain_id,
+            anchor=self._place.anchor,
+            agent=at.agent,
+            agent_epoch=at.epoch,
+            code_hash=at.code_hash,
+            worker=self._place.worker,
+            vendor_class=at.vendor_class,
+            payee=self._place.payee,
+            expiry=at.checkpoint.timestamp + LEASE_S,
+        )
+
+
+def complete(answers: list[Answered], copies: int) -> list[Answered] | None:
+    """``copies`` equal answers, for two or more of them by at least two vendor classes; None if there are none."""
+    groups: dict[bytes, list[Answered]] = {}
+    for answer in answers:
+        groups.setdefault(answer.reply, []).append(answer)
+    for group in groups.values():
+        chosen = _mixed(group, copies)
+        if chosen is not None:
+            return chosen
+    return None
+
+
+def _mixed(group: list[Answered], copies: int) -> list[Answered] | None:
+    """The first ``copies`` of a group, with one of another vendor class in the last place if need be."""
+    chosen = group[:copies]
+    if len(chosen) < copies:
+        return None
+    if copies == 1 or len({a.vendor_class for a in chosen}) > 1:
+        return chosen
+    other = next((a for a in group if a.vendor_class != chosen[0].vendor_class), None)
+    return None if other is None else [*chosen[:-1], other]

@@ -1,0 +1,181 @@
+"""What a worker remembers of contracts' requests, in the agent's own sealed state (spec/anchor.md 27-30).
+
+Names begin with NUL, which agent code cannot use. Every seat of the agent shares it: a cursor behind the queue, the
+requests that are not finished, and the answers that workers signed. An answer and the agent's own writes commit
+together.
+
+::
+
+    \\0anchor/cursor            JCS {count, head, block}
+    \\0anchor/ask/<index>       JCS {request, payload, seen}        seen: Unix seconds of the checkpoint that showed it
+    \\0anchor/out/<index>/<w>   JCS {reply, signature, class}       one per worker
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cloister.core.chainview.anchor import MAX_PAYLOAD, Asked, Queue
+from cloister.core.encoding import jcs
+from cloister.core.encoding.hexes import from_hex, to_hex
+from cloister.core.errors import StateError
+from cloister.fabric.ports import CONFLICT
+from cloister.worker.state import ALREADY_DONE, AgentState, Transaction
+
+PREFIX: Final = "\0anchor/"
+CURSOR: Final = f"{PREFIX}cursor"
+# Requests taken in at once; the rest waits for the next turn.
+BATCH: Final = 16
+MAX_OPEN: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far requests were taken in: the queue's state, and the block of the last one."""
+
+    queue: Queue = Queue()  # noqa: RUF009 - frozen
+    block: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A request that is not finished. ``seen``: Unix seconds of the checkpoint that showed it."""
+
+    request: Asked
+    payload: bytes
+    seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One worker's signed answer. ``vendor_class``: of its lease at the Anchor."""
+
+    worker: bytes
+    reply: bytes
+    signature: bytes
+    vendor_class: bytes
+
+
+class Outbox:
+    """The outbox of one agent over its state."""
+
+    def __init__(self, state: AgentState) -> None:
+        self._state = state
+
+    async def cursor(self) -> Cursor:
+        """Where the last turn, of any seat, came to."""
+        data = await (await self._begin("read")).get(CURSOR)
+        if data is None:
+            return Cursor()
+        said = jcs.decode(data)
+        return Cursor(Queue(said["count"], from_hex(said["head"], 24)), said["block"])
+
+    async def take(self, entries: Sequence[Entry], cursor: Cursor) -> bool:
+        """Remember requests and move the cursor, in one step. False: another seat was faster."""
+        name = f"take {cursor.queue.count} {cursor.queue.head.hex()}"
+        try:
+            tx = await self._begin(name)
+            await tx.get(CURSOR)
+            for e in entries:
+                said = {"request": e.request.to_json(), "payload": _text(e.payload), "seen": e.seen}
+                await tx.put(_ask(e.request.index), jcs.encode(said))
+            at = {"count": cursor.queue.count, "head": to_hex(cursor.queue.head), "block": cursor.block}
+            await tx.put(CURSOR, jcs.encode(at))
+            await tx.commit(request_id(name))
+        except StateError as error:
+            if error.code in (CONFLICT.code, ALREADY_DONE.code):
+                return False
+            raise
+        return True
+
+    async def entries(self) -> list[Entry]:
+        """Requests that are not finished, by index."""
+        tx = await self._begin("read")
+        found = []
+        for name in await tx.list(f"{PREFIX}ask/", limit=MAX_OPEN):
+            data = await tx.get(name)
+            if data is not None:
+                said = jcs.decode(data)
+                found.append(Entry(Asked.from_json(said["request"]), _bytes(said["payload"]), said["seen"]))
+        return found
+
+    async def answers(self, index: int) -> list[Answered]:
+        """Answers to one request, signed by seats of this agent."""
+        tx = await self._begin("read")
+        found = []
+        for name in await tx.list(_out(index, b"")):
+            data = await tx.get(name)
+            if data is not None:
+                found.append(_answered(name, jcs.decode(data)))
+        return found
+
+    async def sign_too(self, index: int, answered: Answered) -> bool:
+        """Keep this worker's signature on an answer that another seat ran. False: a race; the next turn repeats."""
+        name = f"too {index} {answered.worker.hex()} {answered.signature.hex()}"
+        try:
+            tx = await self._begin(name)
+            await tx.put(*put_answer(index, answered))
+            await tx.commit(request_id(name))
+        except StateError as error:
+            if error.code in (CONFLICT.code, ALREADY_DONE.code):
+                return False
+            raise
+        return True
+
+    async def finish(self, index: int) -> None:
+        """Forget a request that ended; its answers too. A race with another seat is no error: the next turn repeats."""
+        name = f"finish {index}"
+        try:
+            tx = await self._begin(name)
+            for stored in [_ask(index), *await tx.list(_out(index, b""))]:
+                await tx.delete(stored)
+            await tx.commit(request_id(name))
+        except StateError as error:
+            if error.code not in (CONFLICT.code, ALREADY_DONE.code):
+                raise
+
+    async def _begin(self, name: str) -> Transaction:
+        return await self._state.begin(request_id(name))
+
+
+def request_id(name: str) -> str:
+    """A request id of the worker's own, 32 hex digits: what it names commits once."""
+    return hashlib.sha256(b"anchor " + name.encode()).hexdigest()[:32]
+
+
+def put_answer(index: int, answered: Answered) -> tuple[str, bytes]:
+    """Name and value of an answer, for the transaction that the agent's own writes commit in."""
+    said = {
+        "reply": _text(answered.reply),
+        "signature": to_hex(answered.signature),
+        "class": to_hex(answered.vendor_class),
+    }
+    return _out(index, answered.worker), jcs.encode(said)
+
+
+def _ask(index: int) -> str:
+    return f"{PREFIX}ask/{index:020d}"
+
+
+def _out(index: int, worker: bytes) -> str:
+    return f"{PREFIX}out/{index:020d}/{worker.hex()}"
+
+
+def _answered(name: str, said: dict[str, Any]) -> Answered:
+    worker = bytes.fromhex(name.rpartition("/")[2])
+    return Answered(worker, _bytes(said["reply"]), from_hex(said["signature"], 65), from_hex(said["class"], 32))
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _bytes(text: str) -> bytes:
+    data = base64.b64decode(text, validate=True)
+    if len(data) > 2 * MAX_PAYLOAD:
+        raise RuntimeError("a worker stores nothing of that size")
+    return data
