@@ -4,11 +4,13 @@ pragma solidity ^0.8.28;
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {IGatekeepers} from "./interfaces/IGatekeepers.sol";
 import {LogStatements} from "./LogStatements.sol";
+import {Statements} from "./Statements.sol";
 import {Workers} from "./Workers.sol";
 
-/// @notice The committee in office, by address.
+/// @notice The committee in office, by address, and the network that it signs for.
 interface IMembers {
     function members() external view returns (address[] memory);
+    function networkId() external view returns (bytes32);
 }
 
 /// @title Receipts: roots of workers' receipt logs, as the committee saw them (spec/receipts.md 13).
@@ -54,8 +56,8 @@ contract Receipts {
     /// @notice Keep a head that `quorum()` members signed. 1. signatures; 2. the worker is registered with this boot, so a
     /// head of an older boot does not come back; 3. the log is longer than what stands here.
     function record(LogStatements.LogHead calldata head, bytes[] calldata sigs) external returns (uint256 index) {
-        if (sigs.length < quorum()) revert TooFewWitnesses(sigs.length, quorum()); // 1
-        gatekeepers.requireStatement(head.term, head.hash(), sigs);
+        gatekeepers.requireStatement(head.term, head.hash(), sigs); // 1
+        _requireQuorum(head.hash(), sigs);
         Workers.Worker memory w = workers.worker(head.worker); // 2
         if (w.removed) revert Removed(head.worker);
         if (w.boot != head.boot) revert OtherBoot(head.worker, w.boot);
@@ -74,9 +76,7 @@ contract Receipts {
 
     /// @notice How many members must have signed: with fewer, one liar could sign two forks (2q - n > 1).
     function quorum() public view returns (uint256) {
-        uint256 n = IMembers(address(gatekeepers)).members().length;
-        uint256 q = (n + 1) / 2 + 1;
-        return q < n ? q : n;
+        return _quorumOf(IMembers(address(gatekeepers)).members().length);
     }
 
     function count(address worker) external view returns (uint256) {
@@ -163,5 +163,31 @@ contract Receipts {
             (spot, last) = (spot >> 1, last >> 1);
         }
         return (last == 0, found);
+    }
+
+    // --- inside ---
+
+    function _quorumOf(uint256 n) private pure returns (uint256) {
+        uint256 q = (n + 1) / 2 + 1;
+        return q < n ? q : n;
+    }
+
+    /// @dev `requireStatement` looks for t distinct members; here each member counts once, towards the quorum.
+    function _requireQuorum(bytes32 structHash, bytes[] calldata sigs) private view {
+        address[] memory members = IMembers(address(gatekeepers)).members();
+        bytes32 digest = Statements.digest(IMembers(address(gatekeepers)).networkId(), structHash);
+        uint256 distinct;
+        if (sigs.length > members.length) revert TooFewWitnesses(0, _quorumOf(members.length));
+        for (uint256 i = 0; i < sigs.length; ++i) {
+            (address signer, ECDSA.RecoverError problem,) = ECDSA.tryRecoverCalldata(digest, sigs[i]);
+            if (problem != ECDSA.RecoverError.NoError || signer == address(0)) continue;
+            for (uint256 j = 0; j < members.length; ++j) {
+                if (members[j] != signer) continue;
+                members[j] = address(0); // each counts once
+                ++distinct;
+                break;
+            }
+        }
+        if (distinct < _quorumOf(members.length)) revert TooFewWitnesses(distinct, _quorumOf(members.length));
     }
 }
