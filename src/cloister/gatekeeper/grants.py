@@ -12,14 +12,23 @@ from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.identity import Epochs, KeyIdentity
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import CloisterError
-from cloister.core.policy.release import Facts, Grant, Limits, Requester, may_release
+from cloister.core.policy.release import (
+    AgentFacts,
+    EpochFacts,
+    EpochState,
+    Facts,
+    Grant,
+    Limits,
+    Requester,
+    may_release,
+)
 from cloister.core.threshold.partial import evaluate
 from cloister.gatekeeper.attest import attest
 from cloister.gatekeeper.audit import AuditLog
 from cloister.gatekeeper.checkpoints import Checkpoints
 from cloister.gatekeeper.limits import RateLimit
 from cloister.gatekeeper.office import Office
-from cloister.gatekeeper.ports import Chain
+from cloister.gatekeeper.ports import Chain, Snapshot
 from cloister.gatekeeper.store import Store
 from cloister.wire.messages import KeyPartial, KeysAnswer, KeysRequest, OldPartial, parse
 
@@ -100,6 +109,7 @@ class KeyDesk:
             at.live_workers(),
             self._chain.newest(agent, requester.worker),
         )
+        masters = await self._masters(at, agent, found)
         # From here to record_grant nothing waits: two requests at once cannot both take the last free place.
         self._checkpoints.require_running()
         parameters = self._policy.network
@@ -113,7 +123,15 @@ class KeyDesk:
             limits=Limits(parameters.period_blocks, parameters.max_agents_per_worker),
             newest=newest,
             ledger=replace(self._store.ledger(self._office.term, requester.worker, agent), sealed=self._sealed(agent)),
+            masters=masters,
         )
+
+    async def _masters(self, at: Snapshot, agent: bytes, found: AgentFacts | None) -> EpochFacts:
+        """What the chain says of the master epoch in use, the next one, and those that the agent is still under."""
+        sealed, newest = self._sealed(agent), self._office.facts().master_epoch
+        older = {e.master for e in (sealed, found.secrets if found else None) if e is not None and e.master < newest}
+        records = await asyncio.gather(*(at.epoch_record(e) for e in sorted({newest, newest + 1} | older)))
+        return EpochFacts({r.epoch: EpochState[r.state.name] for r in records if r.state.name != "NONE"})
 
     def _partial(self, identity: KeyIdentity, transport: bytes) -> KeyPartial:
         share = self._office.share_for(identity.version.master_epoch)
