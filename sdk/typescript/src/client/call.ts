@@ -295,8 +295,17 @@ export class Caller {
       response: sealed.opener.commitment(sealed.salt),
     };
     const { seat } = sitting;
-    const receipt = verifyReceipt(final.receipt, final.signature, seat.certificate, admissionOf(sitting), exchange);
-    this.options.onReceipt?.(kept(final.receipt, final.signature, sealed.salt, seat, this.options.clock()));
+    const receipt = verifyReceipt(
+      final.receipt,
+      final.signature,
+      seat.certificate,
+      admissionOf(sitting),
+      exchange,
+      final.batch,
+    );
+    this.options.onReceipt?.(
+      kept(final.receipt, final.signature, sealed.salt, seat, this.options.clock(), final.batch),
+    );
     return { type: "answered", receipt, proof: proofOf(resolution, sitting, receipt.id), attempts: tries.count };
   }
 }

@@ -10,6 +10,7 @@ export const Context = {
   RECEIPT: "cloister/v1/receipt",
   RECEIPT_REQUEST: "cloister/v1/receipt/request",
   RECEIPT_RESPONSE: "cloister/v1/receipt/response",
+  RECEIPT_BATCH: "cloister/v1/receipt/batch",
   KEY_CERTIFICATE: "cloister/v1/key-certificate",
   IBE_CIPHERTEXT: "cloister/v1/ibe/ciphertext",
   KEY_POINT: "cloister/v1/key-point",

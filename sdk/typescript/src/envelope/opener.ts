@@ -7,10 +7,11 @@
 
 import { sha256 } from "@noble/hashes/sha2.js";
 import { CloisterError, define, EnvelopeError, fromWire, isObject } from "../errors.ts";
-import { concat, equalBytes, fromUtf8, readU32, utf8 } from "../encoding/bytes.ts";
+import { concat, equalBytes, readU32, utf8 } from "../encoding/bytes.ts";
 import { fromHex } from "../encoding/hexes.ts";
 import { parse } from "../encoding/jcs.ts";
 import type { Context as SealedContext } from "../keys/hpke.ts";
+import { BatchPath } from "../receipts/batch.ts";
 import { responseCommitment } from "../receipts/commitments.ts";
 import {
   BAD_HEAD,
@@ -28,8 +29,9 @@ import { AnswerCipher, RAND_SIZE } from "./stream.ts";
 const PREFIX = 5;
 const MAX_INDEX = 2 ** 32;
 const LEAD = utf8('{"receipt":');
-const SIGNATURE = /^,"signature":"(0x[0-9a-f]{130})"\}$/;
-const SIGNATURE_SIZE = 148;
+// What follows a receipt. A receipt holds no such text, and it is no longer than MAX_TAIL.
+const TAIL = /,"signature":"(0x[0-9a-f]{130})"(?:,"batch":(\{"first":\d+,"path":"0x[0-9a-f]*","size":\d+\}))?\}$/;
+const MAX_TAIL = 1024;
 
 export const TRUNCATED = define(
   "envelope.truncated",
@@ -56,6 +58,8 @@ export interface Final {
   type: "final";
   receipt: Uint8Array;
   signature: Uint8Array;
+  /** The receipt's place in what was signed; not there if it was signed alone. */
+  batch?: BatchPath;
 }
 /** Last event of a failed answer: the worker's sealed refusal. */
 export interface Failed {
@@ -195,12 +199,25 @@ function end(data: Uint8Array, first: boolean): Final | Failed {
   return { type: "failed", error: fromWire(value["error"], status) };
 }
 
-/** {"receipt":…,"signature":"0x…"}: the receipt is cut out as it is, since its very bytes are signed. */
+/**
+ * {"receipt":…,"signature":"0x…"} with {"batch":…} after it or not: the receipt is cut out as it is, since its very bytes
+ * are signed.
+ */
 function receiptOf(data: Uint8Array): Final {
-  const at = data.length - SIGNATURE_SIZE;
-  const found = SIGNATURE.exec(fromUtf8(data.subarray(Math.max(at, LEAD.length))) ?? "");
+  const found = TAIL.exec(latin1(data.subarray(Math.max(data.length - MAX_TAIL, LEAD.length))));
   if (!found) throw BAD_HEAD("a receipt and a signature", "another form");
-  return { type: "final", receipt: data.slice(LEAD.length, at), signature: fromHex(found[1], 65, "receipt signature") };
+  const final: Final = {
+    type: "final",
+    receipt: data.slice(LEAD.length, data.length - found[0].length),
+    signature: fromHex(found[1], 65, "receipt signature"),
+  };
+  if (found[2] !== undefined) final.batch = BatchPath.fromJson(parse(utf8(found[2])));
+  return final;
+}
+
+/** One character per byte, so that a place in the text is a place in the bytes. */
+function latin1(data: Uint8Array): string {
+  return String.fromCharCode(...data);
 }
 
 function isTexts(value: unknown): boolean {

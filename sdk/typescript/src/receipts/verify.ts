@@ -6,6 +6,7 @@ import { toHex } from "../encoding/hexes.ts";
 import { verifySigner } from "../encoding/signatures.ts";
 import type { Lease } from "../encoding/statements.ts";
 import type { KeyCertificate } from "../envelope/certificate.ts";
+import type { BatchPath } from "./batch.ts";
 import { decodeReceipt, type Exchange, type Receipt } from "./receipt.ts";
 
 export const WRONG_CERTIFICATE = define(
@@ -60,7 +61,7 @@ export function admissionOfLease(lease: Lease): Admission {
 /**
  * The receipt, after the checks of spec/receipts.md 4, by number. Throws ReceiptError at the first that fails.
  *
- * `exchange` undefined is for an auditor who has no texts: then step 5 is left out and the receipt says nothing of them.
+ * `batch`: its place in what was signed, undefined if it was signed alone. `exchange` undefined is for an auditor who has no texts: then step 5 is left out and the receipt says nothing of them.
  */
 export function verifyReceipt(
   encoded: Uint8Array,
@@ -68,10 +69,11 @@ export function verifyReceipt(
   certificate: KeyCertificate,
   admission: Admission,
   exchange?: Exchange,
+  batch?: BatchPath,
 ): Receipt {
   const receipt = decodeReceipt(encoded); // 1
   sameCertificate(receipt, certificate); // 2
-  signed(receipt, signature); // 3
+  verifySigned(receipt, signature, batch); // 3
   admitted(receipt, admission); // 4
   if (exchange) sameExchange(receipt, exchange); // 5
   return receipt;
@@ -86,9 +88,11 @@ function sameCertificate(receipt: Receipt, { fields }: KeyCertificate): void {
   if (differing.length) throw WRONG_CERTIFICATE("the certificate's fields", `other ${differing.join(", ")}`);
 }
 
-function signed(receipt: Receipt, signature: Uint8Array): void {
+/** Throw ReceiptError unless the receipt's worker signed it, alone or in a batch. */
+export function verifySigned(receipt: Receipt, signature: Uint8Array, batch?: BatchPath): void {
+  const digest = batch ? batch.digest(receipt) : receipt.id;
   try {
-    verifySigner(receipt.id, signature, receipt.worker);
+    verifySigner(digest, signature, receipt.worker);
   } catch (error) {
     throw error instanceof CloisterError ? BAD_SIGNATURE(error.expected, error.found) : error;
   }
