@@ -314,3 +314,85 @@ async def test_long_tables_travel_in_pages(stage: Stage, monkeypatch: pytest.Mon
         page = stage.desk().page(b"\1" * 32, after_row(seen[-1]))
         seen += page.rows
     assert [from_hex(r["agent"]) for r in seen] == [bytes([i]) * 32 for i in range(1, 9)]
+
+
+NEW = EPOCHS._replace(agent=2)
+
+
+def moved(stage: Stage, height: int = 2, head: bytes = b"\x72", **how: Any) -> HeadMove:
+    """A head under the next agent epoch, on the newest one of the first."""
+    base = HeadMove(AGENT, NEW, height, bytes([height - 1]) * 32, head * 32)
+    return dataclasses.replace(base, **how)
+
+
+def renewed(stage: Stage, *moves: HeadMove, **changes: Any) -> HeadsRequest:
+    """A request under a lease of the next agent epoch."""
+    return stage.request(*moves, leases=(stage.lease(agent_epoch=2),), **changes)
+
+
+async def test_a_lease_of_new_epochs_continues_the_chain_of_the_old_ones(stage: Stage) -> None:
+    await stage.ask(stage.request(stage.move(1)))
+    assert stage.desk().sealed(AGENT) == EPOCHS
+    (outcome,) = await stage.ask(renewed(stage, moved(stage)))
+    assert outcome.startswith("0x")
+    assert stage.desk().sealed(AGENT) == NEW
+    assert await stage.ask(stage.request(stage.move(2))) == ["state.rolled_back"], "the old epochs are left"
+
+
+async def test_and_may_finish_the_old_chain_before(stage: Stage) -> None:
+    await stage.ask(stage.request(stage.move(1)))
+    outcomes = await stage.ask(renewed(stage, stage.move(2), moved(stage, 3)))
+    assert all(o.startswith("0x") for o in outcomes)
+
+
+RE_SEALS: dict[str, tuple[dict[str, Any], str]] = {
+    "on an older head": ({"parent": b"\1" * 32}, "state.unknown_parent"),
+    "on a head that nobody endorsed": ({"parent": b"\x99" * 32}, "state.unknown_parent"),
+    "of epochs that the lease is not of": ({"epochs": EPOCHS._replace(agent=3)}, "gatekeeper.no_lease"),
+    "of epochs before those that the state is under": ({"epochs": EPOCHS._replace(agent=0)}, "gatekeeper.no_lease"),
+}
+
+
+@pytest.mark.parametrize("case", RE_SEALS)
+async def test_no_re_seal_is_endorsed(stage: Stage, case: str) -> None:
+    await stage.ask(stage.request(stage.move(1), stage.move(2)))
+    change, code = RE_SEALS[case]
+    assert await stage.ask(renewed(stage, moved(stage, 3, **change))) == [code]
+
+
+async def test_of_two_workers_re_seals_one_is_signed(stage: Stage) -> None:
+    await stage.ask(stage.request(stage.move(1)))
+    first, second = await stage.ask(renewed(stage, moved(stage), moved(stage, head=b"\x73")))
+    assert first.startswith("0x")
+    assert second == "state.forked"
+
+
+async def test_once_newer_keys_were_released_an_old_lease_endorses_nothing(stage: Stage) -> None:
+    """A worker that kept its keys and its lease: t members released newer keys, so no quorum signs for it any more."""
+    await stage.ask(stage.request(stage.move(1)))
+    member = stage.seats[0].member
+    assert member is not None
+    granted = stage.lease(agent_epoch=2, worker=b"\x33" * 20).statement
+    assert isinstance(granted, Lease)
+    member.store.record_grant(granted)
+    assert await stage.ask(stage.request(stage.move(2))) == ["gatekeeper.no_lease"]
+    (outcome,) = await stage.ask(renewed(stage, moved(stage)))
+    assert outcome.startswith("0x")
+
+
+def first_again(stage: Stage) -> HeadMove:
+    genesis = genesis_head(bytes(NEW.version(stage.sitting.network, AGENT).key(Purpose.STATE)))
+    return moved(stage, 1, parent=genesis)
+
+
+async def test_state_starts_over_only_where_the_owner_left_the_old_one_behind(stage: Stage) -> None:
+    await stage.ask(stage.request(stage.move(1), stage.move(2)))
+    assert await stage.ask(renewed(stage, first_again(stage))) == ["state.unknown_parent"]
+    an_agent(stage.world, agent_epoch=2, wiped_below=2)
+    assert await stage.ask(renewed(stage, first_again(stage))) == ["state.unknown_parent"], "not final yet"
+    for _ in range(4):
+        stage.world.mine(1)
+        await turn_all(stage.seats)
+    (outcome,) = await stage.ask(renewed(stage, first_again(stage)))
+    assert outcome.startswith("0x")
+    assert stage.desk().sealed(AGENT) == NEW
