@@ -45,6 +45,7 @@ long: setup fuzz-setup browser-setup ## exhaustive runs: every bit, every crash 
 contracts: setup ## recompile with pinned solc and compare with the shipped artifacts; forge tests
 	@$(PY) contracts/build.py --check
 	@$(PY) spec/vectors/gen_statements.py --check
+	@$(PY) spec/vectors/gen_ceremonies.py --check
 	@$(PY) contracts/build.py --test
 
 tcb: setup ## lines and packages inside a TEE image

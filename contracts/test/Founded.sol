@@ -111,7 +111,7 @@ abstract contract Founded is Checks {
     }
 
     function newKey() internal returns (bytes32) {
-        return keccak256(abi.encode("key", ++keysMade));
+        return keccak256(abi.encode("key", address(this), ++keysMade));
     }
 
     /// @dev Everybody in office registers a key for the next ceremony.

@@ -116,7 +116,7 @@ class Town:
         gas = 6_000_000 if function in ("nominate", "refresh", "rotate", "carry", "openFounding") else _GAS
         return sender, await sender.submit(self.contracts["Gatekeepers"], data, gas=gas)
 
-    async def do(self, sender: Sender, function: str, *args: object) -> None:
+    async def send(self, sender: Sender, function: str, *args: object) -> None:
         """One transaction that must succeed."""
         sent = await self._submit(sender, function, args)
         assert sent is not None

@@ -30,7 +30,7 @@ async def town(chain: TestChain) -> AsyncIterator[Town]:
 
 
 async def open_founding(town: Town) -> CeremonyView:
-    await town.do(town.founder, "openFounding", [one.address for one in town.all[:5]], 3, town.genesis)
+    await town.send(town.founder, "openFounding", [one.address for one in town.all[:5]], 3, town.genesis)
     view = await (await town.state()).open_ceremony()
     assert view is not None
     return view
@@ -69,7 +69,7 @@ async def test_the_founding_completes_with_one_absent_and_every_number_is_python
     assert phase is Phase.DONE
     assert set(facts.committed) == set(facts.confirmed) == {1, 2, 3, 4}
     assert (await town.view("term")) == 0, "a deadline brought the end: somebody writes it down"
-    await town.do(town.founder, "close", view.id)
+    await town.send(town.founder, "close", view.id)
     state = await town.state()
     committee, term, epoch = await state.committee(), await state.term_record(1), await state.epoch_record(1)
     assert committee.mpk == epoch.mpk == key_of(town, 1, 1)
@@ -86,7 +86,7 @@ async def test_refresh_then_another_member_then_a_new_master_key(town: Town) -> 
     mpk = key_of(town, 1, 1)
     # R6: a refresh to the same members
     await prepare(town)
-    await town.do(town.founder, "refresh")
+    await town.send(town.founder, "refresh")
     view, _, phase = await town.run()
     assert (phase, view.kind, view.term, view.dealer_term) == (Phase.DONE, Kind.RESHARE, 2, 1)
     assert key_of(town, 1, 2) == mpk
@@ -94,9 +94,9 @@ async def test_refresh_then_another_member_then_a_new_master_key(town: Town) -> 
     await hand_over(town, 1, town.all[:3])
     # E2: one resigns, another sits down
     await town.stand([town.all[5]])
-    await town.do(town.all[1].sender, "resign", town.all[1].address)
+    await town.send(town.all[1].sender, "resign", town.all[1].address)
     await prepare(town)
-    await town.do(town.founder, "nominate")
+    await town.send(town.founder, "nominate")
     view, _, phase = await town.run()
     assert phase is Phase.DONE
     assert (await in_office(town))[1] is town.all[5], "the newcomer takes the seat that fell vacant"
@@ -104,7 +104,7 @@ async def test_refresh_then_another_member_then_a_new_master_key(town: Town) -> 
     await hand_over(town, 2, [town.all[i] for i in (0, 1, 4)])
     # M1, M2
     await prepare(town)
-    await town.do(town.founder, "rotate")
+    await town.send(town.founder, "rotate")
     view, _, phase = await town.run()
     assert (phase, view.kind, view.master_epoch) == (Phase.DONE, Kind.ROTATE, 2)
     new = key_of(town, 2, 3)
@@ -128,7 +128,7 @@ async def hand_over(town: Town, term: int, by: list[Gatekeeper]) -> None:
     )
     assert list(said.values()) == [getattr(statement, name) for name in Handover.TYPES]
     signatures = await town.signed(statement, by)
-    await town.do(town.founder, "handOver", term, signatures)
+    await town.send(town.founder, "handOver", term, signatures)
     stored = await (await town.state()).handover_signatures(term)
     assert stored == tuple(signatures)
     before = await (await town.state()).term_record(term)
@@ -145,10 +145,10 @@ async def epochs(town: Town, rotation: CeremonyView, old: bytes, new: bytes) -> 
     assert (one.state, two.state, one.mpk, two.mpk) == (EpochState.PAUSED, EpochState.PAUSED, old, new)
     members = (await in_office(town))[:3]
     resume = MasterResume(3, rotation.id, 2)
-    await town.do(town.founder, "resume", resume, await town.signed(resume, members))
+    await town.send(town.founder, "resume", resume, await town.signed(resume, members))
     assert (await (await town.state()).epoch_record(2)).state is EpochState.RESUMED
     end = EpochDestruction(3, 1)
-    await town.do(town.founder, "destroyEpoch", end, await town.signed(end, members))
+    await town.send(town.founder, "destroyEpoch", end, await town.signed(end, members))
     gone = await (await town.state()).epoch_record(1)
     assert gone.state is EpochState.DESTROYED
     assert gone.destroyed_at > gone.confirmed_at
@@ -171,14 +171,14 @@ async def test_a_lying_dealer_publishes_and_opens_and_liars_accuse_in_vain(town:
 async def test_a_cancelled_ceremony_changes_nothing_and_its_keys_are_never_used_again(town: Town) -> None:
     view = await open_founding(town)
     await town.run(stop=lambda phase: phase is Phase.SHOW)
-    await town.do(town.founder, "cancel", view.id)
+    await town.send(town.founder, "cancel", view.id)
     _, facts, phase = await town.run()
     assert phase is Phase.FAILED
     assert facts.cancelled
     assert {one.failed for one in town.all[:5]} == {"threshold.cancelled"}
     assert await town.view("term") == 0
     with pytest.raises(CloisterError, match=r"NoFreshKey|reverted"):
-        await town.do(town.founder, "openFounding", list(view.receivers), 3, town.genesis)
+        await town.send(town.founder, "openFounding", list(view.receivers), 3, town.genesis)
     await town.new_keys(town.all[:5])
     again = await open_founding(town)
     assert again.id != view.id
@@ -192,11 +192,11 @@ async def test_too_few_dealers_fail_and_the_committee_in_office_stays(town: Town
     await prepare(town)
     for one in town.all[:3]:
         one.manner = Manner(absent=True)
-    await town.do(town.founder, "refresh")
+    await town.send(town.founder, "refresh")
     view, facts, phase = await town.run()
     assert phase is Phase.FAILED
     assert set(facts.committed) == {4, 5}
-    await town.do(town.founder, "close", view.id)
+    await town.send(town.founder, "close", view.id)
     state = await town.state()
     committee = await state.committee()
     assert (committee.term, committee.mpk) == (1, mpk)
@@ -211,7 +211,7 @@ async def test_a_revoked_member_signs_nothing_and_the_reshare_removes_it(town: T
     await founded(town)
     bad = town.all[0]
     said = SeatRevocation(1, bad.address)
-    await town.do(town.founder, "revokeByCommittee", said, await town.signed(said, town.all[1:4]))
+    await town.send(town.founder, "revokeByCommittee", said, await town.signed(said, town.all[1:4]))
     assert (await (await town.state()).term_record(1)).revoked == {1}
     other = SeatRevocation(1, town.all[6].address)
     network = await town.signed(other, town.all[:3])
@@ -220,7 +220,7 @@ async def test_a_revoked_member_signs_nothing_and_the_reshare_removes_it(town: T
     await town.stand([town.all[5]])
     await town.new_keys(town.all[1:5])
     await town.rest()
-    await town.do(town.founder, "nominate")
+    await town.send(town.founder, "nominate")
     view, facts, phase = await town.run()
     assert phase is Phase.DONE
     assert view.dealers[0] == bad.address
