@@ -9,7 +9,7 @@ import json
 import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiohttp import web
@@ -19,13 +19,17 @@ from cloister.chain.contracts import encode
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.identity import Purpose
 from cloister.core.encoding.keccak import keccak256
+from cloister.core.encoding.log_statements import LogHead
 from cloister.core.encoding.signatures import Signed, address_of, sign_digest
 from cloister.core.envelope.certificate import KeyCertificate, Seat
 from cloister.core.envelope.model import Headers
 from cloister.core.envelope.server import OpenRequest, SealedRefusalError, ServerSessions
 from cloister.core.errors import CloisterError
 from cloister.core.keys import hpke
-from cloister.core.receipts.receipt import Exchange, ReceiptChain
+from cloister.core.receipts.batch import BatchPath, sign_together
+from cloister.core.receipts.log import LogProof
+from cloister.core.receipts.merkle import inclusion_path, leaf_hash, part_of, root_of
+from cloister.core.receipts.receipt import Exchange, Receipt, ReceiptChain
 from cloister.core.threshold import ibe
 from support.fake_world import MEMBERS, World, fresh, test_key
 
@@ -42,7 +46,9 @@ def echo(request: OpenRequest) -> tuple[int, Headers, list[bytes]]:
 
 @dataclass
 class FakeWorker:
-    """One worker boot. ``ran`` lists the requests that the agent saw; ``spoil`` changes the sealed answer's bytes."""
+    """One worker boot. ``ran`` lists the requests that the agent saw; ``spoil`` changes the sealed answer's bytes.
+
+    ``neighbours``: so many receipts of others are signed together with each answer's; ``rebatch`` changes its path."""
 
     world: World
     name: str = "one"
@@ -54,6 +60,9 @@ class FakeWorker:
     ran: list[OpenRequest] = field(default_factory=list)
     receipt_key: PrivateKey | None = None
     height: int | None = None
+    neighbours: int = 0
+    rebatch: Callable[[BatchPath], BatchPath] = field(default=lambda path: path)
+    issued: list[Receipt] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.key = test_key(f"worker {self.name}")
@@ -69,6 +78,7 @@ class FakeWorker:
         self.boot = fresh()
         self.server = ServerSessions(self.boot, os.urandom)
         self.hpke = hpke.private_key(os.urandom(32))
+        self.issued = []
         self.chain = ReceiptChain(self.address, self.boot, lambda d: sign_digest(self.receipt_key or self.key, d))
         self.world.set_worker(self.key, self.boot, self.vendor)
         if mine:
@@ -99,8 +109,22 @@ class FakeWorker:
         exchange = Exchange(
             from_hex(request.head.request_id, 16), status, request.commitment(), responder.commitment(request.salt)
         )
-        issued = self.chain.issue(request.certificate, exchange, checkpoint=height, host_time_ms=int(self.world.now))
-        return self.spoil(sent + responder.final(issued[0].encoded, issued[1]))
+        made = [
+            self.chain.add(request.certificate, one, checkpoint=height, host_time_ms=int(self.world.now))
+            for one in [exchange] + [Exchange(fresh()[:16], 200, fresh(), fresh())] * self.neighbours
+        ]
+        self.issued += made
+        signature, paths = sign_together(made, self.chain.sign)
+        batch = None if paths[0] is None else self.rebatch(paths[0]).to_wire()
+        return self.spoil(sent + responder.final(made[0].encoded, signature, batch))
+
+    def proof(self, receipt_id: bytes, size: int | None = None, **changes: Any) -> dict[str, Any]:
+        """A place in this boot's log, under a head of ``size`` receipts that four members signed."""
+        leaves = [leaf_hash(r.id) for r in self.issued][:size]
+        said = replace(LogHead(1, self.address, self.boot, len(leaves), root_of(leaves)), **changes)
+        index = [r.id for r in self.issued].index(receipt_id)
+        path = tuple(inclusion_path(index, len(leaves), part_of(leaves)))
+        return LogProof(index, path, self.world.sign(said, MEMBERS[:4])).to_json()
 
     def _open_psk(self, certificate: KeyCertificate, ciphertext: bytes) -> bytes:
         identity = bytes(certificate.call_identity)
@@ -120,6 +144,7 @@ class FakeGateway:
         self.evidence: Callable[[bytes, bytes], dict[str, Any]] | None = None
         self.calls: list[bytes] = []
         self.fetched: list[str] = []
+        self.proofs: dict[bytes, Any] = {}
         self.url = ""
 
     def offer(self, agent: bytes, *workers: FakeWorker, **changes: Any) -> None:
@@ -138,6 +163,7 @@ class FakeGateway:
         made.router.add_get("/v1/blobs/{digest}", self._get_blob)
         made.router.add_get("/v1/workers/{worker}/evidence", self._evidence)
         made.router.add_get("/v1/status", self._status)
+        made.router.add_get("/v1/receipts/{id}/proof", self._proof)
         return made
 
     async def _network(self, request: web.Request) -> web.Response:
@@ -241,6 +267,10 @@ class FakeGateway:
         assert self.evidence is not None
         worker, nonce = from_hex(request.match_info["worker"], 20), from_hex(request.query["nonce"], 32)
         return web.json_response(self.evidence(worker, nonce))
+
+    async def _proof(self, request: web.Request) -> web.StreamResponse:
+        found = self.proofs.get(from_hex(request.match_info["id"], 32))
+        return web.json_response(found) if found is not None else web.json_response({"error": {}}, status=404)
 
     async def _status(self, request: web.Request) -> web.Response:
         return web.json_response({"workers": len(self.workers), "version": "test"})

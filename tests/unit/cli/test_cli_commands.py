@@ -133,6 +133,27 @@ def test_receipts_are_listed_shown_and_verified(run: Any, cli_net: Any) -> None:
     assert "(client.receipt_unknown)" in run("verify", "receipt", "0x" + "11" * 8, net=cli_net).stderr
 
 
+def test_a_receipt_is_saved_with_its_proof_and_verified_offline(run: Any, cli_net: Any, tmp_path: Path) -> None:
+    ok(run("call", "1", "-d", "x", net=cli_net))
+    (row,) = json.loads(ok(run("receipts", "--json")).stdout)
+    worker = next(w for w in cli_net.gateway.workers if w.issued)
+    cli_net.gateway.proofs[bytes.fromhex(row["id"][2:])] = worker.proof(bytes.fromhex(row["id"][2:]))
+    saved, network = tmp_path / "saved.json", tmp_path / "network.json"
+    ok(run("verify", "receipt", row["id"], "--save", str(saved), net=cli_net))
+    assert "proof" in json.loads(saved.read_text())
+    network.write_bytes(cli_net.gateway.network)
+    told = ok(run("--network", str(network), "verify", "receipt", str(saved), "--offline"))
+    assert "offline" in told.stderr
+    refused = run("verify", "receipt", str(saved), "--offline")
+    assert refused.exit_code == 1
+    assert "(cli.no_network_file)" in refused.stderr
+    spoilt = json.loads(saved.read_text())
+    spoilt["proof"]["index"] += 1
+    saved.write_text(json.dumps(spoilt))
+    told = run("--network", str(network), "verify", "receipt", str(saved), "--offline")
+    assert told.exit_code != 0
+
+
 def test_a_wallet_calls_under_its_name(run: Any, cli_net: Any, tmp_path: Path) -> None:
     wallet = Wallet.create("alice", "words", home=cli_net.home, cost=FAST)
     (tmp_path / "p").write_text("words")

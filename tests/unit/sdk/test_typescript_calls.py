@@ -10,6 +10,7 @@ import hashlib
 import json
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,23 @@ def test_the_kept_receipt_verifies_in_python(net: Any) -> None:
     admission = Admission.of_lease(kept.seat.lease.statement)
     verify_receipt(kept.raw, kept.signature, kept.seat.certificate, admission, None)
     assert kept.receipt.request == ran(net)[0].commitment()
+
+
+def test_a_batched_receipt_verifies_in_both_clients(net: Any) -> None:
+    for worker in (net.one, net.two):
+        worker.neighbours = 6
+    kept = Kept.from_json(net.once()["ok"]["kept"])
+    assert kept.batch is not None
+    assert (kept.batch.size, len(kept.batch.path)) == (7, 3)
+    admission = Admission.of_lease(kept.seat.lease.statement)
+    verify_receipt(kept.raw, kept.signature, kept.seat.certificate, admission, None, kept.batch)
+
+
+def test_a_batch_path_that_leads_elsewhere_is_refused(net: Any) -> None:
+    for worker in (net.one, net.two):
+        worker.neighbours = 6
+        worker.rebatch = lambda path: replace(path, path=(bytes(32), *path.path[1:]))
+    assert code(net.once()) == "receipt.signature"
 
 
 def test_a_session_is_used_again_and_its_psk_is_sent_once(net: Any) -> None:
