@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,6 +41,11 @@ class MemoryHost:
             return sorted(k for k in self.store if k.startswith(args["prefix"]) and k > after)[: args["limit"]]
         if name == "attest":
             return {"nonce": args["nonce"]}
+        if name in ("keys.sign_message", "keys.sign_typed_data", "keys.account"):
+            return {"name": name, **args} if name == "keys.account" else json.dumps(args, separators=(",", ":"))
+        if name == "agents.fetch":
+            seen = base64.b64encode(json.dumps(args, separators=(",", ":"), sort_keys=True).encode()).decode()
+            return {"status": 201, "headers": [["x-kind", "echo"]], "body": seen}
         if name == "keys.address":
             raise ValueError("a mistake of the worker")
         raise HOST_REFUSED(expected="a known call", found=name)

@@ -48,9 +48,12 @@ from cloister.worker.access import Access
 from cloister.worker.agentlog import AgentLog
 from cloister.worker.agents import AgentTable, Devices, Placed
 from cloister.worker.bundles import Outside
+from cloister.worker.callers import Callers
 from cloister.worker.carried import secrets_aad
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.leases import AgentKeys, NodeIdentity
+from cloister.worker.offers import Offers
+from cloister.worker.outbound import Identity, Outgoing
 from cloister.worker.receipts import ReceiptDesk, ReceiptDoor
 from cloister.worker.serve import Server
 from support.fake_gateway import FakeGateway
@@ -362,13 +365,21 @@ class Rig:
             max_age_s=15.0,
         )
         self.sandbox, self.sessions = FakeSandbox(self.agent_fn), ServerSessions(self.boot, os.urandom)
-        self.access = Access(self.watch, self.fabric.blobs)
+        self.access, self.loopback = Access(self.watch, self.fabric.blobs), Loopback(self)
         self.table = AgentTable(
             self.node.address, self.watch, self.fabric, self.sandbox, self.sessions, self.devices(), self.access
         )
         self.receipts = ReceiptDesk(self.node, self.fabric.receipts)
         self.door = ReceiptDoor(self.receipts, self.fabric.receipts)
-        self.server = Server(self.watch, self.table, self.sessions, self.receipts, self.access, now_ms=self.now_ms)
+        callers = Callers(
+            lambda: self.watch.height,
+            lambda worker: self.watch.state().worker(worker),
+            self.world.network.founding,
+            self.world.network.id,
+        )
+        self.server = Server(
+            self.watch, self.table, self.sessions, self.receipts, self.access, callers, now_ms=self.now_ms
+        )
         return self
 
     async def close(self) -> None:
@@ -390,6 +401,7 @@ class Rig:
             log=lambda agent: AgentLog(lambda level, text: self.logged.append((level, text)), lambda: self.now_s),
             rng=os.urandom,
             outside=Outside(),
+            offer=Offers(self.node, self.world.network, self.fabric.blobs, self.loopback).of,
         )
 
     async def acquire(self, agent: bytes) -> AgentKeys:
@@ -485,6 +497,38 @@ class Rig:
         sink = sink or Sink()
         await self.server.serve(certificate.agent, sealed.data, sink)
         return opened(certificate, sealed, bytes(sink.data))
+
+
+@dataclass(frozen=True)
+class Came:
+    """An answer as ``ctx.agents.fetch`` takes it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Loopback:
+    """Agents of one worker call each other: the same records, without a gateway between."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.seen: list[Outgoing] = []
+
+    async def send(self, outgoing: Outgoing, identity: Identity) -> Came:
+        """Seal as the agent, serve, open."""
+        self.seen.append(outgoing)
+        session = self.rig.session(outgoing.agent)
+        expiry = int(self.rig.world.now) + 3600
+        session.authenticate(identity.address, expiry, identity.sign, identity.agent)
+        head = {"method": outgoing.method, "path": outgoing.path, "deadline_ms": outgoing.deadline_ms}
+        got = await self.rig.call(outgoing.agent, outgoing.body, session=session, headers=outgoing.headers, **head)
+        if got.error is not None:
+            raise got.error
+        return Came(got.status, dict(got.headers), got.body)
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
 
 def opened(certificate: KeyCertificate, sealed: SealedRequest, data: bytes) -> Got:

@@ -125,7 +125,15 @@ def test_codes_in_the_documents_exist() -> None:
             importlib.import_module(module.name)
     areas = {code.split(".")[0] for code in REGISTRY}
     suffixes = {"py", "js", "ts", "md", "json", "db", "key", "log"}
-    others = {*_STATE_CALLS, "keys.address", "keys.sign", "reply.status", "sandbox.ports"}
+    others = {
+        *_STATE_CALLS,
+        "keys.address",
+        "keys.account",
+        "keys.sign_message",
+        "keys.sign_typed_data",
+        "reply.status",
+        "sandbox.ports",
+    }
     for document in DOCUMENTS:
         for code in re.findall(r"`([a-z]+\.[a-z_]+)`", document.read_text()):
             area, name = code.split(".")

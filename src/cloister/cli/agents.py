@@ -61,6 +61,8 @@ async def deploy(
     settings = settings_of(context)
     with progress(f"bundling {folder}"):
         built = await build_project(folder)
+    if built.manifest.keys is not None and built.manifest.keys.raw:
+        say("warning: keys.raw: the agent signs as its key's own address, which no limit on chain binds")
     who = settings.wallet(wallet, passphrase_fd)
     async with settings.client(who) as client:
         with progress("uploading and registering"):

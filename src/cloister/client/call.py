@@ -20,16 +20,15 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from cloister.client.gateway import Gateway, NotOpened
 from cloister.client.receipts import Ledger
 from cloister.client.reply import HeaderMap, Proof, Reply
 from cloister.client.resolve import Resolution, Resolver, Sitting
-from cloister.client.wallet import Wallet
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.envelope.client import ClientSession, Psk, SealedRequest
-from cloister.core.envelope.model import TOO_LARGE, RequestHead
+from cloister.core.envelope.model import TOO_LARGE, AgentProof, RequestHead
 from cloister.core.envelope.opener import Body, Event, Failed, Final, Head
 from cloister.core.errors import CloisterError, EnvelopeError, TransportError, define
 from cloister.core.receipts.receipt import Exchange, Receipt
@@ -73,6 +72,19 @@ PAST_DEADLINE = define(
 
 
 Check = Callable[[Resolution], Awaitable[Resolution]]
+
+
+class Who(Protocol):
+    """Whom calls are made as: a wallet, or an agent's key with the proof that it is one."""
+
+    address: bytes
+
+    @property
+    def agent(self) -> AgentProof | None:
+        """What proves the agent; a new one every period."""
+
+    def sign(self, digest: bytes) -> bytes:
+        """65-byte signature over a 32-byte digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +168,16 @@ class Sessions:
         self._sessions: OrderedDict[tuple[bytes, bytes], ClientSession] = OrderedDict()
         self._ends: dict[tuple[bytes, bytes], int] = {}
 
-    def session(self, sitting: Sitting, caller: Wallet | None, now: int) -> ClientSession:
+    def session(self, sitting: Sitting, caller: Who | None, now: int) -> ClientSession:
         """The session with this seat as this caller; a new one where none is open or the caller's word expires."""
         certificate = sitting.seat.certificate
-        name = (certificate.id, caller.address if caller else b"")
+        name = (certificate.id, _name(caller))
         if name in self._sessions and (caller is None or now + 30 < self._ends[name]):
             self._sessions.move_to_end(name)
             return self._sessions[name]
         session = ClientSession(certificate, self._psk(sitting), self._rng)
         if caller is not None:
-            session.authenticate(caller.address, now + CALLER_LIFE_S, caller.sign)
+            session.authenticate(caller.address, now + CALLER_LIFE_S, caller.sign, caller.agent)
             self._ends[name] = now + CALLER_LIFE_S
         self._sessions[name] = session
         while len(self._sessions) > MAX_SESSIONS:
@@ -173,9 +185,9 @@ class Sessions:
             self._ends.pop(old, None)
         return session
 
-    def drop(self, sitting: Sitting, caller: Wallet | None) -> None:
+    def drop(self, sitting: Sitting, caller: Who | None) -> None:
         """Forget a session that the worker does not have any more."""
-        self._sessions.pop((sitting.seat.certificate.id, caller.address if caller else b""), None)
+        self._sessions.pop((sitting.seat.certificate.id, _name(caller)), None)
 
     def _psk(self, sitting: Sitting) -> Psk:
         certificate = sitting.seat.certificate
@@ -185,6 +197,13 @@ class Sessions:
                 self._psks.popitem(last=False)
         self._psks.move_to_end(certificate.id)
         return self._psks[certificate.id]
+
+
+def _name(caller: Who | None) -> bytes:
+    """A session belongs to one caller, and an agent's to one proof: a new period opens a new session."""
+    if caller is None:
+        return b""
+    return caller.address + (b"" if caller.agent is None else caller.agent.signature.encode())
 
 
 class Caller:
@@ -203,7 +222,7 @@ class Caller:
         self._clock = clock
         self._sessions = Sessions(resolver.network.mpk, rng)
 
-    async def call(self, agent: bytes, request: Request, check: Check, who: Wallet | None) -> Reply:
+    async def call(self, agent: bytes, request: Request, check: Check, who: Who | None) -> Reply:
         """Send and collect the whole answer. Raises by name: see the module's first lines."""
         head: Head | None = None
         body = bytearray()
@@ -230,7 +249,7 @@ class Caller:
         agent: bytes,
         request: Request,
         check: Check,
-        who: Wallet | None,
+        who: Who | None,
         *,
         whole: bool = False,
     ) -> AsyncGenerator[Head | Body | Answered, None]:
@@ -256,12 +275,12 @@ class Caller:
                     raise lost.hint from None
                 tries.lost(sitting, lost, self._clock())
 
-    def _after_loss(self, sitting: Sitting, who: Wallet | None, lost: Lost) -> None:
+    def _after_loss(self, sitting: Sitting, who: Who | None, lost: Lost) -> None:
         if lost.hint.code != "envelope.psk_unknown":
             self._sessions.drop(sitting, who)
 
     async def _attempt(
-        self, sitting: Sitting, resolution: Resolution, request: Request, who: Wallet | None, tries: _Tries
+        self, sitting: Sitting, resolution: Resolution, request: Request, who: Who | None, tries: _Tries
     ) -> AsyncGenerator[Head | Body | Answered, None]:
         session = self._sessions.session(sitting, who, int(self._clock()))
         sealed = session.seal(request.head(), request.body, with_ibe=True if tries.with_ibe else None)

@@ -14,15 +14,17 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
 from cloister.core.errors import ConfigError, define
-from cloister.core.policy.archive import MAX_FILES, MAX_UNPACKED, pack
+from cloister.core.policy.archive import MAX_FILES, MAX_NAME, MAX_UNPACKED, pack
 
 LOCK: Final = "requirements.lock"
 WANTED: Final = "requirements.txt"
 DATA: Final = "data"
+IGNORE: Final = "bundle.ignore"
 PYTHON: Final = "3.11"
 TIMEOUT_S: Final = 300.0
 _PLATFORMS: Final = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
@@ -68,7 +70,20 @@ async def bundle_python(folder: Path) -> bytes:
             files |= {f"packages/{name}": data for name, data in _packages(target).items()}
     elif (folder / WANTED).is_file():
         raise NO_LOCK(expected=LOCK, found=f"{WANTED} alone")
-    return await asyncio.to_thread(pack, files)
+    ignored = _ignored(folder)
+    kept = {name: data for name, data in files.items() if not any(fnmatchcase(name, one) for one in ignored)}
+    return await asyncio.to_thread(pack, kept)
+
+
+def _ignored(folder: Path) -> list[str]:
+    """Patterns of names of the archive that stay out, one per line (``packages/x/*``); ``#`` begins a comment."""
+    path = folder / IGNORE
+    if not path.is_file():
+        return []
+    if _size(path) > MAX_NAME * MAX_FILES:
+        raise ODD_FILE(expected=f"a short {IGNORE}", found="a long one")
+    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def read_sources(folder: Path) -> dict[str, bytes]:

@@ -65,6 +65,10 @@ class Wallet:
         """The key itself, for code that builds transactions. Do not log it."""
         return self._key
 
+    @property
+    def agent(self) -> None:
+        """A person's wallet is no agent's key."""
+
     def sign(self, digest: bytes) -> bytes:
         """65-byte signature over a 32-byte digest."""
         return sign_digest(self._key, digest)

@@ -230,6 +230,7 @@ class Devnet:
             "rpc": self._chain_url(),
             "gatekeepers": self.gatekeeper_urls(),
             "gateway": str(self.layout.gateway_socket),
+            "calls": self.gateway_url,
             "fabric": str(self.layout.fabric),
             "operator": to_hex(operator_address(f"operator of {name}")),
             "endpoint": f"unix:{name}",

@@ -32,7 +32,7 @@ from cloister.worker.access import Access
 from cloister.worker.agentlog import AgentLog
 from cloister.worker.bundles import Outside, agent_spec, secret_facts
 from cloister.worker.chainwatch import ChainWatch
-from cloister.worker.host import AgentHost
+from cloister.worker.host import AgentHost, Extra
 from cloister.worker.leases import AgentKeys
 from cloister.worker.moves import Moves, standing, state_keys
 from cloister.worker.state import AgentState
@@ -106,7 +106,8 @@ class Wanted:
 class Devices:
     """What the table needs from this machine. ``acquire(agent)`` gets keys; ``heads(agent)`` what the committee
     remembers, with the quorum; ``endorse(keys, moves)`` a quorum's signatures on the last of these moves;
-    ``attest(nonce)`` evidence for agent code; ``log(agent)`` an agent's log."""
+    ``attest(nonce)`` evidence for agent code; ``log(agent)`` an agent's log; ``offer(placed)`` what its code may ask
+    besides its state."""
 
     acquire: Callable[[bytes], Awaitable[AgentKeys]]
     heads: Callable[[bytes], Awaitable[tuple[Sequence[Answer], int]]]
@@ -115,6 +116,7 @@ class Devices:
     log: Callable[[bytes], AgentLog]
     rng: Callable[[int], bytes]
     outside: Outside
+    offer: Callable[[Placed], Mapping[str, Extra]] = lambda placed: {}
 
 
 class AgentTable:
@@ -291,7 +293,9 @@ class AgentTable:
             self._moves.refuse(agent)
         state = AgentState(self._fabric.state, state_keys(keys), agent.hex(), self._devices.rng)
         await state.load(answers, quorum, over=keys.version.epochs[:3] > (1, 1, 1))
-        return Placed(keys, record, state, AgentHost(self._devices.attest, self._devices.log(agent)))
+        placed = Placed(keys, record, state, AgentHost(self._devices.attest, self._devices.log(agent)))
+        placed.host.offer(self._devices.offer(placed))
+        return placed
 
     # --- inside: processes ---
 

@@ -49,8 +49,8 @@ async def agent_spec(
     1. bundle and manifest by the lease's hashes; 2. the manifest parses; 3. secrets, as declared in it.
     """
     terms = keys.terms
-    bundle = await _exact(blobs, terms.code_hash, MAX_BUNDLE)  # 1
-    manifest = Manifest.parse(await _exact(blobs, terms.manifest_hash, MAX_MANIFEST))  # 2
+    bundle = await exact(blobs, terms.code_hash, MAX_BUNDLE)  # 1
+    manifest = Manifest.parse(await exact(blobs, terms.manifest_hash, MAX_MANIFEST))  # 2
     secrets = await open_secrets(blobs, keys, record, state)  # 3
     return AgentSpec(
         agent=terms.agent,
@@ -89,7 +89,8 @@ def secret_facts(record: AgentRecord) -> tuple[bytes, int, bytes, Epochs | None]
     return record.secrets_hash, record.secrets_version, record.secrets_setter, record.secrets_at
 
 
-async def _exact(blobs: Blobs, digest: bytes, cap: int) -> bytes:
+async def exact(blobs: Blobs, digest: bytes, cap: int) -> bytes:
+    """The store's bytes of this hash. Raises worker.wrong_code, FabricError."""
     data = await blobs.get(digest)
     if len(data) > cap or not _hashes_to(data, digest):
         raise WRONG_CODE(expected=to_hex(digest), found="other bytes")

@@ -47,6 +47,7 @@ class WorkerConfig:
     socket. fabric: the ciphertext store's folder. operator: 0x address that answers for this worker. endpoint: what
     the Workers contract says about where it is. machine: ``evidence.MachineConfig`` fields. map_host, extra_ca: a
     devnet's stand-ins for outside hosts. work: where sandboxes keep compiled code, by default below ``data``.
+    calls: the gateway's address for clients, over which agents call other agents; none: they cannot.
     fresh_s: how long f + 1 answers to a nonce keep the worker serving. sync_receipts: an answer ends only after its
     receipt is on the disk, not only written. root_s: at most so often the log's root goes on chain."""
 
@@ -62,6 +63,7 @@ class WorkerConfig:
     map_host: dict[str, str] = field(default_factory=dict)
     extra_ca: Path | None = None
     work: Path | None = None
+    calls: str | None = None
     fresh_s: int = 15
     sync_receipts: bool = False
     root_s: int = 600

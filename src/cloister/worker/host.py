@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cloister.core.errors import SandboxError, define
@@ -53,19 +54,42 @@ class StatePort(Protocol):
 
 Attest = Callable[[bytes], Awaitable[Mapping[str, Any]]]
 
+# Calls of agents that one request may cause, all the way down.
+CALLS: int = 64
+
+
+@dataclass(slots=True)
+class Origin:
+    """Where a request stands in a chain of agents. ``path``: the agents above this one, the first first. ``budget``:
+    calls of agents that may still be made below. ``deadline_ms``: when its time is over, Unix ms. ``caller``: the agent
+    that calls, None for a person or nobody."""
+
+    path: tuple[bytes, ...] = ()
+    budget: int = CALLS
+    deadline_ms: int = 1 << 53
+    caller: bytes | None = None
+
+
+Extra = Callable[[Origin, Mapping[str, Any]], Awaitable[Any]]
+
 
 class AgentHost:
     """Host calls of one agent. ``open``/``close`` bracket each request with its state transaction."""
 
     def __init__(self, attest: Attest, logged: AgentLog) -> None:
         self._attest, self.logged = attest, logged
-        self._requests: dict[str, StatePort] = {}
+        self._requests: dict[str, tuple[StatePort, Origin]] = {}
+        self._extra: Mapping[str, Extra] = {}
 
-    def open(self, request_id: str, state: StatePort) -> None:
+    def offer(self, extra: Mapping[str, Extra]) -> None:
+        """Serve these calls too: keys and calls of other agents, where there are any."""
+        self._extra = dict(extra)
+
+    def open(self, request_id: str, state: StatePort, origin: Origin | None = None) -> None:
         """Host calls of this request now reach ``state``. Ids are given out once: RuntimeError for one in use."""
         if request_id in self._requests:
             raise RuntimeError("two requests under one id would share a transaction")
-        self._requests[request_id] = state
+        self._requests[request_id] = state, origin or Origin()
 
     def close(self, request_id: str) -> None:
         """Host calls of this request are refused from now on."""
@@ -77,14 +101,17 @@ class AgentHost:
 
     async def call(self, request_id: str, name: str, args: Mapping[str, Any]) -> Any:
         """Serve one host call. Raises CloisterError to refuse."""
-        state = self._requests.get(request_id)
-        if state is None:
+        found = self._requests.get(request_id)
+        if found is None:
             raise REQUEST_OVER(expected="a running request", found="one that is over")
+        state, origin = found
         if name == "attest":
             return await self._attest(_nonce(args.get("nonce")))
+        if name in self._extra:
+            return await self._extra[name](origin, args)
         handler = _STATE_CALLS.get(name)
         if handler is None:
-            raise NO_SUCH_CALL(expected=", ".join(("attest", *_STATE_CALLS)), found=name[:40])
+            raise NO_SUCH_CALL(expected=", ".join(("attest", *self._extra, *_STATE_CALLS)), found=name[:40])
         return await handler(state, args)
 
 
@@ -94,7 +121,7 @@ async def _get(state: StatePort, args: Mapping[str, Any]) -> str | None:
 
 
 async def _put(state: StatePort, args: Mapping[str, Any]) -> None:
-    await state.put(_key(args), _bytes(args.get("value")))
+    await state.put(_key(args), need_data(args.get("value")))
 
 
 async def _delete(state: StatePort, args: Mapping[str, Any]) -> None:
@@ -134,7 +161,8 @@ def _utf8(name: str, text: str) -> bytes:
         raise BAD_ARGUMENT(expected=f"{name} as Unicode text", found="half a surrogate pair") from None
 
 
-def _bytes(value: object) -> bytes:
+def need_data(value: object) -> bytes:
+    """Bytes from base64 text. Raises sandbox.argument."""
     if not isinstance(value, str):
         raise BAD_ARGUMENT(expected="bytes as base64 text", found=type(value).__name__)
     try:
@@ -145,7 +173,7 @@ def _bytes(value: object) -> bytes:
 
 def _nonce(value: object) -> bytes:
     """A nonce as base64, exactly 32 bytes."""
-    data = _bytes(value)
+    data = need_data(value)
     if len(data) != 32:
         raise BAD_ARGUMENT(expected="a nonce of 32 bytes", found=f"{len(data)} bytes")
     return data

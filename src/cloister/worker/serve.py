@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from cloister.core.encoding.hexes import to_hex
 from cloister.core.envelope.model import Headers, ResponseHead, encode_json
 from cloister.core.envelope.server import OpenRequest, SealedRefusalError, ServerSessions
 from cloister.core.errors import CloisterError, TransportError, define
@@ -25,7 +24,9 @@ from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead
 from cloister.wire.frames import INTERNAL
 from cloister.worker.access import Access
 from cloister.worker.agents import AgentTable, Placed
+from cloister.worker.callers import Callers, shown, without_carried
 from cloister.worker.chainwatch import ChainWatch
+from cloister.worker.host import Origin
 from cloister.worker.receipts import ReceiptDesk
 from cloister.worker.scope import RequestScope
 
@@ -87,11 +88,12 @@ class Server:
         sessions: ServerSessions,
         receipts: ReceiptDesk,
         access: Access,
+        callers: Callers,
         *,
         now_ms: Callable[[], int],
     ) -> None:
         self._watch, self._table, self._sessions, self._access = watch, table, sessions, access
-        self._receipts, self._now_ms = receipts, now_ms
+        self._receipts, self._callers, self._now_ms = receipts, callers, now_ms
         self._calls = 0
         self._active = 0
         self._idle = asyncio.Event()
@@ -103,8 +105,8 @@ class Server:
         """Serve one record. Raises CloisterError for what could not be opened, and when the caller is gone.
 
         1. a fresh view of the chain, and no key of a lease that it ends; 2. the agent is held here and not paused;
-        3. open; 4. the agent's access hook lets the caller in; 5. run and commit; 6. head and body; 7. receipt. From 4
-        on every refusal is sealed to the caller.
+        3. open; 4. a calling agent is the one that it says, and the access hook lets the caller in; 5. run and commit;
+        6. head and body; 7. receipt. From 4 on every refusal is sealed to the caller.
         """
         self._active += 1
         self._idle.clear()
@@ -158,11 +160,12 @@ class Server:
             raise _sealed(request, fault) from None
 
     async def _answer(self, placed: Placed, request: OpenRequest, height: int, answer: Answer) -> None:
+        origin = await self._callers.origin(placed.record.agent, request.caller, request.head)
         caller = None if request.caller is None else request.caller.address
         await self._access.require_call(placed.record.agent, caller, request.head.method, request.head.path)  # 4
         process = await self._table.process(placed)
         before = process.usage()
-        ran = await self._run(placed, process, request, height)  # 5
+        ran = await self._run(placed, process, request, origin, height)  # 5
         responder = request.responder
         try:
             await answer.send(responder.begin(ran.head, ran.encoded))  # 6
@@ -189,27 +192,31 @@ class Server:
         batch = None if issued.batch is None else issued.batch.to_wire()
         await answer.send(responder.final(issued.receipt.encoded, issued.signature, batch))
 
-    async def _run(self, placed: Placed, process: AgentProcess, request: OpenRequest, height: int) -> Ran:
+    async def _run(
+        self, placed: Placed, process: AgentProcess, request: OpenRequest, origin: Origin, height: int
+    ) -> Ran:
         """Run the handler until its writes commit: at most three times when others wrote first."""
         for left in reversed(range(ATTEMPTS)):
             try:
-                return await self._attempt(placed, process, request, height)
+                return await self._attempt(placed, process, request, origin, height)
             except CloisterError as error:
                 if error.code != CONFLICT.code or not left:
                     raise
         raise RuntimeError("the loop returns or raises")
 
-    async def _attempt(self, placed: Placed, process: AgentProcess, request: OpenRequest, height: int) -> Ran:
+    async def _attempt(
+        self, placed: Placed, process: AgentProcess, request: OpenRequest, origin: Origin, height: int
+    ) -> Ran:
         """1. state of its own, refused if this request committed before; 2. the handler answers; 3. the head can be
         sent; 4. the agent was not dropped meanwhile; 5. commit. An attempt that fails is cancelled and forgotten."""
         name = request.head.request_id[2:]
         self._calls += 1
         call = f"{name}-{self._calls}"
         scope = RequestScope(placed.state, await placed.state.begin(name), name)  # 1
-        placed.host.open(call, scope)
+        placed.host.open(call, scope, origin)
         chunks: Chunks | None = None
         try:
-            head, chunks = await process.fetch(_agent_request(call, request))  # 2
+            head, chunks = await process.fetch(_agent_request(call, request, origin))  # 2
             checked, encoded = _checked(head, height)  # 3
             if placed.closed:  # 4
                 raise CLOSED(expected="an agent of this worker", found="one that was dropped while it ran")
@@ -264,15 +271,14 @@ def _usage(before: Mapping[str, int], after: Mapping[str, int], request: int, re
     return Usage(**used, request_bytes=request, response_bytes=response)
 
 
-def _agent_request(call: str, request: OpenRequest) -> AgentRequest:
-    caller = None if request.caller is None else {"kind": "wallet", "address": to_hex(request.caller.address)}
+def _agent_request(call: str, request: OpenRequest, origin: Origin) -> AgentRequest:
     head = request.head
     return AgentRequest(
         request_id=call,
         method=head.method,
         path=head.path,
-        headers=tuple([pair for pair in head.headers if pair[0] not in HOP_HEADERS]),
+        headers=without_carried(tuple([pair for pair in head.headers if pair[0] not in HOP_HEADERS])),
         body=request.body,
-        caller=caller,
+        caller=shown(request.caller, origin),
         deadline_ms=head.deadline_ms,
     )

@@ -17,6 +17,7 @@ from typing import Any
 
 from cloister.chain.rpc import Rpc
 from cloister.chain.tx import Sender
+from cloister.core.chainview.records import WorkerRecord
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.network import MAX_FILE, Network
 from cloister.core.envelope.server import ServerSessions
@@ -38,6 +39,7 @@ from cloister.worker.agentlog import AgentLog
 from cloister.worker.agents import AgentTable, Devices
 from cloister.worker.anchor_service import AnchorService
 from cloister.worker.bundles import Outside
+from cloister.worker.callers import Callers
 from cloister.worker.chainwatch import ChainWatch, short
 from cloister.worker.config import WorkerConfig, check_config, mapped_hosts, operator_of, work_folder
 from cloister.worker.endorse import Endorser, endorse_moves
@@ -45,6 +47,7 @@ from cloister.worker.leases import AgentKeys, NodeIdentity, acquire, show
 from cloister.worker.link import GatewayLink
 from cloister.worker.loops import Troubles, keep_turning
 from cloister.worker.membership import Membership
+from cloister.worker.offers import Offers, Outbound
 from cloister.worker.receipts import ReceiptDesk, ReceiptDoor
 from cloister.worker.serve import Server, host_now_ms
 from cloister.worker.witness import RootKeeper, Witness
@@ -90,13 +93,16 @@ class Worker:
         )
         self.sessions = ServerSessions(node.boot, secrets.token_bytes)
         self.access = Access(self.watch, fabric.blobs)
+        self.outbound = Outbound(network, config.calls)
+        self.offers = Offers(node, network, fabric.blobs, self.outbound)
         self.table = AgentTable(node.address, self.watch, fabric, sandbox, self.sessions, self._devices(), self.access)
         self.endorser = Endorser(node, self.committee, self.table.placed)
         receipts = ReceiptDesk(node, fabric.receipts)
         self.witness = Witness(node, receipts, fabric.receipts, self.committee)
         self._sender = Sender(self.rpc, node.key, network.genesis.chain_id)
         self._roots = self._root_keeper()
-        self.server = Server(self.watch, self.table, self.sessions, receipts, self.access, now_ms=host_now_ms)
+        callers = Callers(lambda: self.watch.height, self._worker, self.signers, network.id)
+        self.server = Server(self.watch, self.table, self.sessions, receipts, self.access, callers, now_ms=host_now_ms)
         door = ReceiptDoor(receipts, fabric.receipts)
         self.link = GatewayLink(config.gateway, node, self.server, self.table, self.evidence, self.status, door)
         self.anchor = AnchorService(
@@ -167,7 +173,7 @@ class Worker:
     async def close(self) -> None:
         """Stop agents, connections, the store: all of them, whichever fails. In the reverse order of use."""
         async with contextlib.AsyncExitStack() as parts:
-            for part in (self.fabric, self.rpc, self.committee, self.sandbox, self.table, self.link):
+            for part in (self.fabric, self.outbound, self.rpc, self.committee, self.sandbox, self.table, self.link):
                 parts.push_async_callback(part.close)
 
     async def evidence(self, nonce: bytes) -> dict[str, Any]:
@@ -210,7 +216,11 @@ class Worker:
             log=self._agent_log,
             rng=secrets.token_bytes,
             outside=Outside(mapped_hosts(self.config, self.network.genesis.mode), _read(ca) if ca else None),
+            offer=self.offers.of,
         )
+
+    async def _worker(self, address: bytes) -> WorkerRecord | None:
+        return await self.watch.state().worker(address)
 
     def _agent_log(self, agent: bytes) -> AgentLog:
         """On a devnet to this process's log; elsewhere the host would read it, so it is dropped."""

@@ -106,6 +106,54 @@ CASES: dict[str, tuple[str, str, Any]] = {
         "import time\n    left = ctx.deadline - time.time() * 1000\n    return [1000 < left <= 20000]",
         [True],
     ),
+    "a text is signed as bytes of UTF-8": (
+        "return [await ctx.keys.signMessage('ü'), await ctx.keys.signMessage(new Uint8Array([1]))];",
+        "return [await ctx.keys.sign_message('ü'), await ctx.keys.sign_message(bytes([1]))]",
+        ['{"message":"w7w="}', '{"message":"AQ=="}'],
+    ),
+    "typed data is signed as it is": (
+        "return [await ctx.keys.signTypedData({ domain: { name: 'd' }, message: { v: 7 } })];",
+        "return [await ctx.keys.sign_typed_data({'domain': {'name': 'd'}, 'message': {'v': 7}})]",
+        ['{"typed":{"domain":{"name":"d"},"message":{"v":7}}}'],
+    ),
+    "the account is a set of facts": (
+        "return await ctx.keys.account();",
+        "return await ctx.keys.account()",
+        {"name": "keys.account"},
+    ),
+    "another agent is called with all that a request has": (
+        "const r = await ctx.agents.fetch('0x01', '/p?q=1', { method: 'POST', headers: { 'x-a': 'b' }, body: 'ü',"
+        "budget: 3, deadline: 9, idempotencyKey: 'k' });"
+        "return [r.status, r.headers.get('x-kind'), (({ headers, ...rest }) =>"
+        "({ ...rest, x: headers.find(([n]) => n === 'x-a')[1] }))(await r.json())];",
+        "import json\n"
+        "    r = await ctx.agents.fetch('0x01', '/p?q=1', method='POST', headers={'x-a': 'b'}, body='ü', budget=3,"
+        " deadline=9, idempotency_key='k')\n"
+        "    args = json.loads(r.body)\n"
+        "    return [r.status, r.headers['x-kind'], {'x': dict(args.pop('headers'))['x-a'], **args}]",
+        [
+            201,
+            "echo",
+            {
+                "agent": "0x01",
+                "body": "w7w=",
+                "budget": 3,
+                "deadline": 9,
+                "idempotency_key": "k",
+                "method": "POST",
+                "path": "/p?q=1",
+                "x": "b",
+            },
+        ],
+    ),
+    "a call of another agent needs no more than its id": (
+        "const { method, path, body, budget, deadline } = await (await ctx.agents.fetch('0x01')).json();"
+        "return [method, path, body, budget, deadline];",
+        "import json\n"
+        "    args = json.loads((await ctx.agents.fetch('0x01')).body)\n"
+        "    return [args[name] for name in ('method', 'path', 'body', 'budget', 'deadline')]",
+        ["GET", "/", "", None, None],
+    ),
     "a refused call is a HostError with all its parts": (
         "const e = await ctx.keys.address().catch((e) => e);"
         "return [e.name, e.code, typeof e.check, typeof e.expected, typeof e.found, typeof e.remedy];",

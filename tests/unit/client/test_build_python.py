@@ -162,6 +162,15 @@ async def test_an_agent_without_packages_needs_no_installer(tmp_path: Path, monk
     assert [name for name, _ in unpack((await made(project(tmp_path / "agent"))).bundle)] == ["source/agent.py"]
 
 
+async def test_what_the_developer_leaves_out_stays_out(index: Path, tmp_path: Path) -> None:
+    _, digest = wheel(index, {"small/__init__.py": "", "small/big.so": "x", "small/big2.so": "x"})
+    ignore = {"bundle.ignore": "# too big\npackages/small/*.so\n\nsource/data/*\n", "data/a.csv": "1"}
+    built = await made(project(tmp_path / "agent", f"small==1.0 --hash=sha256:{digest}\n", **ignore))
+    names = {name for name, _ in unpack(built.bundle)}
+    assert "packages/small/__init__.py" in names
+    assert not names & {"packages/small/big.so", "packages/small/big2.so", "source/data/a.csv", "source/bundle.ignore"}
+
+
 async def test_links_are_refused(tmp_path: Path) -> None:
     folder = project(tmp_path / "agent")
     (folder / "key.py").symlink_to("/etc/passwd")

@@ -24,6 +24,7 @@ from cloister.core.envelope.model import (
     KIND_SESSION,
     MAGIC,
     PSK_SIZE,
+    AgentProof,
     Caller,
     RequestHead,
     encode_json,
@@ -100,14 +101,16 @@ class ClientSession:
         """The 32 bytes that a caller's wallet signs in ``CallerSession``."""
         return self._context.export(CALLER_EXPORT, 32)
 
-    def authenticate(self, address: bytes, expiry: int, sign: Callable[[bytes], bytes]) -> None:
+    def authenticate(
+        self, address: bytes, expiry: int, sign: Callable[[bytes], bytes], agent: AgentProof | None = None
+    ) -> None:
         """Open the session as a wallet: ``sign`` makes 65 bytes over a 32-byte EIP-712 digest, expiry is Unix seconds.
 
-        The signature goes with every request until the worker has it."""
+        ``agent``: that the wallet is an agent's key. The signature goes with every request until the worker has it."""
         cert = self.certificate
         statement = CallerSession(agent=cert.agent, boot=cert.boot, exporter=self.exporter, expiry=expiry)
         signature = sign(statement.digest(cert.network))
-        self._caller, self._caller_known = Caller(to_hex(address), expiry, to_hex(signature)), False
+        self._caller, self._caller_known = Caller(to_hex(address), expiry, to_hex(signature), agent), False
 
     def seal(
         self, head: RequestHead, body: bytes, *, with_ibe: bool | None = None, max_body: int = MAX_RESPONSE

@@ -58,12 +58,22 @@ _LINE = re.compile(rf"{_REQUEST_ID.pattern} {_METHOD.pattern} {_PATH.pattern}")
 _LINES = re.compile(rf"(?:{_NAME.pattern}\0{_VALUE.pattern}\n)*")
 
 
-class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who opens the session: a wallet's 20-byte address, an expiry (Unix seconds) and its signature, all as text."""
+class AgentProof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """That a caller is an agent: a seat of it (``Seat.to_json``) and the seat's worker's signature over its address."""
+
+    seat: dict[str, Any]
+    signature: str
+
+
+class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Who opens the session: a wallet's 20-byte address, an expiry (Unix seconds) and its signature, all as text.
+
+    ``agent``: the wallet is the key of an agent, which this proves."""
 
     address: str
     expiry: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
     signature: str
+    agent: AgentProof | None = None
 
     def parts(self) -> tuple[bytes, bytes]:
         """(address 20 bytes, signature 65 bytes). Raises EncodingError."""

@@ -29,6 +29,7 @@ from cloister.core.envelope.model import (
     PSK_SIZE,
     TAG,
     TOO_LARGE,
+    AgentProof,
     Caller,
     Record,
     RequestHead,
@@ -123,10 +124,13 @@ class SealedRefusalError(EnvelopeError):
 
 @dataclass(frozen=True, slots=True)
 class VerifiedCaller:
-    """A wallet that signed for this session. address: 20 bytes; expiry: Unix seconds."""
+    """A wallet that signed for this session. address: 20 bytes; expiry: Unix seconds.
+
+    ``agent``: what it says of the agent whose key it is; nobody has verified that yet (worker/callers.py)."""
 
     address: bytes
     expiry: int
+    agent: AgentProof | None = None
 
 
 @dataclass(slots=True, repr=False)
@@ -316,7 +320,7 @@ class ServerSessions:
 
     def _verified(self, given: Caller, session: _Session) -> VerifiedCaller:
         address, signature = given.parts()
-        caller, cert = VerifiedCaller(address, given.expiry), session.certificate
+        caller, cert = VerifiedCaller(address, given.expiry, given.agent), session.certificate
         if session.caller == caller:
             return caller
         if session.caller is not None and session.caller.address != address:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from coincurve import PrivateKey
 
 from cloister.core.encoding.contexts import Context
-from cloister.core.encoding.keccak import keccak256
 from cloister.core.threshold.ibe import DerivedKey
 
 
@@ -23,10 +22,3 @@ def signing_key(identity_key: DerivedKey, identity: bytes) -> PrivateKey:
         except ValueError:
             continue
     raise RuntimeError("256 hashes in a row that are no scalars")
-
-
-def account_address(factory: bytes, agent: bytes, creation: bytes) -> bytes:
-    """Where an agent's account is, or will be (EIP-1014; AgentAccounts.addressOf). 20 bytes.
-
-    ``factory``: AgentAccounts. ``creation``: AgentAccount's creation code with its constructor's arguments."""
-    return keccak256(b"\xff", factory, agent, keccak256(creation))[12:]

@@ -47,7 +47,7 @@ LIMITS: Final[Mapping[str, tuple[int, int, int]]] = {
     "wall_s": (30, 1, 900),
 }
 _FIELDS: Final = frozenset(
-    {"v", "runtime", "entry", "limits", "egress", "env", "settings", "secrets", "models", "upgrade"}
+    {"v", "runtime", "keys", "entry", "limits", "egress", "env", "settings", "secrets", "models", "upgrade"}
 )
 
 BAD_FIELDS = define(

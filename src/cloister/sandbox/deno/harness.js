@@ -142,9 +142,26 @@ const stateOf = (request) => ({
   },
 });
 
+// Integers beyond 2**53 travel as decimal texts.
+const plain = (value) => parse(stringify(value, (_, item) => typeof item === "bigint" ? String(item) : item));
+
 const keysOf = (request) => ({
   address: () => host(request, "keys.address", {}),
-  sign: (payload) => host(request, "keys.sign", { payload }),
+  account: () => host(request, "keys.account", {}),
+  signMessage: (message) => host(request, "keys.sign_message", { message: base64(message) }),
+  signTypedData: (typed) => host(request, "keys.sign_typed_data", { typed: plain(typed) }),
+});
+
+const agentsOf = (request) => ({
+  async fetch(agent, input = "/", { budget = null, deadline = null, idempotencyKey = null, ...init } = {}) {
+    const sent = input instanceof Request ? input : new Request(new URL(input, "https://agent"), init);
+    const { pathname, search } = new URL(sent.url);
+    const args = { agent, method: sent.method, path: pathname + search, headers: [...sent.headers], budget, deadline };
+    const body = base64(await sent.arrayBuffer());
+    const answer = await host(request, "agents.fetch", { ...args, body, idempotency_key: idempotencyKey });
+    const empty = [101, 204, 205, 304].includes(answer.status);
+    return new Response(empty ? null : unbase64(answer.body), { status: answer.status, headers: answer.headers });
+  },
 });
 
 const loggerOf = (id) => {
@@ -159,7 +176,7 @@ const loggerOf = (id) => {
 
 // Made when asked for: most requests use few of these, and thirty closures per request are work for the collector.
 const contextOf = (request, head) => {
-  let state, keys, log;
+  let state, keys, agents, log;
   return {
     agent: settings.agent,
     caller: head.caller,
@@ -173,6 +190,9 @@ const contextOf = (request, head) => {
     },
     get keys() {
       return keys ??= keysOf(request);
+    },
+    get agents() {
+      return agents ??= agentsOf(request);
     },
     get log() {
       return log ??= loggerOf(request.id);

@@ -250,6 +250,7 @@ class Context:
         self.deadline: int = head["deadline"]
         self.secrets, self.settings = link.secrets, link.public
         self.state, self.log = State(self._call), Log(link, entry.number)
+        self.keys, self.agents = Keys(self._call), Agents(self._call)
 
     @property
     def aborted(self) -> asyncio.Event:
@@ -291,6 +292,59 @@ class State:
     async def list(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> list[str]:
         names: list[str] = await self._call("state.list", prefix=prefix, after=after, limit=limit)
         return names
+
+
+class Keys:
+    """``ctx.keys``: signatures of the agent's own key, as the manifest allows."""
+
+    def __init__(self, call: Callable[..., Awaitable[Any]]) -> None:
+        self._call = call
+
+    async def address(self) -> str:
+        return str(await self._call("keys.address"))
+
+    async def account(self) -> dict[str, Any]:
+        return dict(await self._call("keys.account"))
+
+    async def sign_message(self, message: str | bytes) -> str:
+        data = message.encode() if isinstance(message, str) else message
+        return str(await self._call("keys.sign_message", message=base64.b64encode(data).decode()))
+
+    async def sign_typed_data(self, typed: Mapping[str, Any]) -> str:
+        return str(await self._call("keys.sign_typed_data", typed=typed))
+
+
+class Agents:
+    """``ctx.agents``: calls of other agents, as this agent."""
+
+    def __init__(self, call: Callable[..., Awaitable[Any]]) -> None:
+        self._call = call
+
+    async def fetch(
+        self,
+        agent: str,
+        path: str = "/",
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: str | bytes = b"",
+        budget: int | None = None,
+        deadline: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Response:
+        data = body.encode() if isinstance(body, str) else body
+        answer = await self._call(
+            "agents.fetch",
+            agent=agent,
+            method=method,
+            path=path,
+            headers=[[name, value] for name, value in (headers or {}).items()],
+            body=base64.b64encode(data).decode(),
+            budget=budget,
+            deadline=deadline,
+            idempotency_key=idempotency_key,
+        )
+        return Response(base64.b64decode(answer["body"]), answer["status"], answer["headers"])
 
 
 def _key(key: object) -> str:

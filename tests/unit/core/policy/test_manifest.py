@@ -205,3 +205,49 @@ def test_any_text_is_a_rule_or_refused(text: str) -> None:
         assert error.code == "sandbox.egress"  # noqa: PT017
         return
     assert parse_rule(str(rule)) == rule
+
+
+# --- runtime and keys: later fields, which stand in the full form only where they are set ---
+
+
+def test_an_agents_key_rules_make_the_round_trip() -> None:
+    domain = "1:0x" + "ab" * 20
+    manifest = normalize({"keys": {"messages": True, "typed_data": ["8453:0x" + "01" * 20, domain]}})
+    assert manifest.keys is not None
+    assert (manifest.keys.messages, manifest.keys.raw) == (True, False)
+    assert manifest.keys.typed_data == (domain, "8453:0x" + "01" * 20)
+    assert Manifest.parse(bytes(manifest)) == manifest
+    assert b"keys" not in bytes(normalize({}))
+
+
+BAD_KEYS: dict[str, object] = {
+    "a list": [],
+    "an unknown field": {"everything": True},
+    "a text for true": {"messages": "yes"},
+    "one for raw": {"raw": 1},
+    "a domain without a chain": {"typed_data": ["0x" + "ab" * 20]},
+    "a domain in upper case": {"typed_data": ["1:0x" + "AB" * 20]},
+    "chain zero": {"typed_data": ["0:0x" + "ab" * 20]},
+    "a star": {"typed_data": ["*"]},
+    "too many domains": {"typed_data": [f"{n}:0x" + "ab" * 20 for n in range(1, 70)]},
+}
+
+
+@pytest.mark.parametrize("sentence", BAD_KEYS)
+def test_key_rules_out_of_form_are_refused(sentence: str) -> None:
+    with pytest.raises(CloisterError) as caught:
+        normalize({"keys": BAD_KEYS[sentence]})
+    assert caught.value.code == "manifest.keys"
+
+
+@pytest.mark.parametrize("runtime", ["ruby", "", None, 7, ["deno"]])
+def test_an_unknown_runtime_is_refused(runtime: object) -> None:
+    with pytest.raises(CloisterError) as caught:
+        normalize({"runtime": runtime})
+    assert caught.value.code == "manifest.runtime"
+
+
+def test_the_full_form_of_deno_names_no_runtime() -> None:
+    written = jcs.encode({**normalize({}).to_json(), "runtime": "deno"})
+    with pytest.raises(CloisterError):
+        Manifest.parse(written)

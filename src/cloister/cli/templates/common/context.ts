@@ -16,8 +16,10 @@ export interface Context {
   signal: AbortSignal;
   /** The agent's own encrypted store. Writes of one request are committed together, before its answer leaves. */
   state: State;
-  /** Not served yet: both are refused. */
-  keys: { address(): Promise<string>; sign(payload: unknown): Promise<string> };
+  /** Signatures of the agent's own key, as `keys` of cloister.json allows. */
+  keys: Keys;
+  /** Calls of other agents, as this agent. */
+  agents: Agents;
   /** Evidence of this worker's hardware over 32 bytes of yours. Only on a network. */
   attest(nonce: Uint8Array): Promise<Record<string, unknown>>;
   log: Log;
@@ -31,6 +33,21 @@ export interface State {
   delete(key: string): Promise<void>;
   list(prefix?: string, options?: { after?: string | null; limit?: number }): Promise<string[]>;
 }
+
+/** By default signatures count for the agent's contract account (EIP-1271). */
+export interface Keys {
+  address(): Promise<string>;
+  account(): Promise<{ address: string; account: string; signer: string; chainId: number }>;
+  signMessage(message: string | Uint8Array): Promise<string>;
+  signTypedData(typed: { domain: any; types: any; primaryType: string; message: any }): Promise<string>;
+}
+
+export interface Agents {
+  fetch(agent: string, request?: string | Request, options?: AgentCall): Promise<Response>;
+}
+
+/** `budget`: calls that it may cause below. `deadline`: Unix milliseconds. */
+export type AgentCall = RequestInit & { budget?: number; deadline?: number; idempotencyKey?: string };
 
 export type Secrets = { get(name: string): string | undefined } & { readonly [name: string]: any };
 

@@ -1,0 +1,117 @@
+"""Who calls, when it is an agent: its key, lease and worker, and the path that workers carried (spec/sandbox.md 9).
+
+The envelope has verified that the key signed for this session. Here it is verified whose key it is.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from cloister.core.chainview.records import WorkerRecord
+from cloister.core.encoding.hexes import from_hex, to_hex
+from cloister.core.encoding.signatures import SignerSet, verify_signer
+from cloister.core.envelope.certificate import Seat
+from cloister.core.envelope.model import RequestHead
+from cloister.core.envelope.server import VerifiedCaller
+from cloister.core.errors import CloisterError, PolicyError, define
+from cloister.worker.host import CALLS, Origin
+from cloister.worker.outbound import BUDGET, MAX_DEPTH, PATH, RESERVED, caller_digest, require_path
+
+MAX_KNOWN: Final = 1024
+
+BAD_AGENT = define(
+    "worker.agent_caller",
+    PolicyError,
+    check="a caller that says it is an agent shows a lease of now, its worker's word, and a path that ends with it",
+    remedy="call through ctx.agents.fetch; the calling worker renews its proof every period",
+    status=403,
+)
+
+
+Height = Callable[[], int]
+Workers = Callable[[bytes], Awaitable[WorkerRecord | None]]
+
+
+class Callers:
+    """Verifies agents that call. A proof is verified once, and its height and worker at every call.
+
+    ``height``: the newest that the committee vouched for; ``worker``: a worker's record by proof at it."""
+
+    def __init__(self, height: Height, worker: Workers, signers: SignerSet, network: bytes) -> None:
+        self._height, self._worker, self._signers, self._network = height, worker, signers, network
+        self._known: OrderedDict[tuple[bytes, str], Seat] = OrderedDict()
+
+    async def origin(self, agent: bytes, caller: VerifiedCaller | None, head: RequestHead) -> Origin:
+        """Where a request for ``agent`` stands. Raises worker.agent_caller, worker.call_cycle, worker.call_depth.
+
+        1. people and nobody carry no path: what they wrote there is not believed; 2. the seat holds now and its worker
+        signed the key; 3. that worker is admitted, live, of this boot; 4. the path ends with the caller, and this agent
+        may stand below it."""
+        if caller is None or caller.agent is None:  # 1
+            return Origin(deadline_ms=head.deadline_ms)
+        seat = self._seat(caller)  # 2
+        certificate = seat.certificate
+        worker = await self._worker(certificate.worker)  # 3
+        if worker is None or not worker.live_at(self._height()) or worker.boot != certificate.boot:
+            raise BAD_AGENT(expected="a live worker of this boot", found="another")
+        path, budget = _carried(head)  # 4
+        if path[-1] != certificate.agent:
+            raise BAD_AGENT(expected="a path that ends with the caller", found="another end")
+        require_path(path, agent)
+        return Origin(path, budget, head.deadline_ms, certificate.agent)
+
+    def _seat(self, caller: VerifiedCaller) -> Seat:
+        proof = caller.agent
+        if proof is None:
+            raise RuntimeError("only agents have a seat")
+        name = caller.address, proof.signature
+        seat = self._known.get(name)
+        if seat is None or seat.to_json() != proof.seat:
+            seat = self._verified(caller)
+            self._known[name] = seat
+            if len(self._known) > MAX_KNOWN:
+                self._known.popitem(last=False)
+        if seat.certificate.expiry <= self._height():
+            raise BAD_AGENT(expected=f"a lease beyond block {self._height()}", found="one that has ended")
+        return seat
+
+    def _verified(self, caller: VerifiedCaller) -> Seat:
+        proof = caller.agent
+        if proof is None:
+            raise RuntimeError("only agents have a seat")
+        try:
+            seat = Seat.from_json(proof.seat)
+            seat.verify(self._signers, self._network, self._height())
+            signature = from_hex(proof.signature, 65, name="signature")
+            verify_signer(caller_digest(seat.certificate.id, caller.address), signature, seat.certificate.worker)
+        except CloisterError as error:
+            raise BAD_AGENT(expected="a lease of now and its worker's signature", found=error.code) from None
+        return seat
+
+
+def _carried(head: RequestHead) -> tuple[tuple[bytes, ...], int]:
+    """The path and the budget that a worker wrote. Raises worker.agent_caller."""
+    found = {name: value for name, value in head.headers if name in (PATH, BUDGET)}
+    path, budget = found.get(PATH, "").split(","), found.get(BUDGET, "")
+    if len(path) > MAX_DEPTH or not budget.isascii() or not budget.isdecimal() or len(budget) > 4:
+        raise BAD_AGENT(expected=f"1 to {MAX_DEPTH} agents and a budget", found="others")
+    try:
+        return tuple(from_hex(agent, 32, name="agent id") for agent in path), min(int(budget), CALLS)
+    except CloisterError:
+        raise BAD_AGENT(expected="agent ids in 0x-hex", found="others") from None
+
+
+def shown(caller: VerifiedCaller | None, origin: Origin) -> dict[str, str] | None:
+    """The caller as agent code sees it."""
+    if caller is None:
+        return None
+    if origin.caller is not None:
+        return {"kind": "agent", "address": to_hex(caller.address), "agent": to_hex(origin.caller)}
+    return {"kind": "wallet", "address": to_hex(caller.address)}
+
+
+def without_carried(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Headers for agent code: what workers say to one another is not in them."""
+    return tuple([pair for pair in headers if not pair[0].startswith(RESERVED)])

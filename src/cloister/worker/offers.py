@@ -1,0 +1,118 @@
+"""What this worker offers an agent's code beside its state: its keys, and calls of other agents."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from cloister.chain.rpc import Rpc
+from cloister.client.call import Caller, Request
+from cloister.client.gateway import Gateway
+from cloister.client.home import Home
+from cloister.client.receipts import Ledger
+from cloister.client.reply import Reply
+from cloister.client.resolve import Resolution, Resolver
+from cloister.core.encoding.network import Network
+from cloister.core.errors import ConfigError, define
+from cloister.core.policy.manifest import MAX_MANIFEST, KeyRules, Manifest
+from cloister.fabric.ports import Blobs
+from cloister.worker.bundles import exact
+from cloister.worker.host import Extra
+from cloister.worker.leases import NodeIdentity
+from cloister.worker.outbound import AgentCalls, Answered, Identity, Outgoing
+from cloister.worker.serve import host_now_ms
+from cloister.worker.signing import Account, AgentSigner
+
+if TYPE_CHECKING:
+    from cloister.worker.agents import Placed
+
+NO_CALLS = define(
+    "worker.no_calls",
+    ConfigError,
+    check="this worker knows a gateway over which agents call others",
+    remedy="the worker's operator sets `calls` to the gateway's address",
+    status=501,
+)
+
+
+class Sender(Protocol):
+    """Makes calls of agents."""
+
+    async def send(self, outgoing: Outgoing, identity: Identity) -> Answered:
+        """One call to its whole answer. Raises CloisterError by name."""
+
+    async def close(self) -> None:
+        """End connections."""
+
+
+class Outbound:
+    """The client's side of this worker: it resolves and verifies as any client does, over one gateway."""
+
+    def __init__(self, network: Network, gateway: str | None) -> None:
+        self._network, self._url = network, gateway
+        self._gateway: Gateway | None = None
+        self._rpc: Rpc | None = None
+        self._caller: Caller | None = None
+
+    async def send(self, outgoing: Outgoing, identity: Identity) -> Reply:
+        """Call as an agent. Raises worker.no_calls, and what ``client.call.Caller.call`` raises."""
+        request = Request.build(
+            outgoing.method,
+            outgoing.path,
+            headers=outgoing.headers,
+            body=outgoing.body,
+            json_body=None,
+            idempotency_key=outgoing.idempotency_key,
+            request_id=secrets.token_bytes(16),
+            deadline_ms=outgoing.deadline_ms,
+        )
+        return await self._open().call(outgoing.agent, request, _any_seat, identity)
+
+    async def close(self) -> None:
+        """End connections."""
+        for part in (self._gateway, self._rpc):
+            if part is not None:
+                await part.close()
+
+    def _open(self) -> Caller:
+        if self._url is None:
+            raise NO_CALLS(expected="calls in the worker's settings", found="none")
+        if self._caller is None:
+            self._gateway = Gateway(self._url)
+            self._rpc = Rpc(self._gateway.rpc_url)
+            resolver = Resolver(self._network, self._gateway, self._rpc, clock=time.time, rng=secrets.token_bytes)
+            ledger = Ledger(Home.at(None), clock=time.time, on=False)
+            self._caller = Caller(self._gateway, resolver, ledger, rng=secrets.token_bytes, clock=time.time)
+        return self._caller
+
+
+class Offers:
+    """Makes the extra host calls of each agent."""
+
+    def __init__(self, node: NodeIdentity, network: Network, blobs: Blobs, sender: Sender) -> None:
+        self._node, self._network, self._blobs, self._sender = node, network, blobs, sender
+        self._rules: dict[bytes, KeyRules | None] = {}
+
+    def of(self, placed: Placed) -> Mapping[str, Extra]:
+        """``keys.*`` and ``agents.fetch`` of an agent; its lease may be renewed meanwhile."""
+        record = placed.record
+
+        async def rules() -> KeyRules | None:
+            return await self._key_rules(placed.keys.terms.manifest_hash)
+
+        signer = AgentSigner(lambda: placed.keys, rules, Account(self._network.genesis.chain_id, record.account))
+        calls = AgentCalls(record.agent, lambda: placed.keys, self._node.sign, self._sender.send, host_now_ms)
+        return {**signer.calls(), **calls.calls()}
+
+    async def _key_rules(self, manifest: bytes) -> KeyRules | None:
+        if manifest not in self._rules:
+            rules = Manifest.parse(await exact(self._blobs, manifest, MAX_MANIFEST)).keys
+            self._rules = {**dict(list(self._rules.items())[-255:]), manifest: rules}
+        return self._rules[manifest]
+
+
+async def _any_seat(resolution: Resolution) -> Resolution:
+    """Every seat that the resolver verified will do."""
+    return resolution
