@@ -42,4 +42,4 @@ def test_commands_that_remedies_name_exist() -> None:
     for first, second in re.findall(r"`cloister ([a-z]+)(?: ([a-z]+))?", text):
         assert first in tops, first
         if first in groups and second and groups[first]:
-            assert second in groups[first] | {"secrets"}, f"{first} {second}"
+            assert second in groups[first] | {"secrets", "policy"}, f"{first} {second}"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloister.cli import calls, local, versions
+from cloister.cli import calls, local, policies, versions
 from cloister.cli.options import AsJson, PassphraseFd, WalletName
 from cloister.cli.output import print_facts, print_rows, progress, say
 from cloister.cli.project import TEMPLATES, build_project, new_project
@@ -19,6 +19,7 @@ app = typer.Typer(help="Make, deploy and look after agents.", no_args_is_help=Tr
 command(app, "call")(calls.call)
 local.register(app)
 versions.register(app)
+policies.register(app)
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the agent.")]
 AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from cloister import __version__
-from cloister.cli import agents, calls, completion, evidence, keys, networks, receipts, secrets, verifying, wallets
+from cloister.cli import (
+    agents,
+    calls,
+    chains,
+    completion,
+    evidence,
+    keys,
+    networks,
+    receipts,
+    requests,
+    secrets,
+    verifying,
+    wallets,
+)
 from cloister.cli.settings import Settings
 from cloister.client.home import Home
 
@@ -57,6 +70,8 @@ completion.register(app)
 agents.app.add_typer(secrets.app, name="secrets")
 app.add_typer(agents.app, name="agent")
 app.add_typer(keys.app, name="keys")
+app.add_typer(requests.app, name="request")
+app.add_typer(chains.app, name="chain")
 app.add_typer(verifying.app, name="verify")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(wallets.app, name="wallet")

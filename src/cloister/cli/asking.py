@@ -24,6 +24,21 @@ NO_SECRET = define(
     remedy="run it on a terminal, pipe the value in, or pass an open descriptor: `--fd 3 3< file`",
 )
 
+NOT_CONFIRMED = define(
+    "cli.not_confirmed",
+    ConfigError,
+    check="a step that cannot be taken back is confirmed",
+    remedy="answer y on a terminal, or pass --yes",
+)
+
+
+def confirmed(what: str, yes: bool) -> None:
+    """Ask before something that nobody can undo; ``yes`` answers it. Raises ConfigError (cli.not_confirmed)."""
+    if yes:
+        return
+    if not sys.stdin.isatty() or not typer.confirm(f"{what}?", err=True):
+        raise NOT_CONFIRMED(expected=f"a yes to: {what}", found="none")
+
 
 def secret(question: str, *, fd: int | None = None, confirm: bool = False) -> str:
     """A secret value: from ``fd``, else from a terminal prompt, else from piped standard input.

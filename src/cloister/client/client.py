@@ -155,13 +155,21 @@ class Client:
 
     async def describe(self, agent: bytes) -> dict[str, Any]:
         """An agent's proven record and the workers that hold it now (verified seats), JSON-ready."""
-        facts = record_facts(await self.resolver.record(agent))
+        facts = record_facts(await self.resolver.record(agent)) | await self._limits(agent)
         try:
             found = (await self.resolver.resolve(agent, again=True)).sittings
         except CloisterError as error:
             return {**facts, "seats": [], "why_no_seat": f"{error.code}: {error.found}"}
         seats = [{"worker": to_hex(s.worker.worker), "vendor": s.vendor, "boot": to_hex(s.worker.boot)} for s in found]
         return {**facts, "seats": seats}
+
+    async def _limits(self, agent: bytes) -> dict[str, Any]:
+        """What limits an agent beside its code, by proof: who decides, who is asked to pay, until when it must rest."""
+        record, view = await self.resolver.record(agent), await self.resolver.view()
+        rules = await view.state.agent_rules(agent)
+        named = {"guardian": record.guardian, "access_hook": rules.access_hook, "fee_payer": rules.fee_payer}
+        shown_as: dict[str, Any] = {n: shown(a) if any(a) else None for n, a in named.items()}
+        return shown_as | {"emergency_until": rules.emergency_until, "rules_version": rules.version}
 
     async def with_evidence(self, resolution: Resolution) -> Resolution:
         """The resolution with those seats whose workers showed good evidence over our nonce, once per boot.
@@ -192,11 +200,11 @@ class Client:
             raise NO_WALLET(expected="a wallet", found="none")
         return self.wallet
 
-    async def send(self, contract: str, data: bytes) -> Transaction:
-        """Send a transaction to a contract of this network and wait until it is included. Raises ChainError."""
+    async def send(self, contract: str, data: bytes, *, value: int = 0) -> Transaction:
+        """Send a transaction to a contract of this network, with ``value`` wei, and wait for it. Raises ChainError."""
         if self._sender is None:
             self._sender = Sender(self.rpc, self.need_wallet().key, self.network.genesis.chain_id)
-        return await self._sender.send(self.address(contract), data)
+        return await self._sender.send(self.address(contract), data, value)
 
     def address(self, contract: str) -> bytes:
         """20-byte address of a contract by name."""

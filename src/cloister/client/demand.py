@@ -30,6 +30,13 @@ OTHER_CODE = define(
     remedy="look at what changed before you pin the new hash",
     status=403,
 )
+TOO_SOON = define(
+    "client.demand_delay",
+    PolicyError,
+    check="a change of the agent's code waits at least as many blocks as the caller asks for",
+    remedy="ask its owner for a longer delay, which cannot be shortened again, or pin the code with code_hash",
+    status=403,
+)
 NO_SUCH_WORKER = define(
     "client.demand_worker",
     PolicyError,
@@ -42,8 +49,10 @@ NO_SUCH_WORKER = define(
 @dataclass(frozen=True, slots=True)
 class Demand:
     """Empty fields demand nothing. ``code_hash``, ``manifest_hash``: 32 bytes. ``vendor``: vendor class such as
-    "intel". ``worker``: 20-byte address. ``upgrade_not_instant``: refuse the upgrade rule `instant`. ``evidence``: ask
-    each worker for fresh evidence over this client's nonce, and appraise it here, before the first request to a boot.
+    "intel". ``worker``: 20-byte address. ``upgrade_not_instant``: refuse the upgrade rule `instant`.
+    ``min_upgrade_blocks``: refuse code that can change on a shorter notice, the owner's own calls too; `frozen` always
+    passes. ``evidence``: ask each worker for fresh evidence over this client's nonce, and appraise it here, before the
+    first request to a boot.
     """
 
     code_hash: bytes | None = None
@@ -51,6 +60,7 @@ class Demand:
     vendor: str | None = None
     worker: bytes | None = None
     upgrade_not_instant: bool = True
+    min_upgrade_blocks: int = 0
     evidence: bool = False
 
     def __post_init__(self) -> None:
@@ -64,6 +74,9 @@ class Demand:
             wanted, found = getattr(self, name), getattr(record, name)
             if wanted is not None and wanted != found:
                 raise OTHER_CODE(expected=f"{name} {to_hex(wanted)}", found=to_hex(found))
+        notice = record.upgrade_delay if record.upgrade_mode is UpgradeMode.DELAYED else 0
+        if record.upgrade_mode is not UpgradeMode.FROZEN and notice < self.min_upgrade_blocks:
+            raise TOO_SOON(expected=f"at least {self.min_upgrade_blocks} blocks, or `frozen`", found=f"{notice} blocks")
         instant = record.upgrade_mode is UpgradeMode.INSTANT
         if instant and self.upgrade_not_instant and self.code_hash is None and caller != record.owner:
             raise INSTANT(expected="the upgrade rule `delay` or `frozen`", found="`instant`")

@@ -39,6 +39,13 @@ AGENT = {
     "account": CHECKSUMMED,
     "secrets_version": int,
 }
+LIMITS = {
+    "guardian": type(None),
+    "access_hook": type(None),
+    "fee_payer": type(None),
+    "emergency_until": int,
+    "rules_version": int,
+}
 PROOF = {
     "network": HASH,
     "agent": HASH,
@@ -57,7 +64,7 @@ WALLET = {"name": str, "address": CHECKSUMMED}
 
 SHAPES: dict[tuple[str, ...], Any] = {
     ("agent", "list"): [AGENT],
-    ("agent", "show", "1"): {**AGENT, "seats": [{"worker": ADDRESS, "vendor": "intel|amd", "boot": HASH}]},
+    ("agent", "show", "1"): {**AGENT, **LIMITS, "seats": [{"worker": ADDRESS, "vendor": "intel|amd", "boot": HASH}]},
     ("agent", "secrets", "list", "1"): [],
     ("call", "1", "/x"): {
         "status": int,
