@@ -7,13 +7,14 @@ It is wrapped for the agent's owner under the agent's ``log`` key. AAD of both i
 
 from __future__ import annotations
 
+from hashlib import sha256
 from hmac import compare_digest
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cloister.core.encoding.contexts import Context, digest
+from cloister.core.encoding.contexts import Context, digest, frame
 from cloister.core.encoding.hexes import need_bytes
 from cloister.core.errors import ReceiptError, define
 from cloister.core.receipts.receipt import MAX_RECEIPT, Receipt
@@ -23,6 +24,7 @@ _NONCE: Final = bytes(12)
 _WRAPPED: Final = 48
 MAX_KEPT: Final = 1 + _WRAPPED + MAX_RECEIPT + 16
 _CALLER: Final = b"caller"
+_CALLER_LEAD: Final = frame(Context.RECEIPT_KEPT, _CALLER) + b"\0\0\0\x20"
 
 NOT_OPENED = define(
     "receipt.kept",
@@ -56,7 +58,7 @@ class OwnerKey:
 
 def seal_kept(receipt: Receipt, salt: bytes, owner: OwnerKey) -> bytes:
     """The kept form. ``salt``: the 32 bytes of ``commitments.receipt_salt``, which no other receipt has."""
-    key = digest(Context.RECEIPT_KEPT, _CALLER, salt)
+    key = sha256(_CALLER_LEAD + salt).digest()  # digest(RECEIPT_KEPT, "caller", salt): made for every call
     sealed = AESGCM(key).encrypt(_NONCE, receipt.encoded, receipt.id)
     return b"".join((bytes((_VERSION,)), owner.wrap(key, receipt), sealed))
 

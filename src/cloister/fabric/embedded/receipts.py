@@ -176,10 +176,8 @@ def _encoded(batch: ReceiptBatch) -> bytes:
         raise BAD_LIMIT(expected="ids of 32 bytes and a number", found="others")
     if any(len(one) > MAX_SEALED_RECEIPT for one in batch.sealed):
         raise TOO_LARGE(expected=f"receipts of at most {MAX_SEALED_RECEIPT} bytes", found="more")
-    parts = [_BATCH.pack(batch.first, count, batch.signature), *batch.ids]
-    for one in batch.sealed:
-        parts += (len(one).to_bytes(2, "big"), one)
-    payload = b"".join(parts)
+    pieces = [len(one).to_bytes(2, "big") + one for one in batch.sealed]
+    payload = b"".join([_BATCH.pack(batch.first, count, batch.signature), *batch.ids, *pieces])
     return _RECORD.pack(len(payload), zlib.crc32(payload)) + payload
 
 
