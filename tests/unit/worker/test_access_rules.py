@@ -261,3 +261,25 @@ async def test_an_agent_of_its_own_rules_does_not_disturb_another(make: Make) ->
     free = await rig.deploy(2)
     assert (await ask(rig, closed)).code == "policy.access_denied"
     assert (await ask(rig, free)).status == 200
+
+
+# --- stopping and selling ---
+
+
+async def test_a_sold_agents_old_sessions_end_with_its_epoch(rig: Rig) -> None:
+    agent = await rig.deploy()
+    session = rig.session(agent)
+    assert (await rig.call(agent, session=session)).status == 200
+    rig.world.set_agent(1, owner=address_of(USER), epoch=2)
+    await rig.follow(1)
+    await refused(rig.call(agent, session=session), "envelope.certificate_unknown")
+    assert rig.seat(agent).certificate.agent_epoch == 2
+
+
+async def test_a_withheld_pause_binds_with_the_checkpoint_that_proves_it(rig: Rig) -> None:
+    agent = await rig.deploy()
+    session = rig.session(agent)
+    rig.world.set_agent(1, paused=True)
+    rig.world.mine()
+    await rig.follow()
+    await refused(rig.call(agent, session=session), "worker.no_such_agent")
