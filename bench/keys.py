@@ -134,7 +134,7 @@ class BenchNode(RogueNode):
         network = self._client.network
         public = PublicShares(network.mpk, network.share_keys, network.transcript)
         for name, parts in granted.partials.items():
-            partials = [Partial(p.index, p.e1, p.e2, p.e3) for p in parts]
+            partials = [Partial(p.index, p.e1, p.e2, p.e3, p.term) for p in parts]
             identity = bytes(granted.identities[name])
             recover(partials, network.founding.threshold, public, identity, transport)
         over = time.perf_counter()

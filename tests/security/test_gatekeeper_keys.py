@@ -110,7 +110,7 @@ async def test_a_placed_worker_recovers_every_key_from_any_two_members(stage: St
     granted = await committee.keys(stage.request())
     await committee.close()
     for name, parts in granted.partials.items():
-        partials = [Partial(p.index, p.e1, p.e2, p.e3) for p in parts]
+        partials = [Partial(p.index, p.e1, p.e2, p.e3, p.term) for p in parts]
         recover(partials, 2, stage.sitting.public, bytes(granted.identities[name]), stage.worker.transport)
     assert {p for p, _ in granted.partials} == set(Purpose)
     assert stage.audit()[-1]["outcome"] == "granted"

@@ -18,8 +18,8 @@ import pytest_asyncio
 
 from cloister.core.errors import SandboxError
 from cloister.sandbox.deno import DenoSandbox
-from cloister.sandbox.process import SandboxProcess
 from cloister.sandbox.ports import AgentSpec, Limits
+from cloister.sandbox.process import SandboxProcess
 from support.attack_lab import CODE, Lab, matches, open_lab
 from support.attacks import ATTACKS, CASES, LONG, ROWS, Attack, Walls
 from support.documents import ROOT

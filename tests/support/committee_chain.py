@@ -21,7 +21,7 @@ from cloister.core.chainview.ceremonies import (
 )
 from cloister.core.chainview.founding import CandidateRecord, SeatsRecord
 from cloister.core.chainview.seats import RulesRecord
-from cloister.core.encoding.handover import Handover, members_hash
+from cloister.core.encoding.handover import Handover, MasterResume, members_hash
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.network import network_id
 from cloister.core.encoding.signatures import recover
@@ -95,6 +95,8 @@ class Contract:
     seats: SeatsRecord = NO_SEATS
     call_data: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
     nominated: tuple[bytes, ...] = ()
+    elected_at: int = 0
+    elections: set[int] = field(default_factory=set)
 
     @property
     def newest(self) -> Opened | None:
@@ -103,15 +105,18 @@ class Contract:
 
     # --- opening ---
 
-    def open(self, kind: Kind, receivers: Sequence[bytes], threshold: int, number: int) -> CeremonyView:
-        """Open a ceremony in block ``number``."""
+    def open(
+        self, kind: Kind, receivers: Sequence[bytes], threshold: int, number: int, *, epoch: int = 0
+    ) -> CeremonyView:
+        """Open a ceremony in block ``number``. ``epoch``: the older master epoch to carry into the term in office."""
         if self.newest is not None and self.newest.view.ending is Ending.OPEN:
             raise refuse("CeremonyOpen")
         count, seats = len(self.ceremonies) + 1, self.seats
         reshare = kind is Kind.RESHARE
         base = self.genesis if kind is Kind.FOUND else seats.network_id
-        term = 1 if kind is Kind.FOUND else seats.term + reshare
-        epoch = 1 if kind is Kind.FOUND else seats.master_epoch + (kind is Kind.ROTATE)
+        term = 1 if kind is Kind.FOUND else seats.term + (reshare and not epoch)
+        epoch = epoch or (1 if kind is Kind.FOUND else seats.master_epoch + (kind is Kind.ROTATE))
+        deals = self.terms[self.epochs[epoch].term] if reshare else None
         identity = ceremony_id(base, CONTRACT, kind, term, epoch, count)
         keys = tuple(self._use_key(identity, member, count) for member in receivers)
         view = CeremonyView(
@@ -122,12 +127,12 @@ class Contract:
             term=term,
             master_epoch=epoch,
             threshold=threshold,
-            quorum=seats.threshold if reshare else threshold,
-            dealers=seats.members if reshare else tuple(receivers),
+            quorum=deals.threshold if deals else threshold,
+            dealers=deals.members if deals else tuple(receivers),
             receivers=tuple(receivers),
             keys=keys,
-            dealer_term=seats.term if reshare else 0,
-            old_mpk=seats.mpk if reshare else bytes(96),
+            dealer_term=deals.term if deals else 0,
+            old_mpk=self.epochs[epoch].mpk if reshare else bytes(96),
             old_transcript=self.epochs[epoch].transcript if reshare else bytes(32),
             opened_at=number,
             deadlines=Deadlines.after(number, self.rules.ceremony_blocks),
@@ -237,14 +242,37 @@ class Contract:
             raise refuse("WrongPhase")
 
     def do_nominate(self, sender: bytes, number: int) -> None:
-        if number < self.terms[self.seats.term].height + self.rules.term_blocks:
+        if number < self.elected_at + self.rules.term_blocks:
             raise refuse("TooEarly")
+        self.elections.add(len(self.ceremonies) + 1)
         self.open(Kind.RESHARE, self.nominated or self.seats.members, self.seats.threshold, number)
 
     def do_refresh(self, sender: bytes, number: int) -> None:
         if number < self.terms[self.seats.term].height + self.rules.refresh_blocks:
             raise refuse("TooEarly")
         self.open(Kind.RESHARE, self.seats.members, self.seats.threshold, number)
+
+    def do_rotate(self, sender: bytes, number: int) -> None:
+        if number < self.epochs[self.seats.master_epoch].confirmed_at + self.rules.rotation_blocks:
+            raise refuse("TooEarly")
+        self.open(Kind.ROTATE, self.seats.members, self.seats.threshold, number)
+
+    def do_resume(self, sender: bytes, number: int, said: tuple[int, bytes, int], signatures: list[bytes]) -> None:
+        statement, epoch = MasterResume(*said), self.epochs[said[2]]
+        signers = {recover(statement.digest(self.seats.network_id), s) for s in signatures}
+        made = self.ceremonies[epoch.ceremony - 1].view.id
+        if said != (self.seats.term, made, self.seats.master_epoch) or epoch.state is not EpochState.PAUSED:
+            raise refuse("WrongEpoch")
+        if len(signers & set(self.seats.members)) < self.seats.threshold:
+            raise refuse("TooFewSigners")
+        self.epochs[said[2]] = replace(epoch, state=EpochState.RESUMED, resumed_at=number)
+        before = self.epochs[said[2] - 1]
+        self.epochs[said[2] - 1] = replace(before, state=EpochState.PAUSED)
+
+    def do_carry(self, sender: bytes, number: int, epoch: int) -> None:
+        if self.epochs[epoch].term + 1 != self.seats.term:
+            raise refuse("WrongEpoch")
+        self.open(Kind.RESHARE, self.seats.members, self.seats.threshold, number, epoch=epoch)
 
     def do_handOver(self, sender: bytes, number: int, term: int, signatures: list[bytes]) -> None:
         old, new = self.terms[term], self.terms[term + 1]
@@ -321,6 +349,8 @@ class Contract:
             transcript=agreed.transcript,
             mpk=agreed.mpk,
         )
+        if view.master_epoch < self.seats.master_epoch:
+            return
         self.seats = SeatsRecord(
             view.term,
             view.master_epoch,
@@ -331,6 +361,8 @@ class Contract:
             agreed.mpk,
             hashlib.sha256(b"term seed" + bytes([view.term])).digest(),
         )
+        if view.kind is Kind.FOUND or view.number in self.elections:
+            self.elected_at = number
         if view.kind is not Kind.ROTATE:
             self.terms[view.term] = TermRecord(
                 term=view.term,

@@ -186,6 +186,9 @@ class WorldSnapshot:
     async def term_record(self, term: int) -> TermRecord:
         return self._state.contract.terms[term]
 
+    async def elected_at(self) -> int:
+        return self._state.contract.elected_at
+
     async def epoch_record(self, epoch: int) -> EpochRecord:
         none = EpochRecord(epoch, EpochState.NONE, 0, 0, 0, 0, 0, bytes(32), bytes(96))
         return self._state.contract.epochs.get(epoch, none)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from coincurve import PrivateKey
 
 from cloister.chain.contracts import call, encode
-from cloister.chain.deploy import deploy_all, verify_deployed
+from cloister.chain.deploy import FREE_SEATS, deploy_all, verify_deployed
 from cloister.chain.rpc import Rpc
 from cloister.chain.tx import Sender
 from cloister.core.attestation.policy import devnet as devnet_policy
 from cloister.core.attestation.roots import Roots
+from cloister.core.chainview.seats import RulesRecord
 from cloister.core.encoding import jcs
 from cloister.core.encoding.hexes import from_hex
 from cloister.core.encoding.network import ContractRef, Genesis, Network
@@ -26,6 +28,10 @@ from cloister.wire.ask import new_session
 from cloister.wire.transcripts import ask_transcript
 
 FOUNDING_TIMEOUT_S = 60.0
+
+NEVER = 50_000_000
+ONE_TERM = replace(FREE_SEATS, term_blocks=NEVER, refresh_blocks=NEVER, rotation_blocks=NEVER)
+"""Nobody elects or refreshes unasked: clients and workers of this version know the founding committee only."""
 
 NO_FOUNDING = define(
     "devnet.founding",
@@ -44,14 +50,16 @@ async def deploy(
     measurements: Sequence[bytes],
     roots: Mapping[str, Any],
     parameters: Mapping[str, int],
+    rules: RulesRecord = ONE_TERM,
 ) -> Genesis:
     """Deploy every contract and write genesis.json.
 
-    ``measurements``: founding measurement ids. ``parameters``: network parameters that differ from the devnet's."""
+    ``measurements``: founding measurement ids. ``parameters``: network parameters that differ from the devnet's.
+    ``rules``: of candidates, ceremonies and terms."""
     policy = devnet_policy(Roots.from_json(dict(roots)), **parameters)
     document = policy.to_json()
     sender = Sender(rpc, deployer, chain_id)
-    contracts = await deploy_all(sender, policy.hash(), measurements, default_seats=policy.network.seats)
+    contracts = await deploy_all(sender, policy.hash(), measurements, default_seats=policy.network.seats, rules=rules)
     hashes = await verify_deployed(rpc, contracts)
     first = await rpc.call("eth_getBlockByNumber", "0x0", False)
     genesis = Genesis(
@@ -112,10 +120,14 @@ async def network_file(layout: Layout, rpc: Rpc, genesis: Genesis, endpoints: Se
     """
     committee = await in_office(rpc, genesis)
     transcript, mpk = committee["transcript"], b"".join(committee["mpk"])
-    public = (await _record(endpoints, transcript)).public_shares(transcript, mpk)
+    record = await _record(endpoints, transcript)
+    public, members = record.public_shares(transcript, mpk), tuple(m.address for m in record.ceremony.members)
+    said = (tuple(committee["members"]), int(committee["threshold"]))
+    if said != (members, record.ceremony.threshold):
+        raise NO_FOUNDING(expected="the chain's members and threshold", found="others after replaying the transcript")
     network = Network(
         genesis=genesis,
-        founding=SignerSet(int(committee["term"]), int(committee["threshold"]), tuple(committee["members"])),
+        founding=SignerSet(int(committee["term"]), record.ceremony.threshold, members),
         transcript=public.transcript,
         mpk=public.mpk,
         share_keys=public.share_keys,

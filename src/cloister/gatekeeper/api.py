@@ -46,6 +46,7 @@ def build(gatekeeper: Gatekeeper) -> web.Application:
             web.get("/v1/dkg/{ceremony}/dealing/{dealer}", api.dealing),
             web.get("/v1/transcript/{transcript}", api.transcript),
             web.get("/v1/handovers", api.handovers),
+            web.get("/v1/resume/{epoch}", api.resume),
             web.get("/v1/checkpoint", api.checkpoint),
             web.get("/v1/checkpoint/{number}", api.checkpoint_at),
             web.post("/v1/admission", api.admission),
@@ -95,6 +96,10 @@ class _Api:
     async def handovers(self, request: web.Request) -> web.Response:
         self._gatekeeper.small(_remote(request))
         return _answer(self._gatekeeper.handovers.served())
+
+    async def resume(self, request: web.Request) -> web.Response:
+        self._gatekeeper.small(_remote(request))
+        return _answer(self._gatekeeper.votes.served(_number("epoch", request.match_info["epoch"])))
 
     async def checkpoint(self, request: web.Request) -> web.Response:
         self._gatekeeper.small(_remote(request))

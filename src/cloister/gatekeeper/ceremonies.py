@@ -110,6 +110,11 @@ class Ceremonies:
         """Whether a ceremony runs in which we have a seat: our transport key is in use."""
         return self.view is not None and self.view.ending is Ending.OPEN and self._seat(self.view)
 
+    @property
+    def active(self) -> bool:
+        """Whether there may be something to do at every block."""
+        return bool(self._runs) or (self.view is not None and self.view.ending is Ending.OPEN)
+
     def makes(self, epoch: int, term: int) -> bool:
         """Whether a ceremony is about to give us the share of an epoch and term: it is confirmed, and on its way."""
         mine = [run for run in self._runs.values() if (run.view.master_epoch, run.view.term) == (epoch, term)]

@@ -28,11 +28,14 @@ from cloister.gatekeeper.audit import AuditLog
 from cloister.gatekeeper.checkpoints import Checkpoints
 from cloister.gatekeeper.limits import RateLimit
 from cloister.gatekeeper.office import Office
-from cloister.gatekeeper.ports import Chain, Snapshot
+from cloister.gatekeeper.ports import Chain
 from cloister.gatekeeper.store import Store
 from cloister.wire.messages import KeyPartial, KeysAnswer, KeysRequest, OldPartial, parse
 
 TRANSPORT = "transport"
+
+
+_STRICT = (EpochState.RELEASED, EpochState.RESUMED, EpochState.PAUSED, EpochState.DESTROYED)
 
 
 class KeyDesk:
@@ -109,7 +112,7 @@ class KeyDesk:
             at.live_workers(),
             self._chain.newest(agent, requester.worker),
         )
-        masters = await self._masters(at, agent, found)
+        masters = await self._masters(checkpoint, agent, found)
         # From here to record_grant nothing waits: two requests at once cannot both take the last free place.
         self._checkpoints.require_running()
         parameters = self._policy.network
@@ -126,17 +129,27 @@ class KeyDesk:
             masters=masters,
         )
 
-    async def _masters(self, at: Snapshot, agent: bytes, found: AgentFacts | None) -> EpochFacts:
-        """What the chain says of the master epoch in use, the next one, and those that the agent is still under."""
+    async def _masters(self, checkpoint: Checkpoint, agent: bytes, found: AgentFacts | None) -> EpochFacts:
+        """What the chain says of the master epoch in use, the next one, and those that the agent is still under.
+
+        The more restrictive word of the shown checkpoint and of our own newest block counts. An epoch that we hold and
+        that a checkpoint does not know yet is paused: nothing is released in it before its ``resume`` is final (M2)."""
         sealed, newest = self._sealed(agent), self._office.facts().master_epoch
         older = {e.master for e in (sealed, found.secrets if found else None) if e is not None and e.master < newest}
-        records = await asyncio.gather(*(at.epoch_record(e) for e in sorted({newest, newest + 1} | older)))
-        return EpochFacts({r.epoch: EpochState[r.state.name] for r in records if r.state.name != "NONE"})
+        states: dict[int, EpochState] = {}
+        for block in {checkpoint, self._checkpoints.head or checkpoint}:
+            at = self._chain.at(block)
+            for record in await asyncio.gather(*(at.epoch_record(e) for e in sorted({newest, newest + 1} | older))):
+                if record.state.name == "NONE" and record.epoch > newest:
+                    continue
+                state = EpochState.PAUSED if record.state.name == "NONE" else EpochState[record.state.name]
+                states[record.epoch] = max(state, states.get(record.epoch, state), key=_STRICT.index)
+        return EpochFacts(states)
 
     def _partial(self, identity: KeyIdentity, transport: bytes) -> KeyPartial:
         share = self._office.share_for(identity.version.master_epoch)
         p = evaluate(share, bytes(identity), transport, self._rng)
-        return KeyPartial(identity.purpose, identity.period, p.index, p.e1, p.e2, p.e3)
+        return KeyPartial(identity.purpose, identity.period, p.index, p.e1, p.e2, p.e3, p.term)
 
     def _note(self, request: KeysRequest, outcome: str, grant: Grant | None) -> None:
         binding = request.shown.binding

@@ -57,6 +57,9 @@ class Snapshot(Protocol):
     async def term_record(self, term: int) -> TermRecord:
         """A term that is or was in office."""
 
+    async def elected_at(self) -> int:
+        """Block at which the members were last elected; a refresh elects nobody."""
+
     async def epoch_record(self, epoch: int) -> EpochRecord:
         """A master epoch."""
 

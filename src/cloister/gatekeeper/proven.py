@@ -41,6 +41,9 @@ class _State(CeremonyState):
     async def standing(self) -> tuple[bytes, ...]:
         return await self._read("Gatekeepers", _read_standing)
 
+    async def elected_at(self) -> int:
+        return await self._read("Gatekeepers", _read_elected_at)
+
 
 class ProvenSnapshot:
     """``ports.Snapshot`` at one block. Words once proven are kept."""
@@ -113,6 +116,10 @@ class ProvenSnapshot:
     async def term_record(self, term: int) -> TermRecord:
         """A term."""
         return await self._state.term_record(term)
+
+    async def elected_at(self) -> int:
+        """When the members were elected."""
+        return await self._state.elected_at()
 
     async def epoch_record(self, epoch: int) -> EpochRecord:
         """A master epoch."""
@@ -230,6 +237,11 @@ def _read_standing(slots: Slots, layout: Layout) -> tuple[bytes, ...]:
     count = min(slots.get([place.slot])[0], MAX_STANDING)
     words = slots.get([add(data_slot(place.slot), i) for i in range(count)]) if count else ()
     return tuple(address_of_word(word) for word in words)
+
+
+def _read_elected_at(slots: Slots, layout: Layout) -> int:
+    place = layout.variable("electedAt")
+    return place.of(slots.get([place.slot])[0])
 
 
 def published_frame(call_data: bytes) -> bytes | None:

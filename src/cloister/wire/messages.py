@@ -20,6 +20,7 @@ from cloister.core.encoding.identity import EPOCH_FIELDS, Epochs, Purpose
 from cloister.core.encoding.signatures import MAX_MEMBERS, Signed
 from cloister.core.encoding.statements import Checkpoint, HeartBeat, Lease, Statement, WorkerAdmission
 from cloister.core.errors import EncodingError, TransportError, define
+from cloister.core.threshold.shares import term_field, term_of
 
 MAX_BODY = 1 << 20
 MAX_PARTIALS, MAX_OLD = 16, 4
@@ -217,7 +218,9 @@ class KeysRequest:
 
 @dataclass(frozen=True, slots=True)
 class KeyPartial:
-    """One member's encrypted partial of one key: member index, and E1 (48), E2 (96), E3 (48) compressed points."""
+    """One member's encrypted partial of one key: member index, and E1 (48), E2 (96), E3 (48) compressed points.
+
+    ``term``: of the share that made it (spec/gatekeepers.md R3)."""
 
     purpose: Purpose
     period: int
@@ -225,8 +228,10 @@ class KeyPartial:
     e1: bytes
     e2: bytes
     e3: bytes
+    term: int = 1
 
     def __post_init__(self) -> None:
+        need_uint("term", self.term, 64)
         need_uint("period", self.period, 64)
         need_uint("index", self.index, 16)
         for name, size in (("e1", 48), ("e2", 96), ("e3", 48)):
@@ -235,17 +240,19 @@ class KeyPartial:
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
         points = {n: to_hex(getattr(self, n)) for n in ("e1", "e2", "e3")}
-        return {"purpose": int(self.purpose), "period": self.period, "index": self.index, **points}
+        where = {"purpose": int(self.purpose), "period": self.period, "index": self.index}
+        return {**where, **points, **term_field(self.term)}
 
     @classmethod
     def from_json(cls, value: object) -> KeyPartial:
         """Parse ``to_json`` output."""
-        data = need_fields("partial", value, {"purpose", "period", "index", "e1", "e2", "e3"})
+        term = term_of("partial", value)
+        data = need_fields("partial", value, {"purpose", "period", "index", "e1", "e2", "e3"} | set(term_field(term)))
         number = need_uint("purpose", data["purpose"], 8)
         if number not in (p.value for p in Purpose):
             raise BAD_MESSAGE(expected="a purpose of core/encoding/identity.py", found=str(number))
         points = {n: from_hex(data[n], name=n, max_size=96) for n in ("e1", "e2", "e3")}
-        return cls(Purpose(number), data["period"], data["index"], **points)
+        return cls(Purpose(number), data["period"], data["index"], **points, term=term)
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,7 @@ async def _recovered(
 
     async def one(identity: KeyIdentity, parts: Sequence[KeyPartial]) -> DerivedKey:
         await asyncio.sleep(0)
-        partials = [Partial(p.index, p.e1, p.e2, p.e3) for p in parts]
+        partials = [Partial(p.index, p.e1, p.e2, p.e3, p.term) for p in parts]
         return recover(partials, threshold, shares, bytes(identity), transport)
 
     derived = {name: await one(granted.identities[name], parts) for name, parts in granted.partials.items()}
@@ -173,7 +173,7 @@ def _honest(answer: KeysAnswer, network: bytes, shares: PublicShares, transport:
     identities = identities_of(answer.lease, network)
     for p in answer.partials:
         identity = bytes(identities[p.purpose, p.period])
-        verify_partial(Partial(p.index, p.e1, p.e2, p.e3), identity, shares, transport.public)
+        verify_partial(Partial(p.index, p.e1, p.e2, p.e3, p.term), identity, shares, transport.public)
     for o in answer.old:
         p, at = o.partial, o.epochs.version(network, answer.lease.agent)
-        verify_partial(Partial(p.index, p.e1, p.e2, p.e3), bytes(at.key(p.purpose)), shares, transport.public)
+        verify_partial(Partial(p.index, p.e1, p.e2, p.e3, p.term), bytes(at.key(p.purpose)), shares, transport.public)

@@ -7,10 +7,10 @@ import json
 import stat
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -149,12 +149,6 @@ class Chain:
         now = self.world.now
         if function == "term":
             return now.seats.term
-        if function == "ceremony":
-            return {"id": now.ceremony.id}
-        if function == "candidate":
-            return {"dkgKey": now.candidates[args[0]].dkg_key}
-        if function == "dealing":
-            return now.dealings[args[1]]
         assert function == "committee"
         seats = now.seats
         return {
@@ -163,6 +157,7 @@ class Chain:
             "term": seats.term,
             "masterEpoch": seats.master_epoch,
             "networkId": seats.network_id,
+            "transcript": seats.transcript,
             "mpk": [seats.mpk[i : i + 32] for i in (0, 32, 64)],
             **self.changes,
         }
@@ -190,15 +185,15 @@ async def founded(folder: Path) -> AsyncIterator[tuple[World, list[Seat]]]:
 
 
 @asynccontextmanager
-async def serving_dealing(change: Any) -> AsyncIterator[str]:
-    """A member that answers with what ``change`` returns: (status, JSON)."""
+async def lying(seat: Seat, change: Any) -> AsyncIterator[str]:
+    """A member that answers as ``seat`` does, but for what ``change`` makes of (path, answer)."""
 
     async def answer(request: web.Request) -> web.Response:
-        status, value = change(request.match_info["ceremony"])
-        return web.json_response(value, status=status)
+        async with aiohttp.ClientSession() as session, session.get(seat.url + request.path) as found:
+            return web.json_response(change(request.path, await found.json()), status=found.status)
 
     app = web.Application()
-    app.router.add_get("/v1/dkg/{ceremony}/dealing", answer)
+    app.router.add_get("/{path:.*}", answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -231,12 +226,16 @@ async def test_the_network_file_follows_from_what_members_dealt(
             assert not folder.network.exists(), changes
         chain.changes = {}
 
-        for name, answer in _lies(seats).items():
-            async with serving_dealing(answer) as liar:
+        monkeypatch.setattr(ledger, "FOUNDING_TIMEOUT_S", 0.1)
+        for name, change in LIES.items():
+            async with lying(seats[2], change) as liar:
                 with pytest.raises(CloisterError) as caught:
-                    await write([*urls[:2], liar])
+                    await write([liar])
             assert not folder.network.exists(), name
             assert caught.value.remedy, name
+        async with lying(seats[2], LIES["another threshold"]) as liar:
+            await write([liar, urls[0]])
+            folder.network.unlink()
 
         network = await write(urls[::-1])
         assert Network.parse(folder.network.read_bytes()) == network
@@ -249,42 +248,39 @@ async def test_the_network_file_follows_from_what_members_dealt(
             assert seat.member.require_desks().office.share.public.share_keys[seat.number] == key
 
 
-def _lies(seats: list[Seat]) -> Mapping[str, Any]:
-    """What a lying third member may answer."""
+def _flip(path: str, value: Any) -> Any:
+    if "/dealing/" not in path:
+        return value
+    text = json.dumps(value["dealing"])
+    at = text.rindex("0x") + 10
+    return {**value, "dealing": json.loads(text[:at] + ("0" if text[at] != "0" else "1") + text[at + 1 :])}
 
-    def own(ceremony: str) -> dict[str, Any]:
-        member = seats[2].member
-        assert member is not None
-        dealing, signature = member.founding.dealing(bytes.fromhex(ceremony[2:]))
-        return {"dealing": dealing.to_json(), "signature": to_hex(signature)}
 
-    def altered(ceremony: str) -> tuple[int, Any]:
-        said = own(ceremony)
-        text = json.dumps(said["dealing"])
-        at = text.rindex("0x") + 10
-        flipped = "0" if text[at] != "0" else "1"
-        return 200, {**said, "dealing": json.loads(text[:at] + flipped + text[at + 1 :])}
+def _head(**changes: Any) -> Any:
+    return lambda path, value: (
+        {**value, "ceremony": {**value["ceremony"], **changes}} if "/transcript/" in path else value
+    )
 
-    def another(ceremony: str) -> tuple[int, Any]:
-        member = seats[1].member
-        assert member is not None
-        dealing, signature = member.founding.dealing(bytes.fromhex(ceremony[2:]))
-        return 200, {"dealing": dealing.to_json(), "signature": to_hex(signature)}
 
-    return {
-        "one bit of its dealing changed": altered,
-        "another member's dealing": another,
-        "none yet": lambda ceremony: (404, {"error": {"code": "gatekeeper.no_dealing"}}),
-        "a dealing with another number": lambda c: (200, {"dealing": {**own(c)["dealing"], "dealer": 9}}),
-        "nothing of the kind": lambda c: (200, {"dealing": {}}),
-    }
+# What a lying member may answer.
+LIES: Mapping[str, Any] = {
+    "one bit of a dealing changed": _flip,
+    "another threshold": _head(threshold=3),
+    "another ceremony": _head(id="0x" + "01" * 32),
+    "fewer dealers": lambda path, value: (
+        {**value, "dealers": value["dealers"][:2]} if "/transcript/" in path else value
+    ),
+    "nothing of the kind": lambda path, value: {},
+}
 
 
 async def test_a_transcript_of_another_ceremony_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = layout(tmp_path)
     async with founded(tmp_path) as (world, seats):
-        world.now.ceremony = replace(world.now.ceremony, id=b"\x01" * 32)
-        monkeypatch.setattr(ledger, "call", Chain(world))
+        chain = Chain(world)
+        chain.changes = {"transcript": b"\x01" * 32}
+        monkeypatch.setattr(ledger, "call", chain)
+        monkeypatch.setattr(ledger, "FOUNDING_TIMEOUT_S", 0.1)
         rpc: Any = None
         with pytest.raises(CloisterError) as caught:
             await ledger.network_file(folder, rpc, world.genesis, [s.url for s in seats])

@@ -16,8 +16,8 @@ from cloister.core.errors import SandboxError
 from cloister.devnet.process import spawn
 from cloister.devnet.tools import deno
 from cloister.sandbox.deno import DenoSandbox
-from cloister.sandbox.process import SandboxProcess
 from cloister.sandbox.ports import AgentSpec, Limits
+from cloister.sandbox.process import SandboxProcess
 from support.sandbox_kit import MemoryHost, ask, spec_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

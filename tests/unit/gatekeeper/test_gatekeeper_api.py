@@ -108,9 +108,14 @@ REFUSED = {
     "/v1/checkpoint/" + "9" * 50: "wire.message",
     f"/v1/dkg/{ZERO}/dealing": "gatekeeper.no_dealing",
     "/v1/dkg/0x12/dealing": "encoding.hex",
-    f"/v1/heads/{ZERO}/1": "wire.message",
-    f"/v1/heads/{ZERO}/x?nonce={ZERO}": "wire.message",
-    f"/v1/heads/0x12/1?nonce={ZERO}": "encoding.hex",
+    f"/v1/heads/{ZERO}": "wire.message",
+    f"/v1/heads/0x12?nonce={ZERO}": "encoding.hex",
+    f"/v1/dkg/{ZERO}/dealing/1": "gatekeeper.no_dealing",
+    f"/v1/dkg/{ZERO}/dealing/x": "wire.message",
+    f"/v1/transcript/{ZERO}": "gatekeeper.no_transcript",
+    "/v1/transcript/0x12": "encoding.hex",
+    "/v1/resume/2": "gatekeeper.no_resume",
+    "/v1/resume/-1": "wire.message",
     f"/v1/headtable?nonce={ZERO}": "wire.message",
     f"/v1/headtable?nonce={ZERO}&after=0x12": "wire.message",
     "/": "gatekeeper.no_route",
@@ -154,7 +159,7 @@ async def test_a_body_above_the_cap_is_refused(stage: Stage, path: str) -> None:
     assert (status, body["error"]["code"]) == (413, "wire.too_large")
 
 
-@pytest.mark.parametrize("path", [*POSTS, "/v1/checkpoint", f"/v1/heads/{ZERO}/1?nonce={ZERO}"])
+@pytest.mark.parametrize("path", [*POSTS, "/v1/checkpoint", f"/v1/heads/{ZERO}?nonce={ZERO}"])
 async def test_before_office_nothing_is_signed(stage: Stage, path: str) -> None:
     body = json.dumps({"nonce": ZERO}).encode()
     call = stage.post(path, body, stage.newcomer) if path in POSTS else stage.get(path, stage.newcomer)

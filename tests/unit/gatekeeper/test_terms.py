@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloister.core.chainview.ceremonies import EpochState
 from cloister.core.chainview.terms import SignedHandover, Term, terms_from
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.signatures import Signed, SignerSet
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import CloisterError
-from cloister.core.threshold.partial import Partial, TransportKey, evaluate, recover
+from cloister.core.threshold.partial import TransportKey, evaluate, recover
 from cloister.core.threshold.phases import Kind
 from cloister.core.threshold.shares import KeyShare
 from cloister.gatekeeper.membership import TRANSPORT
 from cloister.wire.ask import ask, new_session
 from support.gatekeeper_cast import all_in_office, cast, stand, to_office, turns
-from support.gatekeepers import Seat, World, secrets_of
+from support.gatekeepers import Seat, World
 from support.sharing import stream
 
 
@@ -214,12 +216,6 @@ async def test_members_open_a_refresh_when_it_is_due(tmp_path: Path) -> None:
         assert world.now.contract.terms[2].members == world.now.contract.terms[1].members
 
 
-async def test_partials_carry_their_term() -> None:
-    part = Partial(1, b"\1" * 48, b"\2" * 96, b"\3" * 48, 2)
-    assert part.to_json()["term"] == 2
-    assert secrets_of("x")(4)
-
-
 async def test_a_rotation_makes_a_second_key_and_both_epochs_have_shares(tmp_path: Path) -> None:
     async with cast(tmp_path) as (world, seats):
         before = await founded(world, seats)
@@ -236,3 +232,46 @@ async def test_a_rotation_makes_a_second_key_and_both_epochs_have_shares(tmp_pat
         with pytest.raises(CloisterError) as caught:
             offices[0].share_for(3)
         assert caught.value.code == "gatekeeper.no_share"
+
+
+async def test_a_rotation_waits_for_the_word_of_t_members_and_both_keys_move_on_to_the_next_term(
+    tmp_path: Path,
+) -> None:
+    """M2: t members vote that it is final, one sends the votes. A refresh moves the newest key, ``carry`` the other."""
+    async with cast(tmp_path, rotation_blocks=18, refresh_blocks=60) as (world, seats):
+        await stand(world, seats)
+        await to_office(world, seats)
+        before = derived([share_of(s) for s in seats[:2]])
+        epochs = world.now.contract.epochs
+        for _ in range(50):
+            await turns(world, seats, 1)
+            if 2 in epochs and epochs[2].state is EpochState.RESUMED:
+                break
+        assert (epochs[1].state, epochs[2].state) == (EpochState.PAUSED, EpochState.RESUMED)
+        world.now.contract.rules = replace(world.now.contract.rules, rotation_blocks=10**6)
+        second = derived([share_of(s) for s in seats[:2]])
+        assert second != before
+        await to_office(world, seats, 90, term=2)
+        assert derived([share_of(s) for s in seats[:2]]) == second
+        for _ in range(50):
+            await turns(world, seats, 1)
+            if epochs[1].term == 2:
+                break
+        await turns(world, seats, 5)
+        offices = [s.gatekeeper.require_desks().office for s in seats]
+        assert [o.share_for(1).public.term for o in offices] == [2, 2, 2]
+        assert derived([o.share_for(1) for o in offices[:2]]) == before
+
+
+async def test_members_hold_an_election_when_the_term_has_run_whatever_was_refreshed_in_between(tmp_path: Path) -> None:
+    async with cast(tmp_path, 4, refresh_blocks=20, term_blocks=60) as (world, seats):
+        await turns(world, seats, 4)
+        world.open_founding([s.keys.address for s in seats[:3]], 2)
+        world.now.contract.nominated = tuple(s.keys.address for s in (seats[3], seats[1], seats[2]))
+        await to_office(world, seats[:3])
+        for _ in range(140):
+            await turns(world, seats, 1)
+            if seats[3].keys.address in world.now.seats.members:
+                break
+        assert world.now.contract.elections
+        assert world.now.seats.term > 2, "a refresh came first"
