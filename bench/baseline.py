@@ -12,12 +12,12 @@ from pathlib import Path
 
 import uvloop
 
-from bench import attestation, calls, evidence, journeys, keys, sandbox, state, threshold
+from bench import attestation, calls, chain, evidence, journeys, keys, sandbox, state, threshold
 from bench.live import live
 from bench.measure import Row, finish, table
 
 LOCAL = ("keys", "threshold", "evidence", "attestation", "state", "sandbox")
-NETWORK = ("calls", "journeys", "gatekeepers")
+NETWORK = ("calls", "journeys", "chain", "gatekeepers")
 PARTS = (*NETWORK, *LOCAL)
 
 
@@ -49,6 +49,8 @@ async def _network(parts: Sequence[str], found: list[Row]) -> None:
             _keep(found, await calls.rows(net))
         if "journeys" in parts:
             _keep(found, await journeys.rows(net))
+        if "chain" in parts:
+            _keep(found, await chain.rows(net))
         if "gatekeepers" in parts:
             _keep(found, await keys.live_rows(net))  # last: it registers a worker
 

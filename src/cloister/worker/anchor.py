@@ -8,6 +8,7 @@ closed. So a crash between any two steps repeats a step, and a reorganisation th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -23,6 +24,8 @@ from cloister.core.errors import ChainError, CloisterError, PolicyError, define
 from cloister.node import logs
 from cloister.worker.anchor_outbox import BATCH, Answered, Cursor, Entry, Outbox, put_answer
 
+# Requests of one agent that are served at once: each waits for a block.
+AT_ONCE: Final = 16
 # A seat that is not first in line waits so long for those before it, each.
 PATIENCE_S: Final = 30
 # A lease at the Anchor: how long, and how long before its end a new one is asked for.
@@ -108,6 +111,7 @@ class AnchorDesk:
         self._failures: dict[int, tuple[int, int]] = {}
         self._turns = 0
         self._adopt_after = 0
+        self._seating = asyncio.Lock()
         self._registered: tuple[tuple[int, int], AnchorSeat] | None = None
 
     async def turn(self, at: Turn) -> bool:
@@ -115,15 +119,20 @@ class AnchorDesk:
         raised at the end."""
         self._turns += 1
         await self._take_in(at)  # 1
-        first: CloisterError | None = None
         unfinished = await self._unfinished(at)  # 2
-        for entry in unfinished:
-            try:
-                await self._serve(at, entry)  # 3, 4
-            except CloisterError as error:
-                first = first or error
-        if first is not None:
-            raise first
+        free = asyncio.Semaphore(AT_ONCE)
+
+        async def one(entry: Entry) -> CloisterError | None:
+            async with free:
+                try:
+                    await self._serve(at, entry)  # 3, 4
+                except CloisterError as error:
+                    return error
+            return None
+
+        refused = [error for error in await asyncio.gather(*(one(e) for e in unfinished)) if error is not None]
+        if refused:
+            raise refused[0]
         return bool(unfinished)
 
     # --- 1: what is new ---
@@ -247,6 +256,11 @@ class AnchorDesk:
         _log.info("answered", index=request.index, block=receipt.block_number, gas=receipt.gas_used)
 
     async def _seat(self, at: Turn) -> AnchorSeat:
+        """One at a time: requests that are served side by side need one lease."""
+        async with self._seating:
+            return await self._seated(at)
+
+    async def _seated(self, at: Turn) -> AnchorSeat:
         """This worker's live lease at the Anchor, got and registered if need be. Raises anchor.no_seat, ChainError.
 
         1. the Anchor knows the committee in office; 2. a lease that lasts, by proof or just registered; 3. a new one,
