@@ -93,24 +93,26 @@ class Offers:
 
     def __init__(self, node: NodeIdentity, network: Network, blobs: Blobs, sender: Sender) -> None:
         self._node, self._network, self._blobs, self._sender = node, network, blobs, sender
-        self._rules: dict[bytes, KeyRules | None] = {}
+        self._manifests: dict[bytes, Manifest] = {}
 
     def of(self, placed: Placed) -> Mapping[str, Extra]:
         """``keys.*`` and ``agents.fetch`` of an agent; its lease may be renewed meanwhile."""
         record = placed.record
 
         async def rules() -> KeyRules | None:
-            return await self._key_rules(placed.keys.terms.manifest_hash)
+            return (await self.manifest(placed)).keys
 
         signer = AgentSigner(lambda: placed.keys, rules, Account(self._network.genesis.chain_id, record.account))
         calls = AgentCalls(record.agent, lambda: placed.keys, self._node.sign, self._sender.send, host_now_ms)
         return {**signer.calls(), **calls.calls()}
 
-    async def _key_rules(self, manifest: bytes) -> KeyRules | None:
-        if manifest not in self._rules:
-            rules = Manifest.parse(await exact(self._blobs, manifest, MAX_MANIFEST)).keys
-            self._rules = {**dict(list(self._rules.items())[-255:]), manifest: rules}
-        return self._rules[manifest]
+    async def manifest(self, placed: Placed) -> Manifest:
+        """The manifest of its lease. Raises worker.wrong_code, FabricError, ConfigError."""
+        name = placed.keys.terms.manifest_hash
+        if name not in self._manifests:
+            found = Manifest.parse(await exact(self._blobs, name, MAX_MANIFEST))
+            self._manifests = {**dict(list(self._manifests.items())[-255:]), name: found}
+        return self._manifests[name]
 
 
 async def _any_seat(resolution: Resolution) -> Resolution:

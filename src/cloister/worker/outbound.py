@@ -22,6 +22,8 @@ from cloister.worker.signing import epoch_key
 
 MAX_DEPTH: Final = 8
 MAX_BODY: Final = 2 << 20
+# A little less than what a worker accepts (spec/sealed-http.md 6.10): for requests that say no deadline of their own.
+MAX_AHEAD_MS: Final = 590_000
 PATH, BUDGET = "cloister-path", "cloister-budget"
 RESERVED: Final = "cloister-"
 
@@ -137,7 +139,8 @@ class AgentCalls:
         path = (*origin.path, self._agent)
         require_path(path, agent)  # 2
         wanted = _whole(args, "deadline")
-        deadline = origin.deadline_ms if wanted is None else min(wanted, origin.deadline_ms)
+        most = min(origin.deadline_ms, self._now_ms() + MAX_AHEAD_MS)
+        deadline = most if wanted is None else min(wanted, most)
         if deadline <= self._now_ms():  # 3
             raise NO_TIME(expected="a deadline ahead", found="one that is over")
         share = max(0, origin.budget - 1) // 2 if budget is None else budget  # 4

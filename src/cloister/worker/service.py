@@ -49,6 +49,7 @@ from cloister.worker.loops import Troubles, keep_turning
 from cloister.worker.membership import Membership
 from cloister.worker.offers import Offers, Outbound
 from cloister.worker.receipts import ReceiptDesk, ReceiptDoor
+from cloister.worker.schedule import Schedule
 from cloister.worker.serve import Server, host_now_ms
 from cloister.worker.witness import RootKeeper, Witness
 
@@ -101,6 +102,8 @@ class Worker:
         self.witness = Witness(node, receipts, fabric.receipts, self.committee)
         self._sender = Sender(self.rpc, node.key, network.genesis.chain_id)
         self._roots = self._root_keeper()
+        self.schedule = Schedule(self.table.process, self.offers.manifest, lambda: int(time.time()))
+        self._late = Troubles("scheduled request failed")
         callers = Callers(lambda: self.watch.height, self._worker, self.signers, network.id)
         self.server = Server(self.watch, self.table, self.sessions, receipts, self.access, callers, now_ms=host_now_ms)
         door = ReceiptDoor(receipts, fabric.receipts)
@@ -149,6 +152,7 @@ class Worker:
             self.watch.watch_restrictions(self.node.address, self.table.placed),
             keep_turning("membership", lambda: self._register(member), asyncio.sleep, every_s=0.5),
             keep_turning("agents", self._agents, self._until_news(), every_s=2.0),
+            keep_turning("schedule", self._scheduled, asyncio.sleep, every_s=5.0),
             keep_turning("anchor", self._anchor, self._until_news(), every_s=2.0),
             keep_turning("rules", self._rules, self._until_news(), every_s=2.0),
             keep_turning("endorse", self._endorse, asyncio.sleep, every_s=0.5),
@@ -265,6 +269,12 @@ class Worker:
             await self.table.reconcile()
         finally:
             self._unserved.tell(self.table.problems, short)
+
+    async def _scheduled(self) -> None:
+        try:
+            await self.schedule.turn(dict(self.table.placed()))
+        finally:
+            self._late.tell(self.schedule.problems, short)
 
     async def _anchor(self) -> None:
         try:

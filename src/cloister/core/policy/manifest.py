@@ -14,17 +14,20 @@ from typing import Any, Final
 
 from cloister.core.encoding import jcs
 from cloister.core.errors import ConfigError, define
+from cloister.core.policy.cron import Cron
 from cloister.core.policy.egress import parse_rules
 
 MAX_BUNDLE: Final = 16 << 20
 MAX_MANIFEST: Final = 64 << 10
 MAX_NAMES: Final = 64
 MAX_MODELS: Final = 64
+MAX_TASKS: Final = 16
 MAX_SETTING: Final = 4 << 10
 MAX_DELAY: Final = 1 << 32
 _MIB: Final = 1 << 20
 ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _SIGNED_DOMAIN = re.compile(r"[1-9][0-9]{0,15}:0x[0-9a-f]{40}")
+_TASK_PATH = re.compile(r"/[!-~]{0,255}")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
 # The sandbox puts these into the environment itself.
 RESERVED: Final = frozenset(
@@ -47,7 +50,7 @@ LIMITS: Final[Mapping[str, tuple[int, int, int]]] = {
     "wall_s": (30, 1, 900),
 }
 _FIELDS: Final = frozenset(
-    {"v", "runtime", "keys", "entry", "limits", "egress", "env", "settings", "secrets", "models", "upgrade"}
+    {"v", "runtime", "keys", "schedule", "entry", "limits", "egress", "env", "settings", "secrets", "models", "upgrade"}
 )
 
 BAD_FIELDS = define(
@@ -73,6 +76,12 @@ BAD_KEYS = define(
     ConfigError,
     check='keys is {"messages": bool, "typed_data": ["CHAIN:0xCONTRACT", ...], "raw": bool}',
     remedy="name chain and contract of each domain that the agent signs for; leave keys out if it signs nothing",
+)
+BAD_SCHEDULE = define(
+    "manifest.schedule",
+    ConfigError,
+    check='schedule is a list of {"cron": "M H D M W", "path": "/...", "within_s": N}',
+    remedy='for example [{"cron": "*/15 * * * *", "path": "/publish"}]; times are UTC',
 )
 BAD_LIMIT = define(
     "manifest.limit",
@@ -115,6 +124,19 @@ class KeyRules:
 
 
 @dataclass(frozen=True, slots=True)
+class Task:
+    """One line of the schedule: when (cron, UTC), which path is asked by POST, and in how many seconds it answers."""
+
+    cron: str
+    path: str
+    within_s: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The full form."""
+        return {"cron": self.cron, "path": self.path, "within_s": self.within_s}
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A valid manifest. ``settings``: public environment variables. ``secrets``: names that the owner sets sealed.
     ``env``: those secrets that the code reads as environment variables. ``upgrade_delay``: blocks; 0 instant, None
@@ -130,6 +152,7 @@ class Manifest:
     upgrade_delay: int | None
     runtime: str = "deno"
     keys: KeyRules | None = None
+    schedule: tuple[Task, ...] = ()
 
     @classmethod
     def parse(cls, data: bytes) -> Manifest:
@@ -145,11 +168,12 @@ class Manifest:
         return {name: secrets[name] for name in self.secrets if name in secrets}
 
     def to_json(self) -> dict[str, Any]:
-        """The full form, JSON-ready. ``runtime`` and ``keys`` came later: they stand in it only where they are set."""
+        """The full form, JSON-ready. ``runtime``, ``keys``, ``schedule`` stand in it only where set: they came later."""
         return {
             "v": 1,
             **({} if self.runtime == "deno" else {"runtime": self.runtime}),
             **({} if self.keys is None else {"keys": self.keys.to_json()}),
+            **({"schedule": [task.to_json() for task in self.schedule]} if self.schedule else {}),
             "entry": self.entry,
             "limits": dict(self.limits),
             "egress": list(self.egress),
@@ -215,6 +239,7 @@ def normalize(source: object) -> Manifest:
         upgrade_delay=_upgrade(source.get("upgrade", {"rule": "instant"})),
         runtime=runtime,
         keys=_keys(source.get("keys")),
+        schedule=_schedule(source.get("schedule", [])),
     )
     if len(bytes(manifest)) > MAX_MANIFEST:
         raise BAD_FIELDS(expected=f"at most {MAX_MANIFEST} bytes", found="more")
@@ -261,6 +286,24 @@ def _keys(value: object) -> KeyRules | None:
     if not all(_SIGNED_DOMAIN.fullmatch(domain) for domain in domains):
         raise BAD_KEYS(expected="domains as chain id:0x-hex in lower case", found="others")
     return KeyRules(messages, domains, raw)
+
+
+def _schedule(value: object) -> tuple[Task, ...]:
+    if not isinstance(value, list) or len(value) > MAX_TASKS:
+        raise BAD_SCHEDULE(expected=f"a list of at most {MAX_TASKS}", found=type(value).__name__)
+    return tuple(_task(one) for one in value)
+
+
+def _task(value: object) -> Task:
+    if not isinstance(value, dict) or not {"cron", "path"} <= set(value) <= {"cron", "path", "within_s"}:
+        raise BAD_SCHEDULE(expected="cron, path and within_s", found="other fields")
+    cron, path, within_s = value["cron"], value["path"], value.get("within_s", 60)
+    if not isinstance(cron, str) or not isinstance(path, str) or not _TASK_PATH.fullmatch(path):
+        raise BAD_SCHEDULE(expected="cron as a text, and a path that begins with /", found="others")
+    if not isinstance(within_s, int) or isinstance(within_s, bool) or not 1 <= within_s <= 540:
+        raise BAD_SCHEDULE(expected="within_s from 1 to 540", found="another")
+    Cron.parse(cron)
+    return Task(cron, path, within_s)
 
 
 def _limits(value: object) -> dict[str, int]:
