@@ -229,8 +229,12 @@ def log_name(worker: bytes, boot: bytes) -> str:
 
 
 async def tiles_from(store: ReceiptLogs, name: str, log: Log, positions: tuple[int, ...]) -> dict[int, list[bytes]]:
-    """Whole tiles of a stored log. Raises FabricError."""
-    return {number: await store.ids(name, number * TILE, TILE) for number in log.tiles_of(*positions)}
+    """Whole tiles of a stored log, as many as it needs when this returns: it may grow meanwhile. Raises FabricError."""
+    tiles: dict[int, list[bytes]] = {}
+    while missing := log.tiles_of(*positions) - tiles.keys():
+        for number in missing:
+            tiles[number] = await store.ids(name, number * TILE, TILE)
+    return tiles
 
 
 class ReceiptDoor:

@@ -21,6 +21,7 @@ from cloister.core.errors import CloisterError
 from cloister.core.receipts.batch import BatchPath
 from cloister.core.receipts.kept import OwnerKey, open_as_caller, open_as_owner
 from cloister.core.receipts.log import LogProof
+from cloister.core.receipts.merkle import consistency_path, leaf_hash, part_of, root_of
 from cloister.core.receipts.receipt import Exchange
 from cloister.core.receipts.verify import verify_chain, verify_signed
 from cloister.fabric.embedded import open_fabric
@@ -220,6 +221,28 @@ async def test_a_new_boot_proves_receipts_of_an_earlier_one(stage: Stage) -> Non
         proof = LogProof.from_json(await door.proof(issued[number].receipt.id))
         proof.verify(issued[number].receipt, SIGNERS, stage.node.network)
         assert (await door.receipt(issued[number].receipt.id))["boot"] == to_hex(stage.node.boot)
+
+
+async def test_a_log_that_grows_while_its_ids_are_read_is_proven_all_the_same(stage: Stage) -> None:
+    """A tile that was the last one when it was asked for may be whole when the answer comes."""
+    await stage.many(200)
+    await stage.many(150)
+    real = stage.store._real.ids
+    grown = 0
+
+    async def ids(log: str, first: int, count: int) -> list[bytes]:
+        nonlocal grown
+        grown += 1
+        await stage.many(170)
+        return await real(log, first, count)
+
+    stage.store.ids = ids  # type: ignore[attr-defined]
+    old, new = 100, 350
+    tiles = await stage.desk.tiles(old, new)
+    leaves = [leaf_hash(one) for one in await real(stage.desk.name, 0, 350)]
+    assert stage.desk.log.consistency(old, new, tiles) == consistency_path(old, new, part_of(leaves))
+    assert stage.desk.log.root(new, tiles) == root_of(leaves)
+    assert grown == 2
 
 
 @pytest.mark.parametrize("question", [b"", b"\1", b"\3" + bytes(32), b"\1" + bytes(33)])
