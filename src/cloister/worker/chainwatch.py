@@ -272,7 +272,13 @@ class ChainWatch:
             names = set(agents()) | (set(self._restricted) - {worker})
             await self._contained("removal", self.watch_removal(worker))
             await self._contained("pauses", self._each(self.watch_pause, names))
-            await self._contained("rules", self._each(self.watch_rules, list(agents())))
+            await asyncio.sleep(max(every_s, 0.005 * len(names)))
+
+    async def follow_rules(self, agents: Callable[[], Mapping[bytes, object]], *, every_s: float = 0.25) -> None:
+        """For ever: the rules of ``agents()``. A loop of its own, so that no pause waits behind them."""
+        while True:
+            names = list(agents())
+            await self._contained("rules", self._each(self.watch_rules, names))
             self._forget(names)
             await asyncio.sleep(max(every_s, 0.005 * len(names)))
 

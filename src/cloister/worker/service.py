@@ -150,6 +150,7 @@ class Worker:
         loops = [
             self.watch.follow(),
             self.watch.watch_restrictions(self.node.address, self.table.placed),
+            self.watch.follow_rules(self.table.placed),
             keep_turning("membership", lambda: self._register(member), asyncio.sleep, every_s=0.5),
             keep_turning("agents", self._agents, self._until_news(), every_s=2.0),
             keep_turning("schedule", self._scheduled, asyncio.sleep, every_s=5.0),
