@@ -120,7 +120,7 @@ async def network_file(layout: Layout, rpc: Rpc, genesis: Genesis, endpoints: Se
     """
     committee = await in_office(rpc, genesis)
     transcript, mpk = committee["transcript"], b"".join(committee["mpk"])
-    record = await _record(endpoints, transcript)
+    record = await _record(endpoints, transcript, int(committee["term"]))
     public, members = record.public_shares(transcript, mpk), tuple(m.address for m in record.ceremony.members)
     said = (tuple(committee["members"]), int(committee["threshold"]))
     if said != (members, record.ceremony.threshold):
@@ -139,14 +139,14 @@ async def network_file(layout: Layout, rpc: Rpc, genesis: Genesis, endpoints: Se
     return network
 
 
-async def _record(endpoints: Sequence[str], transcript: bytes) -> Transcript:
+async def _record(endpoints: Sequence[str], transcript: bytes, term: int) -> Transcript:
     """The founding's public record, from the first gatekeeper that has it; its hash says that it is the right one."""
     found: list[Transcript] = []
 
     async def served() -> bool:
         for url in endpoints:
             with contextlib.suppress(CloisterError):
-                found.append(await ask_transcript(session, url, transcript))
+                found.append(await ask_transcript(session, url, transcript, term))
                 return True
         return False
 

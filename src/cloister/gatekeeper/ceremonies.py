@@ -239,7 +239,7 @@ class Ceremonies:
         mine = self._shares.get(view.master_epoch, view.dealer_term)
         if mine is not None:
             return mine.public
-        record = await self._transcripts.find(view.old_transcript, view.dealers, at)
+        record = await self._transcripts.find(view.old_transcript, view.dealer_term, view.dealers, at)
         return record.public_shares(view.old_transcript, view.old_mpk)
 
     def _load(self, view: CeremonyView, ceremony: Ceremony, receiver: int) -> tuple[Kept, bytes]:

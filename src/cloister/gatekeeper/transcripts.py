@@ -54,7 +54,7 @@ class Transcripts:
             raise NO_TRANSCRIPT(expected=f"the record of {to_hex(transcript)[:18]}…", found="none here")
         return {"ceremony": ceremony_to_json(record.ceremony), "dealers": sorted(record.dealings)}
 
-    async def find(self, transcript: bytes, members: Sequence[bytes], at: Snapshot) -> Transcript:
+    async def find(self, transcript: bytes, term: int, members: Sequence[bytes], at: Snapshot) -> Transcript:
         """The record with this hash: ours, or the first right one that a member serves. Raises CloisterError."""
         mine = self.get(transcript)
         if mine is not None:
@@ -64,7 +64,7 @@ class Transcripts:
             if candidate is None:
                 continue
             try:
-                record = await ask_transcript(self._session, candidate.endpoint, transcript)
+                record = await ask_transcript(self._session, candidate.endpoint, transcript, term)
             except CloisterError as error:
                 refused.append(error.code)
                 continue

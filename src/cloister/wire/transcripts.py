@@ -18,8 +18,11 @@ from cloister.wire.ask import ask
 TIMEOUT_S = 10.0
 
 
-async def ask_transcript(session: aiohttp.ClientSession, url: str, transcript: bytes) -> Transcript:
-    """The record whose hash is ``transcript``. Raises EncodingError, ThresholdError, TransportError."""
+async def ask_transcript(session: aiohttp.ClientSession, url: str, transcript: bytes, term: int) -> Transcript:
+    """The record whose hash is ``transcript``. Raises EncodingError, ThresholdError, TransportError.
+
+    ``term``: of the shares that the ceremony made, as proven: the hash of a founding or rotation does not hold it.
+    """
     base = url.rstrip("/")
     value = await ask(session, "GET", f"{base}/v1/transcript/{to_hex(transcript)}", timeout_s=TIMEOUT_S)
     data = need_fields("transcript head", value, {"ceremony", "dealers"})
@@ -29,6 +32,8 @@ async def ask_transcript(session: aiohttp.ClientSession, url: str, transcript: b
     indexes = [need_uint("dealer", index, 16) for index in dealers]
     dealings = await asyncio.gather(*(ask_dealing(session, base, ceremony.id, index) for index in indexes))
     record = Transcript(ceremony, dict(zip(indexes, dealings, strict=True)))
+    if ceremony.term != term:
+        raise OTHER_TRANSCRIPT(expected=f"a record of term {term}", found=f"of term {ceremony.term}")
     if record.hash() != transcript:
         raise OTHER_TRANSCRIPT(expected=to_hex(transcript), found=to_hex(record.hash()))
     return record
