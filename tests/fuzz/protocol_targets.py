@@ -27,14 +27,18 @@ from cloister.core.encoding.contexts import Context
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.identity import Epochs
 from cloister.core.encoding.keccak import keccak256
+from cloister.core.encoding.log_statements import LogHead, WorkerLog
 from cloister.core.encoding.network import Genesis, Network
-from cloister.core.encoding.signatures import recover, sign_digest
+from cloister.core.encoding.signatures import Signed, recover, sign_digest
 from cloister.core.encoding.statements import Checkpoint, Lease, WorkerAdmission
 from cloister.core.envelope import model
 from cloister.core.envelope.certificate import KeyCertificate, Seat
 from cloister.core.envelope.opener import Opener
 from cloister.core.errors import CloisterError, from_wire
 from cloister.core.keys import hpke, keystore, seal
+from cloister.core.receipts.batch import BatchPath
+from cloister.core.receipts.kept import OwnerKey, open_as_caller, open_as_owner, seal_kept
+from cloister.core.receipts.log import LogProof
 from cloister.core.receipts.receipt import Exchange, Receipt, ReceiptChain
 from cloister.gateway import relay
 from cloister.gateway.calls import TARGET
@@ -42,6 +46,7 @@ from cloister.wire import heads, messages
 from cloister.wire.announce import Announcement, split_call
 from cloister.wire.connection import HEADER, Connection, Type, parse_error
 from cloister.wire.http import HttpConnection, HttpServer
+from cloister.wire.logs import HeldLog, LogAnswer, LogRequest
 from support.doors import NETWORK_FILE, checkpoint
 from support.sealed import AGENT, BOOT, NETWORK, NOW, WORKER, World, answer, head, key, lease, make_seat, open_fixed
 
@@ -115,6 +120,19 @@ def _stream(data: bytes) -> None:
 def _sender() -> tuple[bytes, hpke.Context]:
     public = hpke.private_key(random(32)).public_key().public_bytes_raw()
     return hpke.setup_sender(public, b"info", rng=random)
+
+
+def _kept(data: bytes) -> None:
+    """A kept receipt under keys that the bytes do not know: it opens for nobody."""
+    for opens in (
+        lambda: open_as_caller(data, bytes(32), bytes(32)),
+        lambda: open_as_owner(data, bytes(32), 0, OwnerKey(bytes(32), BOOT)),
+    ):
+        try:
+            opens()
+        except CloisterError:
+            continue
+        raise AssertionError("a kept receipt opened without its keys")
 
 
 def _certificate(data: bytes) -> None:
@@ -328,6 +346,11 @@ TARGETS: Final[dict[str, Target]] = {
     "certificate": _certificate,
     "seat": _json(Seat.from_json, Seat.to_json),
     "receipt": _receipt,
+    "batch_path": _json(BatchPath.from_json, BatchPath.to_json),
+    "log_proof": _json(LogProof.from_json, LogProof.to_json),
+    "log_request": _json(LogRequest.from_json, LogRequest.to_json),
+    "log_answer": _json(LogAnswer.from_json, LogAnswer.to_json),
+    "kept_receipt": _kept,
     "canonical_json": _canonical,
     "hex": _hex,
     "network_file": _network,
@@ -384,6 +407,8 @@ def seeds() -> dict[str, tuple[bytes, ...]]:
     post = b"POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbodyGET /y HTTP/1.1\r\nhost: a\r\n\r\n"
     chunked = b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx: y\r\n\r\n"
     announced = Announcement(lease().worker, BOOT, (seat,)).encode()
+    log = WorkerLog(lease().worker, BOOT, 4, bytes(32))
+    signed_log = Signed(LogHead(1, log.worker, BOOT, 4, bytes(32)), (bytes(65),))
     plain: dict[str, Any] = {
         "seat": seat.to_json(),
         "checkpoint": checkpoint(5).to_json(),
@@ -396,6 +421,10 @@ def seeds() -> dict[str, tuple[bytes, ...]]:
         "head_answer": heads.HeadAnswer(heads.EndorsedHead(move, bytes(65)), bytes(65)).to_json(),
         "table_page": heads.TablePage(({"agent": to_hex(AGENT), "agent_epoch": 1},), False, bytes(65)).to_json(),
         "keys_answer": {"lease": lease().to_json(), "lease_signature": "0x" + "00" * 65, "partials": []},
+        "batch_path": BatchPath(3, 5, (bytes(32), b"\1" * 32)).to_json(),
+        "log_proof": LogProof(2, (bytes(32),), signed_log).to_json(),
+        "log_request": LogRequest(log, bytes(65), 2, (bytes(32),)).to_json(),
+        "log_answer": LogAnswer(None, HeldLog(log, bytes(65))).to_json(),
         "member_info": messages.Info(bytes(20), 1, 1, NETWORK, bytes(32), "intel", True, 5).to_json(),
         "error_fields": {"code": "envelope.replay", "check": "c", "expected": "e", "found": "f", "remedy": "r"},
     }
@@ -405,6 +434,7 @@ def seeds() -> dict[str, tuple[bytes, ...]]:
         "request_head": (model.encode_json(head()),),
         "answer_stream": (stream,),
         "certificate": (seat.certificate.encoded,),
+        "kept_receipt": (seal_kept(receipt, bytes(32), OwnerKey(bytes(32), BOOT)),),
         "receipt": (receipt.encoded,),
         "canonical_json": (receipt.encoded, b'{"a":[1,{"b":null}],"\xc3\xa9":"\\n"}'),
         "hex": (b"0x00ff",),

@@ -9,12 +9,36 @@ from __future__ import annotations
 
 import pytest
 
+from cloister.client.receipts import Ledger
+from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.errors import CloisterError
+from cloister.core.receipts.batch import BatchPath
+from cloister.core.receipts.kept import open_as_caller
+from cloister.core.receipts.verify import verify_signed
 from cloister.devnet.demo.attacks import refusal
 from cloister.devnet.demo.steps import Demo
 from cloister.devnet.network import Devnet
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_a_receipt_outlives_the_worker_that_was_killed_right_after_its_answer(
+    demo: Demo, repaired: Devnet
+) -> None:
+    agent = await demo.agent()
+    receipt = (await agent.get("/notes")).receipt
+    kept = Ledger(demo.client.home).load(receipt.id)
+    killed = next(
+        name
+        for name, child in repaired.children.items()
+        if name.startswith("worker-") and child.ready["address"] == to_hex(receipt.worker)
+    )
+    await repaired.children[killed].kill()
+    said = await demo.client.gateway.receipt(receipt.id)  # another worker of the same store answers
+    assert (said["worker"], said["seq"]) == (to_hex(receipt.worker), receipt.seq)
+    assert open_as_caller(from_hex(said["kept"], name="kept"), receipt.id, kept.salt) == receipt
+    batch = None if said["batch"] is None else BatchPath.from_json(said["batch"])
+    verify_signed(receipt, from_hex(said["signature"], 65, name="signature"), batch)
 
 
 async def test_a_killed_worker_and_a_killed_vendor_stop_nobody(demo: Demo, repaired: Devnet) -> None:
