@@ -377,6 +377,7 @@ contract CeremoniesTest is Founded {
 
     // --- whatever happens ---
 
+    /// forge-config: default.fuzz.runs = 64
     /// @notice Any order of any calls: nobody is in office without t equal confirmations, and phases only lead on.
     function test_fuzz_office_needs_t_equal_confirmations(uint256 seed) public {
         Phases.Phase last = Phases.Phase.Commit;

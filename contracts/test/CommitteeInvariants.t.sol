@@ -112,6 +112,7 @@ contract Everybody is Founded {
 }
 
 /// @notice What holds whatever anybody does: one committee in office, one open ceremony, lawful seats, no lost stake.
+/// forge-config: default.invariant.runs = 12
 contract CommitteeInvariants is Founded {
     Everybody internal everybody;
     address[] internal people;
