@@ -215,4 +215,46 @@ contract ReceiptsTest is Founded {
         (ok,) = receipts.rootOf(id(2), 0, 5, new bytes32[](65));
         equal(ok, false);
     }
+
+    /// @dev What Python signs and hashes, this contract accepts.
+    function test_the_known_answers_hold_here() public view {
+        string memory json = vm.readFile("../spec/vectors/receipts.json");
+        address who = vm.parseJsonAddress(json, ".worker");
+        bytes32 boot = vm.parseJsonBytes32(json, ".boot");
+        bytes memory signature = vm.parseJsonBytes(json, ".batch.signature");
+        for (uint64 i = 0; i < 5; ++i) {
+            string memory at_ = string.concat(".batch.paths[", digit(i), "].path");
+            Receipts.Batch memory b = Receipts.Batch(1, 5, hashes(vm.parseJsonBytes(json, at_)));
+            bytes32 rid = vm.parseJsonBytes32(json, string.concat(".ids[", digit(i + 1), "]"));
+            equal(receipts.isSigned(who, boot, rid, i + 1, b, signature), true);
+            equal(receipts.isSigned(who, boot, rid, i + 2, b, signature), false);
+        }
+        bytes32 top_ = vm.parseJsonBytes32(json, ".batch.root");
+        equal(receipts.batchDigest(boot, 1, 5, top_), vm.parseJsonBytes32(json, ".batch.digest"));
+        bytes32 first = vm.parseJsonBytes32(json, ".ids[0]");
+        equal(receipts.isSigned(who, boot, first, 0, alone(), vm.parseJsonBytes(json, ".lone_signature")), true);
+        LogStatements.LogHead memory h =
+            LogStatements.LogHead(1, who, boot, 6, vm.parseJsonBytes32(json, ".log_head.root"));
+        bytes32 digest = Statements.digest(vm.parseJsonBytes32(json, ".network"), LogStatements.hash(h));
+        equal(digest, vm.parseJsonBytes32(json, ".log_head.digest"));
+        bytes32[] memory path = hashes(vm.parseJsonBytes(json, ".proof.path"));
+        (bool ok, bytes32 found) = receipts.rootOf(vm.parseJsonBytes32(json, ".ids[2]"), 2, 6, path);
+        equal(ok, true);
+        equal(found, h.root);
+    }
+
+    function digit(uint64 n) internal pure returns (string memory) {
+        return string(abi.encodePacked(bytes1(uint8(48 + n))));
+    }
+
+    function hashes(bytes memory joined) internal pure returns (bytes32[] memory out) {
+        out = new bytes32[](joined.length / 32);
+        for (uint256 i = 0; i < out.length; ++i) {
+            bytes32 one;
+            assembly {
+                one := mload(add(add(joined, 32), mul(i, 32)))
+            }
+            out[i] = one;
+        }
+    }
 }
