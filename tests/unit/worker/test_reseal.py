@@ -127,7 +127,8 @@ async def test_an_old_worker_that_has_not_heard_writes_on_until_the_switch_and_i
     values = await filled(shop)
     late = await shop.state(ONE)
     resealer = shop.resealer(TWO, ONE)
-    switch, written = Resealer._switch, []
+    switch = Resealer._switch
+    written: list[str] = []
 
     async def slow(self: Resealer, *args: object) -> None:
         if not written:

@@ -76,10 +76,18 @@ AGENTS = st.builds(
     secrets_setter=B20,
     secrets_epoch=U64,
     account=B20,
+    secrets_cluster=B32,
+    secrets_cluster_epoch=U64,
+    secrets_master_epoch=U64,
+    wiped_below=U64,
 )
 CAMEL = {"token_id": "tokenId", "code_hash": "codeHash", "manifest_hash": "manifestHash"} | {
     f"upgrade_{w}": f"upgrade{w.capitalize()}" for w in ("mode", "delay")
-} | {f"secrets_{w}": f"secrets{w.capitalize()}" for w in ("hash", "version", "setter", "epoch")}  # fmt: skip
+} | {f"secrets_{w}": f"secrets{w.capitalize()}" for w in ("hash", "version", "setter", "epoch", "cluster")} | {
+    "secrets_cluster_epoch": "secretsClusterEpoch",
+    "secrets_master_epoch": "secretsMasterEpoch",
+    "wiped_below": "wipedBelow",
+}  # fmt: skip
 
 
 def store_agent(memory: Memory, record: r.AgentRecord) -> None:
@@ -95,6 +103,15 @@ def test_agents(record: r.AgentRecord, other: bytes) -> None:
     assert r.read_agent(memory, LAYOUTS["Agents"], record.agent) == record
     if other != record.agent:
         assert r.read_agent(memory, LAYOUTS["Agents"], other) is None
+
+
+@given(AGENTS)
+def test_secrets_are_under_the_epochs_they_were_set_under_or_none_are_set(record: r.AgentRecord) -> None:
+    at = record.secrets_at
+    assert (at is None) == (record.secrets_hash == bytes(32))
+    if at is not None:
+        numbers = (record.secrets_epoch, record.secrets_cluster_epoch, record.secrets_master_epoch)
+        assert (at[:3], at.of) == (numbers, record.secrets_cluster)
 
 
 @given(AGENTS, st.sampled_from(["paused", "upgradeMode"]), st.integers(3, 255))
