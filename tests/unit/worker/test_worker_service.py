@@ -322,6 +322,7 @@ async def test_from_start_to_a_verified_answer_to_the_end(scene: Scene, monkeypa
     assert (got.body, got.status) == (b"hello", 200)
     status = json.loads(await connection.ask(Kind.STATUS, b""))
     expected = {"vendor": "tdx", "agents": 1, "served": 1, "refused": 0, "active": 0, "problems": {}, "unendorsed": {}}
+    expected |= {"unanswered": {}, "witnessed": 0}
     assert status == {"worker": "0x" + worker.node.address.hex(), **expected}
     nonce = os.urandom(32)
     shown = json.loads(await connection.ask(Kind.EVIDENCE, nonce))
@@ -401,8 +402,8 @@ async def test_closing_closes_everything_even_if_a_part_fails(scene: Scene, monk
 async def test_a_start_that_fails_leaves_nothing_open(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
 
-    async def watched(path: Path) -> Any:
-        fabric = await open_fabric(path)
+    async def watched(path: Path, *, synced: bool) -> Any:
+        fabric = await open_fabric(path, synced=synced)
         close = fabric.close
 
         async def noted() -> None:
