@@ -79,6 +79,13 @@ STARTING = define(
     remedy="wait a moment; if it lasts, its chain endpoints do not answer",
     status=503,
 )
+REVOKED = define(
+    "gatekeeper.revoked",
+    PolicyError,
+    check="this gatekeeper's seat was not revoked",
+    remedy="the DAO or t members removed it for cause, for good; let it run until the next term took its seat",
+    status=403,
+)
 _log = logs.get("gatekeeper")
 
 
@@ -233,9 +240,19 @@ class Gatekeeper:
             await self.membership.stand(at, head)
         await self.membership.meet(at, head)
         if seats.term:
+            await self._bury(at, head)
             await self.handovers.step(at, seats.term, seats.network_id)
             await self.triggers.step(at, head, seats)
         self._driven = head
+
+    async def _bury(self, at: Snapshot, head: Header) -> None:
+        """Erase the shares of master epochs that were destroyed long enough ago (M4)."""
+        for epoch, term in self.shares.held():
+            record = await at.epoch_record(epoch)
+            over = record.state is EpochState.DESTROYED
+            if over and head.number >= record.destroyed_at + (await at.rules()).erase_delay:
+                self.shares.erase(epoch, term)
+                _log.info("share of a destroyed epoch erased", epoch=epoch)
 
     @staticmethod
     def _merge_is_due(heads: HeadDesk, number: int) -> bool:
@@ -259,9 +276,12 @@ class Gatekeeper:
             self.desks.checkpoints.require_line(headers)
         at = self.chain.at(unsigned(self.genesis.chain_id, headers[-1]))
         seats = await at.committee()
+        if seats.term:
+            await self._require_seat(at, seats)
         office = self.desks.office if self.desks is not None else None
         known = office is not None and (office.term, office.master_epoch) == (seats.term, seats.master_epoch)
-        if self.desks is not None and known and not self.ceremonies.active:
+        settled = not self.ceremonies.active and not (office is not None and office.others)
+        if self.desks is not None and known and settled:
             self.desks.checkpoints.sign(headers)
             return True
         lives = await self._epochs(at, seats)
@@ -278,6 +298,14 @@ class Gatekeeper:
             await self._enter(new, headers, at, since)
         return True
 
+    async def _require_seat(self, at: Snapshot, seats: SeatsRecord) -> None:
+        """A revoked seat signs and evaluates nothing (E7); it lives its last ceremony all the same."""
+        members = seats.members
+        seat = members.index(self.keys.address) + 1 if self.keys.address in members else 0
+        if seat in (await at.term_record(seats.term)).revoked:
+            self._former, self.desks, self._unsigned = self.desks or self._former, None, []
+            raise REVOKED(expected=f"seat {seat} in service", found="revoked")
+
     def _same(self, office: Office, seats: SeatsRecord, lives: Mapping[int, int]) -> bool:
         """Whether the office on chain is the one that we hold, with every share that we could have in it."""
         used = {office.master_epoch: office.share, **office.others}
@@ -287,11 +315,12 @@ class Gatekeeper:
         return same and there == {epoch: share.public.term for epoch, share in used.items()}
 
     async def _epochs(self, at: Snapshot, seats: SeatsRecord) -> dict[int, int]:
-        """For each master epoch that lives, the term whose shares hold it."""
+        """For each master epoch that is served, the term whose shares hold it: none that was not carried over (R7)."""
         if not seats.term:
             return {}
         records = [await at.epoch_record(e) for e in range(max(1, seats.master_epoch - 1), seats.master_epoch + 1)]
-        return {r.epoch: r.term for r in records if r.state not in (EpochState.NONE, EpochState.DESTROYED)}
+        lives = [r for r in records if r.state not in (EpochState.NONE, EpochState.DESTROYED)]
+        return {r.epoch: r.term for r in lives if r.term == seats.term}
 
     async def _leave(self, desks: Desks, last: list[Header], next_term: bool) -> None:
         """The term is over: sign its last blocks, then answer nothing but head tables, which successors merge (R5)."""

@@ -275,3 +275,33 @@ async def test_members_hold_an_election_when_the_term_has_run_whatever_was_refre
                 break
         assert world.now.contract.elections
         assert world.now.seats.term > 2, "a refresh came first"
+
+
+async def test_a_revoked_member_signs_and_answers_nothing_from_the_block_on(tmp_path: Path) -> None:
+    async with cast(tmp_path) as (world, seats):
+        await founded(world, seats)
+        contract = world.now.contract
+        contract.terms[1] = replace(contract.terms[1], revoked=frozenset({1}))
+        await turns(world, seats, 4)
+        assert seats[0].gatekeeper.desks is None
+        assert [e.code for e in await turns(world, seats[:1], 1)] == ["gatekeeper.revoked"]
+        assert all_in_office(seats[1:])
+
+
+async def test_shares_of_a_destroyed_master_epoch_are_erased_after_the_delay(tmp_path: Path) -> None:
+    async with cast(tmp_path) as (world, seats):
+        await founded(world, seats)
+        world.open(Kind.ROTATE, [s.keys.address for s in seats], 2)
+        for _ in range(40):
+            await turns(world, seats, 1)
+            epochs = world.now.contract.epochs
+            if 2 in epochs and epochs[2].state is EpochState.RESUMED:
+                break
+        number = len(world.headers)
+        epochs[1] = replace(epochs[1], state=EpochState.DESTROYED, destroyed_at=number)
+        await turns(world, seats, 6)
+        assert seats[0].gatekeeper.shares.held() == [(1, 1), (2, 1)], "not before"
+        with pytest.raises(CloisterError):
+            seats[0].gatekeeper.require_desks().office.share_for(1)
+        await turns(world, seats, 14)
+        assert {tuple(s.gatekeeper.shares.held()) for s in seats} == {((2, 1),)}
