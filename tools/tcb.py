@@ -31,7 +31,8 @@ FOLDERS = {
     "gateway": (*SHARED, "gateway"),
 }
 TEE = ("worker", "gatekeeper")  # the budget is theirs; the gateway is trusted with nothing
-SCRIPTS = {"worker": (SRC / "sandbox" / "deno" / "harness.js",)}
+_PYTHON = SRC / "sandbox" / "python"
+SCRIPTS = {"worker": (SRC / "sandbox" / "deno" / "harness.js", _PYTHON / "harness.py", _PYTHON / "cloister_agent.py")}
 MAX_LINES, MAX_PACKAGES = 12_000, 25
 TPM_LINES = 500
 SERVICE_LINES = 3_000  # of a worker: epochs, agents' keys and jobs, Python, contracts, the receipt log
@@ -191,7 +192,7 @@ def measure(service: str, machine: str | None = None) -> Image:
             folder = module.split(".")[1] if "." in module else "cloister"
             lines[folder] = lines.get(folder, 0) + code_lines(path.read_text())
     for script in SCRIPTS.get(service, ()):
-        lines[script.name] = script_lines(script.read_text())
+        lines[script.name] = (script_lines if script.suffix == ".js" else code_lines)(script.read_text())
     return Image(lines, raw_lines(FOLDERS[service]), modules, packages_of(service, modules), machine or "")
 
 

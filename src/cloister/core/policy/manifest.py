@@ -168,7 +168,7 @@ class Manifest:
         return {name: secrets[name] for name in self.secrets if name in secrets}
 
     def to_json(self) -> dict[str, Any]:
-        """The full form, JSON-ready. ``runtime``, ``keys``, ``schedule`` stand in it only where set: they came later."""
+        """The full form, JSON-ready. ``runtime``, ``keys``, ``schedule`` stand in it where set: they came later."""
         return {
             "v": 1,
             **({} if self.runtime == "deno" else {"runtime": self.runtime}),
