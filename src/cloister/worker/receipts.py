@@ -101,8 +101,10 @@ class ReceiptDesk:
         host_time_ms: int,
         state: StateChange | None = None,
         usage: Usage | None = None,
+        alone: bool = False,
     ) -> Issued:
-        """The next receipt, signed and stored: the answer may end. ``salt``: the one of its commitments.
+        """The next receipt, signed and stored: the answer may end. ``salt``: the one of its commitments. ``alone``: no
+        other request is in progress, so nothing is waited for.
 
         Raises worker.receipts_unstored, FabricError."""
         if self.unstored >= MAX_UNSTORED:
@@ -116,7 +118,10 @@ class ReceiptDesk:
         self._waiting.append(waiting)
         if not self._flushing:
             self._flushing = True
-            loop.call_soon(self._flush)
+            if alone:
+                self._flush()
+            else:
+                loop.call_soon(self._flush)
         return await waiting.done
 
     @property

@@ -188,6 +188,7 @@ class Server:
             host_time_ms=self._now_ms(),
             state=ran.scope.change(),
             usage=_usage(before, process.usage(), len(request.body), responder.body_bytes),
+            alone=self._active == 1,
         )
         batch = None if issued.batch is None else issued.batch.to_wire()
         await answer.send(responder.final(issued.receipt.encoded, issued.signature, batch))

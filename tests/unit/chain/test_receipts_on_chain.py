@@ -22,13 +22,19 @@ from cloister.core.receipts.receipt import ZERO, Receipt
 from cloister.worker.witness import RootKeeper
 from support.anvil import MEASUREMENT, TestChain, send, test_key
 
-HEAD = Signed(LogHead(1, bytes(20), bytes(32), 5, bytes(32)), (bytes(65),) * 4)
+SAID = LogHead(1, bytes(20), bytes(32), 5, bytes(32))
+HEAD = Signed(SAID, (bytes(65),) * 4)
 
 
 def receipts(worker: bytes, boot: bytes, count: int) -> list[Receipt]:
     made: list[Receipt] = []
     for seq in range(count):
-        ids = {"network": b"\1" * 32, "agent": b"\2" * 32, "code_hash": b"\3" * 32, "manifest_hash": b"\4" * 32}
+        ids: dict[str, Any] = {
+            "network": b"\1" * 32,
+            "agent": b"\2" * 32,
+            "code_hash": b"\3" * 32,
+            "manifest_hash": b"\4" * 32,
+        }
         prev = made[-1].id if made else ZERO
         made.append(
             Receipt(
@@ -106,7 +112,7 @@ async def test_roots_are_sent_seldom_and_only_new_ones() -> None:
     assert await keeper.turn(HEAD)
     now[0] = 30
     assert not await keeper.turn(HEAD)  # the same
-    newer = Signed(replace(HEAD.statement, size=6), HEAD.signatures)  # type: ignore[type-var]
+    newer = Signed(replace(SAID, size=6), HEAD.signatures)
     assert await keeper.turn(newer)
     assert len(sender.sent) == 2
 

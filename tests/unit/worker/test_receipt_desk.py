@@ -111,6 +111,16 @@ async def test_one_turn_is_one_signature_and_one_write(stage: Stage) -> None:
     assert [len(batch.ids) for batch in stage.store.batches] == [7, 1]
 
 
+async def test_a_lone_request_waits_for_no_turn(stage: Stage) -> None:
+    certificate = stage.keys.seat.certificate
+    work = stage.desk.issue(stage.keys, b"s" * 32, certificate, EXCHANGE, checkpoint=9, host_time_ms=1, alone=True)
+    with pytest.raises(StopIteration) as ended:
+        work.send(None)  # it ends without giving the loop a turn
+    issued = ended.value.value
+    verify_signed(issued.receipt, issued.signature, issued.batch)
+    assert stage.desk.log.size == 1
+
+
 async def test_an_answer_waits_until_its_receipt_is_stored(stage: Stage) -> None:
     stage.store.gate = asyncio.Event()
     first = asyncio.ensure_future(stage.issue())
