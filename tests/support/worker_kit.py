@@ -401,7 +401,7 @@ class Rig:
             log=lambda agent: AgentLog(lambda level, text: self.logged.append((level, text)), lambda: self.now_s),
             rng=os.urandom,
             outside=Outside(),
-            offer=Offers(self.node, self.world.network, self.fabric.blobs, self.loopback).of,
+            offer=Offers(self.node, self.world.network, self.fabric.blobs, self.loopback, self.now_ms).of,
         )
 
     async def acquire(self, agent: bytes) -> AgentKeys:

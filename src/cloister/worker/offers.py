@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from cloister.chain.rpc import Rpc
@@ -89,10 +89,18 @@ class Outbound:
 
 
 class Offers:
-    """Makes the extra host calls of each agent."""
+    """Makes the extra host calls of each agent. ``now_ms``: the host's clock, Unix milliseconds."""
 
-    def __init__(self, node: NodeIdentity, network: Network, blobs: Blobs, sender: Sender) -> None:
+    def __init__(
+        self,
+        node: NodeIdentity,
+        network: Network,
+        blobs: Blobs,
+        sender: Sender,
+        now_ms: Callable[[], int] = host_now_ms,
+    ) -> None:
         self._node, self._network, self._blobs, self._sender = node, network, blobs, sender
+        self._now_ms = now_ms
         self._manifests: dict[bytes, Manifest] = {}
 
     def of(self, placed: Placed) -> Mapping[str, Extra]:
@@ -103,7 +111,7 @@ class Offers:
             return (await self.manifest(placed)).keys
 
         signer = AgentSigner(lambda: placed.keys, rules, Account(self._network.genesis.chain_id, record.account))
-        calls = AgentCalls(record.agent, lambda: placed.keys, self._node.sign, self._sender.send, host_now_ms)
+        calls = AgentCalls(record.agent, lambda: placed.keys, self._node.sign, self._sender.send, self._now_ms)
         return {**signer.calls(), **calls.calls()}
 
     async def manifest(self, placed: Placed) -> Manifest:
