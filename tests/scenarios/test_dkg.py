@@ -55,8 +55,7 @@ async def test_five_gatekeepers_make_a_key_that_no_one_holds_and_any_three_relea
         return worker.address in await stage.read("Workers", "list", 0, 16, block="finalized")
 
     await until(final)
-    await asyncio.sleep(0.5)
-    granted, keys = await worker.keys(committee, agent_name)
+    granted, keys = await worker.released(committee, agent_name)
     assert granted.terms.worker == worker.address
     assert {p for p, _ in keys} == set(Purpose)
 

@@ -79,26 +79,11 @@ async def followed(stage: Stage, network: Network) -> Terms:
 
 async def the_keys(stage: Stage, worker: Worker, agent: bytes, terms: Terms, names: Sequence[str]) -> Any:
     """The agent's keys that these members release, in the term in office."""
-    return await released(worker, Committee(stage.urls(*names), terms.in_office.signers, terms.network), agent)
-
-
-async def released(worker: Worker, committee: Committee, agent: bytes) -> Any:
-    """The agent's keys, once the members' checkpoint is young enough to know the worker."""
-    got: list[Any] = []
-
-    async def there() -> bool:
-        try:
-            got.append((await worker.keys(committee, agent))[1])
-        except CloisterError as error:
-            if error.code not in ("policy.worker_unknown", "policy.agent_unknown"):
-                raise
-        return bool(got)
-
+    committee = Committee(stage.urls(*names), terms.in_office.signers, terms.network)
     try:
-        await until(there)
+        return (await worker.released(committee, agent))[1]
     finally:
         await committee.close()
-    return got[0]
 
 
 async def test_shares_are_refreshed_and_a_member_is_replaced_while_every_key_stays(stage: Stage) -> None:
@@ -118,7 +103,8 @@ async def test_shares_are_refreshed_and_a_member_is_replaced_while_every_key_sta
         return worker.address in await stage.read("Workers", "list", 0, 16, block="finalized")
 
     await until(final)
-    keys = await released(worker, committee, agent)
+    _, keys = await worker.released(committee, agent)
+    await committee.close()
 
     # A refresh opens by itself: same members, new shares, same keys.
     await in_term(stage, 2, NAMES)

@@ -26,6 +26,7 @@ from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.network import Genesis, Network
 from cloister.core.encoding.signatures import Signed, address_of
 from cloister.core.encoding.statements import Checkpoint, WorkerAdmission
+from cloister.core.errors import CloisterError
 from cloister.core.threshold.partial import Partial, TransportKey, recover
 from cloister.core.threshold.shares import PublicShares
 from cloister.devnet import ledger
@@ -184,6 +185,21 @@ class Worker:
             key = recover(partials, THRESHOLD, public, bytes(granted.identities[name]), transport)
             found[name] = key.symmetric(Context.RECEIPT, b"a test")
         return granted, found
+
+    async def released(self, committee: Committee, agent: bytes) -> tuple[Granted, dict[Any, bytes]]:
+        """``keys``, once the members' newest checkpoint is young enough to know worker and agent."""
+        got: list[tuple[Granted, dict[Any, bytes]]] = []
+
+        async def there() -> bool:
+            try:
+                got.append(await self.keys(committee, agent))
+            except CloisterError as error:
+                if error.code not in ("policy.worker_unknown", "policy.agent_unknown"):
+                    raise
+            return bool(got)
+
+        await until(there)
+        return got[0]
 
 
 async def found(stage: Stage, others: Sequence[str] = ()) -> Network:

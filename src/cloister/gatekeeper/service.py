@@ -275,10 +275,12 @@ class Gatekeeper:
         if self.desks is not None:
             self.desks.checkpoints.require_line(headers)
         at = self.chain.at(unsigned(self.genesis.chain_id, headers[-1]))
+        office = self.desks.office if self.desks is not None else None
+        if office is not None:
+            await asyncio.gather(at.committee(), at.term_record(office.term))  # one wait for both proofs
         seats = await at.committee()
         if seats.term:
             await self._require_seat(at, seats)
-        office = self.desks.office if self.desks is not None else None
         known = office is not None and (office.term, office.master_epoch) == (seats.term, seats.master_epoch)
         settled = not self.ceremonies.active and not (office is not None and office.others)
         if self.desks is not None and known and settled:

@@ -17,7 +17,7 @@ from support.gatekeeper_cast import all_in_office, cast
 from support.gatekeepers import Seat, World, turn_all
 
 WRITES = ("put", "put_all", "replace", "erase")
-LAST = 44
+LAST = 60
 SAMPLE = (3, 9, 14, 19, 24, 30)
 POINTS = [pytest.param(n, after, marks=() if n in SAMPLE and after == (n % 2 == 0) else pytest.mark.long)
           for n in range(LAST) for after in (False, True)]  # fmt: skip
@@ -33,31 +33,35 @@ class Fuse:
     def __init__(self, place: int, *, after: bool) -> None:
         self.place, self.after, self.count, self.burnt = place, after, 0, False
 
-    def before(self) -> None:
-        if self.count == self.place and not self.after and not self.burnt:
-            self.burnt = True
-            raise Crash
+    def before(self) -> int:
+        """Count a call that begins; its number."""
+        self._burn(self.count, after=False)
         self.count += 1
+        return self.count - 1
 
-    def behind(self) -> None:
-        if self.count - 1 == self.place and self.after and not self.burnt:
+    def behind(self, number: int) -> None:
+        """A call has ended."""
+        self._burn(number, after=True)
+
+    def _burn(self, number: int, *, after: bool) -> None:
+        if number == self.place and after == self.after and not self.burnt:
             self.burnt = True
             raise Crash
 
     def around(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
-            self.before()
+            number = self.before()
             result = real(*args)
-            self.behind()
+            self.behind(number)
             return result
 
         return call
 
     def around_sending(self, real: Callable[..., Any]) -> Callable[..., Any]:
         async def call(*args: Any) -> Any:
-            self.before()
+            number = self.before()
             result = await real(*args)
-            self.behind()
+            self.behind(number)
             return result
 
         return call
