@@ -310,16 +310,16 @@ contract Gatekeepers is IGatekeepers, Ceremonies {
         Value storage v = _values[n][c.agreed];
         uint64 away;
         for (uint256 i = 1; i <= c.receivers.length; ++i) if (_said[n][i] != c.agreed) away |= Phases.bit(i);
-        _absent(n, c, Phases.all(_dealers(n, c)) & ~v.qualified, away);
         _end(c, End.Done);
         _install(n, c, v);
+        _absent(n, c, Phases.all(_dealers(n, c)) & ~v.qualified, away);
     }
 
     /// @dev G12, G14: of a ceremony that failed only those dealers are named whose absence stands on chain.
     function _fail(uint64 n, Ceremony storage c) private {
         uint64 answered = c.committed & ~(c.accused & ~c.published);
-        _absent(n, c, Phases.all(_dealers(n, c)) & ~answered, 0);
         _end(c, End.Failed);
+        _absent(n, c, Phases.all(_dealers(n, c)) & ~answered, 0);
     }
 
     /// @dev G14: each role that a member was absent in costs `absenceSlash`. What is taken burns.
