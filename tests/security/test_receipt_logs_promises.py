@@ -202,6 +202,12 @@ async def test_a_replayed_head_of_an_older_boot_is_refused(stage: Stage) -> None
     assert signed(await stage.ask(0, IDS[:2], 0))
     assert await stage.ask(0, IDS[:9], 8, boot=old) == "gatekeeper.log_boot"
     assert signed(await stage.ask(0, IDS[:3], 2))
+    # A boot that is registered again finds its log as long as it was: alternating boots forgets nothing.
+    stage.worker.boot = old
+    stage.worker.register()
+    await stage.turn()
+    assert await stage.ask(0, [b"\xff" * 32, *IDS[:8]], 8) == "receipt.not_consistent"
+    assert signed(await stage.ask(0, IDS[:9], 8))
 
 
 async def test_a_member_remembers_over_a_restart(stage: Stage) -> None:

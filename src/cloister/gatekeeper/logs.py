@@ -1,4 +1,4 @@
-"""Witnessing receipt logs: one newest head per worker, which only grows (spec/receipts.md 12)."""
+"""Witnessing receipt logs: one newest head per worker and boot, which only grows (spec/receipts.md 12)."""
 
 from __future__ import annotations
 
@@ -44,20 +44,18 @@ class LogDesk:
         request.verify(self._office.network)  # 3
         await self._require_boot(request.log)  # 4
         self._checkpoints.require_running()
-        held = self.held(request.log.worker)
-        if held is not None and held.log.boot != request.log.boot:
-            held = None  # the worker started anew, as finalised state says
+        held = self.held(request.log.worker, request.log.boot)
         if held is not None and held.log.size not in (request.start, request.log.size):
             return LogAnswer(None, held)
         self._require_growth(request, held)  # 5
         new = HeldLog(request.log, request.signature)
         if held != new:
-            self._store.put(_name(request.log.worker), jcs.encode(new.to_json()))
+            self._store.put(_name(request.log.worker, request.log.boot), jcs.encode(new.to_json()))
         return LogAnswer(self._office.sign(head_of(request.log, self._office.term)), None)
 
-    def held(self, worker: bytes) -> HeldLog | None:
-        """The newest head of a worker that this member stored."""
-        data = self._store.get(_name(worker))
+    def held(self, worker: bytes, boot: bytes) -> HeldLog | None:
+        """The newest head of a worker's boot that this member stored. Boots stay: a worker may register one again."""
+        data = self._store.get(_name(worker, boot))
         return None if data is None else HeldLog.from_json(jcs.decode(data))
 
     async def _require_boot(self, log: WorkerLog) -> None:
@@ -81,5 +79,5 @@ class LogDesk:
         verify_consistency(held.log.size, held.log.root, log.size, log.root, path)
 
 
-def _name(worker: bytes) -> str:
-    return f"log/{worker.hex()}"
+def _name(worker: bytes, boot: bytes) -> str:
+    return f"log/{worker.hex()}/{boot.hex()}"
