@@ -36,7 +36,7 @@ from cloister.wire.messages import Shown
 
 TRANSPORT, NEXT, PEER, EVIDENCE = "transport/", "transport-next", "peer/", "evidence"
 RESEND_BLOCKS = 16
-REMEMBER_BLOCKS = 4096
+REMEMBER_BLOCKS, FRESH_BLOCKS = 4096, 64
 MEET_BLOCKS = 2
 ZERO = bytes(32)
 
@@ -166,6 +166,8 @@ class Membership:
     async def verify_all(self, at: Snapshot, head: Header, view: CeremonyView) -> None:
         """Verify every receiver of a ceremony but ourselves, before we deal. Raises CloisterError.
 
+        One that was verified within the last 64 blocks is not asked again.
+
         1. each stands on chain with its key, or got a key that nobody has (G2): that one sits out; 2. each shows good
         evidence now; one that does not answer counts if it did lately, for the same key, vendor class and endpoint;
         3. enough vendors are behind the seats.
@@ -212,7 +214,7 @@ class Membership:
             raise UNVERIFIED(expected=f"{len(candidates)} verified receivers", found=f"{len(refused)} not: {found}")
 
     async def _verify_one(self, at: Snapshot, head: Header, candidate: CandidateRecord) -> None:
-        if candidate.member == self._keys.address:
+        if candidate.member == self._keys.address or self._remembered(candidate, head, FRESH_BLOCKS):
             return
         try:
             await verify_peer(
@@ -230,7 +232,7 @@ class Membership:
             raise
         self._store.put(PEER + to_hex(candidate.member), _memory(candidate, head.number))
 
-    def _remembered(self, candidate: CandidateRecord, head: Header) -> bool:
+    def _remembered(self, candidate: CandidateRecord, head: Header, blocks: int = REMEMBER_BLOCKS) -> bool:
         if candidate.member == self._keys.address:
             return True
         blob = self._store.get(PEER + to_hex(candidate.member))
@@ -239,7 +241,7 @@ class Membership:
         data = need_fields("peer", jcs.decode(blob), {"key", "vendor", "endpoint", "number"})
         said = (from_hex(data["key"], 32), from_hex(data["vendor"], 32), data["endpoint"])
         same = said == (candidate.dkg_key, candidate.vendor_class, candidate.endpoint)
-        return same and need_uint("number", data["number"], 64) + REMEMBER_BLOCKS >= head.number
+        return same and need_uint("number", data["number"], 64) + blocks >= head.number
 
 
 def keyless(ceremony: bytes, member: bytes) -> bytes:
