@@ -39,6 +39,8 @@ contract Receipts {
     Workers public immutable workers;
 
     mapping(address worker => Root[]) private _roots;
+    /// @dev Of every boot, not of the last one alone: a worker may register a boot again.
+    mapping(address worker => mapping(bytes32 boot => uint64)) private _sizes;
 
     event Recorded(address indexed worker, bytes32 indexed boot, uint256 index, uint64 size, bytes32 root);
 
@@ -63,11 +65,9 @@ contract Receipts {
         if (w.boot != head.boot) revert OtherBoot(head.worker, w.boot);
         Root[] storage known = _roots[head.worker]; // 3
         index = known.length;
-        if (index != 0) {
-            Root storage last = known[index - 1];
-            if (last.boot == head.boot && last.size >= head.size) revert NotLonger(last.size, head.size);
-        }
-        if (head.size == 0) revert NotLonger(0, 0);
+        uint64 before = _sizes[head.worker][head.boot];
+        if (head.size <= before) revert NotLonger(before, head.size);
+        _sizes[head.worker][head.boot] = head.size;
         known.push(Root(head.boot, head.root, head.size, uint64(block.number)));
         emit Recorded(head.worker, head.boot, index, head.size, head.root);
     }

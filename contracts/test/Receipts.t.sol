@@ -127,6 +127,19 @@ contract ReceiptsTest is Founded {
         equal(receipts.isLogged(worker, 0, BOOT, id(1), 1, pathOf(1, 0, 5)), true);
     }
 
+    /// @dev Another boot between does not make a log forget how long it was.
+    function test_a_boot_that_comes_back_does_not_shrink() public {
+        record(head(BOOT, 5, top(0, 5)));
+        register(keccak256("next boot"));
+        record(head(keccak256("next boot"), 2, top(0, 2)));
+        register(BOOT);
+        LogStatements.LogHead memory h = head(BOOT, 4, top(0, 4));
+        bytes[] memory sigs = signAll(LogStatements.hash(h), Q);
+        vm.expectRevert(abi.encodeWithSelector(Receipts.NotLonger.selector, 5, 4));
+        receipts.record(h, sigs);
+        equal(record(head(BOOT, 6, top(0, 6))), 2);
+    }
+
     function test_a_quorum_signs_not_just_t() public {
         equal(receipts.quorum(), Q);
         LogStatements.LogHead memory h = head(BOOT, 5, top(0, 5));
