@@ -12,8 +12,9 @@ from cloister.core.encoding.statements import StateHead
 from cloister.core.errors import CloisterError
 from cloister.core.state.endorse import Answer
 from cloister.core.state.heads import HEAD_SLOT, Link, genesis_head
+from cloister.core.state.rows import Head
 from cloister.core.state.sealing import StateKeys
-from cloister.core.state.table import Head, HeadTable
+from cloister.core.state.table import HeadTable
 from cloister.fabric.embedded.limits import UNAVAILABLE
 from cloister.fabric.ports import Entry, Fabric, Rev, State, Tx
 from cloister.worker.reseal import Resealer, Sealed

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Callable
 
 from cloister.core.encoding.identity import AgentVersion, Epochs, Purpose
+from cloister.core.state.rows import Head
 from cloister.core.state.sealing import StateKeys
-from cloister.core.state.table import Head
 
 AGENT = bytes([0xAB]) * 32
 CLUSTER = bytes([2]) * 32

@@ -93,7 +93,10 @@ def test_the_index_names_every_page() -> None:
     text = page("docs/README.md")
     pages = {p.relative_to(ROOT / "docs") for p in (ROOT / "docs").rglob("*.md")} - {Path("README.md")}
     linked = {(Path(target)) for target in _LINK.findall(text)}
-    assert {p for p in pages if p not in linked} == {Path("decisions/chain-toolchain.md"), Path("decisions/receipts.md")}
+    assert {p for p in pages if p not in linked} == {
+        Path("decisions/chain-toolchain.md"),
+        Path("decisions/receipts.md"),
+    }
 
 
 # --- commands and codes ---

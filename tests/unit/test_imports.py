@@ -139,7 +139,11 @@ PACKAGES: dict[str, dict[str, str]] = {
         "lxml": "golden measurements of GPUs are XML; loaded on first use",
         "signxml": "their signatures; loaded on first use",
     },
-    "gateway": HTTP | CRYPTO | BASE | SQLITE | {"httptools": "the public door's HTTP parser"},
+    "gateway": HTTP
+    | CRYPTO
+    | BASE
+    | SQLITE
+    | {"httptools": "the public door's HTTP parser", "prometheus-client": "numbers for its operator"},
 }
 
 

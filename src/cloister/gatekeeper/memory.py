@@ -18,7 +18,8 @@ from cloister.core.errors import CloisterError, PolicyError, define
 from cloister.core.policy.refusals import WORKER_REMOVED
 from cloister.core.policy.release import is_closed
 from cloister.core.state.heads import genesis_head
-from cloister.core.state.table import Head, HeadTable
+from cloister.core.state.rows import Head
+from cloister.core.state.table import HeadTable
 from cloister.gatekeeper.checkpoints import Checkpoints
 from cloister.gatekeeper.limits import RateLimit
 from cloister.gatekeeper.office import Office

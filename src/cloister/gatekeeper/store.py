@@ -16,7 +16,7 @@ from cloister.core.encoding import jcs
 from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.errors import ConfigError, define
 from cloister.core.policy.release import Ledger
-from cloister.core.state.table import Head, head_row
+from cloister.core.state.rows import Head, head_row
 
 KEEP_CHECKPOINTS = 128
 _VERSION = 2

@@ -17,7 +17,7 @@ from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need
 from cloister.core.encoding.identity import Epochs
 from cloister.core.encoding.signatures import Signed, sign_digest, verify_signer
 from cloister.core.encoding.statements import Lease, StateHead
-from cloister.core.state.table import Head, head_row, parse_row
+from cloister.core.state.rows import Head, head_row, parse_row
 from cloister.wire.messages import BAD_MESSAGE, SIGNATURE, need_list, signed_from_json, signed_to_json
 
 MAX_HEADS = 256

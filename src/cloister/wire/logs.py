@@ -8,8 +8,7 @@ from typing import Any, Final
 from cloister.core.encoding.hexes import from_hex, need_fields, need_uint, to_hex
 from cloister.core.encoding.log_statements import LogHead, WorkerLog
 from cloister.core.encoding.signatures import verify_signer
-from cloister.core.receipts.batch import hashes_from
-from cloister.core.receipts.merkle import MAX_PATH
+from cloister.core.receipts.merkle import MAX_PATH, hashes_from
 
 SIGNATURE: Final = 65
 

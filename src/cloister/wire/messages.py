@@ -19,8 +19,8 @@ from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need
 from cloister.core.encoding.identity import EPOCH_FIELDS, Epochs, Purpose
 from cloister.core.encoding.signatures import MAX_MEMBERS, Signed
 from cloister.core.encoding.statements import Checkpoint, HeartBeat, Lease, Statement, WorkerAdmission
+from cloister.core.encoding.terms import term_field, term_of
 from cloister.core.errors import EncodingError, TransportError, define
-from cloister.core.threshold.shares import term_field, term_of
 
 MAX_BODY = 1 << 20
 MAX_PARTIALS, MAX_OLD = 16, 4

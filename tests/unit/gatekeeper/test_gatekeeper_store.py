@@ -13,12 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloister.core.encoding import jcs
+from cloister.core.encoding.audit import verify_line
 from cloister.core.encoding.identity import Epochs
 from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.errors import CloisterError
 from cloister.core.policy.release import Ledger
-from cloister.core.state.table import Head, HeadTable
-from cloister.gatekeeper.audit import AuditLog, verify_line
+from cloister.core.state.rows import Head
+from cloister.core.state.table import HeadTable
+from cloister.gatekeeper.audit import AuditLog
 from cloister.gatekeeper.config import GatekeeperConfig
 from cloister.gatekeeper.limits import RateLimit
 from cloister.gatekeeper.store import Store

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from cloister.core.encoding.identity import Epochs
 from cloister.core.errors import StateError
-from cloister.core.state.table import Head, HeadTable
+from cloister.core.state.rows import Head
+from cloister.core.state.table import HeadTable
 
 AGENT, GENESIS = b"\xaa" * 32, b"\x00" * 32
 HONEST, LIAR = ("A", "B", "C", "D"), "E"

@@ -303,7 +303,7 @@ async def test_long_tables_travel_in_pages(stage: Stage, monkeypatch: pytest.Mon
     monkeypatch.setattr(memory, "PAGE_ROWS", 3)
     member = stage.seats[0].member
     assert member is not None
-    from cloister.core.state.table import Head
+    from cloister.core.state.rows import Head
 
     member.store.put_heads([(bytes([i]) * 32, Head(EPOCHS, 1, b"\1" * 32, b"\2" * 32)) for i in range(1, 9)])
     page = stage.desk().page(b"\1" * 32, b"")

@@ -10,7 +10,8 @@ import pytest
 from cloister.core.encoding.signatures import Signed, sign_digest
 from cloister.core.encoding.statements import StateHead
 from cloister.core.errors import CloisterError
-from cloister.core.state.table import Head, HeadTable
+from cloister.core.state.rows import Head
+from cloister.core.state.table import HeadTable
 from cloister.fabric.embedded.limits import UNAVAILABLE
 from cloister.wire.committee import TOO_FEW
 from cloister.wire.heads import HeadMove, HeadsRequest, move_of

@@ -29,8 +29,9 @@ from cloister.core.envelope.model import (
 from cloister.core.envelope.stream import RAND_SIZE, AnswerCipher
 from cloister.core.errors import CloisterError, EnvelopeError, define, from_wire
 from cloister.core.keys import hpke
-from cloister.core.receipts.batch import MAX_BATCH_PATH, BatchPath, hashes_from
+from cloister.core.receipts.batch import MAX_BATCH_PATH, BatchPath
 from cloister.core.receipts.commitments import response_commitment
+from cloister.core.receipts.merkle import hashes_from
 
 _PREFIX: Const = 5
 _MAX_INDEX: Const = 1 << 32

@@ -13,22 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cloister.core.encoding.contexts import Context, digest
-from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
+from cloister.core.encoding.hexes import need_bytes, need_fields, need_uint, to_hex
 from cloister.core.envelope.model import WireBatch
-from cloister.core.errors import ReceiptError, define
-from cloister.core.receipts.merkle import leaf_hash, paths_of, root_from_path
+from cloister.core.receipts.merkle import NOT_A_BATCH, hashes_from, leaf_hash, paths_of, root_from_path
 from cloister.core.receipts.receipt import Receipt
 
 MAX_BATCH: Final = 1024
 MAX_BATCH_PATH: Final = 10  # log2 of MAX_BATCH
-
-NOT_A_BATCH = define(
-    "receipt.batch",
-    ReceiptError,
-    check="a batch has 2 to 1024 consecutive receipts, and this one's number is among them",
-    remedy="do not trust the answer: the path is of another receipt",
-    status=403,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +61,6 @@ class BatchPath:
             )
         root = root_from_path(leaf_hash(receipt.id), index, self.size, self.path)
         return batch_digest(receipt.boot, self.first, self.size, root)
-
-
-def hashes_from(text: object, limit: int) -> tuple[bytes, ...]:
-    """Hashes written one after the other in hex. Raises EncodingError; receipt.batch for a piece of a hash."""
-    data = from_hex(text, name="path", max_size=32 * limit)
-    if len(data) % 32:
-        raise NOT_A_BATCH(expected="whole hashes of 32 bytes", found=f"{len(data)} bytes")
-    return tuple(data[at : at + 32] for at in range(0, len(data), 32))
 
 
 def batch_digest(boot: bytes, first: int, size: int, root: bytes) -> bytes:

@@ -16,12 +16,12 @@ from cloister.core.encoding.hexes import from_hex, need_fields, need_uint, to_he
 from cloister.core.encoding.log_statements import LogHead
 from cloister.core.encoding.signatures import Signed, SignerSet
 from cloister.core.errors import ReceiptError, define
-from cloister.core.receipts.batch import hashes_from
 from cloister.core.receipts.merkle import (
     EMPTY_ROOT,
     MAX_PATH,
     Part,
     consistency_path,
+    hashes_from,
     inclusion_path,
     leaf_hash,
     node_hash,

@@ -13,11 +13,19 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import Final
 
-from cloister.core.encoding.hexes import need_bytes, need_uint
+from cloister.core.encoding.hexes import from_hex, need_bytes, need_uint
 from cloister.core.errors import ReceiptError, define
 
 MAX_PATH: Final = 64
 EMPTY_ROOT: Final = sha256(b"").digest()
+
+NOT_A_BATCH = define(
+    "receipt.batch",
+    ReceiptError,
+    check="a batch has 2 to 1024 consecutive receipts, and this one's number is among them",
+    remedy="do not trust the answer: the path is of another receipt",
+    status=403,
+)
 Part = Callable[[int, int], bytes]
 
 NOT_INCLUDED = define(
@@ -208,3 +216,11 @@ def _in_form(hashes: Sequence[bytes], numbers: tuple[int, int]) -> None:
         need_uint("a size or index", number, 53)
     for one in hashes:
         need_bytes("a hash of a path", one, 32)
+
+
+def hashes_from(text: object, limit: int) -> tuple[bytes, ...]:
+    """Hashes written one after the other in hex. Raises EncodingError; receipt.batch for a piece of a hash."""
+    data = from_hex(text, name="path", max_size=32 * limit)
+    if len(data) % 32:
+        raise NOT_A_BATCH(expected="whole hashes of 32 bytes", found=f"{len(data)} bytes")
+    return tuple(data[at : at + 32] for at in range(0, len(data), 32))

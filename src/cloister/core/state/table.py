@@ -9,11 +9,10 @@ they do not agree on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
-from cloister.core.encoding.identity import EPOCH_FIELDS, Epochs
+from cloister.core.encoding.hexes import need_bytes, need_fields, need_uint, to_hex
+from cloister.core.encoding.identity import Epochs
 from cloister.core.state.endorse import (
     FORKED,
     MAX_HEADS,
@@ -23,22 +22,7 @@ from cloister.core.state.endorse import (
     TABLE_FULL,
     UNKNOWN_PARENT,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """An agent's newest head: the epochs that it is sealed under, and ``parent``, the head before it (32 bytes)."""
-
-    epochs: Epochs
-    height: int
-    parent: bytes
-    head: bytes
-
-    def __post_init__(self) -> None:
-        self.epochs.check()
-        need_uint("height", self.height, 64)
-        need_bytes("parent", self.parent, 32)
-        need_bytes("head", self.head, 32)
+from cloister.core.state.rows import Head, head_row, parse_row
 
 
 class HeadTable:
@@ -174,21 +158,6 @@ class HeadTable:
     def __iter__(self) -> Iterator[tuple[bytes, Head]]:
         """Every agent with its newest head, sorted."""
         return iter(self._rows())
-
-
-def head_row(agent: bytes, head: Head) -> dict[str, Any]:
-    """A row of a table, JSON-ready."""
-    hashes = {"agent": to_hex(agent), "parent": to_hex(head.parent), "head": to_hex(head.head)}
-    return {**hashes, "height": head.height, **head.epochs.to_json()}
-
-
-def parse_row(value: object) -> tuple[bytes, Head]:
-    """A row of ``head_row``. Raises EncodingError."""
-    fields = need_fields("head", value, {"agent", "height", "parent", "head", *EPOCH_FIELDS})
-    head = Head(
-        Epochs.from_json(fields), fields["height"], from_hex(fields["parent"], 32), from_hex(fields["head"], 32)
-    )
-    return from_hex(fields["agent"], 32, name="agent"), head
 
 
 def _agreed(ours: Head | None, theirs: Sequence[Head], spare: int) -> Head | None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from py_arkworks_bls12381 import G1Point, Scalar
 
 from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
+from cloister.core.encoding.terms import term_field, term_of
 from cloister.core.errors import CloisterError, ThresholdError, define
 from cloister.core.threshold.groups import (
     G1,
@@ -34,7 +35,7 @@ from cloister.core.threshold.groups import (
     to_bytes,
 )
 from cloister.core.threshold.ibe import DerivedKey
-from cloister.core.threshold.shares import OTHER_TERM, KeyShare, PublicShares, term_field, term_of
+from cloister.core.threshold.shares import OTHER_TERM, KeyShare, PublicShares
 
 MAX_PARTIALS: Final = 4 * MAX_MEMBERS
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloister.core.encoding import jcs
-from cloister.core.encoding.hexes import BAD_FIELD, from_hex, need_bytes, need_fields, need_uint, to_hex
+from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
+from cloister.core.encoding.terms import term_field, term_of
 from cloister.core.errors import ThresholdError, define
 from cloister.core.threshold.groups import G2, G2_SIZE, MAX_MEMBERS, scalar_from_bytes, to_bytes
 
@@ -35,21 +36,6 @@ OTHER_TERM = define(
     remedy="fetch the committee in office again; what an earlier term holds is of no use in a later one",
     status=409,
 )
-
-
-def term_field(term: int) -> dict[str, int]:
-    """How JSON carries a term: the field ``term``, left out in term 1, as the format was before there were others."""
-    return {} if term == 1 else {"term": term}
-
-
-def term_of(name: str, value: object) -> int:
-    """The term that an object of JSON says. Raises EncodingError for a term 1 written out: one spelling each."""
-    if not isinstance(value, dict) or "term" not in value:
-        return 1
-    term = need_uint(f"term of {name}", value["term"], 64)
-    if term == 1:
-        raise BAD_FIELD(expected=f"{name} of term 1 without the field term", found="the field")
-    return term
 
 
 @dataclass(frozen=True, slots=True)
