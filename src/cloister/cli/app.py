@@ -12,6 +12,7 @@ from cloister.cli import (
     agents,
     calls,
     chains,
+    committee,
     completion,
     evidence,
     keys,
@@ -72,6 +73,7 @@ app.add_typer(agents.app, name="agent")
 app.add_typer(keys.app, name="keys")
 app.add_typer(requests.app, name="request")
 app.add_typer(chains.app, name="chain")
+app.add_typer(committee.app, name="gatekeeper")
 app.add_typer(verifying.app, name="verify")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(wallets.app, name="wallet")

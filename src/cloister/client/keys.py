@@ -21,7 +21,8 @@ from cloister.core.errors import CloisterError
 if TYPE_CHECKING:
     from cloister.client.client import Client
 
-LAYERS = ("agent", "cluster")
+COMMITTEE_LAYERS = ("shares", "master")
+LAYERS = ("agent", "cluster", *COMMITTEE_LAYERS)
 
 
 async def describe_keys(client: Client, agent: bytes) -> dict[str, Any]:

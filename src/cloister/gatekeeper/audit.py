@@ -1,8 +1,7 @@
 """The member's audit log: one JSON line per answered admission or key request, each naming the hash of the last.
 
-A line: {"n", "prev", "what", ...}; hash = digest(AUDIT_LOG, line). Cutting, editing or reordering lines shows. The
-newest hash is kept in memory and re-read at start; a torn last line (a crash while writing) is cut off. Lines hold
-public facts only: addresses, agent ids, heights, error codes.
+Lines are those of ``core/encoding/audit.py``. The newest hash is kept in memory and re-read at start; a torn last line
+(a crash while writing) is cut off. Lines hold public facts only: addresses, agent ids, heights, error codes.
 """
 
 from __future__ import annotations
@@ -12,19 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cloister.core.encoding import jcs
+from cloister.core.encoding.audit import verify_line
 from cloister.core.encoding.contexts import Context, digest
 from cloister.core.encoding.hexes import to_hex
-from cloister.core.errors import CloisterError, ConfigError, define
-
-_MAX_LINE = 4096
-
-BROKEN_LOG = define(
-    "gatekeeper.audit",
-    ConfigError,
-    check="every line of the audit log names the hash of the line before it",
-    remedy="keep the file for an auditor; somebody changed it",
-    status=500,
-)
 
 
 class AuditLog:
@@ -60,14 +49,3 @@ class AuditLog:
         """Flush and close."""
         self.sync()
         os.close(self._file)
-
-
-def verify_line(line: bytes, count: int, head: bytes) -> tuple[int, bytes]:
-    """Check the next line of a log (without newline); returns the new (count, head). Raises ConfigError."""
-    try:
-        body = jcs.decode(line, max_size=_MAX_LINE)
-    except CloisterError:
-        body = None
-    if not isinstance(body, dict) or body.get("n") != count or body.get("prev") != to_hex(head):
-        raise BROKEN_LOG(expected=f"line {count} after {to_hex(head)[:18]}…", found="another line")
-    return count + 1, digest(Context.AUDIT_LOG, line)

@@ -18,13 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloister.core.encoding.audit import verify_line
 from cloister.core.encoding.identity import Purpose
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import CloisterError
 from cloister.core.policy.placement import place
 from cloister.core.policy.release import Requester
 from cloister.gatekeeper import grants
-from cloister.gatekeeper.audit import AuditLog, verify_line
+from cloister.gatekeeper.audit import AuditLog
 from cloister.gatekeeper.checkpoints import MAX_LAG, Checkpoints
 from cloister.gatekeeper.grants import KeyDesk
 from cloister.gatekeeper.limits import RateLimit

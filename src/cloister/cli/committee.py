@@ -1,0 +1,279 @@
+"""``cloister gatekeeper run | status | propose-rotation | audit``: for people who run and watch the committee."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cloister.cli.local import NO_NODE
+from cloister.cli.options import AsJson, PassphraseFd, WalletName
+from cloister.cli.output import print_error, print_facts, print_json, print_rows, progress, say
+from cloister.cli.running import REFUSED, command
+from cloister.cli.settings import settings_of
+from cloister.core.errors import CloisterError, TransportError, define
+
+if TYPE_CHECKING:
+    from cloister.client.client import Client
+    from cloister.client.committee import CommitteeReader, Reading
+
+COLUMNS = ("asked", "doing", "block", "shares", "ceremony", "missing", "trouble")
+MAX_VOTES = 64 << 10
+MAX_TEXT = 160
+
+MEMBERS_AWAY = define(
+    "cli.members_away",
+    TransportError,
+    check="every gatekeeper that was asked answers, and none has halted",
+    remedy="look at its row, and into its log; docs/operate/gatekeeper.md says what still works without it",
+    status=503,
+)
+
+app = typer.Typer(help="The committee: run a member, watch it, move it on.", no_args_is_help=True)
+
+
+@app.command("run")
+def run(
+    config: Annotated[Path, typer.Option("--config", help="Settings of the gatekeeper.", metavar="FILE")],
+    check: Annotated[bool, typer.Option("--check", help="Only look at the settings.")] = False,
+) -> None:
+    """Run one gatekeeper until SIGTERM. This process becomes the service: nothing of the command line stays in it."""
+    if importlib.util.find_spec("apsw") is None:
+        print_error(NO_NODE(expected="cloister[node]", found="no apsw"))
+        raise typer.Exit(REFUSED)
+    words = [sys.executable, "-m", "cloister.gatekeeper", "--config", str(config), *(["--check"] if check else [])]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, words)  # noqa: S606 - no shell; the same interpreter
+
+
+@command(app, "status")
+async def status(
+    context: typer.Context,
+    urls: Annotated[list[str] | None, typer.Argument(help="Gatekeepers; those in office without it.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Tell of the open ceremony until its end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What each gatekeeper is doing, in its own words; without URLs also what the chain proves of the committee."""
+    if urls and not watch:
+        chain, rows = None, await _rows_of(urls)
+    else:
+        async with settings_of(context).client() as client, _reader(client, urls or ()) as reader:
+            if watch:
+                await _watch_open(reader)
+            chain = await _proven(reader)
+            rows = await _rows_of(urls or await reader.endpoints())
+    if as_json:
+        print_json({"chain": chain, "members": rows})
+    else:
+        if chain is not None:
+            print_facts(_chain_words(chain), as_json=False)
+        print_rows([_row_words(row) for row in rows], COLUMNS, as_json=False, empty="nobody to ask")
+    _require_well(rows)
+
+
+@command(app, "propose-rotation")
+async def propose_rotation(
+    context: typer.Context,
+    signed: Annotated[
+        Path | None, typer.Option("--signed", help="Statement of t members that want it.", metavar="FILE")
+    ] = None,
+    call_data: Annotated[bool, typer.Option("--call-data", help="Print the DAO's transaction; send nothing.")] = False,
+    wallet: WalletName = None,
+    passphrase_fd: PassphraseFd = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask for a new master key: as the DAO, with t members' signatures, or as anybody when it is due."""
+    from cloister.client import moves
+
+    settings = settings_of(context)
+    if signed is not None and call_data:
+        raise typer.BadParameter("--signed and --call-data are two ways")
+    if call_data:
+        async with settings.client() as client:
+            print_facts(await moves.rotation_call(client), as_json=as_json)
+        return
+    votes = None if signed is None else moves.votes_from_json(_votes(signed))
+    async with settings.client(settings.wallet(wallet, passphrase_fd)) as client, _reader(client) as reader:
+        with progress("reading the committee by proof"):
+            reading = await reader.read()
+        with progress("sending the transaction"):
+            if votes is None:
+                receipt = await moves.rotate(client, reading)
+            else:
+                receipt = await moves.rotate_signed(client, reader, reading, votes)
+    say("the ceremony is open: `cloister gatekeeper status --watch` tells of it")
+    facts = {"master_epoch": reading.newest.epoch, "next_epoch": reading.newest.epoch + 1}
+    print_facts({**facts, "block": receipt.block_number}, as_json=as_json)
+
+
+@command(app, "audit")
+async def audit(
+    file: Annotated[Path, typer.Argument(help="A copy of a member's audit.log.")],
+    noted: Annotated[
+        str | None, typer.Option("--noted", help="A hash that an earlier run printed.", metavar="HASH")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check the log's hash chain, and list whom the member answered what."""
+    from cloister.client.auditing import read_audit
+    from cloister.core.encoding.hexes import from_hex
+
+    wanted = None if noted is None else from_hex(noted.lower(), 32, name="hash")
+    found = read_audit(file, wanted)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        columns = ("worker", "agent", "what", "outcome", "times")
+        print_rows(found.rows(), columns, as_json=False, empty="no answers")
+        facts = found.to_json()
+        print_facts({name: facts[name] for name in ("lines", "head", "torn", "first_bad_line")}, as_json=False)
+    found.require(wanted)
+
+
+# --- for other commands too ---
+
+
+async def follow(reader: CommitteeReader, number: int) -> None:
+    """Tell of a ceremony, step by step, until its end. Raises ThresholdError (client.ceremony_failed)."""
+    from cloister.client.moves import watch
+
+    async for reading in watch(reader, number):
+        say(line_of(reading))
+
+
+def line_of(reading: Reading) -> str:
+    """A ceremony in one line."""
+    said = reading.to_json()["ceremony"]
+    if said is None:
+        return "no ceremony was ever opened"
+    left = "" if said["until_block"] is None else f", {said['blocks_left']} blocks left"
+    waits = f" (waiting for {_some(said['missing'])})" if said["missing"] else ""
+    return f"block {reading.checkpoint.number}: {_named(said)}: {said['phase']}{left}: {said['means']}{waits}"
+
+
+def reader_of(client: Client, urls: Sequence[str] = ()) -> CommitteeReader:
+    """A reader of the client's network."""
+    from cloister.client.committee import CommitteeReader
+
+    return CommitteeReader(client.network, client.rpc, clock=client.clock, urls=urls)
+
+
+_reader = reader_of
+
+
+# --- inside ---
+
+
+async def _watch_open(reader: CommitteeReader) -> None:
+    reading = await reader.read()
+    if reading.ceremony is None or not reading.running:
+        say("no ceremony is open")
+        return
+    await follow(reader, reading.ceremony.number)
+
+
+async def _proven(reader: CommitteeReader) -> dict[str, Any] | None:
+    """What the chain proves; None, and why on stderr, while no t members give a checkpoint."""
+    try:
+        return (await reader.read()).to_json()
+    except CloisterError as error:
+        say(f"nothing is proven: {error.check}: found {error.found} ({error.code})")
+        return None
+
+
+async def _rows_of(urls: Sequence[str]) -> list[dict[str, Any]]:
+    """What each says of itself, or why it does not."""
+    from cloister.client.committee import ask_status
+    from cloister.wire.ask import new_session
+
+    async def one(url: str) -> dict[str, Any]:
+        try:
+            return {"asked": url, "error": None, **await ask_status(session, url)}
+        except CloisterError as error:
+            return {"asked": url, "error": {"code": error.code, "found": error.found, "remedy": error.remedy}}
+
+    session = new_session()
+    try:
+        return list(await asyncio.gather(*(one(url) for url in urls)))
+    finally:
+        await session.close()
+
+
+def _require_well(rows: Sequence[dict[str, Any]]) -> None:
+    bad = [f"{_text(row['asked'])}: {_text(row['error']['code'])}" for row in rows if row["error"]]
+    bad += [f"{_text(row['asked'])}: halted" for row in rows if str(row.get("doing", "")).startswith("halted")]
+    if bad or not rows:
+        raise MEMBERS_AWAY(expected=f"{len(rows)} that answer and work", found="; ".join(bad) or "nobody to ask")
+
+
+def _chain_words(chain: dict[str, Any]) -> dict[str, str]:
+    """What is proven, one line per subject."""
+    size = len(chain["members"])
+    epochs = [f"{e['epoch']} ({e['state']})" for e in chain["master_epochs"]]
+    revoked = [str(m["seat"]) for m in chain["members"] if m["revoked"]]
+    words = {
+        "committee": f"term {chain['term']} since block {chain['since_block']}: any {chain['threshold']} of {size}",
+        "master key": f"epoch {', '.join(epochs)}",
+        "block": str(chain["block"]),
+        "next": f"refresh from block {chain['refresh_from_block']}, rotation from {chain['rotation_from_block']}",
+    }
+    if revoked:
+        words["revoked seats"] = ", ".join(revoked)
+    said = chain["ceremony"]
+    if said is not None:
+        left = (
+            "" if said["until_block"] is None else f", until block {said['until_block']} ({said['blocks_left']} left)"
+        )
+        waits = f"; waiting for {_some(said['missing'])}" if said["missing"] else ""
+        words["ceremony"] = f"{_named(said)}: {said['phase']}{left}: {said['means']}{waits}"
+    return words
+
+
+def _row_words(row: dict[str, Any]) -> dict[str, str]:
+    """A member's own words, cut to what fits a table."""
+    if row["error"]:
+        trouble = _text(f"{row['error']['code']}: {row['error']['found']}")
+        return {"asked": _text(row["asked"]), "doing": "no answer", "trouble": trouble}
+    said, shares = row["ceremony"] or {}, row["shares"] if isinstance(row["shares"], list) else []
+    held = [f"epoch {s.get('master_epoch')} term {s.get('term')}" for s in shares[:8] if isinstance(s, dict)]
+    found = said.get("trouble")
+    return {
+        "asked": _text(row["asked"]),
+        "doing": _text(row["doing"]),
+        "block": _text(row["block"]),
+        "shares": _text(", ".join(held)) or "none",
+        "ceremony": _text(f"{said.get('phase')} until {said.get('until_block') or 'over'}") if said else "-",
+        "missing": _some(said.get("missing")),
+        "trouble": _text(f"{found.get('code')}: {found.get('found')}") if isinstance(found, dict) else "-",
+    }
+
+
+def _text(value: object) -> str:
+    """A stranger's word in a table: short, and without what moves a terminal's cursor."""
+    return "".join(c if c.isprintable() else "?" for c in str(value)[:MAX_TEXT])
+
+
+def _named(said: dict[str, Any]) -> str:
+    return f"{said['kind']} ceremony {said['number']} for term {said['term']}, master epoch {said['master_epoch']}"
+
+
+def _some(items: object) -> str:
+    """The first of what is missing, and how many more."""
+    if not isinstance(items, list) or not items:
+        return "-"
+    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return ", ".join(_text(item) for item in items[:3]) + more
+
+
+def _votes(file: Path) -> Any:
+    from cloister.client.home import read_file
+    from cloister.wire.messages import parse_json
+
+    return parse_json(read_file(file, MAX_VOTES))
