@@ -1,20 +1,25 @@
 """Fixtures that every test may ask for; they start nothing until one does. And which tests share a process."""
 
 import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 pytest_plugins = ["support.anvil"]
-SCENARIOS = Path(__file__).parent / "scenarios"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class Together(LoadScopeScheduling):
     """A file stays in one process, for its module's fixtures; the scenarios stay together, for their one network."""
-    for item in items:
-        together = "scenarios" if item.path.parent == SCENARIOS else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(together))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return "scenarios" if "scenarios/" in file else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    """Which tests run in one process (pytest -n)."""
+    return Together(config, log)
 
 
 @pytest.fixture(autouse=True)
