@@ -1,13 +1,18 @@
-"""Writes sharing.json: known answers for spec/sharing.md, from a fixed random source.
+"""Write spec/vectors/sharing.json: known answers for spec/sharing.md and gatekeepers.md R1-R2, from a fixed source.
 
-Run it from the repository root: ``python spec/vectors/gen_sharing.py``. Every secret in it is a test value.
-The sealed shares are made again with pyhpke and fixed ephemeral keys, because our HPKE library draws its own.
+    python spec/vectors/gen_sharing.py           write the file
+    python spec/vectors/gen_sharing.py --check   exit 1 if the file differs
+
+Every secret in it is a test value. Second checkers: py_ecc and pyhpke (tests/unit/core/threshold), noble-curves
+(sdk/typescript/tests/threshold.test.ts). The sealed shares are made again with pyhpke and fixed ephemeral keys,
+because our HPKE library draws its own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +27,10 @@ from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.identity import AgentVersion, Purpose
 from cloister.core.keys.seal import seal
 from cloister.core.threshold import groups as g
-from cloister.core.threshold.dkg import Ceremony, Dealing, KeyShare, Member, deal, finish
+from cloister.core.threshold.dkg import Ceremony, Dealing, KeyShare, Member, deal, finish, finish_over
 from cloister.core.threshold.ibe import DerivedKey, encrypt
-from cloister.core.threshold.partial import TransportKey, evaluate, recover
+from cloister.core.threshold.partial import Partial, TransportKey, evaluate, recover
+from cloister.core.threshold.reshare import Resharing, deal_again
 
 PATH = Path(__file__).with_name("sharing.json")
 N, T = 4, 3
@@ -50,12 +56,12 @@ def info_of(ceremony: Ceremony, dealing: Dealing, receiver: int) -> bytes:
     return frame(Context.DKG_SHARE_TRANSPORT, ceremony.binding, *indexes, hashlib.sha256(joined).digest())
 
 
-def _sealed_again(ceremony: Ceremony, dealing: Dealing, keys: list[X25519PrivateKey]) -> Dealing:
+def _sealed_again(ceremony: Ceremony, dealing: Dealing, keys: list[X25519PrivateKey], seed: str = "hpke") -> Dealing:
     ours, shares = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM), []
     for receiver, key in enumerate(keys, 1):
         info = info_of(ceremony, dealing, receiver)
         value = ours.decrypt(dealing.shares[receiver - 1], key, info)
-        ephemeral = X25519PrivateKey.from_private_bytes(stream(f"hpke/{dealing.dealer}/{receiver}")(32))
+        ephemeral = X25519PrivateKey.from_private_bytes(stream(f"{seed}/{dealing.dealer}/{receiver}")(32))
         pair = KEMKeyPair(
             KEMKey.from_pyca_cryptography_key(ephemeral), KEMKey.from_pyca_cryptography_key(ephemeral.public_key())
         )
@@ -63,6 +69,32 @@ def _sealed_again(ceremony: Ceremony, dealing: Dealing, keys: list[X25519Private
         enc, context = SUITE.create_sender_context(to, info, eks=pair)
         shares.append(enc + context.seal(value))
     return replace(dealing, shares=tuple(shares))
+
+
+def _members(seed: str, count: int) -> tuple[tuple[Member, ...], list[X25519PrivateKey]]:
+    rng = stream(seed)
+    keys = [X25519PrivateKey.from_private_bytes(rng(32)) for _ in range(count)]
+    return tuple(Member(i, rng(20), key.public_key().public_bytes_raw()) for i, key in enumerate(keys, 1)), keys
+
+
+def _result(
+    ceremony: Ceremony, dealings: dict[int, Dealing], shares: list[KeyShare], keys: list[X25519PrivateKey]
+) -> dict[str, Any]:
+    """What every ceremony has, as JSON."""
+    seats = [
+        {"index": m.index, "address": to_hex(m.address), "dkg_key": to_hex(m.dkg_key), "dkg_private": to_hex(raw)}
+        for m, raw in zip(ceremony.members, (key.private_bytes_raw() for key in keys), strict=True)
+    ]
+    return {
+        "id": to_hex(ceremony.id),
+        "threshold": ceremony.threshold,
+        "members": seats,
+        "binding": to_hex(ceremony.binding),
+        "dealings": [dealing.to_json() for dealing in dealings.values()],
+        "digests": [to_hex(dealing.digest(ceremony)) for dealing in dealings.values()],
+        "public": shares[0].public.to_json(),
+        "secrets": [to_hex(share.secret) for share in shares],
+    }
 
 
 def _ceremony() -> tuple[dict[str, Any], list[KeyShare]]:
@@ -73,21 +105,47 @@ def _ceremony() -> tuple[dict[str, Any], list[KeyShare]]:
     dealings = {i: _sealed_again(ceremony, deal(ceremony, i, rng), keys) for i in range(1, N + 1)}
     committed = {i: dealing.digest(ceremony) for i, dealing in dealings.items()}
     shares = [finish(ceremony, dealings, committed, i, key.private_bytes_raw()) for i, key in enumerate(keys, 1)]
-    seats = [
-        {"index": m.index, "address": to_hex(m.address), "dkg_key": to_hex(m.dkg_key), "dkg_private": to_hex(raw)}
-        for m, raw in zip(members, (key.private_bytes_raw() for key in keys), strict=True)
+    bent = _bent(ceremony, dealings[1], dealings[2])
+    return _result(ceremony, dealings, shares, keys) | {"refused": bent}, shares
+
+
+def _bent(ceremony: Ceremony, one: Dealing, other: Dealing) -> list[dict[str, Any]]:
+    """Dealings that everybody refuses, or that one receiver complains of, each with the code."""
+    swapped = (one.shares[1], one.shares[0], *one.shares[2:])
+    proof = bytes([*one.proof[:-1], one.proof[-1] ^ 1])
+    outside = (one.commitments[0], b"\xc0" + bytes(95), *one.commitments[2:])
+    bad = {
+        "a proof with one bit changed": (replace(one, proof=proof), 0, "threshold.possession"),
+        "another dealer's proof": (replace(one, proof=other.proof), 0, "threshold.possession"),
+        "under another dealer's index": (replace(one, dealer=2), 0, "threshold.possession"),
+        "another last commitment": (
+            replace(one, commitments=(*one.commitments[:-1], other.commitments[-1])), 0, "threshold.possession",
+        ),
+        "a commitment to nothing": (replace(one, commitments=outside), 0, "threshold.point"),
+        "one commitment less": (replace(one, commitments=one.commitments[:-1]), 0, "threshold.dealing_shape"),
+        "shares in another order": (replace(one, shares=swapped), 1, "threshold.bad_share"),
+        "a share of another dealing": (replace(one, shares=other.shares), 3, "threshold.bad_share"),
+    }  # fmt: skip
+    return [
+        {"why": why, "dealing": dealing.to_json(), "receiver": receiver, "code": code}
+        for why, (dealing, receiver, code) in bad.items()
     ]
-    fields = {
-        "id": to_hex(ceremony.id),
-        "threshold": T,
-        "members": seats,
-        "binding": to_hex(ceremony.binding),
-        "dealings": [dealing.to_json() for dealing in dealings.values()],
-        "digests": [to_hex(digest) for digest in committed.values()],
-        "public": shares[0].public.to_json(),
-        "secrets": [to_hex(share.secret) for share in shares],
-    }
-    return fields, shares
+
+
+def _resharing(old: list[KeyShare], addresses: tuple[bytes, ...]) -> dict[str, Any]:
+    """Three of the four deal again to five others, with another threshold: the same key (R1, R2)."""
+    members, keys = _members("resharing members", 5)
+    ceremony = Resharing(
+        stream("resharing")(32), 4, members, 2, old=old[0].public, old_threshold=T, old_members=addresses
+    )
+    rng, chosen = stream("resharing dealings"), (1, 2, 4)
+    dealt = {i: deal_again(ceremony, old[i - 1], rng).dealing for i in chosen}
+    dealings = {i: _sealed_again(ceremony, dealing, keys, "hpke again") for i, dealing in dealt.items()}
+    committed = {i: dealing.digest(ceremony) for i, dealing in dealings.items()}
+    shares = [
+        finish_over(ceremony, dealings, committed, {}, i, key.private_bytes_raw()) for i, key in enumerate(keys, 1)
+    ]
+    return _result(ceremony, dealings, shares, keys)
 
 
 def _derivation(shares: list[KeyShare], identity: bytes) -> tuple[dict[str, Any], DerivedKey]:
@@ -102,6 +160,7 @@ def _derivation(shares: list[KeyShare], identity: bytes) -> tuple[dict[str, Any]
         "transport_public": to_hex(transport.public),
         "partials": [partial.to_json() for partial in partials],
         "key": to_hex(key.point),
+        "refused": _bent_partials(shares[0], identity, partials, transport, rng),
         "symmetric": {
             "context": Context.SECRETS.value,
             "info": to_hex(b"slot 1"),
@@ -111,9 +170,26 @@ def _derivation(shares: list[KeyShare], identity: bytes) -> tuple[dict[str, Any]
     return fields, key
 
 
+def _bent_partials(
+    share: KeyShare, identity: bytes, good: list[Partial], transport: TransportKey, rng: Callable[[int], bytes]
+) -> list[dict[str, Any]]:
+    """Partials of member 1 that do not fit its share key, the identity or the transport key."""
+    other = TransportKey.generate(rng)
+    bad = {
+        "for another identity": evaluate(share, b"another identity", transport.public, rng),
+        "for another transport key": evaluate(share, identity, other.public, rng),
+        "of another member": replace(good[1], index=1),
+        "with e2 of another r": replace(good[0], e2=good[1].e2),
+        "with e1 of another r": replace(good[0], e1=good[1].e1),
+        "with e3 negated": replace(good[0], e3=bytes([good[0].e3[0] ^ 0x20]) + good[0].e3[1:]),
+    }
+    return [{"why": why, "partial": partial.to_json()} for why, partial in bad.items()]
+
+
 def build() -> dict[str, Any]:
     """The whole file as a JSON value."""
     ceremony, shares = _ceremony()
+    addresses = tuple(bytes.fromhex(seat["address"][2:]) for seat in ceremony["members"])
     agent = AgentVersion(b"\x01" * 32, 1, b"\x02" * 32, 0, b"\x03" * 32, 7)
     identity = bytes(agent.key(Purpose.SECRETS))
     derivation, key = _derivation(shares, identity)
@@ -130,6 +206,7 @@ def build() -> dict[str, Any]:
         },
         "gt_generator_sha256": to_hex(hashlib.sha256(g.pairing_bytes(g.G1, g.G2)).digest()),
         "ceremony": ceremony,
+        "resharing": _resharing(shares, addresses),
         "derivation": derivation,
         "ibe": {
             "sigma": to_hex(stream("ibe")(32)),
@@ -147,5 +224,16 @@ def build() -> dict[str, Any]:
     }
 
 
+def main(arguments: list[str]) -> int:
+    """The command line."""
+    text = json.dumps(build(), indent=1) + "\n"
+    if arguments == ["--check"]:
+        same = PATH.read_text(encoding="utf-8") == text
+        print("sharing.json matches" if same else "sharing.json differs; run this without --check")
+        return 0 if same else 1
+    PATH.write_text(text, encoding="utf-8")
+    return 0
+
+
 if __name__ == "__main__":
-    PATH.write_text(json.dumps(build(), indent=1) + "\n")
+    raise SystemExit(main(sys.argv[1:]))

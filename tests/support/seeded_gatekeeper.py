@@ -31,7 +31,7 @@ def seed_dealings(seed: str) -> None:
     def seeded(_rng: Rng) -> Scalar:
         return random_scalar(source)
 
-    dealing.random_scalar = seeded
+    vars(dealing)["random_scalar"] = seeded
 
 
 if __name__ == "__main__":
