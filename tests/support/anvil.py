@@ -17,10 +17,11 @@ from coincurve import PrivateKey
 
 from cloister.chain.anvil import Anvil, ensure_anvil
 from cloister.chain.contracts import call, encode
-from cloister.chain.deploy import deploy_all, verify_deployed
+from cloister.chain.deploy import FREE_SEATS, deploy_all, verify_deployed
 from cloister.chain.headers import fetch_header
 from cloister.chain.rpc import Rpc
 from cloister.chain.tx import Receipt, Sender
+from cloister.core.chainview.seats import RulesRecord
 from cloister.core.encoding.contexts import Context, digest
 from cloister.core.encoding.signatures import SignerSet, address_of, sign_digest
 from cloister.core.encoding.statements import Checkpoint, Statement
@@ -126,6 +127,7 @@ async def found_committee(
     threshold: int = THRESHOLD,
     mpk: bytes = MPK,
     transcript: bytes = TRANSCRIPT,
+    endpoints: Sequence[str] = tuple(f"http://127.0.0.1:{9000 + i}" for i in range(5)),
 ) -> bytes:
     """Play the founding ceremony with given values (no real sharing); returns the network id. Keys must be funded."""
     senders = [Sender(rpc, key, chain_id) for key in members]
@@ -134,7 +136,7 @@ async def found_committee(
         pairs = zip(senders, rows, strict=True)
         await asyncio.gather(*(s.send(gatekeepers, encode("Gatekeepers", fn, *row)) for s, row in pairs))
 
-    rows = [(OPERATORS[i], CLASSES[i], bytes([i + 1]) * 32, bytes([i + 1]) * 32, f"http://127.0.0.1:{9000 + i}")
+    rows = [(OPERATORS[i], CLASSES[i], bytes([i + 1]) * 32, bytes([i + 1]) * 32, endpoints[i])
             for i in range(len(members))]  # fmt: skip
     await all_send("setCandidate", rows)
     opening = encode("Gatekeepers", "openFounding", [s.address for s in senders], threshold, genesis)
@@ -148,11 +150,17 @@ async def found_committee(
 
 
 async def fresh_contracts(
-    chain: TestChain, *, policy_hash: bytes = POLICY_HASH, measurements: Sequence[bytes] = (MEASUREMENT,)
+    chain: TestChain,
+    *,
+    policy_hash: bytes = POLICY_HASH,
+    measurements: Sequence[bytes] = (MEASUREMENT,),
+    rules: RulesRecord = FREE_SEATS,
 ) -> TestChain:
     """The same chain with a new set of contracts and nobody in office: for tests that found for themselves."""
     async with Rpc(chain.url) as rpc:
-        contracts = await deploy_all(Sender(rpc, chain.deployer, chain.chain_id), policy_hash, measurements)
+        contracts = await deploy_all(
+            Sender(rpc, chain.deployer, chain.chain_id), policy_hash, measurements, rules=rules
+        )
         return replace(chain, contracts=contracts, code_hashes=await verify_deployed(rpc, contracts), network=bytes(32))
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from aiohttp import ClientSession, web
 from coincurve import PrivateKey
 
+from cloister.chain.deploy import FREE_SEATS
 from cloister.chain.headers import fetch_header
 from cloister.chain.rpc import Rpc
 from cloister.core.attestation.policy import devnet
 from cloister.core.attestation.roots import Roots
+from cloister.core.chainview.seats import RulesRecord
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.network import ContractRef, Genesis, Network
 from cloister.core.encoding.signatures import SignerSet, address_of, sign_digest
@@ -18,6 +21,8 @@ from cloister.core.encoding.statements import Checkpoint
 from support.anvil import THRESHOLD, TRANSCRIPT, TestChain, found_committee, fresh_contracts
 from support.fake_gateway import FakeGateway
 from support.fake_world import MPK, World
+
+ENDPOINTS = tuple(f"http://127.0.0.1:{9000 + i}" for i in range(5))
 
 
 class LiveGateway(FakeGateway):
@@ -49,10 +54,12 @@ class LiveGateway(FakeGateway):
         return time.time()
 
 
-async def live_gateway(chain: TestChain) -> LiveGateway:
+async def live_gateway(
+    chain: TestChain, *, rules: RulesRecord = FREE_SEATS, endpoints: Sequence[str] = ENDPOINTS
+) -> LiveGateway:
     """New contracts, a founded committee with a real master key, and a gateway over them (not serving yet)."""
     policy = devnet(Roots.of({"intel": [b"\x01" * 32]}))
-    fresh = await fresh_contracts(chain, policy_hash=policy.hash())
+    fresh = await fresh_contracts(chain, policy_hash=policy.hash(), rules=rules)
     async with Rpc(chain.url) as rpc:
         first = await fetch_header(rpc, 0)
         genesis = Genesis(
@@ -73,6 +80,7 @@ async def live_gateway(chain: TestChain) -> LiveGateway:
             genesis=genesis.genesis_id(),
             mpk=MPK,
             transcript=TRANSCRIPT,
+            endpoints=endpoints,
         )
     signers = SignerSet(1, THRESHOLD, tuple(address_of(k) for k in chain.members))
     network = Network(genesis, signers, TRANSCRIPT, MPK, (MPK,) * len(chain.members), 1)
