@@ -420,7 +420,7 @@ def seeds() -> dict[str, tuple[bytes, ...]]:
         "heads_request": heads.HeadsRequest((move,), bytes(20), BOOT, signature=bytes(65)).to_json(),
         "head_answer": heads.HeadAnswer(heads.EndorsedHead(move, bytes(65)), bytes(65)).to_json(),
         "table_page": heads.TablePage(({"agent": to_hex(AGENT), "agent_epoch": 1},), False, bytes(65)).to_json(),
-        "keys_answer": {"lease": lease().to_json(), "lease_signature": "0x" + "00" * 65, "partials": []},
+        "keys_answer": {"lease": lease().to_json(), "lease_signature": "0x" + "00" * 65, "partials": [], "old": []},
         "batch_path": BatchPath(3, 5, (bytes(32), b"\1" * 32)).to_json(),
         "log_proof": LogProof(2, (bytes(32),), signed_log).to_json(),
         "log_request": LogRequest(log, bytes(65), 2, (bytes(32),)).to_json(),

@@ -31,7 +31,7 @@ from cloister.wire.committee import Committee
 from support.anvil import TestChain
 from support.gatekeeper_stage import Stage, Worker, deploy_agent, found, info, staged, until
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.long, pytest.mark.network]
 
 NEVER = 50_000_000
 RULES = RulesRecord(

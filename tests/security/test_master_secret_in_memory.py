@@ -33,7 +33,7 @@ from support.gatekeeper_stage import Stage, Worker, deploy_agent, info, staged, 
 from support.memory_scan import search, stopped
 from support.seeded_gatekeeper import SEED, polynomial
 
-pytestmark = [pytest.mark.network, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.network, pytest.mark.timeout(600)]
 
 NAMES = tuple(name for name, _ in GATEKEEPERS)
 TESTS = Path(__file__).resolve().parents[1]
