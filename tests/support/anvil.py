@@ -33,6 +33,7 @@ MEASUREMENT = digest(Context.MEASUREMENT, b"worker", b"test measurement")
 # Vendor classes of the five test members: 2 + 2 + 1.
 CLASSES = tuple(vendor_class_id(name) for name in ("intel", "intel", "amd", "amd", "aws"))
 OPERATORS = tuple(hashlib.sha256(b"operator" + bytes([i])).digest()[:20] for i in range(5))
+ENDPOINTS = tuple(f"http://127.0.0.1:{9000 + i}" for i in range(5))
 THRESHOLD = 3
 # A stand-in key: these chain tests check that 96 bytes arrive, not that they are a curve point.
 MPK = bytes(range(96))
@@ -127,7 +128,7 @@ async def found_committee(
     threshold: int = THRESHOLD,
     mpk: bytes = MPK,
     transcript: bytes = TRANSCRIPT,
-    endpoints: Sequence[str] = tuple(f"http://127.0.0.1:{9000 + i}" for i in range(5)),
+    endpoints: Sequence[str] = ENDPOINTS,
 ) -> bytes:
     """Play the founding ceremony with given values (no real sharing); returns the network id. Keys must be funded."""
     senders = [Sender(rpc, key, chain_id) for key in members]

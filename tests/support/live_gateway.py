@@ -18,11 +18,9 @@ from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.network import ContractRef, Genesis, Network
 from cloister.core.encoding.signatures import SignerSet, address_of, sign_digest
 from cloister.core.encoding.statements import Checkpoint
-from support.anvil import THRESHOLD, TRANSCRIPT, TestChain, found_committee, fresh_contracts
+from support.anvil import ENDPOINTS, THRESHOLD, TRANSCRIPT, TestChain, found_committee, fresh_contracts
 from support.fake_gateway import FakeGateway
 from support.fake_world import MPK, World
-
-ENDPOINTS = tuple(f"http://127.0.0.1:{9000 + i}" for i in range(5))
 
 
 class LiveGateway(FakeGateway):
