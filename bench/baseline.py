@@ -12,11 +12,11 @@ from pathlib import Path
 
 import uvloop
 
-from bench import attestation, calls, chain, evidence, journeys, keys, sandbox, state, threshold
+from bench import attestation, calls, chain, evidence, journeys, keys, rotation, sandbox, state, threshold
 from bench.live import live
 from bench.measure import Row, finish, table
 
-LOCAL = ("keys", "threshold", "evidence", "attestation", "state", "sandbox")
+LOCAL = ("keys", "threshold", "rotation", "evidence", "attestation", "state", "sandbox")
 NETWORK = ("calls", "journeys", "chain", "gatekeepers")
 PARTS = (*NETWORK, *LOCAL)
 
@@ -32,6 +32,8 @@ async def measured(parts: Sequence[str]) -> list[Row]:
             _keep(found, keys.rows())
         if "threshold" in parts:
             _keep(found, threshold.rows())
+        if "rotation" in parts:
+            _keep(found, await rotation.rows(folder / "rotation"))
         if "evidence" in parts:
             _keep(found, evidence.rows(folder / "vendors"))
         if "attestation" in parts:
