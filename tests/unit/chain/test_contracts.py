@@ -181,7 +181,8 @@ def test_answers_come_back_as_they_were(code: bytes, number: int, owner: bytes) 
         return value.to_bytes(32, "big")
 
     data = owner.rjust(32, b"\0") + word(number) + word(7)
-    assert decode("Clusters", "cluster", data[:64] + word(7)) == {"owner": owner, "epoch": number, "seats": 7}
+    cluster = {"owner": owner, "epoch": number, "seats": 7, "bumpedAt": 8, "maxEpochAge": 9}
+    assert decode("Clusters", "cluster", data + word(8) + word(9)) == cluster
     assert decode("Policies", "policyHash", code) == code
     assert decode("Agents", "status", word(number) + word(1) + owner.rjust(32, b"\0")) == (number, True, owner)
     assert decode("Workers", "heartbeat", b"") is None

@@ -240,14 +240,14 @@ async def test_a_receipt_signed_by_another_key_is_refused(net: Any) -> None:
 
 async def test_a_receipt_for_another_answer_is_refused(net: Any) -> None:
     for worker in (net.one, net.two):
-        real = worker.chain.issue
+        real = worker.chain.add
 
         def lie(certificate: Any, exchange: Any, real: Any = real, **more: Any) -> Any:
             from dataclasses import replace
 
             return real(certificate, replace(exchange, response=fresh()), **more)
 
-        worker.chain.issue = lie
+        worker.chain.add = lie
     assert await code_of(get(net)) == "receipt.wrong_exchange"
 
 
