@@ -119,7 +119,15 @@ PYTHON_ATTACKS: Final[tuple[Attack, ...]] = (
     _attack("foreign functions", "nullPointer", "reads address zero", CRASHED, "worker starts a new one"),
     _attack("output", "stdout", "26 MB to stdout", HERE, "stdout is /dev/null"),
     _attack("output", "stderr", "26 MB to stderr", HERE, "drained, log budget"),
-    _attack("output", "printFlood", "150 MB of printed lines", HERE, "log budget", logged="over its budget"),
+    # what a worker that reads quickly sees of it is a flood, and the process ends; else the harness drops most of it
+    _attack(
+        "output",
+        "printFlood",
+        "150 MB of printed lines",
+        f"{HERE}|sandbox.protocol",
+        "log budget",
+        logged="over its budget",
+    ),
     _attack("output", "hostCallFlood", "20,000 host calls at once", HERE, "64 host calls at once"),
     _attack("output", "hugeReply", "a body of 40 MiB", LARGE, "worker's cap on answers"),
     _attack("output", "endlessReply", "a body without end", LARGE, "worker's cap on answers"),
