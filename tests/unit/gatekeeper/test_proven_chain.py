@@ -85,7 +85,7 @@ async def test_strangers_and_other_ceremonies_are_empty(chain: TestChain, rpc: R
     assert await at.candidates((stranger,)) == (None,)
     assert await at.worker(stranger) is None
     assert await at.agent(b"\x55" * 32) is None
-    assert await at.live_workers() == frozenset()
+    assert stranger not in await at.live_workers()  # the chain is shared: others may have registered some
 
 
 async def test_before_founding_there_is_a_ceremony_of_zeros(chain: TestChain, rpc: Rpc) -> None:
