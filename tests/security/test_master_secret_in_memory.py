@@ -60,7 +60,8 @@ class Known:
 
     def share(self, index: int) -> int:
         """The share of the member with this seat."""
-        return sum(a * index**k for f in self.polynomials.values() for k, a in enumerate(f)) % ORDER
+        total: int = sum(a * index**k for f in self.polynomials.values() for k, a in enumerate(f))
+        return total % ORDER
 
 
 @pytest.fixture
