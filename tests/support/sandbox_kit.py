@@ -41,6 +41,8 @@ class MemoryHost:
             return sorted(k for k in self.store if k.startswith(args["prefix"]) and k > after)[: args["limit"]]
         if name == "attest":
             return {"nonce": args["nonce"]}
+        if args.get("message") == base64.b64encode(b"refuse").decode():
+            raise HOST_REFUSED(expected="a message that may be signed", found=name)
         if name in ("keys.sign_message", "keys.sign_typed_data", "keys.account"):
             return {"name": name, **args} if name == "keys.account" else json.dumps(args, separators=(",", ":"))
         if name == "agents.fetch":

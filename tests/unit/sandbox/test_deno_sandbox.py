@@ -41,7 +41,7 @@ const routes = {
   },
   async refused(request, ctx) {
     const names = [];
-    await ctx.keys.signMessage("x").catch((error) => names.push(error.name, error.code));
+    await ctx.keys.signMessage("refuse").catch((error) => names.push(error.name, error.code));
     await ctx.state.get("").catch((error) => names.push(error.name));
     return Response.json(names);
   },
