@@ -30,14 +30,26 @@ async def devnet() -> AsyncIterator[Devnet]:
 @pytest_asyncio.fixture(loop_scope="session", scope="package")
 async def client(devnet: Devnet) -> AsyncIterator[Client]:
     """The owner's client, pinned by fingerprint."""
+    async with owner_of(devnet) as connected:
+        yield connected
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def fresh_client(devnet: Devnet) -> AsyncIterator[Client]:
+    """The owner's client for one file. Other programs may have used the wallet before: it counts nonces anew."""
+    async with owner_of(devnet) as connected:
+        yield connected
+
+
+def owner_of(devnet: Devnet) -> Client:
+    """A client of the owner."""
     assert devnet.network is not None
-    async with Client(
+    return Client(
         devnet.gateway_url,
         fingerprint=devnet.network.fingerprint(),
         wallet=owner_wallet(devnet),
         home=devnet.options.home / "client",
-    ) as connected:
-        yield connected
+    )
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="package")

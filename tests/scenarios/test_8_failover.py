@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pytest
 
+from cloister.client.deploy import await_seats
 from cloister.client.receipts import Ledger
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.errors import CloisterError
@@ -42,6 +43,7 @@ async def test_a_receipt_outlives_the_worker_that_was_killed_right_after_its_ans
 
 
 async def test_a_killed_worker_and_a_killed_vendor_stop_nobody(demo: Demo, repaired: Devnet) -> None:
+    await await_seats(demo.client, (await demo.agent()).id, seats=2)  # whoever was started again is back
     killed, other = await demo.kill_worker()
     assert killed != other
     await demo.kill_vendor(killed)
@@ -51,6 +53,7 @@ async def test_a_killed_worker_and_a_killed_vendor_stop_nobody(demo: Demo, repai
 
 async def test_three_gatekeepers_down_is_a_named_error_and_running_leases_serve(demo: Demo, repaired: Devnet) -> None:
     agent = await demo.agent()
+    await await_seats(demo.client, agent.id, seats=2)
     before = await agent.get("/notes")
     for name in ("gk-1", "gk-2", "gk-3"):
         await repaired.children[name].kill()

@@ -55,6 +55,12 @@ SCRIPT = b"""export default { async fetch(request, ctx) {
 KEYS = {"keys": {"messages": True}, "runtime": "python"}
 
 
+@pytest.fixture(scope="module")
+def client(fresh_client: Client) -> Client:
+    """Every call here is of this file's own client."""
+    return fresh_client
+
+
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def agents(client: Client) -> list[Agent]:
     """A and C in Python, B in JavaScript."""

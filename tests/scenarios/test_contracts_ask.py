@@ -70,6 +70,12 @@ class Asker:
                 await asyncio.sleep(0.2)
 
 
+@pytest.fixture(scope="module")
+def client(fresh_client: Client) -> Client:
+    """Every call here is of this file's own client."""
+    return fresh_client
+
+
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def deployed(devnet: Devnet, client: Client) -> Deployed:
     manifest = normalize({"upgrade": {"rule": "delay", "blocks": 10}})

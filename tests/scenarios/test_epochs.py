@@ -29,6 +29,12 @@ NOTES = b"""export default { async fetch(request, ctx) {
 } };"""
 
 
+@pytest.fixture(scope="module")
+def client(fresh_client: Client) -> Client:
+    """Every call here is of this file's own client."""
+    return fresh_client
+
+
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def scene(client: Client) -> tuple[Client, Agent]:
     """An agent that keeps notes, in a cluster of its owner's, and a secret."""
