@@ -219,19 +219,21 @@ async def _hook(client: Client, rules: Rules, caller: bytes | None, method: str,
 
 
 def _list_rows(name: str, old: tuple[str, ...] | None, new: tuple[str, ...] | None) -> list[dict[str, str]]:
+    """What changes for a list. Only the list of hosts is enforced (docs/limitations.md), and the rows say so."""
     if old == new:
         return []
+    soon, later = ("at once", "when final") if name == "egress" else ("not enforced yet", "not enforced yet")
     if new is None:
-        return [{"rule": name, "effect": "no list: all that the manifest allows", "binds": "when final"}]
+        return [{"rule": name, "effect": "no list: all that the manifest allows", "binds": later}]
     rows = []
     if old is None:
         said = ", ".join(new) or "nothing"
-        rows.append({"rule": name, "effect": f"of what the manifest allows, only {said}", "binds": "at once"})
+        rows.append({"rule": name, "effect": f"of what the manifest allows, only {said}", "binds": soon})
         return rows
     if gone := sorted(set(old) - set(new)):
-        rows.append({"rule": name, "effect": f"no longer {', '.join(gone)}", "binds": "at once"})
+        rows.append({"rule": name, "effect": f"no longer {', '.join(gone)}", "binds": soon})
     if more := sorted(set(new) - set(old)):
-        rows.append({"rule": name, "effect": f"also {', '.join(more)}, if the manifest has it", "binds": "when final"})
+        rows.append({"rule": name, "effect": f"also {', '.join(more)}, if the manifest has it", "binds": later})
     return rows
 
 
