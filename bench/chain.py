@@ -21,14 +21,19 @@ from cloister.chain.proven import nodes_of
 from cloister.chain.rpc import quantity
 from cloister.client.client import Client
 from cloister.client.deploy import set_paused
+from cloister.client.resolve import NO_SEAT
 from cloister.core.chainview.evm import AccountFacts, Block, ProvenWorld, view
 from cloister.core.chainview.proofs import verify_account
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.errors import CloisterError
+from cloister.core.policy.refusals import PAUSED
+from cloister.worker.agents import NOT_HERE
 
 GAS = Path(__file__).parents[1] / "contracts" / "gas" / "Cloister.json"
 REQUESTS = 24
+# How a pause shows: to a worker's caller, after the worker dropped the agent, when no worker offers it any more.
+BY_PAUSE = (PAUSED.code, NOT_HERE.code, NO_SEAT.code)
 # DESIGN section 15: what a transaction may cost. spec/anchor.md 22.
 GAS_TARGETS = {"request and callback 256 B": 140_000}
 # isAllowed over one word: PUSH1 36 CALLDATALOAD SLOAD, return it.
@@ -55,10 +60,12 @@ async def _pause(net: Live) -> list[Row]:
 
 
 async def _refused(agent: object) -> bool:
-    """Whether a call gets no answer: policy.paused, or a worker that dropped the agent, or no seat any more."""
+    """Whether a call is refused for the pause. Any other failure is one: it is raised, not counted."""
     try:
-        await agent.post("/ask", json={"text": "x"})  # type: ignore[attr-defined]
-    except CloisterError:
+        await agent.post("/ask", json={"text": "x"}, idempotency_key=os.urandom(8).hex())  # type: ignore[attr-defined]
+    except CloisterError as error:
+        if error.code not in BY_PAUSE:
+            raise
         return True
     return False
 
