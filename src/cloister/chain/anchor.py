@@ -12,6 +12,8 @@ from typing import Any, Final
 from cloister.chain.abi import BAD_ANSWER
 from cloister.chain.contracts import call, encode
 from cloister.chain.events import decode_event, topic
+from cloister.chain.kinds import ETHEREUM, ChainKind
+from cloister.chain.logs import get_logs
 from cloister.chain.proven import ProvenState
 from cloister.chain.rpc import REVERTED, Rpc
 from cloister.chain.tx import Receipt, Sender
@@ -32,16 +34,15 @@ from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.signatures import Signed
 from cloister.core.errors import ChainError
 
-SPAN: Final = 10_000
 MAX_LOGS: Final = 4096
 NAME: Final = "Anchor"
 
 
 class AnchorChain:
-    """One Anchor at the network's own chain. ``address``: 20 bytes."""
+    """One Anchor, on the network's own chain or a connected one. ``address``: 20 bytes."""
 
-    def __init__(self, rpc: Rpc, address: bytes, sender: Sender | None = None) -> None:
-        self.rpc, self.address, self._sender = rpc, address, sender
+    def __init__(self, rpc: Rpc, address: bytes, sender: Sender | None = None, kind: ChainKind = ETHEREUM) -> None:
+        self.rpc, self.address, self._sender, self._span = rpc, address, sender, kind.log_span
 
     # --- proven ---
 
@@ -72,18 +73,9 @@ class AnchorChain:
         """(request, payload, block) of an agent's Requested logs in blocks ``since`` to ``until``, by index.
 
         Claims, of the right form only. Raises ChainError."""
-        found: list[tuple[Asked, bytes, int]] = []
-        for start in range(since, until + 1, SPAN):
-            wanted = {
-                "address": to_hex(self.address),
-                "topics": [to_hex(topic(NAME, "Requested")), to_hex(agent)],
-                "fromBlock": hex(start),
-                "toBlock": hex(min(start + SPAN - 1, until)),
-            }
-            logs = await self.rpc.call("eth_getLogs", wanted)
-            if not isinstance(logs, list) or len(logs) + len(found) > MAX_LOGS:
-                raise BAD_ANSWER(expected=f"at most {MAX_LOGS} logs", found=type(logs).__name__)
-            found += [_asked(log, agent) for log in logs]
+        topics = [to_hex(topic(NAME, "Requested")), to_hex(agent)]
+        logs = await get_logs(self.rpc, self.address, topics, since, until, span=self._span, most=MAX_LOGS)
+        found = [_asked(log, agent) for log in logs]
         return sorted(found, key=lambda one: one[0].index)
 
     async def is_open(self, request: Asked) -> bool:

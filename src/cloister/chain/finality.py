@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
@@ -44,19 +45,41 @@ class HeaderVerifier(Protocol):
         """The final header at a height. Raises ChainError."""
 
 
+@dataclass(frozen=True, slots=True)
+class Finality:
+    """What an endpoint's word for "final" is worth. tag: its `finalized` block counts; False where a chain has no such
+    tag or means less by it. depth: at least so many blocks stand above a final one."""
+
+    tag: bool = True
+    depth: int = 0
+
+
+BY_TAG = Finality()
+
+
 class RpcQuorum:
     """``HeaderVerifier`` over m of the given endpoints: at least ``m`` must answer, and all that answer must agree."""
 
-    def __init__(self, endpoints: Sequence[Rpc], m: int) -> None:
+    def __init__(self, endpoints: Sequence[Rpc], m: int, finality: Finality = BY_TAG) -> None:
         if not 1 <= m <= len(endpoints):
             raise RuntimeError("a quorum needs 1 <= m <= endpoints")
-        self._endpoints, self._m = tuple(endpoints), m
+        if not finality.tag and finality.depth < 1:
+            raise RuntimeError("without the tag, depth decides")
+        self._endpoints, self._m, self._finality = tuple(endpoints), m, finality
 
     async def finalized(self) -> Header:
         """The newest header that m endpoints call final and no endpoint contradicts."""
-        heads = await self._ask("finalized")
-        number = sorted((h.number for h in heads), reverse=True)[self._m - 1]
-        return await self.header(number)
+        numbers = [sorted(said, reverse=True)[self._m - 1] for said in await self._final_numbers()]
+        return await self.header(max(0, min(numbers)))
+
+    async def _final_numbers(self) -> list[list[int]]:
+        """For each rule that counts, the height that each endpoint calls final by it."""
+        rule, found = self._finality, []
+        if rule.tag:
+            found.append([h.number for h in await self._ask("finalized")])
+        if rule.depth:
+            found.append([h.number - rule.depth for h in await self._ask("latest")])
+        return found
 
     async def header(self, number: int) -> Header:
         """The header at ``number`` as m endpoints give it. Raises chain.conflict if any other says otherwise."""

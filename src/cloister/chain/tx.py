@@ -1,14 +1,16 @@
-"""Sending transactions: one owner per key, nonces in order, EIP-1559, waiting for inclusion."""
+"""Sending transactions: one owner per key, nonces in order, waiting for inclusion; chains differ by ``kinds``."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from coincurve import PrivateKey
 
+from cloister.chain.kinds import ETHEREUM, ChainKind
 from cloister.chain.rpc import REVERTED, RPC_ERROR, Rpc, quantity
 from cloister.core.chainview import rlp
 from cloister.core.encoding.hexes import from_hex, to_hex
@@ -18,8 +20,12 @@ from cloister.core.errors import ChainError, CloisterError, define
 
 _POLL = 0.1
 _REBROADCAST_EVERY = 20
-_TIP = 10**9
-_GAS_ROOM = 300_000
+# What endpoints say of bytes that they have, of a nonce that is used up, and of an account that cannot pay.
+_HAVE = ("already known", "already imported", "known transaction", "already in mempool")
+_USED = ("nonce too low", "transaction is outdated")
+_POOR = ("insufficient funds", "insufficient balance", "inability to pay", "exceeds allowance (0)", "payment")
+# First four bytes of keccak256("getL1Fee(bytes)").
+_DATA_FEE = bytes.fromhex("49948e0e")
 
 NOT_INCLUDED = define(
     "chain.not_included",
@@ -27,6 +33,14 @@ NOT_INCLUDED = define(
     check="a sent transaction is included in time",
     remedy="the chain may be busy or the fee too low; look the transaction up before sending another",
     status=504,
+)
+
+NO_FUNDS = define(
+    "chain.no_funds",
+    ChainError,
+    check="the sending account can pay for its transaction",
+    remedy="send coin to the account, or let somebody else bring what was signed: `cloister request relay`",
+    status=402,
 )
 
 
@@ -58,8 +72,10 @@ class Sender:
     Nobody else may send with the same key at the same time.
     """
 
-    def __init__(self, rpc: Rpc, key: PrivateKey, chain_id: int, *, timeout: float = 60.0) -> None:
-        self.rpc, self.chain_id, self.address = rpc, chain_id, address_of(key)
+    def __init__(
+        self, rpc: Rpc, key: PrivateKey, chain_id: int, *, timeout: float = 60.0, kind: ChainKind = ETHEREUM
+    ) -> None:
+        self.rpc, self.chain_id, self.address, self.kind = rpc, chain_id, address_of(key), kind
         self._key, self._timeout = key, timeout
         self._lock = asyncio.Lock()
         self._nonce: int | None = None
@@ -77,7 +93,9 @@ class Sender:
         async with self._lock:
             limit = gas if gas is not None else await self._estimate(request)
             nonce = await self._next_nonce()
-            raw = self._sign(nonce, await self._max_fee(), limit, to, value, data)
+            price = await self._price()
+            raw = self._sign(nonce, price, limit, to, value, data)
+            await self._require_funds(raw, limit * price + value)
             try:
                 await self._broadcast(raw)
             except CloisterError:
@@ -98,7 +116,7 @@ class Sender:
         deadline = time.monotonic() + self._timeout
         turn = 0
         while time.monotonic() < deadline:
-            found = await self.rpc.call("eth_getTransactionReceipt", to_hex(sent.tx_hash))
+            found = await self._receipt(sent)
             if isinstance(found, dict) and found.get("blockNumber") is not None:
                 return await self._settled(sent, found)
             await asyncio.sleep(_POLL)
@@ -109,6 +127,15 @@ class Sender:
                     break
         self._nonce = None
         raise NOT_INCLUDED(expected=f"inclusion within {self._timeout:g} s", found=to_hex(sent.tx_hash))
+
+    async def _receipt(self, sent: Submitted) -> Any:
+        """The receipt; None while there is none, or while the endpoint's index is behind its own blocks."""
+        try:
+            return await self.rpc.call("eth_getTransactionReceipt", to_hex(sent.tx_hash))
+        except ChainError as error:
+            if error.code != RPC_ERROR.code:
+                raise
+            return None
 
     async def _behind(self, sent: Submitted) -> bool:
         """Whether the chain waits for an earlier nonce that nobody sends: it went back behind a transaction of ours."""
@@ -141,40 +168,81 @@ class Sender:
         raise REVERTED(expected="the transaction to succeed", found=found)
 
     async def _next_nonce(self) -> int:
+        """Ours if we know it, else the chain's; where the count knows no pool, what we wait for counts too."""
         if self._nonce is None:
-            answer = await self.rpc.call("eth_getTransactionCount", to_hex(self.address), "pending")
-            self._nonce = quantity(answer, "nonce", 64)
+            tag = "pending" if self.kind.pending else "latest"
+            count = quantity(await self.rpc.call("eth_getTransactionCount", to_hex(self.address), tag), "nonce", 64)
+            self._nonce = count if self.kind.pending else max(count, *(n + 1 for n in self._waiting), 0)
         return self._nonce
 
     async def _estimate(self, request: dict[str, str]) -> int:
-        gas = quantity(await self.rpc.call("eth_estimateGas", request), "gas", 64)
+        try:
+            gas = quantity(await self.rpc.call("eth_estimateGas", request), "gas", 64)
+        except ChainError as error:
+            raise _poor(error) from None
         # Room for what others change between now and inclusion: the last of several confirmations does more work.
-        return gas + gas // 2 + _GAS_ROOM
+        return gas * self.kind.gas_percent // 100 + self.kind.gas_room
 
-    async def _max_fee(self) -> int:
+    async def _price(self) -> int:
+        """Wei per gas that we are ready to pay: base fees may double before inclusion, asked prices grow by a half."""
+        if self.kind.legacy:
+            return quantity(await self.rpc.call("eth_gasPrice"), "gas price") * 3 // 2
         block = await self.rpc.call("eth_getBlockByNumber", "latest", False)
         base = quantity(block.get("baseFeePerGas") if isinstance(block, dict) else None, "base fee")
-        return 2 * base + _TIP
+        return 2 * base + self.kind.tip
 
-    def _sign(self, nonce: int, max_fee: int, gas: int, to: bytes | None, value: int, data: bytes) -> bytes:
-        numbers = [rlp.from_uint(n) for n in (self.chain_id, nonce, _TIP, max_fee, gas)]
-        fields: list[rlp.Encodable] = [*numbers, to or b"", rlp.from_uint(value), data, []]
-        digest = keccak256(b"\x02", rlp.encode(fields))
-        signature = self._key.sign_recoverable(digest, hasher=None)
-        r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:64], "big")
-        return b"\x02" + rlp.encode([*fields, *(rlp.from_uint(n) for n in (signature[64], r, s))])
+    async def _require_funds(self, raw: bytes, most: int) -> None:
+        """Where data costs beside gas, an account that could pay the gas alone gets no transaction in."""
+        oracle = self.kind.data_fee
+        if oracle is None:
+            return
+        asked = {"to": to_hex(oracle), "data": to_hex(_DATA_FEE + _bytes_argument(raw))}
+        fee = int.from_bytes(from_hex(await self.rpc.call("eth_call", asked, "latest"), 32, name="data fee"), "big")
+        has = quantity(await self.rpc.call("eth_getBalance", to_hex(self.address), "latest"), "balance")
+        if has < most + fee:
+            raise NO_FUNDS(expected=f"{most + fee} wei, {fee} of them for data", found=f"{has} wei")
+
+    def _sign(self, nonce: int, price: int, gas: int, to: bytes | None, value: int, data: bytes) -> bytes:
+        last: list[rlp.Encodable] = [to or b"", rlp.from_uint(value), data]
+        if self.kind.legacy:
+            fields = [*map(rlp.from_uint, (nonce, price, gas)), *last]
+            v, r, s = self._signature(b"", [*fields, *map(rlp.from_uint, (self.chain_id, 0, 0))])
+            return rlp.encode([*fields, *map(rlp.from_uint, (2 * self.chain_id + 35 + v, r, s))])
+        tip = min(self.kind.tip, price)
+        fields = [*map(rlp.from_uint, (self.chain_id, nonce, tip, price, gas)), *last, []]
+        signed = [*fields, *map(rlp.from_uint, self._signature(b"\x02", fields))]
+        return b"\x02" + rlp.encode(signed)
+
+    def _signature(self, lead: bytes, fields: Sequence[rlp.Encodable]) -> tuple[int, int, int]:
+        """(recovery id, r, s) over a transaction's fields."""
+        made = self._key.sign_recoverable(keccak256(lead, rlp.encode(list(fields))), hasher=None)
+        return made[64], int.from_bytes(made[:32], "big"), int.from_bytes(made[32:64], "big")
 
     async def _broadcast(self, raw: bytes) -> None:
+        """Send; bytes that the endpoint has already, or that are in a block, are no error. Raises ChainError."""
         try:
             await self.rpc.call("eth_sendRawTransaction", to_hex(raw))
         except ChainError as error:
-            known = ("already known", "already imported", "nonce too low")
-            mined = error.code == RPC_ERROR.code and any(text in error.found.lower() for text in known)
-            if not mined or not await self._has(raw):
-                raise
+            said = error.found.lower() if error.code == RPC_ERROR.code else ""
+            if any(text in said for text in _HAVE):
+                return
+            if not any(text in said for text in _USED) or not await self._has(raw):
+                raise _poor(error) from None
 
     async def _has(self, raw: bytes) -> bool:
         return await self.rpc.call("eth_getTransactionByHash", to_hex(keccak256(raw))) is not None
+
+
+def _poor(error: ChainError) -> CloisterError:
+    """The refusal by its own name if it is about money."""
+    if error.code == RPC_ERROR.code and any(text in error.found.lower() for text in _POOR):
+        return NO_FUNDS(expected="an account that can pay", found=error.found)
+    return error
+
+
+def _bytes_argument(data: bytes) -> bytes:
+    """ABI encoding of one ``bytes`` argument."""
+    return (32).to_bytes(32, "big") + len(data).to_bytes(32, "big") + data + bytes(-len(data) % 32)
 
 
 def create_address(sender: bytes, nonce: int) -> bytes:
