@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from coincurve import PublicKey
@@ -73,6 +73,32 @@ class ScriptedRpc(Rpc):
         if self._eth_getTransactionByHash(name) is None:
             return None
         return {"blockNumber": "0x7", "blockHash": "0x" + "07" * 32, "status": "0x1", "gasUsed": "0x5208", "logs": []}
+
+
+_NAMES = (
+    "parentHash", "sha3Uncles", "miner", "stateRoot", "transactionsRoot", "receiptsRoot", "logsBloom", "difficulty",
+    "number", "gasLimit", "gasUsed", "timestamp", "extraData", "mixHash", "nonce",
+)  # fmt: skip
+_NUMBERS = frozenset({"difficulty", "number", "gasLimit", "gasUsed", "timestamp"})
+
+
+def block_of(number: int, parent: bytes = bytes(32), salt: bytes = b"") -> dict[str, Any]:
+    """A block of a made-up chain, whose hash is that of its fields."""
+    fields = [parent, b"\x02" * 32, b"\x03" * 20, b"\x04" * 32, b"\x05" * 32, b"\x06" * 32, bytes(256), b"",
+              rlp.from_uint(number), b"\x01", b"\x01", rlp.from_uint(1000 + number), salt, b"\x07" * 32,
+              b"\x08" * 8]  # fmt: skip
+    pairs = zip(_NAMES, fields, strict=True)
+    block = {n: hex(int.from_bytes(v, "big")) if n in _NUMBERS else "0x" + v.hex() for n, v in pairs}
+    return block | {"hash": "0x" + keccak256(rlp.encode(fields)).hex()}
+
+
+def chain_of(length: int, before: Sequence[dict[str, Any]] = (), salt: bytes = b"") -> list[dict[str, Any]]:
+    """``length`` blocks, each the child of the one before; they go on from ``before``."""
+    blocks = list(before)
+    for number in range(len(blocks), length):
+        parent = bytes.fromhex(blocks[-1]["hash"][2:]) if blocks else bytes(32)
+        blocks.append(block_of(number, parent, salt))
+    return blocks
 
 
 def opened(raw: bytes) -> dict[str, int]:

@@ -127,6 +127,10 @@ class Follower:
         self.last = head
         return line[1:]
 
+    async def header(self, number: int) -> Header:
+        """The final header at a height, as the verifier has it. Raises ChainError."""
+        return await self._verifier.header(number)
+
     @staticmethod
     def _require_same(last: Header, head: Header) -> None:
         if head.number == last.number and head.hash != last.hash:

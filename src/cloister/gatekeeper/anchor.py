@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 
 from cloister.core.encoding.signatures import verify_signer
 from cloister.core.encoding.statements import Lease
@@ -17,7 +18,7 @@ from cloister.wire.messages import parse
 
 
 class AnchorLeaseDesk:
-    """Answers workers that serve contracts. ``place``: chain id and address of the network's Anchor."""
+    """Answers workers that serve contracts. ``places``: chain id -> address of each Anchor that counts now."""
 
     def __init__(
         self,
@@ -26,11 +27,11 @@ class AnchorLeaseDesk:
         chain: Chain,
         audit: AuditLog,
         *,
-        place: tuple[int, bytes],
+        places: Callable[[], Mapping[int, bytes]],
         limit: RateLimit,
     ) -> None:
         self._office, self._checkpoints, self._chain, self._audit = office, checkpoints, chain, audit
-        self._place, self._limit = place, limit
+        self._places, self._limit = places, limit
 
     async def answer(self, body: bytes, remote: str) -> bytes:
         """This member's signature on the lease, or the refusal. Raises CloisterError.
@@ -51,9 +52,10 @@ class AnchorLeaseDesk:
         worker, agent, newest = await asyncio.gather(  # 5
             at.worker(asked.worker), at.agent(asked.agent), self._chain.newest(asked.agent, asked.worker)
         )
-        chain_id, anchor = self._place
-        may_sign_anchor_lease(  # 6
-            AnchorFacts(head, self._office.term, chain_id, anchor, held, asked, worker, agent, newest)
+        # 6; a chain that is not connected has no Anchor: nothing fits it
+        anchor = self._places().get(asked.chain_id, b"")
+        may_sign_anchor_lease(
+            AnchorFacts(head, self._office.term, asked.chain_id, anchor, held, asked, worker, agent, newest)
         )
         self._audit.append("anchor lease", worker=asked.worker.hex(), agent=asked.agent.hex())  # 7
         return self._office.sign(asked)

@@ -49,6 +49,8 @@ def build(gatekeeper: Gatekeeper) -> web.Application:
             web.get("/v1/resume/{epoch}", api.resume),
             web.get("/v1/checkpoint", api.checkpoint),
             web.get("/v1/checkpoint/{number}", api.checkpoint_at),
+            web.get("/v1/chains/{chain}/checkpoint", api.chain_checkpoint),
+            web.get("/v1/chains/{chain}/checkpoint/{number}", api.chain_checkpoint),
             web.post("/v1/admission", api.admission),
             web.post("/v1/keys", api.keys),
             web.post(ANCHOR_ROUTE, api.anchor_lease),
@@ -109,6 +111,13 @@ class _Api:
         self._gatekeeper.small(_remote(request))
         number = _number("number", request.match_info["number"])
         return _answer(self._gatekeeper.require_desks().checkpoints.at(number).to_json())
+
+    async def chain_checkpoint(self, request: web.Request) -> web.Response:
+        self._gatekeeper.small(_remote(request))
+        self._gatekeeper.require_desks()
+        book = self._gatekeeper.chains.at(_number("chain", request.match_info["chain"])).checkpoints
+        text = request.match_info.get("number")
+        return _answer((book.newest() if text is None else book.at(_number("number", text))).to_json())
 
     async def admission(self, request: web.Request) -> web.Response:
         desk = self._gatekeeper.require_desks().admissions

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from cloister.core.chainview.checkpoints import may_sign
 from cloister.core.chainview.header import Header
@@ -16,8 +17,7 @@ from cloister.core.encoding.signatures import Signed
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import ChainViewError, CloisterError, define
 from cloister.gatekeeper.office import Office
-from cloister.gatekeeper.ports import Chain
-from cloister.gatekeeper.store import KEEP_CHECKPOINTS, Store
+from cloister.gatekeeper.store import KEEP_CHECKPOINTS, Book
 from cloister.wire.messages import SignedBy
 
 MAX_LAG = 16
@@ -53,12 +53,22 @@ FOREIGN = define(
 )
 
 
+class Line(Protocol):
+    """A chain as far as its checkpoints go (``ports.Chain``, ``chain.finality.Follower``)."""
+
+    async def advance(self) -> tuple[Header, ...]:
+        """New final headers, oldest first."""
+
+    async def header(self, number: int) -> Header:
+        """The final header at a height."""
+
+
 class Checkpoints:
     """One member's book of signed checkpoints in one term.
 
     ``after``: the last one that this member signed in the term before; blocks of this term descend from it."""
 
-    def __init__(self, store: Store, office: Office, chain_id: int, *, after: Checkpoint | None = None) -> None:
+    def __init__(self, store: Book, office: Office, chain_id: int, *, after: Checkpoint | None = None) -> None:
         self._store, self._office, self._chain_id = store, office, chain_id
         self._book = {c.number: SignedBy(c, s) for c, s in store.checkpoints() if c.term == office.term}
         self._newest, self._after = max(self._book, default=-1), after
@@ -70,7 +80,7 @@ class Checkpoints:
         found = self._book.get(self._newest)
         return None if found is None else _statement(found)
 
-    async def follow(self, chain: Chain) -> Checkpoint | None:
+    async def follow(self, chain: Line) -> Checkpoint | None:
         """Sign every new finalised block. Returns the newest one signed now, or None.
 
         1. not halted; 2. headers that lead from the last one to a vouched one; 3. may be signed; 4. remembered in one
@@ -79,7 +89,7 @@ class Checkpoints:
         headers = await self.headers(chain)  # 1, 2
         return self.sign(headers) if headers else None
 
-    async def headers(self, chain: Chain) -> tuple[Header, ...]:
+    async def headers(self, chain: Line) -> tuple[Header, ...]:
         """New finalised headers, to be signed. Raises CloisterError; a fork halts this member for good."""
         self.require_running()
         last = self.head or self._after

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cloister.core.attestation.policy import Policy
 from cloister.core.encoding.network import MAX_FILE, Genesis
 from cloister.core.errors import ConfigError, define
+from cloister.node.chains import ChainSetting, load_chains
 
 BAD_LISTEN = define(
     "gatekeeper.listen",
@@ -30,7 +31,7 @@ class GatekeeperConfig:
 
     operator: 0x address that answers for this gatekeeper. endpoint: URL that peers and workers use. machine:
     ``evidence.MachineConfig`` fields. rpc_quorum: endpoints that must agree on headers (0: all of them). poll_ms: how
-    often finality is asked for."""
+    often finality is asked for. chains: those that the network is connected to beside its own."""
 
     data: Path
     listen: str
@@ -41,6 +42,7 @@ class GatekeeperConfig:
     machine: dict[str, Any]
     rpc_quorum: int = 0
     poll_ms: int = 200
+    chains: list[ChainSetting] = field(default_factory=list)
     log_level: str = "info"
 
     def address(self) -> tuple[str, int]:
@@ -77,4 +79,5 @@ def check(config: GatekeeperConfig) -> None:
     """Raise ConfigError, EncodingError or PolicyError unless a gatekeeper could start with these settings."""
     config.address()
     config.quorum()
-    config.load_genesis()
+    genesis, _ = config.load_genesis()
+    load_chains(config.chains, genesis.chain_id)

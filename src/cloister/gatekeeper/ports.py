@@ -36,6 +36,9 @@ class Snapshot(Protocol):
     async def listed_at(self, measurement: bytes) -> int:
         """Block at which a measurement id was listed; 0 if it is not."""
 
+    async def listed(self, name: bytes) -> bytes | None:
+        """The newest address that the Directory has under a name; None if there is none."""
+
     async def committee(self) -> SeatsRecord:
         """The committee, in office or still dealing."""
 

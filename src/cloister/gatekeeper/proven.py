@@ -14,6 +14,7 @@ from cloister.chain.finality import Follower, HeaderVerifier
 from cloister.chain.rpc import REVERTED, Rpc, quantity
 from cloister.chain.tx import Sender
 from cloister.core.chainview.ceremonies import CeremonyView, EpochRecord, TermRecord
+from cloister.core.chainview.directory import read_newest
 from cloister.core.chainview.founding import CandidateRecord, SeatsRecord, read_seats
 from cloister.core.chainview.header import Header
 from cloister.core.chainview.layout import Layout, add, data_slot
@@ -88,6 +89,10 @@ class ProvenSnapshot:
     async def listed_at(self, measurement: bytes) -> int:
         """Block at which a measurement was listed; 0 if it is not."""
         return await self._state.listed_at(measurement)
+
+    async def listed(self, name: bytes) -> bytes | None:
+        """The newest address that the Directory has under a name."""
+        return await self._state.read("Directory", lambda s, at: read_newest(s, at, name))
 
     async def committee(self) -> SeatsRecord:
         """The committee, in office or not."""

@@ -36,6 +36,7 @@ from cloister.gatekeeper.admissions import AdmissionDesk
 from cloister.gatekeeper.anchor import AnchorLeaseDesk
 from cloister.gatekeeper.audit import AuditLog
 from cloister.gatekeeper.ceremonies import Ceremonies
+from cloister.gatekeeper.chains import ConnectedChains
 from cloister.gatekeeper.checkpoints import HALTED, Checkpoints
 from cloister.gatekeeper.config import GatekeeperConfig
 from cloister.gatekeeper.deeds import Deeds
@@ -55,6 +56,7 @@ from cloister.gatekeeper.transcripts import Transcripts
 from cloister.gatekeeper.triggers import Triggers
 from cloister.gatekeeper.votes import Votes
 from cloister.node import logs
+from cloister.node.chains import load_chains
 from cloister.node.config import config_hash
 from cloister.node.identity import NodeKeys
 from cloister.wire.ask import new_session
@@ -131,6 +133,7 @@ class Gatekeeper:
         self._small = RateLimit(per_s=SMALL_PER_S, burst=SMALL_BURST, clock=time.monotonic)
         self._quotes = RateLimit(per_s=EVIDENCE_PER_S, burst=EVIDENCE_BURST, clock=time.monotonic)
         self._rpcs: list[Rpc] = []
+        self.chains = ConnectedChains(load_chains(config.chains, genesis.chain_id), self.store)
 
     def _wire(self, me: Announcement) -> None:
         """The parts that ceremonies are made of."""
@@ -168,6 +171,7 @@ class Gatekeeper:
         await self.session.close()
         for rpc in self._rpcs:
             await rpc.close()
+        await self.chains.close()
         self.audit.close()
         self.store.close()
 
@@ -177,7 +181,8 @@ class Gatekeeper:
         """Follow the chain, and the ceremonies on it, until ``stop``. Anything but a refusal ends the process.
 
         Ceremonies have their own loop: a transaction that waits for its block must not keep checkpoints waiting."""
-        loops = [asyncio.create_task(self._loop(stop, turn)) for turn in (self.turn_office, self.turn_ceremonies)]
+        turns = (self.turn_office, self.turn_ceremonies, self.turn_chains)
+        loops = [asyncio.create_task(self._loop(stop, turn)) for turn in turns]
         try:
             await asyncio.gather(*loops)
         finally:
@@ -223,6 +228,12 @@ class Gatekeeper:
         if headers and await self._follow(headers):
             self._unsigned = []
         return headers
+
+    async def turn_chains(self) -> None:
+        """Sign what became final on connected chains, as the network's own state at the newest checkpoint allows."""
+        head = self.desks.checkpoints.head if self.desks is not None else None
+        if self.desks is not None and head is not None and "Anchor" in self.genesis.contracts:
+            await self.chains.turn(self.chain.at(head), self.desks.office, self.genesis.address("Anchor"))
 
     async def turn_ceremonies(self) -> None:
         """What is due in ceremonies and hand-overs at the newest final block. Raises CloisterError."""
@@ -406,8 +417,10 @@ class Gatekeeper:
         anchor = self.genesis.contracts.get("Anchor")
         if anchor is None:
             return None
-        where = (self.genesis.chain_id, anchor.address)
-        return AnchorLeaseDesk(office, checkpoints, self.chain, self.audit, place=where, limit=limit)
+        own = {self.genesis.chain_id: anchor.address}
+        return AnchorLeaseDesk(
+            office, checkpoints, self.chain, self.audit, places=lambda: own | self.chains.anchors(), limit=limit
+        )
 
     # --- what is asked of the member itself ---
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import apsw
 
@@ -23,6 +23,9 @@ _VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checkpoints (number INTEGER PRIMARY KEY, body BLOB NOT NULL, signature BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS chain_checkpoints (
+  chain INTEGER NOT NULL, number INTEGER NOT NULL, body BLOB NOT NULL, signature BLOB NOT NULL,
+  PRIMARY KEY (chain, number)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS heads (
   agent BLOB PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS grants (
@@ -40,6 +43,22 @@ BAD_STORE = define(
     remedy="restore the folder from this machine's disk, or resign the seat and join anew",
     status=500,
 )
+
+
+class Book(Protocol):
+    """What a book of checkpoints keeps: of the network's own chain in ``Store``, of another in ``Store.of_chain``."""
+
+    def get(self, name: str) -> bytes | None:
+        """A named blob."""
+
+    def put(self, name: str, value: bytes) -> None:
+        """Write one durably."""
+
+    def add_checkpoints(self, signed: list[tuple[Checkpoint, bytes]]) -> None:
+        """Remember checkpoints; the last 128 are kept."""
+
+    def checkpoints(self) -> list[tuple[Checkpoint, bytes]]:
+        """All kept, oldest first."""
 
 
 class Store:
@@ -113,6 +132,10 @@ class Store:
         rows: Any = self._db.execute("SELECT body, signature FROM checkpoints ORDER BY number").fetchall()
         return [(Checkpoint.from_json(jcs.decode(bytes(body))), bytes(signature)) for body, signature in rows]
 
+    def of_chain(self, chain: int) -> ChainBook:
+        """The same for a connected chain."""
+        return ChainBook(self._db, self, chain)
+
     # State heads this member remembers.
 
     def put_heads(self, heads: Iterable[tuple[bytes, Head]]) -> None:
@@ -168,3 +191,37 @@ class Store:
             "SELECT body FROM grants WHERE term = ? AND worker = ? AND agent = ?", (term, worker, agent)
         ).fetchone()
         return None if row is None else Lease.from_json(jcs.decode(bytes(row[0])))
+
+
+class ChainBook:
+    """Checkpoints of one connected chain, in the same file. Implements ``Book``."""
+
+    def __init__(self, db: apsw.Connection, store: Store, chain: int) -> None:
+        self._db, self._store, self._chain = db, store, chain
+
+    def get(self, name: str) -> bytes | None:
+        """A named blob of this chain."""
+        return self._store.get(f"chain/{self._chain}/{name}")
+
+    def put(self, name: str, value: bytes) -> None:
+        """Write one durably."""
+        self._store.put(f"chain/{self._chain}/{name}", value)
+
+    def add_checkpoints(self, signed: list[tuple[Checkpoint, bytes]]) -> None:
+        """As ``Store.add_checkpoints``. A checkpoint of another chain is a programmer's mistake: RuntimeError."""
+        if any(c.chain_id != self._chain for c, _ in signed):
+            raise RuntimeError("a checkpoint of another chain")
+        rows = [(self._chain, c.number, jcs.encode(c.to_json()), signature) for c, signature in signed]
+        with self._db:
+            self._db.executemany("INSERT INTO chain_checkpoints VALUES (?, ?, ?, ?)", rows)
+            self._db.execute(
+                "DELETE FROM chain_checkpoints WHERE chain = ? AND number <= ?",
+                (self._chain, rows[-1][1] - KEEP_CHECKPOINTS),
+            )
+
+    def checkpoints(self) -> list[tuple[Checkpoint, bytes]]:
+        """All kept checkpoints of this chain with signatures, oldest first."""
+        found: Any = self._db.execute(
+            "SELECT body, signature FROM chain_checkpoints WHERE chain = ? ORDER BY number", (self._chain,)
+        ).fetchall()
+        return [(Checkpoint.from_json(jcs.decode(bytes(body))), bytes(signature)) for body, signature in found]

@@ -24,8 +24,9 @@ _Answer = tuple[str, int | None, Any]
 class CheckpointPoll:
     """One search. ``run`` once."""
 
-    def __init__(self, committee: Committee) -> None:
+    def __init__(self, committee: Committee, chain: int | None = None) -> None:
         self._committee, self._need = committee, committee.signers.threshold
+        self._path = "/v1/checkpoint" if chain is None else f"/v1/chains/{chain}/checkpoint"
         self._votes: dict[Checkpoint, dict[bytes, bytes]] = {}
         self._heights: dict[str, int] = {}
         self._asked: set[tuple[str, int]] = set()
@@ -55,7 +56,7 @@ class CheckpointPoll:
         self._tasks.add(asyncio.create_task(self._one(url, level)))
 
     async def _one(self, url: str, level: int | None) -> _Answer:
-        path = "/v1/checkpoint" if level is None else f"/v1/checkpoint/{level}"
+        path = self._path if level is None else f"{self._path}/{level}"
         return url, level, await self._committee.caught(url, "GET", path)
 
     def _take(self, url: str, level: int | None, value: Any) -> None:

@@ -110,12 +110,13 @@ class Committee:
             await self._session.close()
             self._session = None
 
-    async def checkpoint(self) -> Signed:
-        """The newest checkpoint that t members signed. Raises gatekeeper.too_few or the members' refusal.
+    async def checkpoint(self, chain: int | None = None) -> Signed:
+        """The newest checkpoint that t members signed, of a connected ``chain`` if it is named.
 
+        Raises gatekeeper.too_few or the members' refusal.
         Members may be blocks apart, and some may lie about their height: see ``checkpoint_poll.py``.
         """
-        return await CheckpointPoll(self).run()
+        return await CheckpointPoll(self, chain).run()
 
     async def keys(self, request: KeysRequest, *, verify: Callable[[KeysAnswer], None] | None = None) -> Granted:
         """A lease and t partials per key, and those of earlier epochs that the same t members release.

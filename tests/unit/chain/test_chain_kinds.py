@@ -1,4 +1,4 @@
-"""Endpoints that differ from Ethereum's: fees, gas, nonces, receipts, logs, finality; scripted from what is documented."""
+"""Endpoints that differ from Ethereum's: fees, gas, nonces, receipts, logs, finality; as documented, scripted."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from cloister.chain.kinds import KINDS, ChainKind, kind_of
 from cloister.chain.logs import get_logs
 from cloister.chain.rpc import TOO_LARGE, UNREACHABLE
 from cloister.chain.tx import Sender
-from cloister.core.chainview.rlp import encode, from_uint
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.signatures import address_of
 from cloister.core.errors import CloisterError
 from support.anvil import test_key
-from support.scripted_rpc import AS_USUAL, ScriptedRpc, opened, refuse
+from support.scripted_rpc import AS_USUAL, ScriptedRpc, block_of, opened, refuse
 
 CHAIN = 4242
 TO = b"\x77" * 20
@@ -265,29 +264,14 @@ async def test_no_blocks_no_question() -> None:
 # --- finality ---
 
 
-def header(number: int) -> dict[str, Any]:
-    """A block of a made-up chain, whose hash is right."""
-    fields = [bytes([number % 251]) * 32, b"\x02" * 32, b"\x03" * 20, b"\x04" * 32, b"\x05" * 32, b"\x06" * 32,
-              bytes(256), b"", from_uint(number), b"\x01", b"\x01", from_uint(1000 + number), b"", b"\x07" * 32,
-              b"\x08" * 8]  # fmt: skip
-    names = ("parentHash", "sha3Uncles", "miner", "stateRoot", "transactionsRoot", "receiptsRoot", "logsBloom",
-             "difficulty", "number", "gasLimit", "gasUsed", "timestamp", "extraData", "mixHash", "nonce")  # fmt: skip
-    numbers = {"difficulty", "number", "gasLimit", "gasUsed", "timestamp"}
-    block = {
-        name: hex(int.from_bytes(value, "big")) if name in numbers else "0x" + value.hex()
-        for name, value in zip(names, fields, strict=True)
-    }
-    return block | {"hash": "0x" + keccak256(encode(fields)).hex()}
-
-
 def endpoint(latest: int, final: int | None) -> ScriptedRpc:
     """An endpoint at a height; ``final`` None: it does not know the tag."""
 
     def manner(method: str, params: list[Any]) -> Any:
         if params[0] == "finalized":
-            return refuse("unknown block tag") if final is None else header(final)
+            return refuse("unknown block tag") if final is None else block_of(final)
         number = latest if params[0] == "latest" else int(params[0], 16)
-        return header(number) if number <= latest else None
+        return block_of(number) if number <= latest else None
 
     return ScriptedRpc(manner)
 

@@ -82,7 +82,7 @@ def message(lease: AnchorLease | None = None, *, key: PrivateKey = WORKER, signe
 def desk(facts: Facts, folder: Path, burst: int = 100) -> AnchorLeaseDesk:
     limit = RateLimit(per_s=1.0, burst=burst, clock=lambda: 0.0)
     any_: Any = facts
-    return AnchorLeaseDesk(any_, any_, any_, AuditLog(folder / "audit"), place=(7, ANCHOR), limit=limit)
+    return AnchorLeaseDesk(any_, any_, any_, AuditLog(folder / "audit"), places=lambda: {7: ANCHOR}, limit=limit)
 
 
 def body(request: AnchorLeaseRequest) -> bytes:
