@@ -30,10 +30,6 @@ class CeremonyState(SeatedState):
         """A term that is or was in office."""
         return await self._read("Gatekeepers", lambda s, at: view.read_term(s, at, term))
 
-    async def epoch_record(self, epoch: int) -> view.EpochRecord:
-        """A master epoch; state NONE if there is none of that number yet."""
-        return await self._read("Gatekeepers", lambda s, at: view.read_epoch(s, at, epoch))
-
     async def handover_signatures(self, term: int) -> tuple[bytes, ...]:
         """The stored signatures of a term's hand-over; empty before."""
         return await self._read("Gatekeepers", lambda s, at: view.read_handover(s, at, term))

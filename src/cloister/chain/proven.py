@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from cloister.chain.abi import BAD_ANSWER
 from cloister.chain.contracts import artifact, call
 from cloister.chain.rpc import REVERTED, Rpc, quantity
+from cloister.core.chainview.epochs import EpochRecord, read_epoch, read_master
 from cloister.core.chainview.layout import Layout
 from cloister.core.chainview.proofs import BAD_PROOF, MAX_NODE, MAX_NODES, Account, verify_account, verify_slot
 from cloister.core.chainview.records import (
@@ -111,6 +112,14 @@ class ProvenState:
     async def committee(self) -> CommitteeRecord:
         """The committee in office. Raises chainview.no_committee before the founding is complete."""
         return await self.read("Gatekeepers", read_committee)
+
+    async def epoch_record(self, epoch: int) -> EpochRecord:
+        """A master epoch; state NONE if there is none of that number yet."""
+        return await self.read("Gatekeepers", lambda s, at: read_epoch(s, at, epoch))
+
+    async def master(self) -> EpochRecord:
+        """The master epoch whose keys leases carry now. Raises chainview.master_epoch where none may be used."""
+        return await self.read("Gatekeepers", read_master)
 
     async def policy(self) -> PolicyRecord:
         """The policy in force, with the blocks that delays count from."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,6 +76,7 @@ async def receipt(
     """A receipt: its form, lease and signature, its place in a witnessed log, the worker's admission by proof."""
     from cloister.client.home import read_file
     from cloister.client.receipts import Kept, Ledger
+    from cloister.client.terms import remembered
     from cloister.client.verify import verify_kept_receipt, verify_saved_receipt, with_proof
     from cloister.core.encoding.hexes import from_hex
 
@@ -84,7 +86,8 @@ async def receipt(
     else:
         kept = Ledger(settings.home).load(from_hex(receipt.lower().rstrip("…"), name="receipt id", max_size=32))
     if offline:
-        report = await verify_saved_receipt(settings.network_offline(), kept)
+        network = settings.network_offline()
+        report = await verify_saved_receipt(network, kept, remembered(network, settings.home, int(time.time())))
     else:
         async with settings.client() as client:
             with progress("checking the receipt"):

@@ -162,7 +162,8 @@ class Answered:
 class Sessions:
     """Open HPKE sessions and PSKs, by certificate and caller. The least recently used go first."""
 
-    def __init__(self, mpk: bytes, rng: Callable[[int], bytes]) -> None:
+    def __init__(self, mpk: Callable[[int], bytes], rng: Callable[[int], bytes]) -> None:
+        """``mpk``: the master public key of a master epoch."""
         self._mpk, self._rng = mpk, rng
         self._psks: OrderedDict[bytes, Psk] = OrderedDict()
         self._sessions: OrderedDict[tuple[bytes, bytes], ClientSession] = OrderedDict()
@@ -192,7 +193,7 @@ class Sessions:
     def _psk(self, sitting: Sitting) -> Psk:
         certificate = sitting.seat.certificate
         if certificate.id not in self._psks:
-            self._psks[certificate.id] = Psk.encapsulate(certificate, self._mpk, self._rng)
+            self._psks[certificate.id] = Psk.encapsulate(certificate, self._mpk(certificate.master_epoch), self._rng)
             if len(self._psks) > MAX_SESSIONS:
                 self._psks.popitem(last=False)
         self._psks.move_to_end(certificate.id)
@@ -220,7 +221,7 @@ class Caller:
     ) -> None:
         self._gateway, self._resolver, self._ledger = gateway, resolver, ledger
         self._clock = clock
-        self._sessions = Sessions(resolver.network.mpk, rng)
+        self._sessions = Sessions(resolver.mpk, rng)
 
     async def call(self, agent: bytes, request: Request, check: Check, who: Who | None) -> Reply:
         """Send and collect the whole answer. Raises by name: see the module's first lines."""

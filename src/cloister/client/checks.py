@@ -18,6 +18,7 @@ from cloister.core.attestation.model import Binding, Evidence, Verdict
 from cloister.core.attestation.policy import Policy
 from cloister.core.chainview.proofs import MAX_NODE, MAX_NODES, verify_account
 from cloister.core.chainview.records import AgentRecord, WorkerRecord
+from cloister.core.chainview.terms import Terms
 from cloister.core.encoding.hexes import from_hex, need_fields, to_hex
 from cloister.core.encoding.network import Network
 from cloister.core.encoding.statements import Lease
@@ -155,9 +156,9 @@ async def policy_hash(client: Client, view: View) -> Found[None]:
 
 async def committee(client: Client, view: View) -> Found[None]:
     """The committee and MPK in office by storage proof."""
-    committee = await view.state.committee()
-    client.resolver.require_same_committee(committee)
-    return None, f"term {committee.term}, {committee.threshold} of {len(committee.members)}"
+    committee, master = await client.resolver.committee(view)
+    size = f"{committee.threshold} of {len(committee.members)}"
+    return None, f"term {committee.term}, {size}, master epoch {master.epoch}"
 
 
 async def vendors(client: Client, view: View) -> Found[None]:
@@ -258,10 +259,10 @@ async def parsed(kept: Kept) -> Found[Receipt]:
     return receipt, f"receipt {receipt.seq} of its boot, status {receipt.status}"
 
 
-async def leased(network: Network, kept: Kept) -> Found[None]:
+async def leased(terms: Terms, period_blocks: int, kept: Kept) -> Found[None]:
     """The seat as it was when the answer came: expiry is judged at the receipt's height, not now."""
-    receipt = kept.receipt
-    kept.seat.verify(network.founding, network.id, receipt.checkpoint)
+    signers = terms.lessors(kept.seat.lease.statement, period_blocks)
+    kept.seat.verify(signers, terms.network, kept.receipt.checkpoint)
     return None, f"lease until block {kept.seat.certificate.expiry}"
 
 
@@ -276,11 +277,11 @@ async def signed(kept: Kept) -> Found[None]:
     return None, f"signed by {to_hex(receipt.worker)}"
 
 
-async def logged(network: Network, kept: Kept) -> Found[None]:
+async def logged(terms: Terms, kept: Kept) -> Found[None]:
     """The saved proof: the committee saw the receipt in its worker's log."""
     if kept.proof is None:
         raise NOT_INCLUDED(expected="a saved proof", found="none")
-    kept.proof.verify(kept.receipt, network.founding, network.id)
+    kept.proof.verify(kept.receipt, terms.members_of(kept.proof.statement), terms.network)
     return None, f"number {kept.proof.index} in a log of {kept.proof.statement.size}"
 
 

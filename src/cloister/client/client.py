@@ -30,6 +30,7 @@ from cloister.client.gateway import Gateway
 from cloister.client.home import Home
 from cloister.client.receipts import Ledger
 from cloister.client.resolve import Resolution, Resolver
+from cloister.client.terms import walk_of
 from cloister.client.wallet import Wallet, shown
 from cloister.core.chainview.records import AgentRecord, UpgradeMode, agent_id
 from cloister.core.encoding.hexes import BAD_FIELD, from_hex, to_hex
@@ -106,7 +107,8 @@ class Client:
             network = await pins.load(
                 self.gateway, self.home, network_file=file, fingerprint=fingerprint, first_use=first
             )
-            self._resolver = Resolver(network, self.gateway, self.rpc, clock=self.clock, rng=self.rng)
+            walk = walk_of(network, self.gateway.handovers, self.clock, self.home)
+            self._resolver = Resolver(network, self.gateway, self.rpc, clock=self.clock, rng=self.rng, walk=walk)
             self._calls = Caller(self.gateway, self._resolver, self.ledger, rng=self.rng, clock=self.clock)
 
     async def close(self) -> None:

@@ -15,34 +15,30 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Self, cast
 
 import aiohttp
 
 from cloister.chain.committees import CeremonyState
-from cloister.chain.contracts import call
+from cloister.chain.places import endpoints_of
 from cloister.chain.rpc import Rpc
 from cloister.core.attestation.policy import Policy
 from cloister.core.chainview.ceremonies import CeremonyView, Ending, EpochRecord, EpochState, TermRecord
 from cloister.core.chainview.checkpoints import accept_checkpoint
 from cloister.core.chainview.seats import RulesRecord
-from cloister.core.chainview.terms import SignedHandover, Term, Terms, terms_from
-from cloister.core.encoding.handover import Handover, members_hash
+from cloister.core.chainview.terms import Terms, follow, pinned
 from cloister.core.encoding.hexes import need_fields, to_hex
-from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.network import Network
-from cloister.core.encoding.signatures import MAX_MEMBERS, Signed
+from cloister.core.encoding.signatures import MAX_MEMBERS
 from cloister.core.encoding.statements import Checkpoint
-from cloister.core.errors import CloisterError
 from cloister.core.threshold.dealing import Ceremony
 from cloister.core.threshold.facts import Facts
 from cloister.core.threshold.phases import Phase, phase_at
 from cloister.core.threshold.words import MEANS, missing
 from cloister.wire.ask import ask, new_session
 from cloister.wire.committee import Committee
+from cloister.wire.terms import offered_by
 
-MAX_TERM_AGE_S: Final = 90 * 24 * 3600
-MAX_OFFERED: Final = 512
 _ENDED = {Ending.DONE: Phase.DONE, Ending.FAILED: Phase.FAILED, Ending.CANCELLED: Phase.FAILED}
 
 
@@ -167,10 +163,9 @@ class CommitteeReader:
         """One reading. 1. whom to ask; 2. the term in office; 3. its newest checkpoint; 4. the records, by proof.
 
         Raises TransportError (nobody answers), ChainViewError, ChainError, EncodingError."""
-        urls = self._urls or await self.endpoints()  # 1
-        self.terms = terms = follow(
-            self._pinned(), await self._handovers(urls), self._network.id, int(self._clock())
-        )  # 2
+        urls, now = self._urls or await self.endpoints(), int(self._clock())  # 1
+        offered = await offered_by(self._open(), urls)
+        self.terms = terms = follow(pinned(self._network, now), offered, now)  # 2
         signers = terms.in_office.signers
         signed = await Committee(urls, signers, self._network.id, session=self._session).checkpoint()  # 3
         at = accept_checkpoint(signed, signers, self._network.id, int(self._clock()), self._max_age)
@@ -180,29 +175,9 @@ class CommitteeReader:
         """What a member says of itself, unsigned: the fields of ``GET /v1/status``. Raises TransportError."""
         return await ask_status(self._open(), url)
 
-    def _pinned(self) -> Term:
-        network = self._network
-        return Term(network.founding, network.master_epoch, keccak256(network.mpk), 0, int(self._clock()))
-
     async def endpoints(self) -> tuple[str, ...]:
         """Where the members say that they answer; unproven, because what they answer is signed."""
-        at = self._addresses["Gatekeepers"]
-        members = (await call(self._rpc, at, "Gatekeepers", "members"))[:MAX_MEMBERS]
-        found = await asyncio.gather(*(call(self._rpc, at, "Gatekeepers", "candidate", m) for m in members))
-        return tuple(one["endpoint"] for one in found if one["endpoint"])
-
-    async def _handovers(self, urls: Sequence[str]) -> list[SignedHandover]:
-        answers = await asyncio.gather(*(self._offered(url) for url in urls))
-        return [one for answer in answers for one in answer]
-
-    async def _offered(self, url: str) -> list[SignedHandover]:
-        """A member's hand-overs; none from one that is away or talks nonsense: the others are enough."""
-        try:
-            value = await ask(self._open(), "GET", f"{url.rstrip('/')}/v1/handovers")
-            items = need_fields("hand-overs", value, {"handovers", "signing"})["handovers"]
-            return [SignedHandover.from_json(item) for item in items[:MAX_OFFERED]] if isinstance(items, list) else []
-        except CloisterError:
-            return []
+        return await endpoints_of(self._rpc, self._addresses["Gatekeepers"])
 
     async def _records(self, state: CeremonyState) -> Reading:
         committee, rules, view = await asyncio.gather(state.committee(), state.rules(), state.open_ceremony())
@@ -233,25 +208,6 @@ class CommitteeReader:
         return self._session
 
 
-def follow(pinned: Term, offered: Sequence[SignedHandover], network: bytes, now: int) -> Terms:
-    """The terms from a pinned one along hand-overs that anybody offered. ``now``: Unix seconds.
-
-    Offers that t members of their term did not sign, or whose members are not those of the statement, are passed over:
-    one liar stops nobody. Two successors of one term, both signed, are refused. Raises ChainViewError."""
-    kept: list[SignedHandover] = []
-    terms = terms_from(pinned, kept, network, now, MAX_TERM_AGE_S)
-    while True:
-        last = terms.in_office
-        good: dict[Handover, SignedHandover] = {}
-        for one in offered:
-            if one.statement.term == last.signers.term and one.statement not in good and _counts(one, last, network):
-                good[one.statement] = one
-        if not good:
-            return terms
-        kept += good.values()
-        terms = terms_from(pinned, kept, network, now, MAX_TERM_AGE_S)
-
-
 async def ask_status(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     """What the gatekeeper at ``url`` says of itself. Raises TransportError, EncodingError, or its own refusal."""
     value = await ask(session, "GET", f"{url.rstrip('/')}/v1/status")
@@ -261,16 +217,6 @@ async def ask_status(session: aiohttp.ClientSession, url: str) -> dict[str, Any]
         fields = {"number", "id", "kind", "term", "master_epoch", "phase", "means", "until_block", "missing", "trouble"}
         need_fields("ceremony", said["ceremony"], fields)
     return said
-
-
-def _counts(one: SignedHandover, term: Term, network: bytes) -> bool:
-    if members_hash(one.members) != one.statement.members:
-        return False
-    try:
-        Signed(one.statement, one.signatures).verify(term.signers, network)
-    except CloisterError:
-        return False
-    return True
 
 
 def _sitting(one: Sitting) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from cloister.core.chainview.terms import SignedHandover, offers
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.errors import CloisterError, ConfigError, TransportError, define, from_wire
+from cloister.wire.terms import HANDOVERS
 
 SEALED = "application/cloister-sealed"
 MAX_JSON = 4 << 20
@@ -98,6 +100,10 @@ class Gateway:
     async def checkpoint(self) -> dict[str, Any]:
         """{checkpoint, signatures}, unverified."""
         return await self._json("GET", "/v1/checkpoint")
+
+    async def handovers(self) -> list[SignedHandover]:
+        """Hand-overs from term to term, unverified: give them to ``core.chainview.terms.follow``."""
+        return offers(await self._json("GET", HANDOVERS))
 
     async def seats(self, agent: bytes) -> list[Any]:
         """The seats of an agent, unverified: at most 64 are looked at."""

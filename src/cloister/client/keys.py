@@ -36,7 +36,7 @@ async def describe_keys(client: Client, agent: bytes) -> dict[str, Any]:
     return {
         "agent": to_hex(agent),
         "shares": {"term": committee.term, "threshold": committee.threshold, "members": len(committee.members)},
-        "master": {"epoch": at.master_epoch, "mpk": to_hex(committee.mpk)},
+        "master": {"epoch": at.master_epoch, "mpk": to_hex(client.resolver.mpk(at.master_epoch))},
         "cluster": {"id": to_hex(at.cluster), "epoch": at.cluster_epoch},
         "agent_epoch": record.epoch,
         "state_left_below": record.wiped_below or None,

@@ -68,7 +68,8 @@ async def send_request(
     message = Message(body, key.public_key().public_bytes_raw() if key is not None else None)
     version = await client.resolver.version(record)
     period = (await client.resolver.view()).checkpoint.number // client.resolver.parameters.period_blocks
-    payload = seal_payload(client.network.mpk, version, period, wallet.address, flags, message, secrets.token_bytes)
+    mpk = client.resolver.mpk(version.master_epoch)
+    payload = seal_payload(mpk, version, period, wallet.address, flags, message, secrets.token_bytes)
     ask = (agent, bytes(32), 0, int(time.time()) + within_s, copies, flags)
     receipt = await client.send(NAME, encode(NAME, "request", ask, payload), value=fee)
     for asked, _, block in await anchor.requests(agent, receipt.block_number, receipt.block_number):

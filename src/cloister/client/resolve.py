@@ -1,10 +1,10 @@
 """From an agent id to workers that may be sealed to, believing nobody on the way (spec/chainview.md, sealed-http.md 1).
 
 Numbered as the code: 1 a checkpoint with t signatures, fresh by this client's own clock, never going back; 2 the
-committee, MPK and epochs by proof at it; 3 the agent's record by proof, not paused there nor in any newer block seen;
-4 the seats that the gateway lists: each certificate under its lease, of the agent's present code and epochs; 5 each
-seat's worker by proof: admitted, live, this boot, not removed in any newer block seen. Seats that fail are left out;
-if none is left, the first reason is raised.
+committee, along hand-overs from the pinned one, MPK and epochs by proof at it; 3 the agent's record by proof, not
+paused there nor in any newer block seen; 4 the seats that the gateway lists: each certificate under its lease, of the
+agent's present code and epochs; 5 each seat's worker by proof: admitted, live, this boot, not removed in any newer
+block seen. Seats that fail are left out; if none is left, the first reason is raised.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from cloister.chain.rpc import Rpc
 from cloister.chain.seats import SeatedState
 from cloister.client.gateway import Gateway
 from cloister.client.reply import Proof
+from cloister.client.terms import walk_of
 from cloister.core.attestation.policy import NetworkParameters, Policy
 from cloister.core.chainview.checkpoints import accept_checkpoint
+from cloister.core.chainview.epochs import EpochRecord
 from cloister.core.chainview.records import AgentRecord, CommitteeRecord, WorkerRecord
 from cloister.core.chainview.refusals import SECOND_AT_HEIGHT
 from cloister.core.encoding.hexes import from_hex, need_fields, to_hex
@@ -31,6 +33,7 @@ from cloister.core.envelope.certificate import KeyCertificate, Seat
 from cloister.core.errors import ChainViewError, CloisterError, PolicyError, TransportError, define
 from cloister.core.policy.refusals import AGENT_UNKNOWN, PAUSED, WORKER_REMOVED
 from cloister.core.receipts.verify import Admission
+from cloister.wire.terms import TermWalk
 
 MAX_SEATS = 64
 CAREFUL_S = 5.0
@@ -45,8 +48,8 @@ NO_SEAT = define(
 OTHER_COMMITTEE = define(
     "client.committee",
     ChainViewError,
-    check="the committee and MPK in office are those of the pinned network file",
-    remedy="get the newest network.json and its fingerprint from the network's operators",
+    check="the committee and MPK in office are those that hand-overs from the pinned network file lead to",
+    remedy="use another gateway; if it lasts, get the newest network.json and its fingerprint from the operators",
 )
 OLD_SEAT = define(
     "client.old_seat",
@@ -127,7 +130,9 @@ class Resolution:
 
 
 class Resolver:
-    """Resolves agents of one pinned network over one gateway. ``clock``: Unix seconds; ``rng`` spreads the load."""
+    """Resolves agents of one pinned network over one gateway. ``clock``: Unix seconds; ``rng`` spreads the load.
+
+    ``walk``: the terms that this client knows; by default from the pin, remembered nowhere."""
 
     def __init__(
         self,
@@ -137,8 +142,11 @@ class Resolver:
         *,
         clock: Callable[[], float],
         rng: Callable[[int], bytes],
+        walk: TermWalk | None = None,
     ) -> None:
         self.network = network
+        self.walk = walk or walk_of(network, gateway.handovers, clock)
+        self._mpks = {network.master_epoch: network.mpk}
         self.policy = Policy.from_json(dict(network.genesis.policy))
         self._gateway, self._rpc, self._clock = gateway, rpc, clock
         self._salt = rng(8)
@@ -147,7 +155,7 @@ class Resolver:
         self._locks: dict[bytes, asyncio.Lock] = {}
         contracts = network.genesis.contracts
         self._addresses = {name: ref.address for name, ref in contracts.items()}
-        self._diverse = False
+        self._diverse = 0  # the term whose vendors were looked at
         self._code_hashes = {name: ref.code_hash for name, ref in contracts.items()}
 
     @property
@@ -159,7 +167,7 @@ class Resolver:
         """Step 1: the newest verified checkpoint. Raises ChainViewError, EncodingError or TransportError."""
         signed = _signed(await self._gateway.checkpoint())
         now, limit = self._clock(), self.parameters.max_checkpoint_age_s
-        checkpoint = accept_checkpoint(signed, self.network.founding, self.network.id, int(now), limit)
+        checkpoint = await self._accepted(signed, int(now), limit)
         last = self._view
         if last is not None and checkpoint.number == last.checkpoint.number:
             if checkpoint.block_hash != last.checkpoint.block_hash:
@@ -172,6 +180,20 @@ class Resolver:
             raise NO_SEAT(expected=f"a checkpoint above {last.checkpoint.number}", found=str(checkpoint.number))
         return last
 
+    async def _accepted(self, signed: Signed, now: int, limit: int) -> Checkpoint:
+        """1. hand-overs, where a later term is named; 2. the term in office was so lately, by our own clock (H3);
+        3. a term that may speak of this block signed it, and it is fresh."""
+        term, number = getattr(signed.statement, "term", 0), getattr(signed.statement, "number", 0)
+        await self.walk.look_sometimes()  # 1
+        await self.walk.knows(term)
+        terms = self.walk.terms
+        terms.require_fresh(now)  # 2
+        signers = terms.signers_of(signed.statement, number)  # 3
+        checkpoint = accept_checkpoint(signed, signers, self.network.id, now, limit)
+        if term == terms.in_office.signers.term:
+            self.walk.spoke()
+        return checkpoint
+
     async def record(self, agent: bytes) -> AgentRecord:
         """Step 3 alone: an agent's proven record, paused or not. Raises PolicyError (policy.agent_unknown)."""
         view = await self.view()
@@ -181,18 +203,17 @@ class Resolver:
         return found
 
     async def version(self, record: AgentRecord) -> AgentVersion:
-        """The agent at its present epochs: what its keys are named by."""
-        state = (await self.view()).state
-        committee, cluster = await asyncio.gather(state.committee(), state.cluster(record.cluster))
-        self.require_same_committee(committee)
-        if not self._diverse:
-            await state.require_diverse(self.policy.committee)
-            self._diverse = True
+        """The agent at its present epochs: what its keys are named by. ``mpk`` has the key of its master epoch then."""
+        view = await self.view()
+        (committee, master), cluster = await asyncio.gather(self.committee(view), view.state.cluster(record.cluster))
+        if self._diverse != committee.term:
+            await view.state.require_diverse(self.policy.committee)
+            self._diverse = committee.term
         if cluster is None:
             raise AGENT_UNKNOWN(expected="the agent's cluster", found=to_hex(record.cluster))
         return AgentVersion(
             network=self.network.id,
-            master_epoch=committee.master_epoch,
+            master_epoch=master.epoch,
             cluster=record.cluster,
             cluster_epoch=cluster.epoch,
             agent=record.agent,
@@ -238,7 +259,7 @@ class Resolver:
             record=record,
             sittings=sittings,
             parameters=self.parameters,
-            threshold=self.network.founding.threshold,
+            threshold=self.walk.terms.in_office.signers.threshold,
             taken=self._clock(),
         )
 
@@ -266,7 +287,9 @@ class Resolver:
     async def _judge(self, view: View, record: AgentRecord, version: AgentVersion, offer: object) -> Sitting:
         seat = Seat.from_json(offer)
         certificate = seat.certificate
-        seat.verify(self.network.founding, self.network.id, view.checkpoint.number)  # 4
+        await self.walk.knows(getattr(seat.lease.statement, "term", 0))  # 4
+        signers = self.walk.terms.lessors(seat.lease.statement, self.parameters.period_blocks)
+        seat.verify(signers, self.network.id, view.checkpoint.number)
         _same_agent(certificate, record, version)
         worker = await view.state.worker(certificate.worker)  # 5
         if worker is None or not worker.live_at(view.checkpoint.number) or worker.boot != certificate.boot:
@@ -280,13 +303,34 @@ class Resolver:
     def _rank(self, sitting: Sitting) -> bytes:
         return hashlib.sha256(self._salt + sitting.worker.worker).digest()
 
-    def require_same_committee(self, committee: CommitteeRecord) -> None:
-        own = self.network
-        expected = (own.founding, own.mpk, own.master_epoch, own.id, own.transcript)
-        found = (committee.signers(), committee.mpk, committee.master_epoch, committee.network_id, committee.transcript)
-        if found != expected:
-            raise OTHER_COMMITTEE(expected=f"term {own.founding.term}, MPK {to_hex(own.mpk)[:18]}…",
-                                  found=f"term {committee.term}, MPK {to_hex(committee.mpk)[:18]}…")  # fmt: skip
+    async def committee(self, view: View) -> tuple[CommitteeRecord, EpochRecord]:
+        """The committee in office and the master epoch in use, by proof. Raises client.committee, ChainViewError.
+
+        1. of this network; in its first block a new term is proven, and the one before has signed; a term that is known
+        has the members that it was handed to; 2. the pinned term has the pinned key; 3. no hand-over named another key
+        of the epoch."""
+        committee, master = await asyncio.gather(view.state.committee(), view.state.master())
+        term, own, terms = view.checkpoint.term, self.network, self.walk.terms
+        known = {one.signers.term: one.signers for one in terms.known}
+        steps = committee.term - term
+        if (
+            committee.network_id != own.id
+            or steps not in (0, 1)
+            or known.get(committee.term, committee.signers() if steps else None) != committee.signers()
+        ):  # 1
+            raise OTHER_COMMITTEE(expected=f"network {to_hex(own.id)[:18]}…, the committee of term {term}",
+                                  found=f"{to_hex(committee.network_id)[:18]}…, term {committee.term}")  # fmt: skip
+        pin = (own.founding.term, own.master_epoch)
+        found = (committee.mpk, committee.transcript, master.mpk)
+        if pin == (committee.term, committee.master_epoch) and found != (own.mpk, own.transcript, own.mpk):  # 2
+            raise OTHER_COMMITTEE(expected=f"MPK {to_hex(own.mpk)[:18]}…", found=f"{to_hex(committee.mpk)[:18]}…")
+        terms.require_key(master.epoch, master.mpk)  # 3
+        self._mpks[master.epoch] = master.mpk
+        return committee, master
+
+    def mpk(self, epoch: int) -> bytes:
+        """The master public key (96 bytes) of an epoch that ``version`` named. KeyError for others: our mistake."""
+        return self._mpks[epoch]
 
 
 def _same_agent(certificate: KeyCertificate, record: AgentRecord, version: AgentVersion) -> None:

@@ -98,7 +98,8 @@ async def set_secrets(client: Client, agent: bytes, values: Mapping[str, str]) -
     version = record.secrets_version + 1  # 2
     setter = client.need_wallet().address
     at = await resolver.version(record)
-    ciphertext = seal_secrets(client, at, resolver.network.mpk, version, setter, values)  # 3
+    await _require_no_rotation(client, at)
+    ciphertext = seal_secrets(client, at, resolver.mpk(at.master_epoch), version, setter, values)  # 3
     digest = await client.gateway.put_blob(ciphertext)  # 4
     data = encode("Agents", "setSecrets", record.token_id, digest)
     receipt = await client.send("Agents", data)  # 5
@@ -142,6 +143,14 @@ async def _settled(client: Client, agent: bytes) -> AgentRecord:
             return record
         await asyncio.sleep(POLL_S)
     raise NOT_FINAL(expected=f"finality within {SETTLE_S:g} s", found=f"version {newest['secretsVersion']} waits")
+
+
+async def _require_no_rotation(client: Client, at: AgentVersion) -> None:
+    """The chain records the newest master epoch with the secrets: while that waits for its resume, they wait too."""
+    newest = (await (await client.resolver.view()).state.committee()).master_epoch
+    said = await call(client.rpc, client.address("Gatekeepers"), "Gatekeepers", "masterEpoch")
+    if {newest, said} != {at.master_epoch}:
+        raise NOT_FINAL(expected=f"master epoch {at.master_epoch} in office", found=f"epoch {max(newest, said)} waits")
 
 
 def _version_given(client: Client, receipt: Receipt) -> int:

@@ -26,7 +26,9 @@ from cloister.client.receipts import Kept
 from cloister.client.resolve import NOT_ADMITTED, OTHER_COMMITTEE
 from cloister.core.attestation.appraise import MEASUREMENT, UNAUTHENTIC
 from cloister.core.attestation.model import Check
+from cloister.core.attestation.policy import Policy
 from cloister.core.chainview.refusals import STALE
+from cloister.core.chainview.terms import Terms, pinned
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.network import Network
 from cloister.core.envelope.certificate import NOT_LEASED
@@ -122,7 +124,7 @@ async def verify_network(client: Client) -> Report:
         for name in sorted(net.genesis.contracts):
             await report.tried(CONTRACT_CODE, f"{name} with the pinned code", checks.each_contract(client, view, name))
         await report.tried(POLICY_IN_FORCE, to_hex(net.genesis.policy_hash()), lambda: checks.policy_hash(client, view))
-        await report.tried(OTHER_COMMITTEE, "the pinned committee and MPK", lambda: checks.committee(client, view))
+        await report.tried(OTHER_COMMITTEE, "along hand-overs, and the MPK", lambda: checks.committee(client, view))
         await report.tried(NOT_DIVERSE, "vendors as policy demands", lambda: checks.vendors(client, view))
     except _Stop:
         return report
@@ -176,7 +178,7 @@ async def verify_kept_receipt(client: Client, kept: Kept) -> Report:
     proof; then checkpoint, and admission by proof."""
     report = Report("receipt")
     try:
-        receipt = await _alone(report, client.network, kept)
+        receipt = await _alone(report, client.network, client.resolver.walk.terms, kept)
         view = await report.step(STALE, "t signatures, fresh", lambda: checks.checkpoint(client))
         await report.tried(NOT_ADMITTED, "a worker with this boot", lambda: checks.receipt_admission(view, receipt))
     except _Stop:
@@ -185,13 +187,15 @@ async def verify_kept_receipt(client: Client, kept: Kept) -> Report:
     return report
 
 
-async def verify_saved_receipt(network: Network, kept: Kept) -> Report:
+async def verify_saved_receipt(network: Network, kept: Kept, terms: Terms | None = None) -> Report:
     """A receipt by what was saved with it, without asking anybody: form, lease, signature, and the saved proof.
+
+    ``terms``: those that this client remembers (``client.terms.remembered``); else the pinned one alone.
 
     Whether the worker was removed since, only the chain can say: ``verify_kept_receipt``."""
     report = Report("receipt")
     try:
-        receipt = await _alone(report, network, kept)
+        receipt = await _alone(report, network, terms or pinned(network, 0), kept)
     except _Stop:
         return report
     _said(report, receipt)
@@ -199,15 +203,16 @@ async def verify_saved_receipt(network: Network, kept: Kept) -> Report:
     return report
 
 
-async def _alone(report: Report, network: Network, kept: Kept) -> Receipt:
+async def _alone(report: Report, network: Network, terms: Terms, kept: Kept) -> Receipt:
+    period = Policy.from_json(dict(network.genesis.policy)).network.period_blocks
     receipt = await report.step(MALFORMED, "canonical JSON", lambda: checks.parsed(kept))
     report.subject = f"receipt {to_hex(receipt.id)}"
-    await report.step(NOT_LEASED, "t signatures over the lease", lambda: checks.leased(network, kept))
+    await report.step(NOT_LEASED, "t signatures over the lease", lambda: checks.leased(terms, period, kept))
     await report.step(BAD_SIGNATURE, "the seat's fields, the worker's signature", lambda: checks.signed(kept))
     if kept.proof is None:
         report.notes.append("without a proof that the committee saw it in its worker's log")
     else:
-        await report.step(NOT_INCLUDED, "a log signed by q members", lambda: checks.logged(network, kept))
+        await report.step(NOT_INCLUDED, "a log signed by q members", lambda: checks.logged(terms, kept))
     return receipt
 
 
@@ -222,7 +227,8 @@ async def with_proof(client: Client, kept: Kept) -> Kept:
     A gateway may hold a proof back: that is no lie about the receipt. A proof that does not hold is left out too."""
     try:
         proof = LogProof.from_json(await client.gateway.receipt_proof(kept.receipt.id))
-        proof.verify(kept.receipt, client.network.founding, client.network.id)
+        terms = client.resolver.walk.terms
+        proof.verify(kept.receipt, terms.members_of(proof.statement), terms.network)
     except CloisterError:
         return kept
     return kept.with_proof(proof)

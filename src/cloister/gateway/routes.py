@@ -15,6 +15,7 @@ from cloister.core.errors import CloisterError, TransportError, define
 from cloister.fabric.ports import Fabric
 from cloister.gateway.calls import OVERLOADED, Calls
 from cloister.gateway.config import GatewayConfig
+from cloister.gateway.handovers import Handovers
 from cloister.gateway.relay import MAX_RPC, CheckpointCache, RpcRelay
 from cloister.gateway.workers import NO_WORKER, Linked, Workers
 from cloister.wire.announce import Kind
@@ -74,11 +75,13 @@ class Routes:
         calls: Calls,
         rpc: RpcRelay,
         checkpoint: CheckpointCache,
+        handovers: Handovers,
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config, self._network, self._fabric = config, network, fabric
         self._workers, self._calls, self._rpc, self._checkpoint = workers, calls, rpc, checkpoint
+        self._handovers = handovers
         self._monotonic, self._since = monotonic, monotonic()
         self._fingerprint = hashlib.sha256(network).hexdigest()
         self._hour, self._uploaded = 0, 0
@@ -88,6 +91,7 @@ class Routes:
         self._table: list[tuple[str, re.Pattern[str], Answer]] = [
             ("GET", re.compile(r"/v1/network"), self._get_network),
             ("GET", re.compile(r"/v1/checkpoint"), self._get_checkpoint),
+            ("GET", re.compile(r"/v1/handovers"), self._get_handovers),
             ("POST", re.compile(r"/v1/rpc"), self._post_rpc),
             ("GET", re.compile(rf"/v1/agents/{_HEX}/seats"), self._get_seats),
             ("PUT", re.compile(r"/v1/blobs"), self._put_blob),
@@ -126,6 +130,9 @@ class Routes:
 
     async def _get_checkpoint(self, exchange: Exchange, parts: tuple[str, ...]) -> None:
         exchange.reply(200, await self._checkpoint.answer(), extra=b"cache-control: no-store\r\n")
+
+    async def _get_handovers(self, exchange: Exchange, parts: tuple[str, ...]) -> None:
+        exchange.reply(200, await self._handovers.answer(), extra=b"cache-control: no-store\r\n")
 
     async def _post_rpc(self, exchange: Exchange, parts: tuple[str, ...]) -> None:
         exchange.reply(200, await self._rpc.answer(exchange.request.body))

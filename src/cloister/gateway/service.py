@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 
+from cloister.chain.places import endpoints_of
+from cloister.chain.rpc import Rpc
+from cloister.core.chainview.terms import pinned
 from cloister.core.encoding.network import Network
 from cloister.fabric.embedded import open_fabric
 from cloister.fabric.ports import Fabric
 from cloister.gateway.calls import Calls
 from cloister.gateway.config import BAD_SETTING, GatewayConfig
+from cloister.gateway.handovers import Handovers
 from cloister.gateway.operate import Operate
 from cloister.gateway.relay import CheckpointCache, RpcRelay
 from cloister.gateway.routes import EXTRA, Routes
 from cloister.gateway.workers import Workers
 from cloister.node import lifecycle, logs
-from cloister.wire.committee import Committee
 from cloister.wire.frames import Caps, FrameServer
 from cloister.wire.http import HttpLimits, HttpServer
+from cloister.wire.terms import LiveCommittee
 
 _log = logs.get("gateway")
 
@@ -29,12 +33,20 @@ class Gateway:
         """``network``: the bytes of network.json; raises EncodingError if they are not one."""
         parsed = Network.parse(network)
         self.config = config
-        self.committee = Committee(config.gatekeepers, parsed.founding, parsed.id)
+        self._chain = Rpc(config.rpc)
+        gatekeepers = parsed.genesis.address("Gatekeepers")
+        self.committee = LiveCommittee(
+            pinned(parsed, int(time.time())),
+            config.gatekeepers,
+            lambda members: endpoints_of(self._chain, gatekeepers, members),
+            time.time,
+        )
         self.workers = Workers()
         self.calls = Calls(self.workers, config.max_calls)
         self.rpc = RpcRelay(config.rpc)
         self.checkpoint = CheckpointCache(self.committee.checkpoint, time.monotonic)
-        self.routes = Routes(config, network, fabric, self.workers, self.calls, self.rpc, self.checkpoint)
+        handovers = Handovers(self.committee)
+        self.routes = Routes(config, network, fabric, self.workers, self.calls, self.rpc, self.checkpoint, handovers)
         self._fabric = fabric
         self.operate = Operate(self.workers, self.calls, self.checkpoint, self.routes.connected)
         self.http = HttpServer(
@@ -77,6 +89,7 @@ class Gateway:
         await self.checkpoint.close()
         await self.rpc.close()
         await self.committee.close()
+        await self._chain.close()
         await self._fabric.close()
 
 

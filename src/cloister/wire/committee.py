@@ -104,6 +104,17 @@ class Committee:
         self.beat_quorum = min(n, faults + 1)
         self.load_quorum = min(n, n + faults + 1 - self.endorse_quorum)
 
+    @property
+    def now(self) -> Committee:
+        """This committee: whoever takes one that follows terms takes a fixed one too (``wire.terms``)."""
+        return self
+
+    def session(self) -> aiohttp.ClientSession:
+        """The connections, opened at the first use."""
+        if self._session is None:
+            self._session = new_session()
+        return self._session
+
     async def close(self) -> None:
         """Close the connections that this object opened."""
         if self._owned and self._session is not None:
@@ -315,9 +326,7 @@ class Committee:
 
     async def ask(self, url: str, method: str, path: str, body: Any = None) -> Any:
         """One question to one endpoint, within the timeout. Raises CloisterError."""
-        if self._session is None:
-            self._session = new_session()
-        return await ask(self._session, method, url + path, body, timeout_s=self._timeout)
+        return await ask(self.session(), method, url + path, body, timeout_s=self._timeout)
 
     def member(self, statement: Statement, signature: bytes) -> bytes:
         """Which member of this term signed. Raises CloisterError for strangers and other terms."""

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from cloister.core.chainview.epochs import EpochRecord as EpochRecord
+from cloister.core.chainview.epochs import EpochState as EpochState
+from cloister.core.chainview.epochs import read_epoch as read_epoch
 from cloister.core.chainview.layout import Layout, Place, add, address_key, data_slot, mapping_slot
 from cloister.core.chainview.words import BAD_RECORD, Slots, Struct, address_of_word
 from cloister.core.encoding.hexes import need_bytes, need_uint
@@ -33,20 +36,6 @@ class Ending(IntEnum):
     DONE = 1
     FAILED = 2
     CANCELLED = 3
-
-
-class EpochState(IntEnum):
-    """What a master epoch's key may be used for (M2-M4).
-
-    RELEASED: the first epoch, since the founding. PAUSED: no key for writing; a later epoch waits for ``resume``, an
-    earlier one serves re-sealing while a later one is RESUMED. RESUMED: writes go here. DESTROYED: nothing, for good.
-    """
-
-    NONE = 0
-    RELEASED = 1
-    PAUSED = 2
-    RESUMED = 3
-    DESTROYED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,21 +120,6 @@ class TermRecord:
     mpk_hash: bytes
     revoked: frozenset[int]
     members: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class EpochRecord:
-    """A master epoch: its state, its key, and the ceremony and term whose shares hold it now. Blocks are 0 if unset."""
-
-    epoch: int
-    state: EpochState
-    ceremony: int
-    term: int
-    confirmed_at: int
-    resumed_at: int
-    destroyed_at: int
-    transcript: bytes
-    mpk: bytes
 
 
 def ceremony_id(base: bytes, contract: bytes, kind: Kind, term: int, master_epoch: int, number: int) -> bytes:
@@ -268,25 +242,6 @@ def read_handover(slots: Slots, layout: Layout, term: int) -> tuple[bytes, ...]:
     words = slots.get([add(data_slot(place), i) for i in range(-(-size // 32))])
     data = b"".join(word.to_bytes(32, "big") for word in words)
     return tuple(data[i : i + 65] for i in range(0, size, 65))
-
-
-def read_epoch(slots: Slots, layout: Layout, epoch: int) -> EpochRecord:
-    """A master epoch; its state is NONE if there is none of that number yet."""
-    _, at = _entry(slots, layout, "_epochs", _key(epoch))
-    state = at.number("state")
-    if state > max(EpochState):
-        raise BAD_RECORD(expected="a known state of an epoch", found=str(state))
-    return EpochRecord(
-        epoch=epoch,
-        state=EpochState(state),
-        ceremony=at.number("ceremony"),
-        term=at.number("term"),
-        confirmed_at=at.number("confirmedAt"),
-        resumed_at=at.number("resumedAt"),
-        destroyed_at=at.number("destroyedAt"),
-        transcript=at.word("transcript"),
-        mpk=at.words("mpk"),
-    )
 
 
 # --- inside ---

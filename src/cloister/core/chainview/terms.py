@@ -7,17 +7,24 @@ history, and date it as it likes. So a verifier that was away for longer than ``
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cloister.core.encoding.handover import Handover, members_hash
 from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
+from cloister.core.encoding.keccak import keccak256
+from cloister.core.encoding.network import Network
 from cloister.core.encoding.signatures import MAX_MEMBERS, Signed, SignerSet
-from cloister.core.errors import ChainViewError, define
+from cloister.core.encoding.statements import Lease, Statement
+from cloister.core.errors import ChainViewError, CloisterError, define
 
 MAX_HANDOVERS: Final = 4096
+# How many hand-overs one endpoint's answer may hold; what is beyond is not looked at.
+MAX_OFFERED: Final = 512
 FUTURE_SKEW_S: Final = 30
+MAX_TERM_AGE_S: Final = 90 * 24 * 3600
 
 BAD_HANDOVER = define(
     "chainview.handover",
@@ -115,32 +122,138 @@ class SignedHandover:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The terms that a verifier knows, the last one in office. ``network``: 32-byte id under which they sign."""
+    """The terms that a verifier knows, the last one in office. ``network``: 32-byte id under which they sign.
+
+    ``told``: the hand-over of each but the last, in order."""
 
     network: bytes
     known: tuple[Term, ...]
+    told: tuple[SignedHandover, ...] = ()
 
     @property
     def in_office(self) -> Term:
         """The last term."""
         return self.known[-1]
 
-    def verify(self, signed: Signed, number: int) -> None:
-        """Raise unless t members of a known term signed, and the term may speak of block ``number`` (H2).
+    def signers_of(self, statement: Statement, number: int) -> SignerSet:
+        """The committee of the term that a statement names, if it may speak of block ``number`` (H2).
 
-        ``number`` is the checkpoint that the statement rests on. 1. the term is known; 2. the block is within it;
-        3. the signatures count. Raises ChainViewError, EncodingError.
-        """
-        term = getattr(signed.statement, "term", None)
-        place = next((i for i, one in enumerate(self.known) if one.signers.term == term), None)
-        if place is None:  # 1
-            known = f"terms {self.known[0].signers.term} to {self.in_office.signers.term}"
-            raise UNKNOWN_TERM(expected=known, found=f"term {term}")
+        ``number`` is the checkpoint that the statement rests on. 1. the term is known; 2. the block is within it.
+        Raises ChainViewError."""
+        place = self._place(getattr(statement, "term", None))  # 1
         last = self.known[place + 1].height if place + 1 < len(self.known) else None
         if number < self.known[place].height or (last is not None and number > last):  # 2
             span = f"blocks {self.known[place].height} to {'now' if last is None else last}"
-            raise TERM_OVER(expected=f"{span} in term {term}", found=f"block {number}")
-        signed.verify(self.known[place].signers, self.network)  # 3
+            raise TERM_OVER(expected=f"{span} in term {self.known[place].signers.term}", found=f"block {number}")
+        return self.known[place].signers
+
+    def members_of(self, statement: Statement) -> SignerSet:
+        """The committee of the term that a statement of no block names, such as a log's head. Raises ChainViewError."""
+        return self.known[self._place(getattr(statement, "term", None))].signers
+
+    def lessors(self, lease: Statement, period_blocks: int) -> SignerSet:
+        """The committee that may have signed a lease. Raises ChainViewError.
+
+        1. its term may speak of its checkpoint; 2. a lease of a term that is over ends by the second period after that
+        term's last block: members of a term long gone date no lease into the future. What is no lease is left to who
+        verifies its form: nothing but leases of the term in office passes there."""
+        if not isinstance(lease, Lease):
+            return self.in_office.signers
+        signers, place = self.signers_of(lease, lease.checkpoint), self._place(lease.term)  # 1
+        if place + 1 < len(self.known):
+            end = (self.known[place + 1].height // period_blocks + 2) * period_blocks
+            if lease.expiry > end:  # 2
+                raise TERM_OVER(expected=f"an end by block {end} in term {lease.term}", found=f"block {lease.expiry}")
+        return signers
+
+    def verify(self, signed: Signed, number: int) -> None:
+        """Raise unless t members of a known term signed, and the term may speak of block ``number`` (H2).
+
+        ``signers_of``, then the signatures. Raises ChainViewError, EncodingError."""
+        signed.verify(self.signers_of(signed.statement, number), self.network)
+
+    def require_key(self, epoch: int, mpk: bytes) -> None:
+        """Raise chainview.master_key_moved if a hand-over, or the pin, named another key (96 bytes) of this epoch."""
+        for one in self.known:
+            if one.master_epoch == epoch and one.mpk != keccak256(mpk):
+                found = f"epoch {epoch} with another key"
+                raise MASTER_KEY_MOVED(expected=f"the key that term {one.signers.term} began with", found=found)
+
+    def require_fresh(self, now: int, max_term_age: int = MAX_TERM_AGE_S) -> None:
+        """Raise chainview.term_too_old unless the term in office was known to be so lately, by our own clock (H3)."""
+        _require_fresh(self.in_office, now, max_term_age)
+
+    def seen(self, now: int) -> Terms:
+        """The same, with the term in office known to be so at ``now`` (H3)."""
+        last = replace(self.in_office, seen=max(now, self.in_office.seen))
+        return replace(self, known=(*self.known[:-1], last))
+
+    def _place(self, term: object) -> int:
+        place = next((i for i, one in enumerate(self.known) if one.signers.term == term), None)
+        if place is None:
+            known = f"terms {self.known[0].signers.term} to {self.in_office.signers.term}"
+            raise UNKNOWN_TERM(expected=known, found=f"term {term}")
+        return place
+
+
+def pinned(network: Network, now: int) -> Terms:
+    """The committee that a network file names, as in office at ``now``: who pins the file vouches for it (H3)."""
+    term = Term(network.founding, network.master_epoch, keccak256(network.mpk), 0, now)
+    return Terms(network.id, (term,))
+
+
+def follow(terms: Terms, offered: Sequence[SignedHandover], now: int, max_term_age: int = MAX_TERM_AGE_S) -> Terms:
+    """On from the term in office along hand-overs that anybody offered. Times in seconds, ``now`` by our own clock.
+
+    1. the term in office was known to be so within ``max_term_age``; 2. no second successor of a term that handed over,
+    signed by its t members; 3. offers of the term in office that t of its members signed: one successor; 4. it names
+    the members that it hashes, and a later block, and the key moves only with the epoch; again from it. 5. the last one
+    is not too old, nor of the future. Offers that do not count are passed over: one liar stops nobody.
+    Raises ChainViewError."""
+    _require_fresh(terms.in_office, now, max_term_age)  # 1
+    said = {one.statement.term: (one.statement, term) for one, term in zip(terms.told, terms.known, strict=False)}
+    for one in offered:  # 2
+        mine, term = said.get(one.statement.term, (one.statement, terms.in_office))
+        if mine != one.statement and _counts(one, term, terms.network):
+            raise HANDOVER_FORK(expected=f"one successor of term {mine.term}", found="two, both signed")
+    before = terms
+    while good := _good(terms, offered):
+        if len(good) > 1:  # 3
+            raise HANDOVER_FORK(expected=f"one successor of term {good[0].statement.term}", found="two, both signed")
+        terms = Terms(terms.network, (*terms.known, _next(terms.in_office, good[0])), (*terms.told, good[0]))  # 4
+    if terms is not before:
+        _require_fresh(terms.in_office, now, max_term_age)  # 5
+    return terms
+
+
+def _good(terms: Terms, offered: Sequence[SignedHandover]) -> list[SignedHandover]:
+    """Offers of the term in office that t of its members signed: one of each statement."""
+    last, found = terms.in_office, dict[Handover, SignedHandover]()
+    for one in offered:
+        ours = one.statement.term == last.signers.term and one.statement not in found
+        if ours and _counts(one, last, terms.network):
+            found[one.statement] = one
+    return list(found.values())
+
+
+def _counts(one: SignedHandover, term: Term, network: bytes) -> bool:
+    if members_hash(one.members) != one.statement.members:
+        return False
+    try:
+        Signed(one.statement, one.signatures).verify(term.signers, network)
+    except CloisterError:
+        return False
+    return True
+
+
+def offers(value: object) -> list[SignedHandover]:
+    """The complete hand-overs of an answer of ``GET /v1/handovers``; what is none is left out. Raises EncodingError."""
+    items = need_fields("hand-overs", value, {"handovers", "signing"})["handovers"]
+    found: list[SignedHandover] = []
+    for item in items[:MAX_OFFERED] if isinstance(items, list) else []:
+        with contextlib.suppress(CloisterError):
+            found.append(SignedHandover.from_json(item))
+    return found
 
 
 def terms_from(pinned: Term, handovers: Sequence[SignedHandover], network: bytes, now: int, max_term_age: int) -> Terms:
@@ -156,6 +269,7 @@ def terms_from(pinned: Term, handovers: Sequence[SignedHandover], network: bytes
     if len(handovers) > MAX_HANDOVERS:  # 2
         raise BAD_HANDOVER(expected=f"at most {MAX_HANDOVERS} hand-overs", found=str(len(handovers)))
     known = [pinned]
+    told: list[SignedHandover] = []
     said: dict[int, Handover] = {}
     for handover in sorted(handovers, key=lambda one: one.statement.term):
         statement, last = handover.statement, known[-1]
@@ -170,9 +284,10 @@ def terms_from(pinned: Term, handovers: Sequence[SignedHandover], network: bytes
             raise HANDOVER_FORK(expected=f"one successor of term {statement.term}", found="two, both signed")
         if behind[0] is last:
             known.append(_next(last, handover))  # 6, 7
+            told.append(handover)
     if len(known) > 1:
         _require_fresh(known[-1], now, max_term_age)  # 8
-    return Terms(need_bytes("network id", network, 32), tuple(known))
+    return Terms(need_bytes("network id", network, 32), tuple(known), tuple(told))
 
 
 def _next(last: Term, handover: SignedHandover) -> Term:

@@ -61,7 +61,7 @@ class SealedAttacker:
     def session(self, sitting: Sitting) -> ClientSession:
         """A sealed session to a seat."""
         certificate = sitting.seat.certificate
-        psk = Psk.encapsulate(certificate, self._client.network.mpk, os.urandom)
+        psk = Psk.encapsulate(certificate, self._client.resolver.mpk(certificate.master_epoch), os.urandom)
         return ClientSession(certificate, psk, os.urandom)
 
     def request(self) -> RequestHead:
