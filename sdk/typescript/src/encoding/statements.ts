@@ -115,8 +115,7 @@ function word(kind: Kind, name: string, value: unknown): Uint8Array {
 function parsed(kind: Kind, name: string, value: unknown): number | bigint | Uint8Array {
   if (kind === "bytes32" || kind === "address") return fromHex(value, kind === "bytes32" ? 32 : 20, name);
   if (kind === "uint64") return needUint(name, value, 64);
-  if (typeof value === "number") return BigInt(needUint(name, value));
-  if (typeof value !== "string" || value.length > MAX_DECIMALS || !/^[0-9]+$/.test(value)) {
+  if (typeof value !== "string" || value.length > MAX_DECIMALS || !/^(0|[1-9][0-9]*)$/.test(value)) {
     throw notUint256(name, typeof value);
   }
   const number = BigInt(value);

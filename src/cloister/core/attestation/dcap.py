@@ -10,13 +10,14 @@ import datetime
 import hashlib
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from dcap_qvl import QuoteCollateralV3, QuotePolicy, QuoteVerifier
+from dcap_qvl import QuoteCollateralV3, QuotePolicy, QuoteVerifier, verify_with_root_ca
 
 from cloister.core.attestation.certificates import COMMON, common_name, load_pem_chain, need_issued
 from cloister.core.attestation.model import Claims, Evidence
@@ -44,6 +45,13 @@ SIGNATURE, KEY, QE_REPORT = 64, 64, 384
 PCK_CHAIN, QE_REPORT_DATA = 5, 6  # types of certification data
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 _PEM_CHAIN: Final = re.compile(rb"(?:%b\r?\n(?:[A-Za-z0-9+/=]{1,64}\r?\n)+%b(?:\r?\n)?){2,8}\x00?" % (_BEGIN, _END))
+FACTS: Final = (
+    *("tcb", "platform", "qe", "report", "latest_issue_date", "earliest_expiration_date"),
+    *("qe_iden_latest_issue_date", "qe_iden_earliest_expiration_date"),
+)
+MAX_FACTS: Final = 64
+REPORT_DATA: Final = 64
+_FACTS: Final[OrderedDict[tuple[bytes, ...], dict[str, Any]]] = OrderedDict()
 SWITCHES: Final = ("dynamic_platform", "cached_keys", "smt_enabled")
 
 
@@ -135,9 +143,21 @@ def need_chains(data: bytes) -> tuple[int, int]:
     return start, end
 
 
-def verified(blob: bytes, collateral: QuoteCollateralV3, root: bytes, now: int, refusal: Refusal) -> dict[str, Any]:
-    """What dcap-qvl found, under this root and no other. Raises ``refusal``."""
+def verified(evidence: Evidence, body: int, said: int, root: bytes, now: int, refusal: Refusal) -> dict[str, Any]:
+    """What dcap-qvl found, under this root and no other; the report data in it may be another quote's.
+
+    Raises ``refusal``. Args: body (bytes before the length of the signature data, as for ``need_layout``), said (where
+    the report data stands, below ``body``). Quotes that differ only there and in their own signature are of one guest,
+    one QE and one machine: their facts are the same, and some are remembered. Every signature, certificate and date of
+    each quote is verified all the same.
+    """
+    blob, (collateral, _) = evidence.blob, open_collateral(evidence.aux["collateral"])
+    rest = blob[:said], blob[said + REPORT_DATA : body + 4], blob[body + 4 + SIGNATURE :]
+    name = (root, evidence.aux["collateral"], *rest)
     try:
+        if (known := _FACTS.get(name)) is not None:
+            verify_with_root_ca(blob, collateral, root, now)
+            return known
         # `claims_only` judges nothing but authenticity: statuses and switches are our policy's business.
         claims = _verifier(root).verify_with_policy(blob, collateral, now, QuotePolicy.claims_only(now))
     except ValueError as error:
@@ -145,7 +165,10 @@ def verified(blob: bytes, collateral: QuoteCollateralV3, root: bytes, now: int, 
     parsed = json.loads(claims.to_json())
     if not isinstance(parsed, dict):
         raise refusal(expected="claims", found=type(parsed).__name__)
-    return parsed
+    _FACTS[name] = facts = {fact: parsed[fact] for fact in FACTS}
+    while len(_FACTS) > MAX_FACTS:
+        _FACTS.popitem(last=False)
+    return facts
 
 
 def need_dates(found: Mapping[str, Any], chains: tuple[int, int], now: int) -> int:

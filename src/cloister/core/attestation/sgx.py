@@ -56,16 +56,16 @@ def verify(evidence: Evidence, roots: Roots, now: int) -> Claims:
     if not flags & INIT or flags & PROVISION_KEY:
         raise MALFORMED(expected="an initialised enclave of an application", found=quote.report.attributes.hex())
     # 4. Collateral parses into exactly its nine fields. 5. The root of all its chains is pinned, and is the quote's.
-    collateral, root = dcap.open_collateral(evidence.aux["collateral"])
+    _, root = dcap.open_collateral(evidence.aux["collateral"])
     roots.require(dcap.VENDOR, root)
     chains = dcap.need_chains(evidence.aux["collateral"])
     dcap.need_same_root(chain, root)
     # 6. Everything else, under that root and no other.
-    found_claims = dcap.verified(evidence.blob, collateral, root, now, REFUSED)
+    found_claims = dcap.verified(evidence, BODY, BODY - dcap.REPORT_DATA, root, now, REFUSED)
     # 7. Every date, revocation lists included.
     fresh_until = dcap.need_dates(found_claims, chains, now)
     # 8. Claims.
-    return _claims(found_claims, fresh_until)
+    return _claims(found_claims, quote.report.report_data, fresh_until)
 
 
 def launch_measurement(claims: Claims) -> bytes:
@@ -94,7 +94,7 @@ def generation_names(fmspc: str) -> tuple[str, ...]:
     return () if fmspc[1:6] in DDR5_MODELS else (DDR4,)
 
 
-def _claims(found: Mapping[str, Any], fresh_until: int) -> Claims:
+def _claims(found: Mapping[str, Any], report_data: bytes, fresh_until: int) -> Claims:
     report = {k: bytes.fromhex(v) if isinstance(v, str) else v for k, v in found["report"]["SgxEnclave"].items()}
     details = dcap.platform_details(found)
     return Claims(
@@ -106,7 +106,7 @@ def _claims(found: Mapping[str, Any], fresh_until: int) -> Claims:
         debug=False,
         tcb_status=found["tcb"]["status"],
         advisories=tuple(found["tcb"]["advisory_ids"]),
-        report_data=report["report_data"],
+        report_data=report_data,
         fresh_until=fresh_until,
         details={
             **details,

@@ -55,19 +55,20 @@ def verify(evidence: Evidence, roots: Roots, now: int) -> Claims:
     if quote.header.tee_type != TEE_TYPE_TDX or quote.header.version not in (4, 5):
         found = f"version {quote.header.version}, TEE type {quote.header.tee_type:#x}"
         raise MALFORMED(expected="a TDX quote, version 4 or 5", found=found)
-    body = 48 + 584 if quote.header.version == 4 else 54 + int.from_bytes(evidence.blob[50:54], "little")
+    start = 48 if quote.header.version == 4 else 54
+    body = start + (584 if start == 48 else int.from_bytes(evidence.blob[50:54], "little"))
     chain = dcap.need_layout(evidence.blob, body, nested=True)
     # 3. No bit of the TUD (debug) group of the TD attributes.
     report = quote.report
     if report.td_attributes[0]:
         raise DEBUG(expected="TD attributes without debug", found=report.td_attributes.hex())
     # 4. Collateral parses into exactly its nine fields. 5. The root of all its chains is pinned, and is the quote's.
-    collateral, root = dcap.open_collateral(evidence.aux["collateral"])
+    _, root = dcap.open_collateral(evidence.aux["collateral"])
     roots.require(dcap.VENDOR, root)
     chains = dcap.need_chains(evidence.aux["collateral"])
     dcap.need_same_root(chain, root)
     # 6. Everything else, under that root and no other.
-    found_claims = dcap.verified(evidence.blob, collateral, root, now, REFUSED)
+    found_claims = dcap.verified(evidence, body, start + 520, root, now, REFUSED)
     # 7. Every date, revocation lists included.
     fresh_until = dcap.need_dates(found_claims, chains, now)
     # 8. The boot log, where there is one, replays to the RTMRs.

@@ -7,10 +7,11 @@ library ``Statements.sol`` and the TypeScript SDK are tested against the vectors
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
-from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
+from cloister.core.encoding.hexes import BAD_SIZE, from_hex, need_bytes, need_fields, need_uint, to_hex
 from cloister.core.encoding.identity import Epochs
 from cloister.core.encoding.keccak import keccak256
 
@@ -18,6 +19,7 @@ _DOMAIN_TYPE = keccak256(b"EIP712Domain(string name,string version,bytes32 salt)
 _NAME, _VERSION = keccak256(b"Cloister"), keccak256(b"1")
 
 U64, U256, B32, ADDRESS = "uint64", "uint256", "bytes32", "address"
+_DECIMAL = re.compile("0|[1-9][0-9]{0,77}")
 
 
 def domain_separator(network: bytes) -> bytes:
@@ -251,6 +253,8 @@ def _plain(kind: str, value: Any) -> Any:
 def _parse(kind: str, name: str, value: object) -> Any:
     if kind in (B32, ADDRESS):
         return from_hex(value, 32 if kind == B32 else 20, name=name)
-    if kind == U256 and isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 78:
-        return need_uint(name, int(value), 256)
-    return need_uint(name, value, int(kind.removeprefix("uint")))
+    if kind != U256:
+        return need_uint(name, value, int(kind.removeprefix("uint")))
+    if not isinstance(value, str) or not _DECIMAL.fullmatch(value):
+        raise BAD_SIZE(expected=f"{name} as decimal text, no zeros in front", found=type(value).__name__)
+    return need_uint(name, int(value), 256)

@@ -171,8 +171,8 @@ class Platform:
 
 
 def sign_raw(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
-    """ECDSA P-256 over SHA-256 as r || s, 64 bytes."""
-    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(hashes.SHA256())))
+    """ECDSA P-256 over SHA-256 as r || s, 64 bytes; the same for the same data, as a machine certifies its QE once."""
+    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(hashes.SHA256(), deterministic_signing=True)))
     return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloister.core.attestation import tdx
+from cloister.core.attestation import dcap, tdx
 from cloister.core.attestation.model import Evidence
 from cloister.core.attestation.policy import shipped
 from cloister.core.attestation.roots import Roots
@@ -258,3 +258,64 @@ def test_garbage_is_a_named_refusal(blob: bytes, aux: bytes) -> None:
         tdx.verify(Evidence("tdx", blob, {"collateral": aux}), roots(), NOW)
     with pytest.raises(AttestationError):
         _verify(platform().quote(MEASUREMENT, REPORT)[:632] + blob)
+
+
+# --- what is remembered of a machine (dcap.verified) ---
+
+SIGNED = slice(48 + 584 + 4, 48 + 584 + 4 + dcap.SIGNATURE)
+SAID = slice(48 + 520, 48 + 584)
+
+
+def _twins() -> tuple[bytes, bytes]:
+    """Two quotes of one guest on one machine, of which the first was verified: what is left to say is remembered."""
+    machine = platform()
+    first, second = (machine.quote(MEASUREMENT, bytes([number]) * 64) for number in (1, 2))
+    _verify(first)
+    assert first[: SAID.start] == second[: SAID.start]
+    assert first[SIGNED.stop :] == second[SIGNED.stop :]
+    return first, second
+
+
+def test_a_second_quote_of_a_machine_says_its_own_words() -> None:
+    first, second = _twins()
+    known = len(dcap._FACTS)
+    one, two = _verify(first), _verify(second)
+    assert len(dcap._FACTS) == known, "the facts of its machine are remembered"
+    assert (one.report_data, two.report_data) == (bytes([1]) * 64, bytes([2]) * 64)
+    assert (one.details, one.measurements, one.fresh_until) == (two.details, two.measurements, two.fresh_until)
+
+
+def test_every_byte_of_a_second_quote_is_verified_all_the_same() -> None:
+    _, second = _twins()
+    _verify(second)
+    for part in (SAID, SIGNED):
+        for at in range(part.start, part.stop):
+            bad = bytearray(second)
+            bad[at] ^= 1 << at % 8
+            assert _refusal(lambda bad=bad: _verify(bytes(bad))) == "attestation.tdx_quote", at  # type: ignore[misc]
+
+
+def test_words_of_one_quote_under_the_signature_of_its_twin_are_refused() -> None:
+    first, second = _twins()
+    _verify(second)
+    mixed = second[: SIGNED.start] + first[SIGNED] + second[SIGNED.stop :]
+    assert _refusal(lambda: _verify(mixed)) == "attestation.tdx_quote"
+
+
+def test_what_is_remembered_ends_with_its_collateral() -> None:
+    first, second = _twins()
+    late = _verify(first).fresh_until + 1
+    assert _refusal(lambda: _verify(second, now=late)) in {"attestation.expired", "attestation.tdx_quote"}
+
+
+def test_what_is_remembered_under_one_root_is_nothing_under_another() -> None:
+    first, _ = _twins()
+    pinned = Roots.production()
+    aux = {"collateral": collateral()}
+    assert _refusal(lambda: tdx.verify(Evidence("tdx", first, aux), pinned, NOW)) == "attestation.root"
+
+
+def test_few_machines_are_remembered() -> None:
+    for number in range(dcap.MAX_FACTS + 2):
+        _verify(platform().quote(MEASUREMENT, REPORT) + bytes(number))
+    assert len(dcap._FACTS) == dcap.MAX_FACTS

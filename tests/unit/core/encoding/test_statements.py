@@ -178,3 +178,32 @@ def test_committee(case: str) -> None:
 def test_impossible_committees_are_refused(threshold: int, members: tuple[bytes, ...]) -> None:
     with pytest.raises(EncodingError):
         SignerSet(1, threshold, members)
+
+
+LARGE = 1 << 53
+NUMBERS = {
+    "an integer that JSON would round": LARGE,
+    "a small integer": 5,
+    "a zero in front": "05",
+    "a sign": "+5",
+    "nothing": "",
+    "other digits": "\u0665",
+    "a fraction": "5.0",
+    "one digit too many": "1" + "0" * 78,
+    "one too large": str(1 << 256),
+}
+
+
+@pytest.mark.parametrize("why", NUMBERS)
+def test_a_uint256_has_one_spelling(why: str) -> None:
+    told = checkpoint().to_json() | {"chain_id": NUMBERS[why]}
+    with pytest.raises(EncodingError) as caught:
+        s.Checkpoint.from_json(told)
+    assert caught.value.code == "encoding.size"
+
+
+@given(st.integers(0, (1 << 256) - 1))
+def test_every_uint256_comes_back_from_its_text(number: int) -> None:
+    told = checkpoint(chain_id=number).to_json()
+    assert told["chain_id"] == str(number)
+    assert s.Checkpoint.from_json(told).chain_id == number
