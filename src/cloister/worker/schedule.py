@@ -8,13 +8,14 @@ that keeps failing is set aside where the owner sees it. Names begin with NUL, w
 
     \\0schedule/<n>              JCS {cron, due, done, tries, again}; Unix seconds, ``done``: what is over
     \\0schedule-dead/<n>/<due>   JCS {code, path, tries, at}
+    \\0schedule-again            JCS [task, due]: a given-up job that its owner wants run once more
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ from cloister.worker.host import Origin
 from cloister.worker.scope import RequestScope
 from cloister.worker.state import ALREADY_DONE, AgentState
 
-PREFIX, DEAD = "\0schedule/", "\0schedule-dead/"
+PREFIX, DEAD, AGAIN = "\0schedule/", "\0schedule-dead/", "\0schedule-again"
 MAX_TRIES: Final = 5
 MAX_DEAD: Final = 100
 FIRST_WAIT_S: Final = 30
@@ -44,6 +45,15 @@ FAILED = define(
     check="an agent answers a scheduled request with a status below 400, in time",
     remedy="read the agent's log; it is tried again, later each time, and then set aside",
     status=502,
+)
+
+
+NO_JOB = define(
+    "worker.no_dead_job",
+    SandboxError,
+    check="a job that is to be run again was given up, and the agent's schedule still has its task",
+    remedy="see `cloister agent jobs AGENT` for what was given up",
+    status=404,
 )
 
 
@@ -79,11 +89,51 @@ class Schedule:
         problems: dict[bytes, CloisterError] = {}
         for agent, placed in agents.items():
             try:
-                for number, task in enumerate((await self._manifest(placed)).schedule):
+                tasks = (await self._manifest(placed)).schedule
+                if tasks:
+                    await self._once_more(placed, tasks)
+                for number, task in enumerate(tasks):
                     await self._look(placed, number, task)
             except CloisterError as error:
                 problems[agent] = error
         self.problems = problems
+
+    async def jobs(self, placed: Placed) -> dict[str, Any]:
+        """For the owner: tasks with how far each came, jobs that were given up, and the one that runs once more."""
+        tasks = []
+        for number, task in enumerate((await self._manifest(placed)).schedule):
+            data = await placed.state.peek(f"{PREFIX}{number}")
+            mark = {} if data is None else jcs.decode(data)
+            tasks.append({**task.to_json(), **mark, "cron": task.cron, "task": number})
+        again = jcs.decode(await placed.state.peek(AGAIN) or b"null")
+        return {"now": self._now_s(), "tasks": tasks, "dead": await dead_letters(placed.state), "again": again}
+
+    async def again(self, placed: Placed, number: object, due: object) -> tuple[str, bytes]:
+        """Name and value of the wish to run a given-up job once more. Raises worker.no_dead_job."""
+        tasks = (await self._manifest(placed)).schedule
+        found = [one for one in await dead_letters(placed.state) if (one["task"], one["due"]) == (number, due)]
+        if not found or found[0]["task"] >= len(tasks):
+            raise NO_JOB(expected="task and due of a job that was given up", found="others")
+        return AGAIN, jcs.encode([found[0]["task"], found[0]["due"]])
+
+    async def _once_more(self, placed: Placed, tasks: tuple[Task, ...]) -> None:
+        """A job that its owner wants again: one try. Done: its letter goes with what the run wrote; else it stays."""
+        wish = jcs.decode(await placed.state.peek(AGAIN) or b"null")
+        if wish is None:
+            return
+        number, due = wish
+        gone: dict[str, bytes | None] = {AGAIN: None}
+        letter = f"{DEAD}{number}/{due}"
+        if number >= len(tasks) or await placed.state.peek(letter) is None:
+            await _write(placed.state, f"no job {number} {due} {await _height(placed.state)}", gone)
+            return
+        try:
+            await self._run(placed, number, tasks[number], due, {**gone, letter: None})
+        except CloisterError as error:
+            if error.code not in (ALREADY_DONE.code, CONFLICT.code):
+                placed.host.log(None, "error", f"scheduled {tasks[number].path} failed again: {error.code}")
+                await _write(placed.state, f"again {number} {due} {await _height(placed.state)}", gone)
+                raise
 
     async def _look(self, placed: Placed, number: int, task: Task) -> None:
         """1. the newest time that is due; 2. a task that is new, or changed, begins with the next one; 3. done, or not
@@ -103,14 +153,14 @@ class Schedule:
         if mark.done >= due or now < mark.again:  # 3
             return
         try:
-            await self._run(placed, number, task, due, name)  # 4
+            await self._run(placed, number, task, due, {name: bytes(Mark(task.cron, due))})  # 4
         except CloisterError as error:
             if error.code in (ALREADY_DONE.code, CONFLICT.code):
                 return  # another seat was faster, or will be
             await self._failed(placed, number, task, replace(mark, due=due), error)  # 5
             raise
 
-    async def _run(self, placed: Placed, number: int, task: Task, due: int, name: str) -> None:
+    async def _run(self, placed: Placed, number: int, task: Task, due: int, marks: Mapping[str, bytes | None]) -> None:
         process = await self._process(placed)
         run = _request_id(f"run {number} {task.cron} {due}")
         scope = RequestScope(placed.state, await placed.state.begin(run), run)
@@ -121,7 +171,8 @@ class Schedule:
             await _drained(head.status, chunks)
             if placed.closed:
                 raise CLOSED(expected="an agent of this worker", found="one that was dropped while it ran")
-            await scope.put(name, bytes(Mark(task.cron, due)))
+            for name, value in marks.items():
+                await (scope.delete(name) if value is None else scope.put(name, value))
             await scope.commit_head()
         finally:
             placed.host.close(call)
@@ -152,13 +203,17 @@ async def dead_letters(state: AgentState) -> list[dict[str, Any]]:
     return sorted(found, key=lambda letter: letter["due"])
 
 
-async def _write(state: AgentState, what: str, values: dict[str, bytes]) -> None:
+async def _height(state: AgentState) -> int:
+    return (await state.snapshot()).record.height
+
+
+async def _write(state: AgentState, what: str, values: Mapping[str, bytes | None]) -> None:
     """One commit under a name that counts once, whichever seat makes it."""
     name = _request_id(what)
     try:
         transaction = await state.begin(name)
         for key, value in values.items():
-            await transaction.put(key, value)
+            await (transaction.delete(key) if value is None else transaction.put(key, value))
         await transaction.commit(name)
     except CloisterError as error:
         if error.code not in (ALREADY_DONE.code, CONFLICT.code):

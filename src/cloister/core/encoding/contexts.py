@@ -58,6 +58,9 @@ class Context(Enum):
     SECRETS = "cloister/v1/secrets"
     AGENT_SIGNING = "cloister/v1/agent/signing"
     AGENT_CALLER = "cloister/v1/agent/caller"
+    API_KEY = "cloister/v1/api-key"
+    AGENT_LOG = "cloister/v1/agent/log"
+    OWNER_LOG_KEY = "cloister/v1/owner/log-key"
     ANCHOR_PAYLOAD = "cloister/v1/anchor/payload"
     ANCHOR_REPLY = "cloister/v1/anchor/reply"
 
