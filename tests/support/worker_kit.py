@@ -33,6 +33,7 @@ from cloister.core.envelope.server import ServerSessions
 from cloister.core.errors import CloisterError
 from cloister.core.keys.hpke import private_key
 from cloister.core.policy.identities import identities_of
+from cloister.core.policy.manifest import Manifest, parse
 from cloister.core.receipts.receipt import Exchange, Receipt
 from cloister.core.receipts.verify import Admission, verify_receipt
 from cloister.core.state.endorse import Answer
@@ -51,10 +52,14 @@ from cloister.worker.bundles import Outside
 from cloister.worker.callers import Callers
 from cloister.worker.carried import secrets_aad
 from cloister.worker.chainwatch import ChainWatch
+from cloister.worker.figures import FigureBook
 from cloister.worker.leases import AgentKeys, NodeIdentity
+from cloister.worker.logbook import LogBook
 from cloister.worker.offers import Offers
 from cloister.worker.outbound import Identity, Outgoing
+from cloister.worker.owner import OwnerDesk
 from cloister.worker.receipts import ReceiptDesk, ReceiptDoor
+from cloister.worker.schedule import Schedule
 from cloister.worker.serve import Server
 from support.fake_gateway import FakeGateway
 from support.fake_world import CLUSTER, MEMBERS, MPK, OWNER, ROOT, World, test_key
@@ -338,6 +343,7 @@ class Rig:
     folder: Path
     agent_fn: Agent = hello
     name: str = "one"
+    sealed: bool = False
     now_s: float = 0.0
     logged: list[tuple[str, str]] = field(default_factory=list)
     acquired: list[bytes] = field(default_factory=list)
@@ -369,6 +375,11 @@ class Rig:
         self.table = AgentTable(
             self.node.address, self.watch, self.fabric, self.sandbox, self.sessions, self.devices(), self.access
         )
+        self.book = LogBook(self.node, self.fabric.state, os.urandom, now_ms=self.now_ms)
+        self.schedule = Schedule(self.table.process, self.manifest, lambda: int(self.world.now))
+        self.owner = OwnerDesk(
+            self.book, FigureBook(), self.schedule, self.table.process, self.fabric.leases, self.boot.hex()
+        )
         self.receipts = ReceiptDesk(self.node, self.fabric.receipts)
         self.door = ReceiptDoor(self.receipts, self.fabric.receipts)
         callers = Callers(
@@ -378,7 +389,7 @@ class Rig:
             self.world.network.id,
         )
         self.server = Server(
-            self.watch, self.table, self.sessions, self.receipts, self.access, callers, now_ms=self.now_ms
+            self.watch, self.table, self.sessions, self.receipts, self.access, callers, self.owner, now_ms=self.now_ms
         )
         return self
 
@@ -386,6 +397,10 @@ class Rig:
         """End it."""
         await self.table.close()
         await self.fabric.close()
+
+    async def manifest(self, placed: Placed) -> Manifest:
+        """The manifest of its lease, as the store has it."""
+        return parse(await self.fabric.blobs.get(placed.keys.terms.manifest_hash))
 
     def now_ms(self) -> int:
         """The world's clock."""
@@ -398,7 +413,11 @@ class Rig:
             heads=self.heads,
             endorse=self.endorse,
             attest=self.attest,
-            log=lambda agent: AgentLog(lambda level, text: self.logged.append((level, text)), lambda: self.now_s),
+            log=lambda agent: (
+                self.book.of(agent)
+                if self.sealed
+                else AgentLog(lambda level, text: self.logged.append((level, text)), lambda: self.now_s)
+            ),
             rng=os.urandom,
             outside=Outside(),
             offer=Offers(self.node, self.world.network, self.fabric.blobs, self.loopback, self.now_ms).of,

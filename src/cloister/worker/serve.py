@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from cloister.core.envelope.model import Headers, ResponseHead, encode_json
 from cloister.core.envelope.server import OpenRequest, SealedRefusalError, ServerSessions
 from cloister.core.errors import CloisterError, TransportError, define
-from cloister.core.receipts.receipt import Exchange, Usage
+from cloister.core.receipts.receipt import Exchange, StateChange, Usage
 from cloister.fabric.ports import CONFLICT
 from cloister.node import logs
 from cloister.sandbox.errors import BAD_RESPONSE, CLOSED, DEADLINE
@@ -27,6 +27,7 @@ from cloister.worker.agents import AgentTable, Placed
 from cloister.worker.callers import Callers, shown, without_carried
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.host import Origin
+from cloister.worker.owner import PREFIX, OwnerDesk, counts
 from cloister.worker.receipts import ReceiptDesk
 from cloister.worker.scope import RequestScope
 
@@ -89,11 +90,12 @@ class Server:
         receipts: ReceiptDesk,
         access: Access,
         callers: Callers,
+        owner: OwnerDesk,
         *,
         now_ms: Callable[[], int],
     ) -> None:
         self._watch, self._table, self._sessions, self._access = watch, table, sessions, access
-        self._receipts, self._callers, self._now_ms = receipts, callers, now_ms
+        self._receipts, self._callers, self._owner, self._now_ms = receipts, callers, owner, now_ms
         self._calls = 0
         self._active = 0
         self._idle = asyncio.Event()
@@ -145,9 +147,10 @@ class Server:
 
         Raises SealedRefusalError while something can still be said to the caller, else the refusal."""
         left = (request.head.deadline_ms - self._now_ms()) / 1000 + GRACE_S
+        began, usage = time.monotonic(), None
         try:
             async with asyncio.timeout(left):
-                await self._answer(placed, request, height, answer)
+                usage = await self._answer(placed, request, height, answer)
         except TimeoutError:
             if request.responder.started:
                 raise STALLED(expected="a reader", found="one that takes nothing") from None
@@ -158,9 +161,15 @@ class Server:
             _log.error("contained", where="request", exc_info=error)
             fault = INTERNAL(expected="an answer or a named refusal", found="a fault of the worker")
             raise _sealed(request, fault) from None
+        finally:
+            if counts(request.head.path):
+                self._owner.figures.note(placed.record.agent, time.monotonic() - began, usage)
 
-    async def _answer(self, placed: Placed, request: OpenRequest, height: int, answer: Answer) -> None:
+    async def _answer(self, placed: Placed, request: OpenRequest, height: int, answer: Answer) -> Usage | None:
+        """What it used; None where the agent itself failed."""
         origin = await self._callers.origin(placed.record.agent, request.caller, request.head)
+        if request.head.path.startswith(PREFIX):
+            return await self._answer_owner(placed, request, height, answer)
         caller = None if request.caller is None else request.caller.address
         await self._access.require_call(placed.record.agent, caller, request.head.method, request.head.path)  # 4
         process = await self._table.process(placed)
@@ -174,20 +183,46 @@ class Server:
             await ran.scope.commit_body()
         finally:
             await ran.close()
-        issued = await self._receipts.issue(  # 7
+        usage = _usage(before, process.usage(), len(request.body), responder.body_bytes)
+        await self._end(placed, request, ran.head, ran.scope.change(), usage, answer)  # 7
+        return None if ran.head.status >= 500 else usage
+
+    async def _answer_owner(self, placed: Placed, request: OpenRequest, height: int, answer: Answer) -> Usage | None:
+        """The same stream and receipt; what the worker itself says, or the agent's answer to a command."""
+        said = await self._owner.answer(placed, request, self._now_ms())
+        head, encoded = _checked(AgentResponseHead(said.status, said.headers), height)
+        responder = request.responder
+        await answer.send(responder.begin(head, encoded))
+        await answer.send(responder.chunk(said.body))
+        usage = Usage(request_bytes=len(request.body), response_bytes=responder.body_bytes)
+        await self._end(placed, request, head, said.change, usage, answer)
+        return None if head.status >= 500 else usage
+
+    async def _end(
+        self,
+        placed: Placed,
+        request: OpenRequest,
+        head: ResponseHead,
+        change: StateChange,
+        usage: Usage,
+        answer: Answer,
+    ) -> None:
+        """The receipt, stored, then the answer's authenticated end with it."""
+        responder = request.responder
+        issued = await self._receipts.issue(
             placed.keys,
             request.salt,
             request.certificate,
             Exchange(
                 bytes.fromhex(request.head.request_id[2:]),
-                ran.head.status,
+                head.status,
                 request.commitment(),
                 responder.commitment(request.salt),
             ),
-            checkpoint=height,
+            checkpoint=head.checkpoint,
             host_time_ms=self._now_ms(),
-            state=ran.scope.change(),
-            usage=_usage(before, process.usage(), len(request.body), responder.body_bytes),
+            state=change,
+            usage=usage,
             alone=self._active == 1,
         )
         batch = None if issued.batch is None else issued.batch.to_wire()

@@ -21,7 +21,7 @@ from cloister.core.chainview.records import WorkerRecord
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.network import MAX_FILE, Network
 from cloister.core.envelope.server import ServerSessions
-from cloister.core.errors import PolicyError, define
+from cloister.core.errors import CloisterError, PolicyError, define
 from cloister.core.state.endorse import Answer
 from cloister.core.threshold.shares import PublicShares
 from cloister.evidence.detect import MachineConfig, open_tee
@@ -35,7 +35,6 @@ from cloister.sandbox.ports import Sandbox
 from cloister.sandbox.runtimes import AgentSandbox
 from cloister.wire.committee import Committee
 from cloister.worker.access import Access
-from cloister.worker.agentlog import AgentLog
 from cloister.worker.agents import AgentTable, Devices
 from cloister.worker.anchor_service import AnchorService
 from cloister.worker.bundles import Outside
@@ -43,11 +42,14 @@ from cloister.worker.callers import Callers
 from cloister.worker.chainwatch import ChainWatch, short
 from cloister.worker.config import WorkerConfig, check_config, mapped_hosts, operator_of, work_folder
 from cloister.worker.endorse import Endorser, endorse_moves
+from cloister.worker.figures import FigureBook
 from cloister.worker.leases import AgentKeys, NodeIdentity, acquire, show
 from cloister.worker.link import GatewayLink
+from cloister.worker.logbook import LogBook
 from cloister.worker.loops import Troubles, keep_turning
 from cloister.worker.membership import Membership
 from cloister.worker.offers import Offers, Outbound
+from cloister.worker.owner import OwnerDesk
 from cloister.worker.receipts import ReceiptDesk, ReceiptDoor
 from cloister.worker.schedule import Schedule
 from cloister.worker.serve import Server, host_now_ms
@@ -61,6 +63,8 @@ DRAIN_S = 3.0
 MAX_PROBLEMS = 64
 # How often the committee is shown how the log of receipts grew.
 WITNESS_S = 2.0
+# How long lines of agents wait before they are sealed and kept.
+LOGS_S = 1.0
 
 QUOTES_BUSY = define(
     "worker.evidence_busy",
@@ -95,6 +99,7 @@ class Worker:
         self.sessions = ServerSessions(node.boot, secrets.token_bytes)
         self.access = Access(self.watch, fabric.blobs)
         self.outbound = Outbound(network, config.calls)
+        self.logbook = LogBook(node, fabric.state, secrets.token_bytes, now_ms=host_now_ms)
         self.offers = Offers(node, network, fabric.blobs, self.outbound)
         self.table = AgentTable(node.address, self.watch, fabric, sandbox, self.sessions, self._devices(), self.access)
         self.endorser = Endorser(node, self.committee, self.table.placed)
@@ -104,8 +109,13 @@ class Worker:
         self._roots = self._root_keeper()
         self.schedule = Schedule(self.table.process, self.offers.manifest, lambda: int(time.time()))
         self._late = Troubles("scheduled request failed")
+        self.owner = OwnerDesk(
+            self.logbook, FigureBook(), self.schedule, self.table.process, fabric.leases, node.boot.hex()
+        )
         callers = Callers(lambda: self.watch.height, self._worker, self.signers, network.id)
-        self.server = Server(self.watch, self.table, self.sessions, receipts, self.access, callers, now_ms=host_now_ms)
+        self.server = Server(
+            self.watch, self.table, self.sessions, receipts, self.access, callers, self.owner, now_ms=host_now_ms
+        )
         door = ReceiptDoor(receipts, fabric.receipts)
         self.link = GatewayLink(config.gateway, node, self.server, self.table, self.evidence, self.status, door)
         self.anchor = AnchorService(
@@ -154,6 +164,7 @@ class Worker:
             keep_turning("membership", lambda: self._register(member), asyncio.sleep, every_s=0.5),
             keep_turning("agents", self._agents, self._until_news(), every_s=2.0),
             keep_turning("schedule", self._scheduled, asyncio.sleep, every_s=5.0),
+            keep_turning("logs", self._logs, asyncio.sleep, every_s=LOGS_S),
             keep_turning("anchor", self._anchor, self._until_news(), every_s=2.0),
             keep_turning("rules", self._rules, self._until_news(), every_s=2.0),
             keep_turning("endorse", self._endorse, asyncio.sleep, every_s=0.5),
@@ -170,6 +181,8 @@ class Worker:
             self.table.leave()  # callers go elsewhere; what runs comes to its end
             self.link.announce()
             await self.server.drain(DRAIN_S)
+            with contextlib.suppress(CloisterError):
+                await self.logbook.turn(self.table.placed().values(), last=True)
         finally:
             for task in [*tasks, stopping]:
                 task.cancel()
@@ -218,7 +231,7 @@ class Worker:
             heads=self._heads,
             endorse=partial(endorse_moves, self.node, self.committee),
             attest=self.evidence,
-            log=self._agent_log,
+            log=self.logbook.of,
             rng=secrets.token_bytes,
             outside=Outside(mapped_hosts(self.config, self.network.genesis.mode), _read(ca) if ca else None),
             offer=self.offers.of,
@@ -226,14 +239,6 @@ class Worker:
 
     async def _worker(self, address: bytes) -> WorkerRecord | None:
         return await self.watch.state().worker(address)
-
-    def _agent_log(self, agent: bytes) -> AgentLog:
-        """On a devnet to this process's log; elsewhere the host would read it, so it is dropped."""
-
-        def sink(level: str, text: str) -> None:
-            _log.info("agent", agent=short(agent), agent_level=level, text=text)
-
-        return AgentLog(sink if self.network.genesis.mode == "devnet" else None, time.monotonic)
 
     async def _acquire(self, agent: bytes) -> AgentKeys:
         signed = self.watch.signed
@@ -276,6 +281,9 @@ class Worker:
             await self.schedule.turn(dict(self.table.placed()))
         finally:
             self._late.tell(self.schedule.problems, short)
+
+    async def _logs(self) -> None:
+        await self.logbook.turn(self.table.placed().values())
 
     async def _anchor(self) -> None:
         try:
