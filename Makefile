@@ -40,7 +40,7 @@ browser-setup: setup ## chromium and the openai npm package, for long tests of t
 	  sdk/typescript/tests/openai/chat.ts
 
 long: setup fuzz-setup browser-setup ## exhaustive runs: every bit, every crash point, soak
-	@$(PY) tools/long.py
+	@$(PY) tools/long.py $(SUITES)
 
 contracts: setup ## recompile with pinned solc and compare with the shipped artifacts; forge tests
 	@$(PY) contracts/build.py --check

@@ -36,6 +36,26 @@ def test_the_result_of_a_suite_is_its_last_line_and_its_status() -> None:
     assert tool().run("none", sys.executable, "-c", "pass")["summary"] == "no counts"
 
 
+def test_a_suite_that_ran_again_takes_the_place_of_its_last_result_and_no_other() -> None:
+    old = {"suites": [{"suite": name, "commit": "a", "exit": 1} for name in ("fuzz", "gone", "every bit")]}
+    new = tool().merged(old, [{"suite": "fuzz", "commit": "b", "exit": 0}], ["every bit", "fuzz", "contracts"])
+    assert [(one["suite"], one["commit"], one["exit"]) for one in new["suites"]] == [
+        ("every bit", "a", 1),
+        ("fuzz", "b", 0),
+    ]
+
+
+def test_a_suite_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool().main(["fuzzz"]) == 2
+    assert "error: no such suite: fuzzz" in capsys.readouterr().err
+
+
+def test_the_counts_of_fuzzing_are_summed(tmp_path: Path) -> None:
+    (tmp_path / "counts").write_text('{"target": "a", "runs": 2}\n{"target": "b", "runs": 3}\n')
+    assert tool().fuzzed(tmp_path / "counts") == {"targets": 2, "inputs": 5, "inputs_by_target": {"a": 2, "b": 3}}
+    assert tool().fuzzed(tmp_path / "none")["targets"] == 0
+
+
 @pytest.mark.long
 def test_every_long_test_is_in_one_suite(tmp_path: Path) -> None:
     lines = [line for name, (line, _) in tool().suites(tmp_path).items() if name != "contracts"]
