@@ -219,10 +219,10 @@ async def _hook(client: Client, rules: Rules, caller: bytes | None, method: str,
 
 
 def _list_rows(name: str, old: tuple[str, ...] | None, new: tuple[str, ...] | None) -> list[dict[str, str]]:
-    """What changes for a list. Only the list of hosts is enforced (docs/limitations.md), and the rows say so."""
+    """What changes for a list, and when workers obey: what narrows binds from any block seen."""
     if old == new:
         return []
-    soon, later = ("at once", "when final") if name == "egress" else ("not enforced yet", "not enforced yet")
+    soon, later = "at once", "when final"
     if new is None:
         return [{"rule": name, "effect": "no list: all that the manifest allows", "binds": later}]
     rows = []

@@ -7,7 +7,7 @@ committed to, under the epoch of the lease, for the setter and version on chain.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hmac import compare_digest
 
@@ -40,17 +40,27 @@ class Outside:
 
 
 async def agent_spec(
-    blobs: Blobs, keys: AgentKeys, record: AgentRecord, state: AgentState, outside: Outside, *, also: Also
+    blobs: Blobs,
+    keys: AgentKeys,
+    record: AgentRecord,
+    state: AgentState,
+    outside: Outside,
+    *,
+    also: Also,
+    bind: Callable[[Manifest], None],
 ) -> AgentSpec:
-    """What the sandbox starts. ``also``: hosts that lists on chain leave at any moment.
+    """What the sandbox starts. ``also``: hosts that lists on chain leave at any moment. ``bind`` raises for a manifest
+    that uses what lists on chain leave out.
 
     Raises worker.wrong_code, worker.wrong_secrets, FabricError, ConfigError (manifest.*).
 
-    1. bundle and manifest by the lease's hashes; 2. the manifest parses; 3. secrets, as declared in it.
+    1. bundle and manifest by the lease's hashes; 2. the manifest parses, and no list is against it; 3. secrets, as
+    declared in it.
     """
     terms = keys.terms
     bundle = await exact(blobs, terms.code_hash, MAX_BUNDLE)  # 1
     manifest = Manifest.parse(await exact(blobs, terms.manifest_hash, MAX_MANIFEST))  # 2
+    bind(manifest)
     secrets = await open_secrets(blobs, keys, record, state)  # 3
     return AgentSpec(
         agent=terms.agent,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cloister.chain.rpc import Rpc
 from cloister.client.call import Caller, Request
@@ -16,11 +16,13 @@ from cloister.client.reply import Reply
 from cloister.client.resolve import Resolution, Resolver
 from cloister.core.encoding.network import Network
 from cloister.core.errors import ConfigError, define
+from cloister.core.policy.access import Uses
 from cloister.core.policy.manifest import MAX_MANIFEST, KeyRules, Manifest
 from cloister.fabric.ports import Blobs
 from cloister.worker.bundles import exact
-from cloister.worker.host import Extra
+from cloister.worker.host import Extra, Origin
 from cloister.worker.leases import NodeIdentity
+from cloister.worker.listed import Listed
 from cloister.worker.outbound import AgentCalls, Answered, Identity, Outgoing
 from cloister.worker.serve import host_now_ms
 from cloister.worker.signing import Account, AgentSigner
@@ -97,22 +99,30 @@ class Offers:
         network: Network,
         blobs: Blobs,
         sender: Sender,
+        listed: Listed,
         now_ms: Callable[[], int] = host_now_ms,
     ) -> None:
         self._node, self._network, self._blobs, self._sender = node, network, blobs, sender
-        self._now_ms = now_ms
+        self._listed, self._now_ms = listed, now_ms
         self._manifests: dict[bytes, Manifest] = {}
 
     def of(self, placed: Placed) -> Mapping[str, Extra]:
-        """``keys.*`` and ``agents.fetch`` of an agent; its lease may be renewed meanwhile."""
+        """``keys.*``, ``agents.fetch`` and ``lists`` of an agent; its lease may be renewed meanwhile."""
         record = placed.record
 
         async def rules() -> KeyRules | None:
             return (await self.manifest(placed)).keys
 
+        async def uses() -> Uses:
+            return self._listed.left(record.agent, await self.manifest(placed))
+
+        async def lists(origin: Origin, args: Mapping[str, Any]) -> dict[str, Any]:
+            left = await uses()
+            return {n: None if s is None else sorted(s) for n, s in (("tools", left.tools), ("models", left.models))}
+
         signer = AgentSigner(lambda: placed.keys, rules, Account(self._network.genesis.chain_id, record.account))
-        calls = AgentCalls(record.agent, lambda: placed.keys, self._node.sign, self._sender.send, self._now_ms)
-        return {**signer.calls(), **calls.calls()}
+        calls = AgentCalls(record.agent, lambda: placed.keys, self._node.sign, self._sender.send, uses, self._now_ms)
+        return {**signer.calls(), **calls.calls(), "lists": lists}
 
     async def manifest(self, placed: Placed) -> Manifest:
         """The manifest of its lease. Raises worker.wrong_code, FabricError, ConfigError."""

@@ -16,6 +16,7 @@ from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.signatures import address_of, sign_digest
 from cloister.core.envelope.model import AgentProof
 from cloister.core.errors import CloisterError, PolicyError, define
+from cloister.core.policy.access import Uses
 from cloister.worker.host import BAD_ARGUMENT, Extra, Origin, need_data
 from cloister.worker.leases import AgentKeys
 from cloister.worker.signing import epoch_key
@@ -114,7 +115,8 @@ def caller_digest(certificate_id: bytes, address: bytes) -> bytes:
 
 
 class AgentCalls:
-    """Calls of other agents by one agent. ``keys``: its lease of now. ``sign``: by the worker's node key."""
+    """Calls of other agents by one agent. ``keys``: its lease of now. ``sign``: by the worker's node key. ``uses``:
+    tools and models that its manifest and its owner's lists leave now."""
 
     def __init__(
         self,
@@ -127,13 +129,16 @@ class AgentCalls:
         self._agent, self._keys, self._sign, self._send, self._now_ms = agent, keys, sign, send, now_ms
         self._known: tuple[bytes, Identity] | None = None
 
+        uses: Callable[[], Awaitable[Uses]],
     def calls(self) -> Mapping[str, Extra]:
         """What agent code may call."""
         return {"agents.fetch": self._fetch}
+        self._uses = uses
 
     async def _fetch(self, origin: Origin, args: Mapping[str, Any]) -> dict[str, Any]:
-        """1. the arguments; 2. no cycle, not too deep; 3. time is left; 4. the budget pays for this call and what it
-        gets; 5. call as this agent. Raises worker.call_*, and by name what the other side refuses."""
+        """1. the arguments; 2. no cycle, not too deep; 3. lists and manifest allow it; 4. time is left; 5. the budget
+        pays for this call and what it gets; 6. call as this agent. Raises worker.call_*, policy.not_listed, and by name
+        what the other side refuses."""
         agent, budget = _agent(args), _whole(args, "budget")  # 1
         headers = _headers(args.get("headers"))
         path = (*origin.path, self._agent)
@@ -141,22 +146,24 @@ class AgentCalls:
         wanted = _whole(args, "deadline")
         most = min(origin.deadline_ms, self._now_ms() + MAX_AHEAD_MS)
         deadline = most if wanted is None else min(wanted, most)
-        if deadline <= self._now_ms():  # 3
+        if deadline <= self._now_ms():  # 4
             raise NO_TIME(expected="a deadline ahead", found="one that is over")
-        share = max(0, origin.budget - 1) // 2 if budget is None else budget  # 4
+        method, target, body = _text(args, "method", "GET"), _text(args, "path", "/"), _body(args)
+        (await self._uses()).require_call(agent, method, target, body)  # 3
+        share = max(0, origin.budget - 1) // 2 if budget is None else budget  # 5
         if origin.budget < 1 + share:
             raise NO_BUDGET(expected=f"at most {max(0, origin.budget - 1)} for it", found=f"{share}")
         outgoing = Outgoing(
             agent,
-            _text(args, "method", "GET"),
-            _text(args, "path", "/"),
+            method,
+            target,
             (*headers, *carried(path, share)),
-            _body(args),
+            body,
             deadline,
             None if args.get("idempotency_key") is None else _text(args, "idempotency_key", ""),
         )
         origin.budget -= 1 + share
-        reply = await self._send(outgoing, self._identity())  # 5
+        reply = await self._send(outgoing, self._identity())  # 6
         if len(reply.body) > MAX_BODY:
             raise BAD_ARGUMENT(expected=f"an answer of at most {MAX_BODY} bytes", found=f"{len(reply.body)} bytes")
         pairs = [[name, value] for name, value in reply.headers.items()]

@@ -46,6 +46,7 @@ from cloister.worker.figures import FigureBook
 from cloister.worker.leases import AgentKeys, NodeIdentity, acquire, show
 from cloister.worker.link import GatewayLink
 from cloister.worker.logbook import LogBook
+from cloister.worker.listed import Listed
 from cloister.worker.loops import Troubles, keep_turning
 from cloister.worker.membership import Membership
 from cloister.worker.offers import Offers, Outbound
@@ -100,8 +101,9 @@ class Worker:
         self.access = Access(self.watch, fabric.blobs)
         self.outbound = Outbound(network, config.calls)
         self.logbook = LogBook(node, fabric.state, secrets.token_bytes, now_ms=host_now_ms)
-        self.offers = Offers(node, network, fabric.blobs, self.outbound)
-        self.table = AgentTable(node.address, self.watch, fabric, sandbox, self.sessions, self._devices(), self.access)
+        self.lists = Listed(self.access)
+        self.offers = Offers(node, network, fabric.blobs, self.outbound, self.lists)
+        self.table = AgentTable(node.address, self.watch, fabric, sandbox, self.sessions, self._devices(), self.lists)
         self.endorser = Endorser(node, self.committee, self.table.placed)
         receipts = ReceiptDesk(node, fabric.receipts)
         self.witness = Witness(node, receipts, fabric.receipts, self.committee)
@@ -305,6 +307,7 @@ class Worker:
         """None on a network whose genesis names no Receipts contract."""
         genesis = self.network.genesis
         if "Receipts" not in genesis.contracts:
+        self.lists.keep(self.table.placed())
             return None
         return RootKeeper(
             self._sender, genesis.address("Receipts"), every_s=float(self.config.root_s), monotonic=time.monotonic

@@ -38,18 +38,18 @@ CASES: dict[str, tuple[Rules, Change, list[tuple[str, str, str]]]] = {
         BARE, Change(egress=("a.org",)), [("egress", "of what the manifest allows, only a.org", "at once")],
     ),
     "an empty first list leaves nothing": (
-        BARE, Change(tools=()), [("tools", "of what the manifest allows, only nothing", "not enforced yet")],
+        BARE, Change(tools=()), [("tools", "of what the manifest allows, only nothing", "at once")],
     ),
     "a host less binds at once, a host more when final": (
         LISTED, Change(egress=("b.org", "c.org")),
         [("egress", "no longer a.org", "at once"), ("egress", "also c.org, if the manifest has it", "when final")],
     ),
     "taking a list away binds when final": (
-        LISTED, Change(unlisted=("models",)), [("models", "no list: all that the manifest allows", "not enforced yet")],
+        LISTED, Change(unlisted=("models",)), [("models", "no list: all that the manifest allows", "when final")],
     ),
     "a list beats its own removal": (LISTED, Change(models=("m", "n"), unlisted=("egress",)), [
         ("egress", "no list: all that the manifest allows", "when final"),
-        ("models", "also n, if the manifest has it", "not enforced yet"),
+        ("models", "also n, if the manifest has it", "when final"),
     ]),
     "no hook means anybody": (
         replace(BARE, hook=HOOK), Change(hook=NOBODY), [("access hook", "anybody may call", "when final")],

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+from urllib.parse import unquote
 
 from cloister.core.chainview.evm import Outcome
 from cloister.core.chainview.layout import address_key
 from cloister.core.encoding import jcs
-from cloister.core.encoding.hexes import need_bytes
+from cloister.core.encoding.hexes import need_bytes, to_hex
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.errors import PolicyError, define
 from cloister.core.policy.egress import Rule, parse_rules
@@ -25,7 +28,15 @@ MAX_NAMES: Final = 64
 MAX_NAME: Final = 260
 MAX_LIST: Final = 32 << 10
 MAX_CONTEXT: Final = 4096
+# Brackets, braces and commas of a body that is read for the names in it: what parsing it may cost.
+MAX_MARKS: Final = 65_536
 ANYBODY: Final = bytes(20)
+# Paths below which calls name a model in "model", and where calls of tools go (MCP over HTTP).
+_MODEL_CALLS: Final = re.compile(
+    r"(?:/.*)?/v1/(?:chat/completions|completions|responses|embeddings|rerank|moderations|images/.+|audio/.+)/?",
+    re.IGNORECASE | re.DOTALL,
+)
+_TOOL_CALLS: Final = re.compile(r"(?:/.*)?/mcp/?", re.IGNORECASE | re.DOTALL)
 _IS_ALLOWED: Final = keccak256(b"isAllowed(bytes32,address,bytes4,bytes)")[:4]
 _IS_VALID_SIGNATURE: Final = keccak256(b"isValidSignature(bytes32,bytes)")[:4]
 
@@ -85,6 +96,27 @@ def parse_list(data: bytes) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Uses:
+    """Names of tools and models. None: none are said. As a manifest says them, or as what may be used of them."""
+
+    tools: frozenset[str] | None = None
+    models: frozenset[str] | None = None
+
+    def require_call(self, agent: bytes, method: str, path: str, body: bytes) -> None:
+        """Raise PolicyError (policy.not_listed) unless a call of another agent uses only these (spec/chainview.md 27).
+
+        1. the agent is a tool, by its id; 2. tools that the call declares; 3. models that it declares. A call that
+        must declare and cannot be read is refused. Nothing is read for what nothing binds."""
+        _require(self.tools, "tool", tool_of(agent))  # 1
+        for names, kind, field in ((self.tools, "tool", _TOOL_CALLS), (self.models, "model", _MODEL_CALLS)):  # 2, 3
+            if names is None or method.upper() not in ("POST", "PUT", "PATCH"):
+                continue
+            if field.fullmatch(re.sub(r"/+", "/", unquote(path.partition("?")[0]))):
+                for name in _declared(kind, body):
+                    _require(names, kind, name)
+
+
+@dataclass(frozen=True, slots=True)
 class Narrowing:
     """What lists leave of a manifest. None: no list, the manifest alone binds. Empty: nothing is allowed."""
 
@@ -96,14 +128,16 @@ class Narrowing:
         """Whether every egress list has the host (lower case) and port. The manifest is asked besides."""
         return all(any(rule.allows(host, port) for rule in rules) for rules in self.egress)
 
-    def require_tool(self, name: str) -> None:
-        """Raise PolicyError (policy.not_listed) for a tool that a list leaves out."""
-        _require(self.tools, "tool", name)
+    def require_uses(self, uses: Uses) -> None:
+        """Raise PolicyError (policy.not_listed) where a manifest names a tool or model that a list leaves out."""
+        for name in uses.tools or ():
+            _require(self.tools, "tool", name)
+        for name in uses.models or ():
+            _require(self.models, "model", name)
 
-    def require_model(self, name: str, manifest: Iterable[str]) -> None:
-        """Raise PolicyError (policy.not_listed) for a model that the manifest or a list leaves out."""
-        _require(frozenset(manifest), "model", name)
-        _require(self.models, "model", name)
+    def left(self, uses: Uses) -> Uses:
+        """What lists and manifest leave together; None: nothing binds."""
+        return Uses(_both(self.tools, uses.tools), _both(self.models, uses.models))
 
     def also(self, other: Narrowing) -> Narrowing:
         """Both at once."""
@@ -122,6 +156,11 @@ def narrowing(
         tools=None if tools is None else frozenset(tools),
         models=None if models is None else frozenset(models),
     )
+
+
+def tool_of(agent: bytes) -> str:
+    """The name by which lists of tools and manifests know another agent. agent: 32 bytes."""
+    return f"agent:{to_hex(need_bytes('agent', agent, 32))}"
 
 
 # --- the hook ---
@@ -178,6 +217,38 @@ def _tail(data: bytes) -> bytes:
 def _require(names: frozenset[str] | None, kind: str, name: str) -> None:
     if names is not None and name not in names:
         raise NOT_LISTED(expected=f"a listed {kind}", found=name[:80])
+
+
+class _Object(list[tuple[str, Any]]):
+    """A JSON object with every field, those of one name too: readers differ in which of them counts."""
+
+
+def _declared(kind: str, body: bytes) -> list[str]:
+    """Models of a body in the OpenAI API's form, or tools of JSON-RPC calls in MCP's. Raises policy.not_listed."""
+    unread = NOT_LISTED(expected=f"a JSON body that says its {kind}", found="another one")
+    if sum(body.count(mark) for mark in b"[{,") > MAX_MARKS:
+        raise unread
+    try:
+        said = json.loads(body, object_pairs_hook=_Object)
+    except (ValueError, RecursionError):
+        raise unread from None
+    if kind == "model":
+        found = _fields(said, "model")
+        if not found:
+            raise unread
+    else:
+        calls = said if isinstance(said, list) and not isinstance(said, _Object) else [said]
+        called = [c for c in calls if "tools/call" in _fields(c, "method")]
+        found = [name for c in called for params in _fields(c, "params") for name in _fields(params, "name")]
+        if len(found) < len(called) or not all(isinstance(c, _Object) for c in calls):
+            raise unread
+    if not all(isinstance(name, str) for name in found):
+        raise unread
+    return [str(name) for name in found]
+
+
+def _fields(value: object, name: str) -> list[Any]:
+    return [v for k, v in value if k == name] if isinstance(value, _Object) else []
 
 
 def _both(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:

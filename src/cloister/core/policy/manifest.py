@@ -21,14 +21,16 @@ MAX_BUNDLE: Final = 16 << 20
 MAX_MANIFEST: Final = 64 << 10
 MAX_NAMES: Final = 64
 MAX_MODELS: Final = 64
+MAX_TOOLS: Final = 64
 MAX_TASKS: Final = 16
 MAX_SETTING: Final = 4 << 10
+MAX_PROCESSES: Final = 8
 MAX_DELAY: Final = 1 << 32
 _MIB: Final = 1 << 20
 ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _SIGNED_DOMAIN = re.compile(r"[1-9][0-9]{0,15}:0x[0-9a-f]{40}")
 _TASK_PATH = re.compile(r"/[!-~]{0,255}")
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
+_CALLED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
 # The sandbox puts these into the environment itself.
 RESERVED: Final = frozenset(
     {"DENO_DIR", "DENO_CERT", "DENO_NO_UPDATE_CHECK", "HTTPS_PROXY", "HTTP_PROXY", "PATH", "HOME"}
@@ -50,7 +52,8 @@ LIMITS: Final[Mapping[str, tuple[int, int, int]]] = {
     "wall_s": (30, 1, 900),
 }
 _FIELDS: Final = frozenset(
-    {"v", "runtime", "keys", "schedule", "entry", "limits", "egress", "env", "settings", "secrets", "models", "upgrade"}
+    {"v", "runtime", "keys", "schedule", "entry", "limits", "egress", "env", "settings", "secrets", "models", "tools"}
+    | {"upgrade", "processes"}
 )
 
 BAD_FIELDS = define(
@@ -70,6 +73,12 @@ BAD_RUNTIME = define(
     ConfigError,
     check='runtime is "deno" or "python"; a Python agent has the entry "fetch"',
     remedy='leave runtime out for JavaScript and TypeScript, write "python" for Python',
+)
+BAD_PROCESSES = define(
+    "manifest.processes",
+    ConfigError,
+    check="processes is how many of the agent's processes may serve at once on one worker, 1 to 8",
+    remedy="leave it out for one; with more, requests share no memory: what must last belongs into ctx.state",
 )
 BAD_KEYS = define(
     "manifest.keys",
@@ -139,8 +148,9 @@ class Task:
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """A valid manifest. ``settings``: public environment variables. ``secrets``: names that the owner sets sealed.
-    ``env``: those secrets that the code reads as environment variables. ``upgrade_delay``: blocks; 0 instant, None
-    frozen."""
+    ``env``: those secrets that the code reads as environment variables. ``models``: what it asks models for, () says
+    nothing. ``tools``: what it may call, None says nothing; an agent is the tool ``agent:0x…``. ``upgrade_delay``:
+    blocks; 0 instant, None frozen."""
 
     entry: str
     limits: Mapping[str, int]
@@ -153,6 +163,8 @@ class Manifest:
     runtime: str = "deno"
     keys: KeyRules | None = None
     schedule: tuple[Task, ...] = ()
+    processes: int = 1
+    tools: tuple[str, ...] | None = None
 
     @classmethod
     def parse(cls, data: bytes) -> Manifest:
@@ -168,12 +180,15 @@ class Manifest:
         return {name: secrets[name] for name in self.secrets if name in secrets}
 
     def to_json(self) -> dict[str, Any]:
-        """The full form, JSON-ready. ``runtime``, ``keys``, ``schedule`` stand in it where set: they came later."""
+        """The full form, JSON-ready. ``runtime``, ``keys``, ``schedule``, ``tools`` stand in it where set: they came
+        later."""
         return {
             "v": 1,
             **({} if self.runtime == "deno" else {"runtime": self.runtime}),
             **({} if self.keys is None else {"keys": self.keys.to_json()}),
             **({"schedule": [task.to_json() for task in self.schedule]} if self.schedule else {}),
+            **({} if self.tools is None else {"tools": list(self.tools)}),
+            **({} if self.processes == 1 else {"processes": self.processes}),
             "entry": self.entry,
             "limits": dict(self.limits),
             "egress": list(self.egress),
@@ -235,11 +250,13 @@ def normalize(source: object) -> Manifest:
         env=env,
         settings=settings,
         secrets=secrets,
-        models=_models(source.get("models", [])),
+        models=_called("models", source.get("models", []), MAX_MODELS),
         upgrade_delay=_upgrade(source.get("upgrade", {"rule": "instant"})),
         runtime=runtime,
         keys=_keys(source.get("keys")),
         schedule=_schedule(source.get("schedule", [])),
+        processes=_processes(source.get("processes", 1)),
+        tools=_called("tools", source["tools"], MAX_TOOLS) if "tools" in source else None,
     )
     if len(bytes(manifest)) > MAX_MANIFEST:
         raise BAD_FIELDS(expected=f"at most {MAX_MANIFEST} bytes", found="more")
@@ -288,6 +305,12 @@ def _keys(value: object) -> KeyRules | None:
     return KeyRules(messages, domains, raw)
 
 
+def _processes(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_PROCESSES:
+        raise BAD_PROCESSES(expected=f"1 to {MAX_PROCESSES}", found="another")
+    return value
+
+
 def _schedule(value: object) -> tuple[Task, ...]:
     if not isinstance(value, list) or len(value) > MAX_TASKS:
         raise BAD_SCHEDULE(expected=f"a list of at most {MAX_TASKS}", found=type(value).__name__)
@@ -319,11 +342,12 @@ def _limits(value: object) -> dict[str, int]:
     return limits
 
 
-def _models(value: object) -> tuple[str, ...]:
-    models = _texts("models", value)
-    if len(models) > MAX_MODELS or not all(_MODEL.fullmatch(model) for model in models):
-        raise BAD_FIELDS(expected=f"models as at most {MAX_MODELS} model names", found="others")
-    return models
+def _called(field: str, value: object, most: int) -> tuple[str, ...]:
+    """Names of models or of tools, sorted."""
+    names = _texts(field, value)
+    if len(names) > most or not all(_CALLED.fullmatch(name) for name in names):
+        raise BAD_FIELDS(expected=f"{field} as at most {most} names", found="others")
+    return names
 
 
 def _upgrade(value: object) -> int | None:

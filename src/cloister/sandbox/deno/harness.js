@@ -185,6 +185,7 @@ const contextOf = (request, head) => {
     settings: open,
     deadline: head.deadline,
     attest: (nonce) => host(request, "attest", { nonce: base64(nonce) }),
+    lists: () => host(request, "lists", {}),
     get state() {
       return state ??= stateOf(request);
     },

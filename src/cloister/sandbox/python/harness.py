@@ -262,6 +262,10 @@ class Context:
         value: dict[str, Any] = await self._call("attest", nonce=base64.b64encode(nonce).decode())
         return value
 
+    async def lists(self) -> dict[str, Any]:
+        """{"tools", "models"} that manifest and lists on chain leave now, each sorted; None: nothing binds."""
+        return dict(await self._call("lists"))
+
     async def _call(self, name: str, **args: Any) -> Any:
         return await self._link.host(self._entry, name, args)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 
 import pytest
 from eth_abi import encode as abi
@@ -13,7 +15,7 @@ from cloister.core.chainview.evm import Outcome
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.errors import CloisterError
 from cloister.core.policy import access
-from cloister.core.policy.access import NOTHING, Narrowing, narrowing
+from cloister.core.policy.access import NOTHING, Narrowing, Uses, narrowing
 
 NAMES = st.lists(st.from_regex(r"[a-z][a-z0-9.]{0,20}", fullmatch=True), max_size=10)
 TRUE = (1).to_bytes(32, "big")
@@ -112,19 +114,115 @@ def test_a_further_list_never_adds_a_host(names: list[str], host: str) -> None:
     assert base.allows_host(host, 443) or not more.allows_host(host, 443)
 
 
-def test_a_model_needs_the_manifest_and_the_list() -> None:
-    left = narrowing(None, None, ("m", "n"))
-    left.require_model("m", ["m"])
-    for name, manifest in (("n", ["m"]), ("o", ["o"]), ("m", [])):
-        with pytest.raises(CloisterError) as error:
-            left.require_model(name, manifest)
-        assert code_of(error) == "policy.not_listed"
-
-
 def test_nothing_allows_nothing() -> None:
     assert not NOTHING.allows_host("a.org", 443)
     with pytest.raises(CloisterError):
-        NOTHING.require_tool("t")
+        NOTHING.require_uses(Uses(tools=frozenset({"t"})))
+
+
+# --- tools and models of calls ---
+
+AGENT = b"\x0a" * 32
+FREE = frozenset({access.tool_of(AGENT)})
+CHAT = "/v1/chat/completions"
+
+
+def call(path: str, body: object, *, tools: set[str] | None = None, models: set[str] | None = None) -> None:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    uses = Uses(None if tools is None else FREE | tools, None if models is None else frozenset(models))
+    uses.require_call(AGENT, "POST", path, data)
+
+
+@pytest.mark.parametrize(
+    ("why", "path", "body", "allowed"),
+    [
+        ("a listed model", CHAT, {"model": "m"}, True),
+        ("another model", CHAT, {"model": "n"}, False),
+        ("no model", CHAT, {}, False),
+        ("no body", CHAT, b"", False),
+        ("a body that is no JSON", CHAT, b"model=m", False),
+        ("a model that is no text", CHAT, {"model": ["m"]}, False),
+        ("a list of requests", CHAT, [{"model": "m"}], False),
+        ("two models, of which readers take one or the other", CHAT, b'{"model":"m","model":"n"}', False),
+        ("the same model twice", CHAT, b'{"model":"m","model":"m"}', True),
+        ("nested deeper than a parser goes", CHAT, b"[" * 60_000, False),
+        ("more brackets than are read", CHAT, b'{"model":"m","x":[' + b"1," * 70_000 + b"1]}", False),
+        ("below a prefix", "/api" + CHAT, {"model": "n"}, False),
+        ("with a query", CHAT + "?model=m", {"model": "n"}, False),
+        ("with a slash at its end", CHAT + "/", {"model": "n"}, False),
+        ("with slashes doubled", "//v1//chat//completions", {"model": "n"}, False),
+        ("in other letters", "/V1/Chat/Completions", {"model": "n"}, False),
+        ("percent-encoded", "/v1/chat%2Fcompletions", {"model": "n"}, False),
+        ("embeddings", "/v1/embeddings", {"model": "n"}, False),
+        ("responses", "/v1/responses", {"model": "n"}, False),
+        ("images", "/v1/images/generations", {"model": "n"}, False),
+        ("a path that asks no model", "/cars", {"model": "n"}, True),
+    ],
+)
+def test_a_call_that_declares_a_model_needs_it(why: str, path: str, body: object, allowed: bool) -> None:
+    call(path, body)
+    if allowed:
+        call(path, body, models={"m"})
+        return
+    with pytest.raises(CloisterError, match=r"policy\.not_listed"):
+        call(path, body, models={"m"})
+
+
+def rpc(name: object = "t", method: str = "tools/call") -> dict[str, object]:
+    return {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"name": name}}
+
+
+@pytest.mark.parametrize(
+    ("why", "body", "allowed"),
+    [
+        ("a listed tool", rpc(), True),
+        ("another tool", rpc("u"), False),
+        ("another method", rpc("u", "tools/list"), True),
+        ("a batch with one that is not listed", [rpc(), rpc("u")], False),
+        ("a batch of listed ones", [rpc(), rpc()], True),
+        ("a call that names none", {"method": "tools/call", "params": {}}, False),
+        ("a call without parameters", {"method": "tools/call"}, False),
+        ("a name that is no text", rpc(7), False),
+        ("two names", b'{"method":"tools/call","params":{"name":"t","name":"u"}}', False),
+        ("two methods", b'{"method":"ping","method":"tools/call","params":{"name":"u"}}', False),
+        ("two lists of parameters", b'{"method":"tools/call","params":{"name":"t"},"params":{"name":"u"}}', False),
+        ("a text", b'"tools/call"', False),
+        ("no JSON", b"\xff", False),
+    ],
+)
+def test_a_call_of_a_tool_needs_it(why: str, body: object, allowed: bool) -> None:
+    call("/mcp", body)
+    if allowed:
+        call("/mcp", body, tools={"t"})
+        return
+    with pytest.raises(CloisterError, match=r"policy\.not_listed"):
+        call("/mcp", body, tools={"t"})
+
+
+def test_an_agent_that_is_no_listed_tool_is_not_called_at_all() -> None:
+    with pytest.raises(CloisterError, match=r"policy\.not_listed"):
+        Uses(tools=FREE).require_call(b"\x0b" * 32, "GET", "/", b"")
+    Uses(tools=FREE).require_call(AGENT, "GET", "/", b"")
+    Uses(tools=FREE, models=frozenset()).require_call(AGENT, "GET", CHAT, b"")
+
+
+@given(st.binary(max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_a_garbled_body_is_a_named_refusal_or_allowed(body: bytes) -> None:
+    for path in (CHAT, "/mcp"):
+        with contextlib.suppress(CloisterError):
+            call(path, body, tools={"t"}, models={"m"})
+
+
+def test_a_manifest_needs_every_list_for_what_it_names() -> None:
+    left = narrowing(None, ("t",), None).also(narrowing(None, ("t", "u"), ("m",)))
+    left.require_uses(Uses(frozenset({"t"}), frozenset({"m"})))
+    left.require_uses(Uses())
+    for uses in (Uses(tools=frozenset({"u"})), Uses(models=frozenset({"n"}))):
+        with pytest.raises(CloisterError, match=r"policy\.not_listed"):
+            left.require_uses(uses)
+    assert left.left(Uses()) == Uses(frozenset({"t"}), frozenset({"m"}))
+    assert Narrowing().left(Uses(models=frozenset({"m"}))) == Uses(None, frozenset({"m"}))
 
 
 # --- the hook's question and answer ---
