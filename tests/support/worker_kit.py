@@ -54,9 +54,9 @@ from cloister.worker.carried import secrets_aad
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.figures import FigureBook
 from cloister.worker.leases import AgentKeys, NodeIdentity
+from cloister.worker.listed import Listed
 from cloister.worker.logbook import LogBook
 from cloister.worker.offers import Offers
-from cloister.worker.listed import Listed
 from cloister.worker.outbound import Identity, Outgoing
 from cloister.worker.owner import OwnerDesk
 from cloister.worker.receipts import ReceiptDesk, ReceiptDoor
@@ -373,13 +373,13 @@ class Rig:
         )
         self.sandbox, self.sessions = FakeSandbox(self.agent_fn), ServerSessions(self.boot, os.urandom)
         self.access, self.loopback = Access(self.watch, self.fabric.blobs), Loopback(self)
+        self.lists = Listed(self.access)
         self.table = AgentTable(
             self.node.address, self.watch, self.fabric, self.sandbox, self.sessions, self.devices(), self.lists
         )
         self.book = LogBook(self.node, self.fabric.state, os.urandom, now_ms=self.now_ms)
         self.schedule = Schedule(self.table.process, self.manifest, lambda: int(self.world.now))
         self.owner = OwnerDesk(
-        self.lists = Listed(self.access)
             self.book, FigureBook(), self.schedule, self.table.process, self.fabric.leases, self.boot.hex()
         )
         self.receipts = ReceiptDesk(self.node, self.fabric.receipts)

@@ -10,9 +10,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -29,13 +29,12 @@ from cloister.core.state.endorse import Answer
 from cloister.fabric.ports import Fabric
 from cloister.sandbox.ports import AgentProcess, Sandbox
 from cloister.wire.heads import HeadMove
-from cloister.worker.access import Access
 from cloister.worker.agentlog import AgentLog
 from cloister.worker.bundles import Outside, agent_spec, secret_facts
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.host import AgentHost, Extra
-from cloister.worker.listed import Listed
 from cloister.worker.leases import AgentKeys
+from cloister.worker.listed import Listed
 from cloister.worker.moves import Moves, standing, state_keys
 from cloister.worker.state import AgentState
 
@@ -203,12 +202,26 @@ class AgentTable:
         self.problems = {a: e for a, e in zip(wanted, outcomes, strict=True) if e is not None}
 
     async def process(self, placed: Placed) -> AgentProcess:
-        """A process of the agent for one request, started if needed. A caller that goes away stops nobody else's start.
+        """The agent's running process, started if needed. A caller that goes away stops nobody else's start.
 
-        Raises policy.not_listed where a list on chain is against its manifest, what ``Processes.take``, ``agent_spec``
-        and the sandbox raise."""
+        Raises worker.no_such_agent for a dropped agent, policy.not_listed where a list on chain is against its
+        manifest, what ``agent_spec`` raises, SandboxError."""
         await self._access.require(placed.record.agent)
-        return await self.processes.take(placed.pool)
+        if placed.process is not None and placed.process.alive:
+            return placed.process
+        if placed.closed:
+            raise NOT_HERE(expected="an agent of this worker", found="one that was dropped")
+        if placed.starting is None:
+            _require_cool(placed)
+            placed.starting = asyncio.ensure_future(self._start(placed))
+            placed.starting.add_done_callback(_seen)
+        starting = placed.starting
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            if starting.cancelled() and placed.closed:
+                raise NOT_HERE(expected="an agent of this worker", found="one that was dropped") from None
+            raise
 
     def leave(self) -> None:
         """Announce no seats from now on: callers go elsewhere while this worker ends."""
@@ -289,24 +302,45 @@ class AgentTable:
 
     # --- inside: processes ---
 
-    async def _start(self, placed: Placed) -> tuple[AgentSpec, AgentProcess]:
-        """Start until the process has the secrets of the newest record."""
-        while True:
-            record = placed.record
-            await self._access.load(record.agent)
-            spec = await agent_spec(
-                self._fabric.blobs,
-                placed.keys,
-                record,
-                placed.state,
-                self._devices.outside,
-                also=self._access.allows(record.agent),
-                bind=partial(self._access.bind, record.agent),
-            )
-            placed.host.logged.hide(spec.secrets.values())
-            process = await self._sandbox.start(spec, placed.host)
-            if secret_facts(record) == secret_facts(placed.record):
-                return spec, process
+    async def _start(self, placed: Placed) -> AgentProcess:
+        """Start until the process has the secrets of the newest record; remember a failure for a moment."""
+        try:
+            old, placed.process = placed.process, None
+            if old is not None:
+                await old.close()
+            while True:
+                record = placed.record
+                await self._access.load(record.agent)
+                spec = await agent_spec(
+                    self._fabric.blobs,
+                    placed.keys,
+                    record,
+                    placed.state,
+                    self._devices.outside,
+                    also=self._access.allows(record.agent),
+                    bind=partial(self._access.bind, record.agent),
+                )
+                placed.host.logged.hide(spec.secrets.values())
+                process = await self._sandbox.start(spec, placed.host)
+                if secret_facts(record) == secret_facts(placed.record):
+                    placed.process = process
+                    return process
+                await process.close()
+        except CloisterError as error:
+            placed.failed = (error, asyncio.get_running_loop().time() + COOL_S)
+            raise
+        finally:
+            placed.starting = None
+
+    async def _follow_secrets(self, placed: Placed, record: AgentRecord) -> None:
+        """Take the newest record. Other secrets: the process ends, the next request starts one that has them."""
+        same = secret_facts(placed.record) == secret_facts(record)
+        placed.record = record
+        if same:
+            return
+        placed.failed = None
+        process, placed.process = placed.process, None
+        if process is not None:
             await process.close()
 
     def _drop(self, agent: bytes) -> None:

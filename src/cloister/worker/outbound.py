@@ -124,16 +124,16 @@ class AgentCalls:
         keys: Callable[[], AgentKeys],
         sign: Callable[[bytes], bytes],
         send: Send,
+        uses: Callable[[], Awaitable[Uses]],
         now_ms: Callable[[], int],
     ) -> None:
         self._agent, self._keys, self._sign, self._send, self._now_ms = agent, keys, sign, send, now_ms
+        self._uses = uses
         self._known: tuple[bytes, Identity] | None = None
 
-        uses: Callable[[], Awaitable[Uses]],
     def calls(self) -> Mapping[str, Extra]:
         """What agent code may call."""
         return {"agents.fetch": self._fetch}
-        self._uses = uses
 
     async def _fetch(self, origin: Origin, args: Mapping[str, Any]) -> dict[str, Any]:
         """1. the arguments; 2. no cycle, not too deep; 3. lists and manifest allow it; 4. time is left; 5. the budget
@@ -143,13 +143,13 @@ class AgentCalls:
         headers = _headers(args.get("headers"))
         path = (*origin.path, self._agent)
         require_path(path, agent)  # 2
+        method, target, body = _text(args, "method", "GET"), _text(args, "path", "/"), _body(args)
+        (await self._uses()).require_call(agent, method, target, body)  # 3
         wanted = _whole(args, "deadline")
         most = min(origin.deadline_ms, self._now_ms() + MAX_AHEAD_MS)
         deadline = most if wanted is None else min(wanted, most)
         if deadline <= self._now_ms():  # 4
             raise NO_TIME(expected="a deadline ahead", found="one that is over")
-        method, target, body = _text(args, "method", "GET"), _text(args, "path", "/"), _body(args)
-        (await self._uses()).require_call(agent, method, target, body)  # 3
         share = max(0, origin.budget - 1) // 2 if budget is None else budget  # 5
         if origin.budget < 1 + share:
             raise NO_BUDGET(expected=f"at most {max(0, origin.budget - 1)} for it", found=f"{share}")

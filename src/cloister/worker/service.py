@@ -45,8 +45,8 @@ from cloister.worker.endorse import Endorser, endorse_moves
 from cloister.worker.figures import FigureBook
 from cloister.worker.leases import AgentKeys, NodeIdentity, acquire, show
 from cloister.worker.link import GatewayLink
-from cloister.worker.logbook import LogBook
 from cloister.worker.listed import Listed
+from cloister.worker.logbook import LogBook
 from cloister.worker.loops import Troubles, keep_turning
 from cloister.worker.membership import Membership
 from cloister.worker.offers import Offers, Outbound
@@ -295,6 +295,7 @@ class Worker:
 
     async def _rules(self) -> None:
         """The lists of running agents: connections that a new list leaves out end as soon as it is loaded."""
+        self.lists.keep(self.table.placed())
         for agent in list(self.table.placed()):
             await self.access.load(agent)
 
@@ -307,7 +308,6 @@ class Worker:
         """None on a network whose genesis names no Receipts contract."""
         genesis = self.network.genesis
         if "Receipts" not in genesis.contracts:
-        self.lists.keep(self.table.placed())
             return None
         return RootKeeper(
             self._sender, genesis.address("Receipts"), every_s=float(self.config.root_s), monotonic=time.monotonic
