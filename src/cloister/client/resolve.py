@@ -184,8 +184,7 @@ class Resolver:
         """1. hand-overs, where a later term is named; 2. the term in office was so lately, by our own clock (H3);
         3. a term that may speak of this block signed it, and it is fresh."""
         term, number = getattr(signed.statement, "term", 0), getattr(signed.statement, "number", 0)
-        await self.walk.look_sometimes()  # 1
-        await self.walk.knows(term)
+        await (self.walk.look() if self.walk.due else self.walk.knows(term))  # 1
         terms = self.walk.terms
         terms.require_fresh(now)  # 2
         signers = terms.signers_of(signed.statement, number)  # 3

@@ -22,6 +22,7 @@ from cloister.core.errors import CloisterError, TransportError, define, from_wir
 from cloister.core.policy.identities import identities_of
 from cloister.core.state.endorse import MAX_HEADS as MAX_TABLE
 from cloister.core.state.endorse import Answer
+from cloister.core.threshold.shares import PublicShares
 from cloister.wire.ask import ask, new_session
 from cloister.wire.checkpoint_poll import CheckpointPoll
 from cloister.wire.heads import (
@@ -268,6 +269,21 @@ class Committee:
                 raise WRONG_ANSWER(expected="one member's table, page by page", found="another answer")
             member, more, after = signer, page.more, further
         return member, rows
+
+    async def share_keys(self, epoch: int, fits: Callable[[PublicShares], bool]) -> PublicShares:
+        """The public shares of a master epoch that t endpoints serve alike, among those that ``fits`` lets pass.
+
+        Unsigned: share keys name a member that answers wrong, and no key is believed by them. Raises as ``keys``."""
+        said: Counter[PublicShares] = Counter()
+
+        def take(value: Any) -> PublicShares | None:
+            found = PublicShares.from_json(value)
+            if not fits(found):
+                raise WRONG_ANSWER(expected=f"the public shares of epoch {epoch}", found="others")
+            said[found] += 1
+            return found if said[found] >= self.signers.threshold else None
+
+        return await self._need("GET", f"/v1/shares/{epoch}", None, take)
 
     # Below: one question to everyone.
 

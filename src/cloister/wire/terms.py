@@ -66,9 +66,10 @@ class TermWalk:
                 self._keep(found)
             return moved
 
-    async def look_sometimes(self) -> bool:
-        """``look``, if the last time is ten minutes ago."""
-        return self._clock() >= self._again and await self.look()
+    @property
+    def due(self) -> bool:
+        """Whether ten minutes went by since the last look."""
+        return self._clock() >= self._again
 
     async def knows(self, term: int) -> None:
         """Look, if a term above the one in office is named."""
@@ -151,8 +152,13 @@ class LiveCommittee:
         return await work(self.now)
 
     async def checkpoint(self) -> Signed:
-        """``Committee.checkpoint`` of those in office."""
-        return await self.sure(lambda c: c.checkpoint())
+        """``Committee.checkpoint`` of those in office; now and then hand-overs are looked for all the same."""
+        if self.walk.due:
+            await self.look()
+        signed = await self.sure(lambda c: c.checkpoint())
+        if getattr(signed.statement, "term", 0) == self.terms.in_office.signers.term:
+            self.walk.spoke()
+        return signed
 
     async def heartbeat(self, nonce: bytes) -> tuple[HeartBeat, ...]:
         """``Committee.heartbeat`` of those in office."""

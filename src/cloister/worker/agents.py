@@ -239,7 +239,7 @@ class AgentTable:
 
     async def _wanted(self) -> dict[bytes, Wanted]:
         state, height = self._watch.state(), self._watch.checkpoint.number
-        committee = await state.committee()
+        committee, master = await asyncio.gather(state.committee(), state.master())
         live = [w.worker for w in await state.workers() if w.live_at(height)]
         free = asyncio.Semaphore(AT_ONCE)
 
@@ -251,14 +251,14 @@ class AgentTable:
                 cluster = await state.cluster(record.cluster)
             if cluster is None or self._worker not in place(committee.term_seed, agent, live, cluster.seats):
                 return None
-            return Wanted(record, cluster.epoch, committee.master_epoch)
+            return Wanted(record, cluster.epoch, master.epoch)
 
         agents = await self._watch.agent_ids() if self._worker in live else []
         found = await asyncio.gather(*(one(agent) for agent in agents))
         return {agent: wanted for agent, wanted in zip(agents, found, strict=True) if wanted is not None}
 
     async def _keep(self, agent: bytes, wanted: Wanted) -> None:
-        """1. another version than the one held ends at once; 2. new secrets; 3. a lease of this period; 4. it says
+        """1. another version than the one held ends at once; 2. new secrets; 3. a lease of this period and term; 4. it says
         what the chain says; 5. nothing ended meanwhile; 6. the older lease serves on until it ends."""
         placed = self._placed.get(agent)
         if placed is not None and not wanted.fits(placed.keys.terms):  # 1
@@ -266,7 +266,8 @@ class AgentTable:
             placed = None
         if placed is not None:
             await self._follow_secrets(placed, wanted.record)  # 2
-            if placed.keys.terms.period >= self._watch.checkpoint.number // max(1, self._watch.period_blocks):  # 3
+            at, terms = self._watch.checkpoint, placed.keys.terms
+            if terms.period >= at.number // max(1, self._watch.period_blocks) and terms.term >= at.term:  # 3
                 return
         self._moves.refuse(agent)
         keys = await self._devices.acquire(agent)

@@ -16,7 +16,7 @@ from cloister.core.errors import CloisterError
 from cloister.core.keys.hpke import Rng
 from cloister.core.policy.placement import place
 from cloister.wire.anchor import AnchorLeaseRequest, ask_anchor_lease
-from cloister.wire.committee import Committee
+from cloister.wire.terms import LiveCommittee
 from cloister.worker.access import Access
 from cloister.worker.agents import AgentTable, Placed
 from cloister.worker.anchor import AnchorDesk, Place, Turn
@@ -32,13 +32,13 @@ AT_ONCE = 4
 class Leases:
     """Implements ``anchor.LeasePort`` for one placed agent: the committee signs on the lease that it holds."""
 
-    committee: Committee
+    committee: LiveCommittee
     placed: Placed
 
     async def anchor_lease(self, lease: AnchorLease, signature: bytes) -> Signed:
         """t signatures. Raises the committee's refusal."""
         request = AnchorLeaseRequest(lease, signature, self.placed.keys.seat.lease)
-        return await ask_anchor_lease(self.committee, request)
+        return await ask_anchor_lease(self.committee.now, request)
 
 
 class AnchorService:
@@ -50,7 +50,7 @@ class AnchorService:
         network: Network,
         watch: ChainWatch,
         table: AgentTable,
-        committee: Committee,
+        committee: LiveCommittee,
         access: Access,
         sender: Sender,
         *,

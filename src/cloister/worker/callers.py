@@ -12,6 +12,7 @@ from typing import Final
 from cloister.core.chainview.records import WorkerRecord
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.signatures import SignerSet, verify_signer
+from cloister.core.encoding.statements import Statement
 from cloister.core.envelope.certificate import Seat
 from cloister.core.envelope.model import RequestHead
 from cloister.core.envelope.server import VerifiedCaller
@@ -32,6 +33,8 @@ BAD_AGENT = define(
 
 Height = Callable[[], int]
 Workers = Callable[[bytes], Awaitable[WorkerRecord | None]]
+# The committee that may have signed a lease (``core.chainview.terms.Terms.lessors``). Raises ChainViewError.
+Lessors = Callable[[Statement], SignerSet]
 
 
 class Callers:
@@ -39,8 +42,8 @@ class Callers:
 
     ``height``: the newest that the committee vouched for; ``worker``: a worker's record by proof at it."""
 
-    def __init__(self, height: Height, worker: Workers, signers: SignerSet, network: bytes) -> None:
-        self._height, self._worker, self._signers, self._network = height, worker, signers, network
+    def __init__(self, height: Height, worker: Workers, lessors: Lessors, network: bytes) -> None:
+        self._height, self._worker, self._lessors, self._network = height, worker, lessors, network
         self._known: OrderedDict[tuple[bytes, str], Seat] = OrderedDict()
 
     async def origin(self, agent: bytes, caller: VerifiedCaller | None, head: RequestHead) -> Origin:
@@ -83,7 +86,7 @@ class Callers:
             raise RuntimeError("only agents have a seat")
         try:
             seat = Seat.from_json(proof.seat)
-            seat.verify(self._signers, self._network, self._height())
+            seat.verify(self._lessors(seat.lease.statement), self._network, self._height())
             signature = from_hex(proof.signature, 65, name="signature")
             verify_signer(caller_digest(seat.certificate.id, caller.address), signature, seat.certificate.worker)
         except CloisterError as error:

@@ -82,7 +82,7 @@ async def carry(blobs: Blobs, keys: AgentKeys, record: AgentRecord, name: bytes 
     data = await named(blobs, source)  # 2
     try:
         plain = (
-            open_owners(data, old.version, old.key, keys.mpk, record)
+            open_owners(data, old.version, old.key, old.mpk, record)
             if theirs
             else open_carried(data, old.version, old.key, record)
         )

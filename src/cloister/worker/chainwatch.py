@@ -17,6 +17,7 @@ from cloister.chain.proven_calls import ProvenCalls
 from cloister.chain.rpc import Rpc, quantity
 from cloister.core.chainview.records import AgentRecord, AgentRules, agent_id
 from cloister.core.chainview.refusals import NOT_A_CHECKPOINT
+from cloister.core.chainview.terms import Terms
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.network import Network
 from cloister.core.encoding.signatures import Signed
@@ -57,7 +58,11 @@ _log = logs.get("chainwatch")
 
 
 class CommitteePort(Protocol):
-    """What the watch asks of the committee (``wire.committee.Committee``)."""
+    """What the watch asks of the committee (``wire.terms.LiveCommittee``)."""
+
+    @property
+    def terms(self) -> Terms:
+        """The terms that are known, the last one in office."""
 
     async def checkpoint(self) -> Signed:
         """The newest checkpoint with t signatures."""
@@ -185,12 +190,13 @@ class ChainWatch:
     async def refresh(self) -> bool:
         """Fetch the newest checkpoint; True if it moved. Raises the committee's refusal, or WENT_BACK for ever.
 
-        1. t signatures under this network; 2. of this chain; 3. never two blocks at one height; 4. never backwards.
+        1. t signatures of a term that may speak of this block; 2. of this chain; 3. never two blocks at one height;
+        4. never backwards.
         """
         signed = await self._committee.checkpoint()
         new = signed.statement
         assert isinstance(new, Checkpoint)  # noqa: S101 - the committee port returns checkpoints
-        signed.verify(self._network.founding, self._network.id)  # 1
+        self._committee.terms.verify(signed, new.number)  # 1
         if new.chain_id != self._network.genesis.chain_id:  # 2
             raise NOT_A_CHECKPOINT(expected=f"chain {self._network.genesis.chain_id}", found=f"chain {new.chain_id}")
         block = (new.block_hash, new.state_root)

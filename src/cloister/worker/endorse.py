@@ -58,11 +58,15 @@ class Endorser:
     async def turn(self) -> int:
         """Send what is not endorsed yet, oldest first; returns how many heads were endorsed.
 
-        One agent's unreadable store stops no other agent. Raises the committee's refusal of a whole request."""
+        Under leases of the newest term only: members refuse others, and those are renewed now. One agent's unreadable
+        store stops no other agent. Raises the committee's refusal of a whole request."""
         placed = dict(self._placed())
         self._forget(placed)
         waiting: list[_Waiting] = []
+        term = max((one.keys.terms.term for one in placed.values()), default=0)
         for agent, one in placed.items():
+            if one.keys.terms.term < term:
+                continue
             try:
                 waiting += await self._waiting(agent, one)
             except CloisterError as error:
@@ -94,7 +98,7 @@ class Endorser:
             self._node.address,
             self._node.boot,
             leases=tuple(placed.keys.seat.lease for placed in versions.values()),
-            proven=tuple(self._done[version][1] for version in versions if version in self._done),
+            proven=self._proven(versions),
         )
         answers = await self._committee.endorse_heads(request.signed(self._node.key))
         count = 0
@@ -102,6 +106,11 @@ class Endorser:
             mine = [(o, a) for o, a in zip(batch, answers, strict=True) if o.version == version]
             count += self._took(version[0], mine)
         return count
+
+    def _proven(self, versions: Mapping[tuple[bytes, Epochs], Placed]) -> tuple[Signed, ...]:
+        """Heads with a quorum of the lease's own term: new members learn what others signed from one another."""
+        done = [(self._done[version][1], placed) for version, placed in versions.items() if version in self._done]
+        return tuple(s for s, placed in done if getattr(s.statement, "term", 0) == placed.keys.terms.term)
 
     def _took(self, agent: bytes, answers: Sequence[tuple[_Waiting, Signed | CloisterError]]) -> int:
         """The highest head with a quorum covers those below it; what is above it waits."""

@@ -7,7 +7,7 @@ forgets the older period's keys. Keys live here and nowhere else in the process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from cloister.core.encoding.identity import AgentVersion, KeyIdentity, Purpose
 from cloister.core.encoding.signatures import Signed, SignerSet, address_of, sign_digest
 from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.envelope.certificate import KeyCertificate, Seat
-from cloister.core.errors import ThresholdError
+from cloister.core.errors import ThresholdError, define
 from cloister.core.keys.hpke import private_key
 from cloister.core.policy.identities import identities_of
 from cloister.core.threshold.ibe import DerivedKey, decrypt
@@ -30,6 +30,17 @@ from cloister.wire.committee import Granted
 from cloister.wire.messages import KeyPartial, KeysAnswer, KeysRequest, Shown
 
 Rng = Callable[[int], bytes]
+# Public shares of a master epoch (``masters.MasterKeys.of``).
+Masters = Callable[[int], Awaitable[PublicShares]]
+
+
+OTHER_EPOCH = define(
+    "worker.other_epoch",
+    ThresholdError,
+    check="members that are asked twice release keys of the same master epochs",
+    remedy="none needed: the worker asks again at the next checkpoint",
+    status=503,
+)
 
 
 class GrantPort(Protocol):
@@ -78,10 +89,13 @@ async def show(tee: Tee, binding: Binding) -> Shown:
 
 @dataclass(frozen=True, slots=True)
 class OldKey:
-    """A `state` or `secrets` key of earlier epochs: to re-seal what is under it, and for nothing else."""
+    """A `state` or `secrets` key of earlier epochs: to re-seal what is under it, and for nothing else.
+
+    ``mpk``: the master public key of its master epoch."""
 
     version: AgentVersion
     key: DerivedKey = field(repr=False)
+    mpk: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +136,7 @@ async def acquire(
     tee: Tee,
     committee: GrantPort,
     signers: SignerSet,
-    shares: PublicShares,
+    masters: Masters,
     checkpoint: Signed,
     agent: bytes,
     rng: Rng,
@@ -130,9 +144,9 @@ async def acquire(
     """Get the agent's keys for the checkpoint's period. Raises the committee's refusal, EvidenceError, ThresholdError.
 
     1. a transport key for this request alone; 2. evidence that binds it; 3. t agreeing members; 4. each key recovered
-    and checked against MPK; if that fails a member lied: ask again and take only partials that verify alone;
-    and so each key of earlier epochs; 5. their lease, signed for this network; 6. an HPKE key for this agent, period
-    and boot, certified.
+    and checked against the MPK of its epoch; if that fails a member lied: ask again and take only partials that verify
+    alone; and so each key of earlier epochs; 5. their lease, signed for this network; 6. an HPKE key for this agent,
+    period and boot, certified.
     """
     at = checkpoint.statement
     assert isinstance(at, Checkpoint)  # noqa: S101 - the chain watch holds checkpoints only
@@ -140,6 +154,8 @@ async def acquire(
     shown = await show(tee, node.binding("worker", at.block_hash, bytes(32), {"transport": transport.public}))  # 2
     request = KeysRequest(shown, agent, checkpoint)
     granted = await committee.keys(request)  # 3
+    epochs = {granted.terms.master_epoch, *(i.version.master_epoch for i in granted.old)}
+    shares = {epoch: await masters(epoch) for epoch in epochs}
     try:
         derived, old = await _recovered(granted, signers.threshold, shares, transport)  # 4
     except ThresholdError:
@@ -150,30 +166,40 @@ async def acquire(
     public = hpke_key.public_key().public_bytes_raw()
     certificate = KeyCertificate.under(granted.terms, network=node.network, hpke_key=public)
     seat = Seat(certificate, certificate.sign(node.sign), granted.lease)
-    return AgentKeys(shares.mpk, seat, derived, hpke_key, old)
+    return AgentKeys(shares[granted.terms.master_epoch].mpk, seat, derived, hpke_key, old)
 
 
 async def _recovered(
-    granted: Granted, threshold: int, shares: PublicShares, transport: TransportKey
+    granted: Granted, threshold: int, shares: Mapping[int, PublicShares], transport: TransportKey
 ) -> tuple[dict[tuple[Purpose, int], DerivedKey], dict[Purpose, OldKey]]:
     """Every key of the grant. Each takes milliseconds of pairings: requests are served in between."""
 
     async def one(identity: KeyIdentity, parts: Sequence[KeyPartial]) -> DerivedKey:
         await asyncio.sleep(0)
         partials = [Partial(p.index, p.e1, p.e2, p.e3, p.term) for p in parts]
-        return recover(partials, threshold, shares, bytes(identity), transport)
+        return recover(partials, threshold, _shares(shares, identity), bytes(identity), transport)
 
     derived = {name: await one(granted.identities[name], parts) for name, parts in granted.partials.items()}
-    old = {i.purpose: OldKey(i.version, await one(i, parts)) for i, parts in granted.old.items()}
+    old = {
+        i.purpose: OldKey(i.version, await one(i, parts), _shares(shares, i).mpk) for i, parts in granted.old.items()
+    }
     return derived, old
 
 
-def _honest(answer: KeysAnswer, network: bytes, shares: PublicShares, transport: TransportKey) -> None:
+def _shares(shares: Mapping[int, PublicShares], identity: KeyIdentity) -> PublicShares:
+    """Those of the identity's master epoch. Raises worker.other_epoch for one that was not looked up."""
+    epoch = identity.version.master_epoch
+    if epoch not in shares:
+        raise OTHER_EPOCH(expected=f"keys of master epochs {sorted(shares)}", found=str(epoch))
+    return shares[epoch]
+
+
+def _honest(answer: KeysAnswer, network: bytes, shares: Mapping[int, PublicShares], transport: TransportKey) -> None:
     """Raise ThresholdError unless every partial of this member's answer verifies alone."""
     identities = identities_of(answer.lease, network)
     for p in answer.partials:
-        identity = bytes(identities[p.purpose, p.period])
-        verify_partial(Partial(p.index, p.e1, p.e2, p.e3, p.term), identity, shares, transport.public)
+        one = identities[p.purpose, p.period]
+        verify_partial(Partial(p.index, p.e1, p.e2, p.e3, p.term), bytes(one), _shares(shares, one), transport.public)
     for o in answer.old:
-        p, at = o.partial, o.epochs.version(network, answer.lease.agent)
-        verify_partial(Partial(p.index, p.e1, p.e2, p.e3, p.term), bytes(at.key(p.purpose)), shares, transport.public)
+        p, one = o.partial, o.epochs.version(network, answer.lease.agent).key(o.partial.purpose)
+        verify_partial(Partial(p.index, p.e1, p.e2, p.e3, p.term), bytes(one), _shares(shares, one), transport.public)

@@ -7,6 +7,7 @@ under another one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from cloister.chain.contracts import encode
@@ -52,7 +53,8 @@ class SendPort(Protocol):
 class Membership:
     """This worker's seat in the Workers contract.
 
-    ``workers``: address of the contract. ``operator``: who answers for the worker. ``endpoint``: where it says it is.
+    ``signers``: who is in office. ``workers``: address of the contract. ``operator``: who answers for the worker.
+    ``endpoint``: where it says it is.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Membership:
         node: NodeIdentity,
         tee: Tee,
         committee: AdmitPort,
-        signers: SignerSet,
+        signers: Callable[[], SignerSet],
         sender: SendPort,
         *,
         workers: bytes,
@@ -96,7 +98,7 @@ class Membership:
         keys = {"operator": self._operator}
         shown = await show(self._tee, self._node.binding("worker", at.block_hash, bytes(32), keys))  # 1
         signed = await self._committee.admission(AdmissionRequest(shown, self._operator, checkpoint))  # 2
-        signed.verify(self._signers, self._node.network)  # 3
+        signed.verify(self._signers(), self._node.network)  # 3
         admission = self._ours(signed, at.number)
         fields = [getattr(admission, name) for name in admission.TYPES]
         data = encode("Workers", "register", fields, list(signed.signatures), self._endpoint)

@@ -15,15 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cloister.chain.places import endpoints_of
 from cloister.chain.rpc import Rpc
 from cloister.chain.tx import Sender
 from cloister.core.chainview.records import WorkerRecord
+from cloister.core.chainview.terms import pinned
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.network import MAX_FILE, Network
+from cloister.core.encoding.signatures import SignerSet
+from cloister.core.encoding.statements import Statement
 from cloister.core.envelope.server import ServerSessions
 from cloister.core.errors import CloisterError, PolicyError, define
 from cloister.core.state.endorse import Answer
-from cloister.core.threshold.shares import PublicShares
 from cloister.evidence.detect import MachineConfig, open_tee
 from cloister.evidence.tee import Tee
 from cloister.fabric.embedded import open_fabric
@@ -33,7 +36,7 @@ from cloister.node.config import UNREADABLE, config_hash
 from cloister.node.identity import NodeKeys
 from cloister.sandbox.ports import Sandbox
 from cloister.sandbox.runtimes import AgentSandbox
-from cloister.wire.committee import Committee
+from cloister.wire.terms import LiveCommittee
 from cloister.worker.access import Access
 from cloister.worker.agents import AgentTable, Devices
 from cloister.worker.anchor_service import AnchorService
@@ -48,6 +51,7 @@ from cloister.worker.link import GatewayLink
 from cloister.worker.listed import Listed
 from cloister.worker.logbook import LogBook
 from cloister.worker.loops import Troubles, keep_turning
+from cloister.worker.masters import MasterKeys
 from cloister.worker.membership import Membership
 from cloister.worker.offers import Offers, Outbound
 from cloister.worker.owner import OwnerDesk
@@ -85,10 +89,8 @@ class Worker:
     ) -> None:
         self.config, self.network, self.tee, self.node, self.fabric = config, network, tee, node, fabric
         self.sandbox = sandbox
-        self.signers = network.founding
-        self.shares = PublicShares(network.mpk, network.share_keys, network.transcript)
-        self.committee = Committee(config.gatekeepers, self.signers, network.id)
         self.rpc = Rpc(config.rpc)
+        self.committee = self._live_committee()
         self.watch = ChainWatch(
             network,
             self.committee,
@@ -97,6 +99,7 @@ class Worker:
             rng=secrets.token_bytes,
             max_age_s=float(config.fresh_s),
         )
+        self.masters = MasterKeys(network, self.watch, self.committee)
         self.sessions = ServerSessions(node.boot, secrets.token_bytes)
         self.access = Access(self.watch, fabric.blobs)
         self.outbound = Outbound(network, config.calls)
@@ -114,7 +117,7 @@ class Worker:
         self.owner = OwnerDesk(
             self.logbook, FigureBook(), self.schedule, self.table.process, fabric.leases, node.boot.hex()
         )
-        callers = Callers(lambda: self.watch.height, self._worker, self.signers, network.id)
+        callers = Callers(lambda: self.watch.height, self._worker, self._lessors, network.id)
         self.server = Server(
             self.watch, self.table, self.sessions, receipts, self.access, callers, self.owner, now_ms=host_now_ms
         )
@@ -239,18 +242,33 @@ class Worker:
             offer=self.offers.of,
         )
 
+    def _live_committee(self) -> LiveCommittee:
+        """From the network file's committee on. The wall clock is read once: afterwards the host cannot turn it."""
+        began = time.time() - time.monotonic()
+        gatekeepers = self.network.genesis.address("Gatekeepers")
+        return LiveCommittee(
+            pinned(self.network, int(time.time())),
+            self.config.gatekeepers,
+            lambda members: endpoints_of(self.rpc, gatekeepers, members),
+            lambda: began + time.monotonic(),
+        )
+
+    def _lessors(self, lease: Statement) -> SignerSet:
+        return self.committee.terms.lessors(lease, self.watch.period_blocks)
+
     async def _worker(self, address: bytes) -> WorkerRecord | None:
         return await self.watch.state().worker(address)
 
     async def _acquire(self, agent: bytes) -> AgentKeys:
         signed = self.watch.signed
+        committee = self.committee.now
         return await acquire(
-            self.node, self.tee, self.committee, self.signers, self.shares, signed, agent, secrets.token_bytes
+            self.node, self.tee, committee, committee.signers, self.masters.of, signed, agent, secrets.token_bytes
         )
 
     async def _heads(self, agent: bytes) -> tuple[Sequence[Answer], int]:
-        answers = await self.committee.heads(agent, secrets.token_bytes(32))
-        return answers, self.committee.load_quorum
+        committee = self.committee.now
+        return await committee.heads(agent, secrets.token_bytes(32)), committee.load_quorum
 
     def _membership(self) -> Membership:
         genesis = self.network.genesis
@@ -258,7 +276,7 @@ class Worker:
             self.node,
             self.tee,
             self.committee,
-            self.signers,
+            lambda: self.committee.now.signers,
             self._sender,
             workers=genesis.address("Workers"),
             operator=operator_of(self.config),

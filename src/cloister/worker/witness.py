@@ -30,10 +30,23 @@ FORKED = define(
 
 
 class WitnessPort(Protocol):
-    """What witnessing asks of the committee (``wire.committee.Committee``)."""
+    """What witnessing asks of the committee (``wire.committee.Committee``, or one that follows terms)."""
 
-    signers: SignerSet
-    endpoints: tuple[str, ...]
+    @property
+    def now(self) -> Asked:
+        """Those in office. What is asked of them is counted among them alone."""
+
+
+class Asked(Protocol):
+    """The members of one term."""
+
+    @property
+    def signers(self) -> SignerSet:
+        """Who they are."""
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Where they answer."""
 
     async def caught(self, url: str, method: str, path: str, body: Any = None) -> Any:
         """One question to one endpoint; a refusal is the answer."""
@@ -58,24 +71,28 @@ class Witness:
         """Receipts under the newest signed head."""
         return getattr(self.head.statement, "size", 0) if self.head is not None else 0
 
+    @property
+    def _term(self) -> int:
+        return 0 if self.head is None else int(getattr(self.head.statement, "term", 0))
+
     async def turn(self) -> bool:
-        """Ask for signatures if there is something new. True: a new head was signed and stored.
+        """Ask for signatures if there is something new, or a new term. True: a new head was signed and stored.
 
         Raises the members' refusal, FabricError, worker.log_forked."""
         await self._desk.retry()
-        size = self._desk.log.size
-        if size == self.size:
+        size, committee = self._desk.log.size, self._committee.now
+        if size == self.size and self._term in (0, committee.signers.term):
             return False
         root = self._desk.log.root(size, await self._desk.tiles(size))
         log = WorkerLog(self._node.address, self._node.boot, size, root)
         signature = self._node.sign(log.digest(self._node.network))
-        asked = [self._ask(url, log, signature) for url in self._committee.endpoints]
+        asked = [self._ask(committee, url, log, signature) for url in committee.endpoints]
         answers = await asyncio.gather(*asked)
         signed = dict(a for a in answers if not isinstance(a, CloisterError))
-        need = witness_quorum(len(self._committee.signers.members))
+        need = witness_quorum(len(committee.signers.members))
         if len(signed) < need:
-            raise self._committee.too_few(need, [a for a in answers if isinstance(a, CloisterError)])
-        self.head = Signed(head_of(log, self._committee.signers.term), tuple(signed.values()))
+            raise committee.too_few(need, [a for a in answers if isinstance(a, CloisterError)])
+        self.head = Signed(head_of(log, committee.signers.term), tuple(signed.values()))
         await self._keep(self.head)
         return True
 
@@ -84,19 +101,21 @@ class Witness:
         data = jcs.encode({"statement": head.statement.to_json(), "signatures": signatures})
         await self._store.put_head(self._desk.name, data)
 
-    async def _ask(self, url: str, log: WorkerLog, signature: bytes) -> tuple[bytes, bytes] | CloisterError:
+    async def _ask(
+        self, committee: Asked, url: str, log: WorkerLog, signature: bytes
+    ) -> tuple[bytes, bytes] | CloisterError:
         """(member, signature), or why not. A member that holds another size is asked once more from there."""
         try:
             for _ in range(2):
                 start = min(self._known.get(url, 0), log.size)
                 path = self._desk.log.consistency(start, log.size, await self._desk.tiles(start, log.size))
                 request = LogRequest(log, signature, start, tuple(path))
-                said = await self._committee.caught(url, "POST", "/v1/logs", request.to_json())
+                said = await committee.caught(url, "POST", "/v1/logs", request.to_json())
                 if isinstance(said, CloisterError):
                     return said
                 answer = LogAnswer.from_json(said)
                 if answer.signature is not None:
-                    member = self._committee.member(head_of(log, self._committee.signers.term), answer.signature)
+                    member = committee.member(head_of(log, committee.signers.term), answer.signature)
                     self._known[url] = log.size
                     return member, answer.signature
                 self._known[url] = await self._start_of(answer.held, log)
