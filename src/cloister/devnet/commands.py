@@ -162,36 +162,6 @@ async def logs(
             places[file] = _more(file, at, out)
 
 
-async def agent_logs(home: Path, agent: str, follow: bool, out: Callable[[str], None] = print) -> None:
-    """Print what an agent (id, 0x-hex) logged on the workers of ``home``; with ``follow`` go on until interrupted."""
-
-    def only(line: str) -> None:
-        worker, _, text = line.partition(": ")
-        if said := _said_by(text, agent):
-            out(f"{worker}: {said}")
-
-    names = sorted(file.stem for file in Layout(home / "devnet").logs.glob("worker-*.log"))
-    if not names:
-        raise NO_LOG(expected="a worker's log", found="none")
-    tasks = [asyncio.ensure_future(logs(home, name, follow, only, tail=None)) for name in names]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-def _said_by(line: str, agent: str) -> str | None:
-    """``level  text`` of a worker's log line that holds a line of this agent, else None."""
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(fields, dict) or fields.get("event") != "agent" or fields.get("agent") != agent[:18]:
-        return None
-    return f"{fields.get('host_time', '')} {fields.get('agent_level', ''):<5} {fields.get('text', '')}".strip()
-
-
 def _more(file: Path, at: int, out: Callable[[str], None]) -> int:
     size = file.stat().st_size
     if size <= at:

@@ -48,7 +48,7 @@ BAD_LOG_KEY = define(
 @dataclass(slots=True)
 class _Stream:
     """One agent's log of this boot. ``lines``: all that came, kept or not; ``first``: number of the first that waits;
-    ``number``: pages made."""
+    ``number``: pages made; ``kept``: how many up to the newest that is stored, and its name."""
 
     pending: deque[bytes] = field(default_factory=deque)
     size: int = 0
@@ -56,6 +56,7 @@ class _Stream:
     first: int = 0
     number: int = 0
     previous: bytes = bytes(32)
+    kept: tuple[int, bytes] = (0, bytes(32))
     dropped: int = 0
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -121,7 +122,7 @@ class LogBook:
 
         ``next`` and ``head`` are this boot's own word: what the store left out is missed by them."""
         stream = self._streams.setdefault(placed.record.agent, _Stream())
-        key = await self.key(placed)
+        (count, head), key = stream.kept, await self.key(placed)
         wanted, size, more = [], 0, False
         for name, entry in sorted(await self._kept(placed), key=lambda one: ownerlog.host_time(one[1].value)):
             boot, _, number = name.partition(".")
@@ -136,8 +137,8 @@ class LogBook:
         return {
             "key": None if key is None else to_hex(key.key),
             "serial": 0 if key is None else key.serial,
-            "next": stream.number,
-            "head": to_hex(stream.previous),
+            "next": count,
+            "head": to_hex(head),
             "lines": stream.lines,
             "dropped": stream.dropped,
             "pages": wanted,
@@ -160,7 +161,7 @@ class LogBook:
     async def _write(self, placed: Placed, stream: _Stream, last: bool) -> None:
         """1. a key of the present owner, or nothing is kept; 2. a page; 3. it is durable before the next one is made.
 
-        A page that could not be stored keeps its place: the same bytes are not made twice under one number."""
+        A page that could not be stored is lost, and keeps its place: no two pages have one number."""
         async with stream.writing:
             key = await self.key(placed)
             if key is None:  # 1
@@ -191,6 +192,7 @@ class LogBook:
             name = page.name(self._node.network, placed.record.agent)
             stream.number, stream.previous = stream.number + 1, name
             await self._keep(placed, page, self._node.sign(name))  # 3
+            stream.kept = stream.number, name
 
     async def _keep(self, placed: Placed, page: Page, signature: bytes) -> None:
         """A page that the store refuses is lost; the next one names it, so its reader learns that it is missing."""
