@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloister.cli import calls, local, policies, versions
+from cloister.cli import calls, local, owner, policies, versions
 from cloister.cli.options import AsJson, PassphraseFd, WalletName
 from cloister.cli.output import print_facts, print_rows, progress, say
 from cloister.cli.project import TEMPLATES, build_project, new_project
@@ -20,6 +20,7 @@ command(app, "call")(calls.call)
 local.register(app)
 versions.register(app)
 policies.register(app)
+owner.register(app)
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the agent.")]
 AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]
@@ -73,6 +74,7 @@ async def deploy(
         if wait:
             with progress("waiting for finality and the first lease"):
                 await await_seats(client, done.agent)
+            await owner.publish_key(client, done.agent)
     print_facts(done.to_json(), as_json=as_json)
     say(f"next: cloister call {done.token_id} /")
 
@@ -100,21 +102,6 @@ async def show(context: typer.Context, agent: AgentName, as_json: AsJson = False
     async with settings_of(context).client() as client:
         facts = await client.describe(await client.agent_id(agent))
     print_facts(facts, as_json=as_json)
-
-
-@command(app, "logs")
-async def logs(
-    context: typer.Context,
-    agent: AgentName,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing.")] = False,
-) -> None:
-    """What an agent logged, on a devnet of this machine. On any other network logs are dropped, not kept."""
-    from cloister.devnet import commands
-
-    settings = settings_of(context)
-    async with settings.client() as client:
-        found = await client.agent_id(agent)
-    await commands.agent_logs(settings.home.path, to_hex(found), follow)
 
 
 @command(app, "pause")

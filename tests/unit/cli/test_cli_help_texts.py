@@ -13,7 +13,7 @@ from support.documents import COMMANDS, command_of, leaves, parse_command
 PATHS = sorted(leaves())
 GROUPS = [(), *sorted({path[:i] for path in PATHS for i in range(1, len(path))})]
 # Commands without facts: they print a script, log lines, or files, or run until they are stopped.
-NO_JSON = {("completion",), ("logs",), ("down",), ("agent", "new"), ("agent", "logs"), ("gatekeeper", "run")}
+NO_JSON = {("completion",), ("logs",), ("down",), ("agent", "new"), ("gatekeeper", "run")}
 # Names of options that would carry a secret on the command line.
 SECRET_WORDS = ("passphrase", "password", "key", "secret", "value", "token", "private", "mnemonic")
 
