@@ -44,6 +44,7 @@ SHIPPED = (
     "Reputation",
     "Reseals",
     "Seats",
+    "Timelock",
     "Token",
     "Validation",
     "Workers",

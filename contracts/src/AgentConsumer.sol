@@ -36,7 +36,19 @@ abstract contract AgentConsumer is IAgentConsumer {
         internal
         returns (uint64 index)
     {
-        IAnchor.Ask memory ask = IAnchor.Ask({
+        return anchor.request{value: fee}(_choice(gasLimit, copies, deadline), payload);
+    }
+
+    /// @dev Ask at the cost of the agent's fee payer, who agreed to pay for this contract's requests.
+    function _askSponsored(bytes memory payload, uint128 fee, uint64 gasLimit, uint8 copies, uint64 deadline)
+        internal
+        returns (uint64 index)
+    {
+        return anchor.requestSponsored(_choice(gasLimit, copies, deadline), fee, payload);
+    }
+
+    function _choice(uint64 gasLimit, uint8 copies, uint64 deadline) private view returns (IAnchor.Ask memory) {
+        return IAnchor.Ask({
             agent: agent,
             codeHash: 0,
             gasLimit: gasLimit,
@@ -44,7 +56,6 @@ abstract contract AgentConsumer is IAgentConsumer {
             copies: copies,
             flags: 0
         });
-        return anchor.request{value: fee}(ask, payload);
     }
 
     /// @dev Called once per request. Never trust a reply more than the agent's code and the copies you asked for.

@@ -262,7 +262,7 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         emit AccessHookSet(agentIdOf(tokenId), hook);
     }
 
-    /// @notice Who is asked to pay for calls. Naming somebody takes nothing: the escrow asks for the payer's consent.
+    /// @notice Who is asked to pay for requests. Naming somebody takes nothing: the Anchor asks for the payer's consent.
     function setFeePayer(uint256 tokenId, address payer) external onlyTokenOwner(tokenId) {
         Rules storage r = _touchedRules(tokenId);
         r.feePayer = payer;
@@ -461,6 +461,11 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
     function live(bytes32 agentId) external view returns (uint64 epoch, bool paused) {
         Agent storage a = _agents[agentId];
         return (a.epoch, a.paused);
+    }
+
+    /// @inheritdoc IAgents
+    function payerOf(bytes32 agentId) external view returns (address payer, address owner) {
+        return (_rules[agentId].feePayer, _agents[agentId].owner);
     }
 
     /// @inheritdoc IAgents

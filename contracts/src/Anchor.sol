@@ -9,12 +9,13 @@ import {IAgents} from "./interfaces/IAgents.sol";
 import {IAgentConsumer, IAnchor} from "./interfaces/IAnchor.sol";
 import {Gatekeepers} from "./Gatekeepers.sol";
 import {Leases} from "./Leases.sol";
+import {Sponsors} from "./Sponsors.sol";
 import {Statements} from "./Statements.sol";
 
 /// @title Anchor: contracts ask agents here, and agents answer exactly once (spec/anchor.md).
 /// @notice An open request is one word of storage: its commitment. Answers are signed by leased workers, so anybody may
 /// bring them. Money is owed, never pushed: fees and refunds are credits that their owner, or anybody for it, collects.
-contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
+contract Anchor is IAnchor, Leases, Sponsors, ReentrancyGuardTransient, EIP712 {
     using Statements for Statements.AnchorAnswer;
     using Statements for Statements.AnchorCommit;
 
@@ -98,7 +99,18 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
     /// @inheritdoc IAnchor
     function request(Ask calldata ask, bytes calldata payload) external payable returns (uint64 index) {
         if (msg.value > type(uint128).max) revert BadAsk();
-        return _enqueue(ask, msg.sender, uint128(msg.value), payload);
+        (index,) = _enqueue(ask, msg.sender, uint128(msg.value), payload);
+    }
+
+    /// @inheritdoc IAnchor
+    function requestSponsored(Ask calldata ask, uint128 fee, bytes calldata payload) external returns (uint64 index) {
+        if (fee == 0) revert BadAsk();
+        address payer = _agreed(ask.agent, msg.sender, fee);
+        _spend(payer, fee);
+        bytes32 c;
+        (index, c) = _enqueue(ask, msg.sender, fee, payload);
+        _payers[c] = payer;
+        emit Sponsored(ask.agent, index, payer, fee);
     }
 
     /// @notice A request signed by its requester (EIP-712 or EIP-1271), brought by anybody who pays the gas. The fee comes
@@ -115,9 +127,8 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
         bytes32 digest = requestDigest(requester, ask, keccak256(payload), fee, nonce);
         if (!SignatureChecker.isValidSignatureNow(requester, digest, signature)) revert BadRequestSignature();
         used[requester][nonce] = true;
-        if (credits[requester] < fee) revert NotEnoughCredit(credits[requester], fee);
-        credits[requester] -= fee;
-        return _enqueue(ask, requester, fee, payload);
+        _spend(requester, fee);
+        (index,) = _enqueue(ask, requester, fee, payload);
     }
 
     // --- answering ---
@@ -168,8 +179,10 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
     function refund(Request calldata r) external nonReentrant {
         if (!isOpen(r)) revert NotOpen(r.agent, r.index);
         if (block.timestamp <= r.deadline) revert TooEarly(r.deadline, block.timestamp);
-        _free(r.agent, r.index, commitment(r));
-        _credit(r.requester, r.fee);
+        bytes32 c = commitment(r);
+        _free(r.agent, r.index, c);
+        address payer = _payers[c];
+        _credit(payer == address(0) ? r.requester : payer, r.fee);
         emit Refunded(r.agent, r.index, r.requester, r.fee);
     }
 
@@ -233,7 +246,7 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
 
     function _enqueue(Ask calldata ask, address requester, uint128 fee, bytes calldata payload)
         private
-        returns (uint64 index)
+        returns (uint64 index, bytes32 c)
     {
         if (payload.length > MAX_PAYLOAD) revert PayloadTooLong(payload.length);
         if (ask.copies == 0 || ask.copies > MAX_COPIES || ask.flags > MAX_FLAGS) revert BadAsk();
@@ -253,7 +266,6 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
             ask.flags,
             keccak256(payload)
         );
-        bytes32 c;
         // A struct of words lies in memory as abi.encode lays it out.
         assembly ("memory-safe") {
             c := keccak256(r, 320)
@@ -360,6 +372,16 @@ contract Anchor is IAnchor, Leases, ReentrancyGuardTransient, EIP712 {
         e.version = u.version + 1;
         e.value = u.value;
         emit Updated(agent, u.key, u.version + 1, u.value);
+    }
+
+    function _registry() internal view override returns (IAgents) {
+        return agents;
+    }
+
+    function _spend(address account, uint128 fee) private {
+        uint256 held = credits[account];
+        if (held < fee) revert NotEnoughCredit(held, fee);
+        credits[account] = held - fee;
     }
 
     function _credit(address account, uint256 amount) private {

@@ -19,6 +19,10 @@ contract Counter is IAgentConsumer {
         return anchor.request{value: msg.value}(a, "q");
     }
 
+    function askSponsored(IAnchor.Ask calldata a, uint128 fee) external returns (uint64) {
+        return anchor.requestSponsored(a, fee, "q");
+    }
+
     function onAgentReply(bytes32, uint64 index, uint8, bytes calldata reply) external {
         if (++calls[index] > most) most = calls[index];
         uint8 mood = uint8(reply[0]) % 4;
@@ -42,11 +46,16 @@ contract Crowd is Anchored {
     uint256 public answers;
     uint256 public refunds;
     mapping(uint256 at => bool) public done;
+    address internal sponsor = named("sponsor");
+    uint256 public sponsored;
+    uint256 public agreed;
     uint256 public doneTwice;
 
     constructor() {
         anchored();
         counter = new Counter(anchor);
+        vm.prank(owner);
+        agents.setFeePayer(tokenId, sponsor);
     }
 
     function theAnchor() external view returns (Anchor) {
@@ -59,7 +68,42 @@ contract Crowd is Anchored {
 
     function owedOrOpen() external view returns (uint256 sum) {
         for (uint256 i = 0; i < _made.length; ++i) if (anchor.isOpen(_made[i])) sum += _made[i].fee;
-        sum += anchor.credits(payee) + anchor.credits(address(counter));
+        sum += anchor.credits(payee) + anchor.credits(address(counter)) + anchor.credits(sponsor);
+    }
+
+    /// @dev The sponsor puts money in and agrees anew: to so much in all.
+    function agree(uint96 more, uint96 most, uint96 total) external {
+        uint256 value = bound(more, 0, 1 ether);
+        vm.deal(address(this), value);
+        anchor.deposit{value: value}(sponsor);
+        paidIn += value;
+        agreed += total;
+        vm.prank(sponsor);
+        anchor.setConsent(agentId, owner, address(0), most, total, type(uint64).max);
+    }
+
+    function placeSponsored(uint96 fee, uint16 wait_) external {
+        IAnchor.Ask memory a = choice();
+        a.deadline = uint64(block.timestamp) + 1 + wait_ % 2 hours;
+        a.gasLimit = 100_000;
+        uint128 value = uint128(bound(fee, 0, 1 ether));
+        (bool ok, bytes memory index) = address(counter).call(abi.encodeCall(Counter.askSponsored, (a, value)));
+        if (!ok) return;
+        sponsored += value;
+        _made.push(
+            IAnchor.Request(
+                agentId,
+                abi.decode(index, (uint64)),
+                address(counter),
+                value,
+                0,
+                a.gasLimit,
+                a.deadline,
+                1,
+                0,
+                keccak256("q")
+            )
+        );
     }
 
     function place(uint96 fee, uint8 copies, uint16 wait_) external {
@@ -108,8 +152,8 @@ contract Crowd is Anchored {
         if (ok) finish(which);
     }
 
-    function collect(bool worker_) external {
-        address who = worker_ ? payee : address(counter);
+    function collect(uint8 which) external {
+        address who = which % 3 == 0 ? payee : which % 3 == 1 ? address(counter) : sponsor;
         uint256 before = who.balance;
         (bool ok,) = address(anchor).call(abi.encodeCall(Anchor.withdrawFor, (who)));
         if (ok) paidOut += who.balance - before;
@@ -123,8 +167,7 @@ contract Crowd is Anchored {
     function settle() external {
         vm.warp(block.timestamp + 31 days);
         for (uint256 i = 0; i < _made.length; ++i) if (anchor.isOpen(_made[i])) this.refund(i);
-        this.collect(true);
-        this.collect(false);
+        for (uint8 i = 0; i < 3; ++i) this.collect(i);
     }
 
     function finish(uint256 which) private {
@@ -152,7 +195,8 @@ contract AnchorInvariants is Anchored {
     }
 
     function targetSelectors() public view returns (FuzzSelector[] memory list) {
-        bytes4[] memory acts = new bytes4[](6);
+        bytes4[] memory acts = new bytes4[](8);
+        (acts[6], acts[7]) = (Crowd.agree.selector, Crowd.placeSponsored.selector);
         (acts[0], acts[1], acts[2]) = (Crowd.place.selector, Crowd.respond.selector, Crowd.inflate.selector);
         (acts[3], acts[4], acts[5]) = (Crowd.refund.selector, Crowd.collect.selector, Crowd.wait.selector);
         list = new FuzzSelector[](1);
@@ -167,6 +211,11 @@ contract AnchorInvariants is Anchored {
         }
         equal(crowd.answers(), 4);
         equal(crowd.counter().most(), 1);
+        crowd.agree(1 ether, 1 ether, 1 ether);
+        crowd.placeSponsored(1 ether, 60);
+        equal(crowd.sponsored(), 1 ether);
+        crowd.respond(4, 0, 840_000);
+        equal(crowd.answers(), 5);
     }
 
     /// @notice No request ends twice and no callback runs twice.
@@ -180,6 +229,11 @@ contract AnchorInvariants is Anchored {
     function invariant_fees_are_the_balance() public view {
         equal(crowd.owedOrOpen(), address(crowd.theAnchor()).balance);
         equal(crowd.paidIn(), crowd.paidOut() + address(crowd.theAnchor()).balance);
+    }
+
+    /// @notice A sponsor never pays more than it agreed to.
+    function invariant_sponsors_pay_what_they_agreed_to() public view {
+        equal(crowd.sponsored() <= crowd.agreed(), true);
     }
 
     /// @notice No fee is stuck: after the last deadline everything can be collected.

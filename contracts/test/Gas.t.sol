@@ -119,6 +119,33 @@ contract GasTest is Anchored {
         GAS.snapshotValue("Cloister", "request and callback 1 KiB", roundTrip(1024, "1 KiB"));
     }
 
+    function test_gas_sponsored_request() public {
+        address payer = named("payer");
+        vm.prank(owner);
+        agents.setFeePayer(tokenId, payer);
+        anchor.deposit{value: 10 ether}(payer);
+        vm.prank(payer);
+        anchor.setConsent(agentId, owner, address(0), 1 ether, 9 ether, type(uint64).max);
+        take("set consent");
+        anchor.requestSponsored(choice(), 1 ether, bytesOf(256));
+        take("sponsored request 256 B");
+    }
+
+    function test_gas_respond_and_commit() public {
+        IAnchor.Commit memory c;
+        c.conditions = new IAnchor.Condition[](1);
+        c.conditions[0] = IAnchor.Condition("flag", 0);
+        c.updates = new IAnchor.Update[](3);
+        for (uint64 version = 0; version < 2; ++version) {
+            for (uint256 i = 0; i < 3; ++i) c.updates[i] = IAnchor.Update(bytes32(i + 1), version, bytesOf(64));
+            IAnchor.Request memory r = ask(choice(), bytesOf(256), 1 ether);
+            IAnchor.Signed[] memory by = new IAnchor.Signed[](1);
+            by[0] = signBy(0, answerDigest(r, bytesOf(256), keccak256(abi.encode(c))));
+            anchor.respondAndCommit(r, bytesOf(256), c, by);
+        }
+        take("response with a commit of 3 keys 64 B");
+    }
+
     function test_gas_equal_answers() public {
         IAnchor.Ask memory a = choice();
         a.copies = 3;

@@ -11,6 +11,9 @@ interface IAgents {
     /// @notice Epoch (0: no such agent) and pause flag, by agent id.
     function live(bytes32 agentId) external view returns (uint64 epoch, bool paused);
 
+    /// @notice Who is asked to pay for an agent's requests, and who owns it; zeros for no such agent.
+    function payerOf(bytes32 agentId) external view returns (address payer, address owner);
+
     /// @notice Master epoch at an agent's birth.
     function bornIn(uint256 tokenId) external view returns (uint64);
 

@@ -80,6 +80,9 @@ interface IAnchor {
     event Withdrawn(address indexed account, address indexed to, uint256 amount);
 
     function request(Ask calldata ask, bytes calldata payload) external payable returns (uint64 index);
+
+    /// @notice As `request`, paid from the credit of the agent's fee payer, if that agreed to it (Sponsors).
+    function requestSponsored(Ask calldata ask, uint128 fee, bytes calldata payload) external returns (uint64 index);
     function respond(Request calldata r, bytes calldata reply, Signed[] calldata by) external;
     function respondAndCommit(Request calldata r, bytes calldata reply, Commit calldata c, Signed[] calldata by)
         external;
