@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from cloister.chain import abi
 from cloister.chain.abi import BAD_ANSWER
-from cloister.chain.contracts import call, encode
+from cloister.chain.contracts import artifact, call, encode
 from cloister.chain.events import decode_event, topic
 from cloister.chain.kinds import ETHEREUM, ChainKind
 from cloister.chain.logs import get_logs
@@ -23,6 +24,7 @@ from cloister.core.chainview.anchor import (
     Asked,
     Queue,
     read_anchor_term,
+    read_entry,
     read_open,
     read_queue,
     read_queues,
@@ -36,6 +38,8 @@ from cloister.core.errors import ChainError
 
 MAX_LOGS: Final = 4096
 NAME: Final = "Anchor"
+# Key (32 bytes), the version that it replaces, the new value.
+Update = tuple[bytes, int, bytes]
 
 
 class AnchorChain:
@@ -67,6 +71,10 @@ class AnchorChain:
         """A worker's lease at the checkpoint."""
         return await state.read(NAME, lambda s, at: read_seat(s, at, term, agent, epoch, worker))
 
+    async def entry(self, state: ProvenState, agent: bytes, key: bytes) -> tuple[int, bytes]:
+        """(version, value) of an agent's store at the checkpoint."""
+        return await state.read(NAME, lambda s, at: read_entry(s, at, agent, key))
+
     # --- claims ---
 
     async def requests(self, agent: bytes, since: int, until: int) -> list[tuple[Asked, bytes, int]]:
@@ -81,6 +89,10 @@ class AnchorChain:
     async def is_open(self, request: Asked) -> bool:
         """Whether the newest block has the request open. Unproven."""
         return bool(await call(self.rpc, self.address, NAME, "isOpen", request))
+
+    async def newest_version(self, agent: bytes, key: bytes) -> int:
+        """The version of an entry at the newest block. Unproven."""
+        return int((await call(self.rpc, self.address, NAME, "read", agent, key))[0])
 
     # --- transactions ---
 
@@ -97,6 +109,14 @@ class AnchorChain:
         """Bring an answer; ``by``: (worker, signature). Gas is estimated: what would revert is not sent."""
         return await self._send("respond", request, reply, sorted(by))
 
+    async def commit(self, agent: bytes, update: Update, deadline: int, by: tuple[bytes, bytes]) -> Receipt:
+        """Bring an update of an agent's store, ``by`` (worker, signature). It counts once: its version is over then."""
+        return await self._send("commit", agent, _commit(update), deadline, by)
+
+    async def hand_over(self, signed: Signed, members: Sequence[bytes]) -> Receipt:
+        """Name the next signer set, with t signatures of the current one. Raises ChainError."""
+        return await self._send("handOver", signed.statement, list(members), list(signed.signatures))
+
     async def refund(self, request: Asked) -> Receipt:
         """Give an unanswered request's fee back, after its deadline. Raises ChainError."""
         return await self._send("refund", request)
@@ -105,6 +125,16 @@ class AnchorChain:
         if self._sender is None:
             raise RuntimeError("this reader sends nothing")
         return await self._sender.send(self.address, encode(NAME, fn, *args))
+
+
+def commit_hash(update: Update) -> bytes:
+    """keccak256(abi.encode(Commit)) of one update: what a worker signs. 32 bytes."""
+    entry = next(e for e in artifact(NAME).abi if e.get("name") == "commit")
+    return keccak256(abi.encode([abi.parse(entry["inputs"][1])], [_commit(update)]))
+
+
+def _commit(update: Update) -> dict[str, Any]:
+    return {"conditions": [], "updates": [update]}
 
 
 def already(error: ChainError) -> bool:

@@ -53,6 +53,11 @@ class ProvenCalls:
                 await self._prove(need)
         raise TOO_MUCH(expected=f"at most {MAX_ROUNDS}", found="more")
 
+    async def word(self, address: bytes, slot: int) -> int:
+        """One word of a contract's storage at the checkpoint; 0 where there is none. Raises as ``view`` does."""
+        await self._prove(NeedState(address, slot))
+        return self._world.words[address, slot]
+
     async def _prove(self, need: NeedState) -> None:
         """1. the account by proof; 2. one word under its storage root, or its code by the proven hash."""
         if len(self._world.words) + len(self._world.accounts) >= MAX_KEPT:

@@ -33,6 +33,16 @@ class Layout:
         return self.home / "chain" / "state.json"
 
     @property
+    def second_state(self) -> Path:
+        """The second chain's state file."""
+        return self.home / "chain-2" / "state.json"
+
+    @property
+    def second_record(self) -> Path:
+        """The record of the second chain, which the Directory names."""
+        return self.home / "chain-2.json"
+
+    @property
     def genesis(self) -> Path:
         """The genesis file."""
         return self.home / "genesis.json"
@@ -80,8 +90,13 @@ class Layout:
         """Loopback ports by process name, chosen free at first and kept: endpoints stand on chain."""
         file = self.home / "ports.json"
         if file.exists():
-            return {str(k): int(v) for k, v in json.loads(file.read_text()).items()}
-        names = ["chain", "gateway", "model", *(name for name, _ in GATEKEEPERS)]
+            kept = {str(k): int(v) for k, v in json.loads(file.read_text()).items()}
+            if "chain-2" in kept:
+                return kept
+            (kept["chain-2"],) = free_ports(1)
+            write_private(file, json.dumps(kept).encode())
+            return kept
+        names = ["chain", "chain-2", "gateway", "model", *(name for name, _ in GATEKEEPERS)]
         ports = dict(zip(names, free_ports(len(names)), strict=True))
         write_private(file, json.dumps(ports).encode())
         return ports

@@ -23,13 +23,14 @@ from cloister.chain.contracts import call
 from cloister.chain.rpc import Rpc
 from cloister.chain.tx import Sender
 from cloister.core.attestation.model import measurement_id
+from cloister.core.encoding.chain_record import ChainRecord
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.network import Genesis, Network
 from cloister.core.encoding.signatures import address_of
 from cloister.core.errors import CloisterError, ConfigError, define
 from cloister.core.keys.keystore import encrypt_key
-from cloister.devnet import ledger, tools
+from cloister.devnet import ledger, second, tools
 from cloister.devnet.layout import GATEKEEPERS, THRESHOLD, WORKERS, Layout, write_json, write_private
 from cloister.devnet.process import Child, spawn
 from cloister.devnet.tee.client import NO_SWTPM, TeeControl, cleanup, devnet_roots
@@ -54,6 +55,7 @@ class Options:
     """What a person may choose. ``map_host``: host -> (ip, port) that sandboxes reach instead of the real host.
 
     ``parameters``: network parameters of the first policy (``period_blocks`` and so on); they count at founding only.
+    ``second_chain``: another chain beside the network's own, connected to it; ``second_gas``: workers can pay there.
     """
 
     home: Path
@@ -62,6 +64,8 @@ class Options:
     block_time: float = 1.0
     parameters: Mapping[str, int] = field(default_factory=dict)
     map_host: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    second_chain: bool = False
+    second_gas: bool = True
 
 
 class Devnet:
@@ -78,6 +82,10 @@ class Devnet:
         self.genesis: Genesis | None = None
         self.network: Network | None = None
         self._faucet: Sender | None = None
+        self.second: Anvil | None = None
+        self.second_rpc: Rpc | None = None
+        self.second_record: ChainRecord | None = None
+        self._second_faucet: Sender | None = None
 
     async def __aenter__(self) -> Devnet:
         try:
@@ -124,6 +132,31 @@ class Devnet:
         self.anvil = anvil
         await asyncio.to_thread(anvil.start)
         self.rpc = Rpc(anvil.url)
+        if self.options.second_chain:
+            await self._start_second()
+
+    async def _start_second(self) -> None:
+        self._say("second chain: anvil, with an Anchor of its own")
+        chain_id = self._chain_id() + 10**9
+        self.second = Anvil(
+            tools.anvil(),
+            self.layout.second_state,
+            chain_id=chain_id,
+            port=self.ports["chain-2"],
+            block_time=self.options.block_time,
+        )
+        await asyncio.to_thread(self.second.start)
+        self.second_rpc = Rpc(self.second.url)
+        founder, faucet = (PrivateKey(self.layout.secret_key(name)) for name in ("deployer", "faucet"))
+        if not self.layout.second_record.exists():
+            for key in (founder, faucet):
+                self.second.fund(address_of(key), 10**9 * 10**18)
+        self._second_faucet = Sender(self.second_rpc, faucet, chain_id)
+        self.second_record = await second.deploy_anchor(self.layout, self.second_rpc, founder, chain_id)
+
+    def _chains(self) -> list[dict[str, Any]]:
+        """Connected chains, as settings of gatekeepers and workers."""
+        return [{"record": str(self.layout.second_record), "rpc": [self.second.url]}] if self.second else []
 
     def _chain_id(self) -> int:
         file = self.layout.home / "chain-id"
@@ -184,6 +217,8 @@ class Devnet:
             await ledger.network_file(self.layout, self.rpc, self.genesis, self.gatekeeper_urls())
         await ledger.adopt(self.rpc, deployer, self.genesis)
         self.network = Network.parse(self.layout.network.read_bytes())
+        if self.second_rpc is not None and self.second_record is not None:
+            await second.connect(self.rpc, self.second_rpc, deployer, self.network, self.second_record)
 
     async def start_gatekeeper(self, name: str) -> Child:
         """Start (or start again) one gatekeeper and give its account gas."""
@@ -197,6 +232,7 @@ class Devnet:
             "operator": to_hex(operator_address(f"gatekeeper operator {number}")),
             "endpoint": endpoint,
             "machine": self.machines[name]["machine"],
+            "chains": self._chains(),
         }
         child = await self._node(name, "cloister.gatekeeper", config)
         await self.fund(from_hex(child.ready["address"], 20, name="address"))
@@ -237,9 +273,13 @@ class Devnet:
             "machine": (machine or self.machines[name])["machine"],
             "map_host": mapped,
             "extra_ca": str(self.layout.model / "ca.pem") if mapped else None,
+            "chains": self._chains(),
         }
         child = await self._node(name, "cloister.worker", config)
-        await self.fund(from_hex(child.ready["address"], 20, name="address"))
+        address = from_hex(child.ready["address"], 20, name="address")
+        await self.fund(address)
+        if self._second_faucet is not None and self.options.second_gas:
+            await self._second_faucet.send(address, value=GAS_WEI)
         return child
 
     async def _start_model(self) -> None:
@@ -305,9 +345,13 @@ class Devnet:
         if self.rpc is not None:
             await self.rpc.close()
             self.rpc = self._faucet = None
-        if self.anvil is not None:
-            await asyncio.to_thread(self.anvil.stop)
-            self.anvil = None
+        if self.second_rpc is not None:
+            await self.second_rpc.close()
+            self.second_rpc = self._second_faucet = None
+        for chain in (self.anvil, self.second):
+            if chain is not None:
+                await asyncio.to_thread(chain.stop)
+        self.anvil = self.second = None
         cleanup(self.layout.tee)
         with contextlib.suppress(FileNotFoundError):
             self.layout.gateway_socket.unlink()

@@ -99,6 +99,7 @@ class Routes:
             ("GET", re.compile(rf"/v1/workers/0x([0-9a-f]{{40}})/evidence\?nonce={_HEX}"), self._get_evidence),
             ("GET", re.compile(r"/v1/status"), self._get_status),
             ("GET", re.compile(rf"/v1/receipts/{_HEX}(/proof)?"), self._get_receipt),
+            ("GET", re.compile(rf"/v1/answers/{_HEX}/([1-9][0-9]{{0,15}})\?chain=([1-9][0-9]{{0,15}})"), self._get_answer),
         ]
 
     def max_body(self, method: str, target: str) -> int:
@@ -171,11 +172,23 @@ class Routes:
         finally:
             self._seeking -= 1
 
-    async def _sought(self, question: bytes) -> bytes:
+    async def _get_answer(self, exchange: Exchange, parts: tuple[str, ...]) -> None:
+        """A contract's answer that no worker can pay to bring: whoever asks may."""
+        if self._seeking >= _MAX_RECEIPTS_AT_ONCE:
+            raise OVERLOADED(expected=f"at most {_MAX_RECEIPTS_AT_ONCE} answers asked for at once", found="one more")
+        question = int(parts[2]).to_bytes(8, "big") + bytes.fromhex(parts[0]) + int(parts[1]).to_bytes(8, "big")
+        self._seeking += 1
+        try:
+            found = await self._sought(question, Kind.ANSWER)
+            exchange.reply(200, found, extra=b"cache-control: no-store\r\n")
+        finally:
+            self._seeking -= 1
+
+    async def _sought(self, question: bytes, kind: Kind = Kind.RECEIPT) -> bytes:
         refusal: CloisterError = NO_WORKER(expected="a connected worker", found="none")
         for linked in self._workers.all()[:_MAX_SHOWN]:
             try:
-                return await _ask(linked.connection, Kind.RECEIPT, question, MAX_RECEIPT, _RECEIPT_S)
+                return await _ask(linked.connection, kind, question, MAX_RECEIPT, _RECEIPT_S)
             except CloisterError as error:
                 # "not signed yet" says more than "not here"
                 refusal = error if refusal.code != NOT_YET else refusal

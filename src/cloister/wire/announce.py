@@ -6,6 +6,7 @@ announcement replaces the one before. The gateway then opens streams towards it,
 - ``CALL``: agent (32 bytes) ‖ sealed request record. Answer: the sealed response stream, in chunks of any size.
 - ``EVIDENCE``: nonce (32 bytes). Answer: JSON {evidence, binding}.
 - ``STATUS``: nothing. Answer: a JSON object for operators.
+- ``ANSWER``: chain id (8 bytes) ‖ agent (32 bytes) ‖ index (8 bytes). Answer: JSON of ``wire.anchor.Ready``.
 - ``RECEIPT``: u8 (1 receipt, 2 proof) ‖ receipt id (32 bytes). Answer: JSON of spec/receipts.md 15.
 """
 
@@ -38,6 +39,7 @@ class Kind(IntEnum):
     EVIDENCE = 2
     STATUS = 3
     RECEIPT = 4
+    ANSWER = 5
 
 
 @dataclass(frozen=True, slots=True)

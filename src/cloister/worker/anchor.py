@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from cloister.chain.anchor import AnchorChain, already
 from cloister.chain.proven import ProvenState
+from cloister.chain.tx import NO_FUNDS
 from cloister.core.chainview.anchor import MAX_PAYLOAD, AnchorSeat, Asked, require_line
 from cloister.core.encoding.contract_statements import AnchorAnswer, AnchorLease
 from cloister.core.encoding.keccak import keccak256
@@ -22,7 +23,7 @@ from cloister.core.encoding.signatures import Signed
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import ChainError, CloisterError, PolicyError, define
 from cloister.node import logs
-from cloister.worker.anchor_outbox import BATCH, Answered, Cursor, Entry, Outbox, put_answer
+from cloister.worker.anchor_outbox import BATCH, Answered, Cursor, Entry, Outbox
 
 # Requests of one agent that are served at once: each waits for a block.
 AT_ONCE: Final = 16
@@ -55,19 +56,21 @@ _log = logs.get("anchor")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where answers count. ``network``: the network id; ``anchor``, ``worker`` and ``payee``: 20-byte addresses."""
+    """Where answers count. ``network``: the network id; ``anchor``, ``worker`` and ``payee``: 20-byte addresses.
+    ``home``: the network's own chain, where the Anchor reads the committee by itself."""
 
     network: bytes
     chain_id: int
     anchor: bytes
     worker: bytes
     payee: bytes
+    home: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one agent's turn is based on. ``seats``: workers that hold the agent, best first. ``founded``: the block
-    before which nobody could ask."""
+    """What one agent's turn is based on. ``checkpoint`` and ``state``: of the Anchor's chain; all else of the network's
+    own one. ``seats``: workers that hold the agent, best first. ``founded``: nobody could ask before that block."""
 
     agent: bytes
     epoch: int
@@ -78,6 +81,16 @@ class Turn:
     state: ProvenState
     seats: tuple[bytes, ...]
     founded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An answer that this worker's account cannot pay for: anybody may bring it. ``lease``: not on chain yet either."""
+
+    request: Asked
+    reply: bytes
+    by: tuple[tuple[bytes, bytes], ...]
+    lease: Signed | None
 
 
 class Runner(Protocol):
@@ -113,6 +126,8 @@ class AnchorDesk:
         self._adopt_after = 0
         self._seating = asyncio.Lock()
         self._registered: tuple[tuple[int, int], AnchorSeat] | None = None
+        self._unregistered: Signed | None = None
+        self.waiting: dict[int, Waiting] = {}
 
     async def turn(self, at: Turn) -> bool:
         """One turn; True while a request is open. One that fails does not hold up the others; the first refusal is
@@ -166,6 +181,7 @@ class AnchorDesk:
                 still.append(entry)
             else:
                 self._failures.pop(entry.request.index, None)
+                self.waiting.pop(entry.request.index, None)
                 await self._outbox.finish(entry.request.index)
         return still
 
@@ -222,7 +238,9 @@ class AnchorDesk:
 
         def keep(reply: bytes) -> tuple[str, bytes]:
             signature = self._signature(request, reply)
-            return put_answer(request.index, Answered(self._place.worker, reply, signature, seat.vendor_class))
+            return self._outbox.put_answer(
+                request.index, Answered(self._place.worker, reply, signature, seat.vendor_class)
+            )
 
         try:
             await self._runner.run(request, entry.payload, keep)
@@ -245,15 +263,23 @@ class AnchorDesk:
         reply, by = chosen[0].reply, [(a.worker, a.signature) for a in chosen]
         await self._seat(at)
         if not await self._chain.is_open(request):
+            self.waiting.pop(request.index, None)
             return  # somebody was faster; a checkpoint will say so
         try:
             receipt = await self._chain.respond(request, reply, by)
+            self.waiting.pop(request.index, None)
         except ChainError as error:
             if already(error):
                 return
+            if error.code == NO_FUNDS.code:
+                self.waiting[request.index] = Waiting(request, reply, tuple(by), self._unregistered)
             self._registered = None  # perhaps the chain forgot it
             raise
         _log.info("answered", index=request.index, block=receipt.block_number, gas=receipt.gas_used)
+
+    async def seat(self, at: Turn) -> AnchorSeat:
+        """This worker's live lease at the Anchor, got and registered if need be. Raises anchor.no_seat, ChainError."""
+        return await self._seat(at)
 
     async def _seat(self, at: Turn) -> AnchorSeat:
         """One at a time: requests that are served side by side need one lease."""
@@ -268,10 +294,10 @@ class AnchorDesk:
         term, expiry = await self._chain.term(at.state)
         now = at.checkpoint.timestamp
         if term != at.term or expiry <= now + RENEW_S:  # 1
-            if self._turns >= self._adopt_after:
+            if self._place.home and self._turns >= self._adopt_after:
                 self._adopt_after = self._turns + ADOPT_TURNS
                 await self._chain.adopt()
-            raise NO_SEAT(expected=f"term {at.term} at the Anchor", found=f"term {term}; it was told")
+            raise NO_SEAT(expected=f"term {at.term} at the Anchor", found=f"term {term}")
         held = await self._chain.seat(at.state, term, at.agent, at.epoch, self._place.worker)
         if self._registered is not None and self._registered[0] == (term, at.epoch):
             held = self._registered[1]
@@ -279,7 +305,13 @@ class AnchorDesk:
             return held
         lease = self._lease(at)
         signed = await self._leases.anchor_lease(lease, self._sign(lease.digest(self._place.network)))  # 3
-        await self._chain.register(signed)
+        self._unregistered = None
+        try:
+            await self._chain.register(signed)
+        except ChainError as error:
+            if error.code != NO_FUNDS.code:
+                raise
+            self._unregistered = signed  # whoever brings the answer brings it too
         held = AnchorSeat(lease.payee, lease.expiry, lease.vendor_class, lease.code_hash)
         self._registered = (term, at.epoch), held
         return held

@@ -9,6 +9,8 @@ together.
     \\0anchor/cursor            JCS {count, head, block}
     \\0anchor/ask/<index>       JCS {request, payload, seen}        seen: Unix seconds of the checkpoint that showed it
     \\0anchor/out/<index>/<w>   JCS {reply, signature, class}       one per worker
+
+Of a connected chain: ``\\0anchor/<chain id>/cursor`` and so on; what is committed once is named with the chain too.
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ from cloister.fabric.ports import CONFLICT
 from cloister.worker.state import ALREADY_DONE, AgentState, Transaction
 
 PREFIX: Final = "\0anchor/"
-CURSOR: Final = f"{PREFIX}cursor"
 # Requests taken in at once; the rest waits for the next turn.
 BATCH: Final = 16
 MAX_OPEN: Final = 256
@@ -61,14 +62,17 @@ class Answered:
 
 
 class Outbox:
-    """The outbox of one agent over its state."""
+    """The outbox of one agent over its state. ``chain``: of a connected chain; None: of the network's own."""
 
-    def __init__(self, state: AgentState) -> None:
+    def __init__(self, state: AgentState, chain: int | None = None) -> None:
         self._state = state
+        self._prefix = PREFIX if chain is None else f"{PREFIX}{chain}/"
+        self._lead = "" if chain is None else f"{chain} "
+        self._cursor = f"{self._prefix}cursor"
 
     async def cursor(self) -> Cursor:
         """Where the last turn, of any seat, came to."""
-        data = await (await self._begin("read")).get(CURSOR)
+        data = await (await self._begin("read")).get(self._cursor)
         if data is None:
             return Cursor()
         said = jcs.decode(data)
@@ -79,13 +83,13 @@ class Outbox:
         name = f"take {cursor.queue.count} {cursor.queue.head.hex()}"
         try:
             tx = await self._begin(name)
-            await tx.get(CURSOR)
+            await tx.get(self._cursor)
             for e in entries:
                 said = {"request": e.request.to_json(), "payload": _text(e.payload), "seen": e.seen}
-                await tx.put(_ask(e.request.index), jcs.encode(said))
+                await tx.put(self._ask(e.request.index), jcs.encode(said))
             at = {"count": cursor.queue.count, "head": to_hex(cursor.queue.head), "block": cursor.block}
-            await tx.put(CURSOR, jcs.encode(at))
-            await tx.commit(request_id(name))
+            await tx.put(self._cursor, jcs.encode(at))
+            await tx.commit(self.request_id(name))
         except StateError as error:
             if error.code in (CONFLICT.code, ALREADY_DONE.code):
                 return False
@@ -96,7 +100,7 @@ class Outbox:
         """Requests that are not finished, by index."""
         tx = await self._begin("read")
         found = []
-        for name in await tx.list(f"{PREFIX}ask/", limit=MAX_OPEN):
+        for name in await tx.list(f"{self._prefix}ask/", limit=MAX_OPEN):
             data = await tx.get(name)
             if data is not None:
                 said = jcs.decode(data)
@@ -107,7 +111,7 @@ class Outbox:
         """Answers to one request, signed by seats of this agent."""
         tx = await self._begin("read")
         found = []
-        for name in await tx.list(_out(index, b"")):
+        for name in await tx.list(self._out(index, b"")):
             data = await tx.get(name)
             if data is not None:
                 found.append(_answered(name, jcs.decode(data)))
@@ -118,8 +122,8 @@ class Outbox:
         name = f"too {index} {answered.worker.hex()} {answered.signature.hex()}"
         try:
             tx = await self._begin(name)
-            await tx.put(*put_answer(index, answered))
-            await tx.commit(request_id(name))
+            await tx.put(*self.put_answer(index, answered))
+            await tx.commit(self.request_id(name))
         except StateError as error:
             if error.code in (CONFLICT.code, ALREADY_DONE.code):
                 return False
@@ -131,38 +135,39 @@ class Outbox:
         name = f"finish {index}"
         try:
             tx = await self._begin(name)
-            for stored in [_ask(index), *await tx.list(_out(index, b""))]:
+            for stored in [self._ask(index), *await tx.list(self._out(index, b""))]:
                 await tx.delete(stored)
-            await tx.commit(request_id(name))
+            await tx.commit(self.request_id(name))
         except StateError as error:
             if error.code not in (CONFLICT.code, ALREADY_DONE.code):
                 raise
 
     async def _begin(self, name: str) -> Transaction:
-        return await self._state.begin(request_id(name))
+        return await self._state.begin(self.request_id(name))
+
+    def request_id(self, name: str) -> str:
+        """``request_id`` of a name at this chain."""
+        return request_id(self._lead + name)
+
+    def put_answer(self, index: int, answered: Answered) -> tuple[str, bytes]:
+        """Name and value of an answer, for the transaction that the agent's own writes commit in."""
+        said = {
+            "reply": _text(answered.reply),
+            "signature": to_hex(answered.signature),
+            "class": to_hex(answered.vendor_class),
+        }
+        return self._out(index, answered.worker), jcs.encode(said)
+
+    def _ask(self, index: int) -> str:
+        return f"{self._prefix}ask/{index:020d}"
+
+    def _out(self, index: int, worker: bytes) -> str:
+        return f"{self._prefix}out/{index:020d}/{worker.hex()}"
 
 
 def request_id(name: str) -> str:
     """A request id of the worker's own, 32 hex digits: what it names commits once."""
     return hashlib.sha256(b"anchor " + name.encode()).hexdigest()[:32]
-
-
-def put_answer(index: int, answered: Answered) -> tuple[str, bytes]:
-    """Name and value of an answer, for the transaction that the agent's own writes commit in."""
-    said = {
-        "reply": _text(answered.reply),
-        "signature": to_hex(answered.signature),
-        "class": to_hex(answered.vendor_class),
-    }
-    return _out(index, answered.worker), jcs.encode(said)
-
-
-def _ask(index: int) -> str:
-    return f"{PREFIX}ask/{index:020d}"
-
-
-def _out(index: int, worker: bytes) -> str:
-    return f"{PREFIX}out/{index:020d}/{worker.hex()}"
 
 
 def _answered(name: str, said: dict[str, Any]) -> Answered:

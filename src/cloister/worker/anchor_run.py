@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import Final
 
-from cloister.core.chainview.anchor import MAX_PAYLOAD, Asked
+from cloister.core.chainview.anchor import MAX_PAYLOAD, Asked, remote_caller
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.identity import Purpose
 from cloister.core.errors import CloisterError
@@ -28,11 +28,21 @@ _calls = itertools.count(1)
 
 
 class AgentRunner:
-    """Runs one placed agent for contracts. Implements ``anchor.Runner``. ``now_ms``: the host's clock."""
+    """Runs one placed agent for contracts. Implements ``anchor.Runner``. ``now_ms``: the host's clock. ``chain``: the
+    connected chain that asks; None: the network's own."""
 
     def __init__(
-        self, table: AgentTable, placed: Placed, access: Access, now_ms: Callable[[], int], rng: Rng, *, worker: bytes
+        self,
+        table: AgentTable,
+        placed: Placed,
+        access: Access,
+        now_ms: Callable[[], int],
+        rng: Rng,
+        *,
+        worker: bytes,
+        chain: int | None = None,
     ) -> None:
+        self._chain = chain
         self._table, self._placed, self._access = table, placed, access
         self._now_ms, self._rng, self._worker = now_ms, rng, worker
 
@@ -40,10 +50,14 @@ class AgentRunner:
         """1. the access hook lets the requester in; 2. the payload opens; 3. the agent answers; 4. its writes and the
         answer commit together. A request that was run already, by any seat, is left as it is. Raises CloisterError."""
         agent = self._placed.record.agent
-        await self._access.require_call(agent, request.requester, "POST", PATH, kind="contract")  # 1
+        if self._chain is None:  # 1
+            await self._access.require_call(agent, request.requester, "POST", PATH, kind="contract")
+        else:
+            alias = remote_caller(self._chain, request.requester)
+            await self._access.require_call(agent, alias, "POST", PATH, kind="remote_contract")
         keys = self._placed.keys
         message = open_payload(  # 2
-            self._call_key, keys.mpk, keys.version, request.requester, request.flags, payload
+            self._call_key, keys.mpk, keys.version, request.requester, request.flags, payload, self._chain
         )
         commitment = request.commitment()
         process = await self._table.process(self._placed)
@@ -68,7 +82,8 @@ class AgentRunner:
     ) -> None:
         """One run under a request id that commits once: of the request, or of this worker's copy of it."""
         who = self._worker.hex() if request.copies > 1 else ""
-        name = request_id(f"run {request.commitment().hex()} {who}")
+        where = "" if self._chain is None else f"{self._chain} "
+        name = request_id(f"{where}run {request.commitment().hex()} {who}")
         placed, call = self._placed, f"{name}-a{next(_calls)}"
         scope = RequestScope(placed.state, await placed.state.begin(name), name)
         placed.host.open(call, scope)
@@ -96,9 +111,16 @@ class AgentRunner:
             path=PATH,
             headers=headers,
             body=body,
-            caller={"kind": "contract", "address": to_hex(request.requester)},
+            caller=self._caller(request),
             deadline_ms=self._now_ms() + WALL_MS,
         )
+
+    def _caller(self, request: Asked) -> dict[str, object]:
+        """A contract of another chain is of another kind: code that trusts an address here does not trust it there."""
+        address = to_hex(request.requester)
+        if self._chain is None:
+            return {"kind": "contract", "address": address}
+        return {"kind": "remote_contract", "chain": self._chain, "address": address}
 
 
 async def _whole(status: int, chunks: Chunks) -> bytes:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from cloister.chain.anchor import NAME, AnchorChain
-from cloister.chain.tx import Sender
 from cloister.core.chainview.anchor import Queue
 from cloister.core.encoding.contract_statements import AnchorLease
 from cloister.core.encoding.network import Network
@@ -18,10 +16,12 @@ from cloister.core.policy.placement import place
 from cloister.wire.anchor import AnchorLeaseRequest, ask_anchor_lease
 from cloister.wire.terms import LiveCommittee
 from cloister.worker.access import Access
+from cloister.worker.acts import ActDesk
 from cloister.worker.agents import AgentTable, Placed
-from cloister.worker.anchor import AnchorDesk, Place, Turn
+from cloister.worker.anchor import AnchorDesk, Place, Turn, Waiting
 from cloister.worker.anchor_outbox import Outbox
 from cloister.worker.anchor_run import AgentRunner
+from cloister.worker.chains import ChainView
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.leases import NodeIdentity
 
@@ -42,7 +42,9 @@ class Leases:
 
 
 class AnchorService:
-    """One turn for every placed agent that contracts asked. ``sender`` pays; ``operator`` is paid (20 bytes)."""
+    """One turn for every placed agent that contracts of one chain asked, or that acts there. ``operator`` is paid (20
+    bytes). ``names(placed)``: whether an agent's manifest names the chain; only then is it served on a connected chain,
+    and only then can it act on any."""
 
     def __init__(
         self,
@@ -52,41 +54,48 @@ class AnchorService:
         table: AgentTable,
         committee: LiveCommittee,
         access: Access,
-        sender: Sender,
+        chain: ChainView,
         *,
         operator: bytes,
+        names: Callable[[Placed], Awaitable[bool]],
         now_ms: Callable[[], int],
         rng: Rng,
     ) -> None:
         self._node, self._network, self._watch, self._table = node, network, watch, table
         self._committee, self._access, self._operator = committee, access, operator
-        self._now_ms, self._rng = now_ms, rng
-        contracts = network.genesis.contracts
-        self._chain = AnchorChain(sender.rpc, contracts[NAME].address, sender) if NAME in contracts else None
-        self._desks: dict[bytes, tuple[Placed, AnchorDesk]] = {}
+        self._now_ms, self._rng, self._names = now_ms, rng, names
+        self._view, self._chain = chain, chain.anchor
+        self._desks: dict[bytes, tuple[Placed, AnchorDesk, ActDesk]] = {}
         self._done: dict[bytes, Queue] = {}
         self.problems: dict[bytes, CloisterError] = {}
 
     async def turn(self) -> None:
         """Serve what is open. An agent's refusal is kept in ``problems`` and holds up no other; raises ChainError.
 
-        1. a fresh view; 2. the queues of all placed agents by proof; 3. those with news or open requests get a turn."""
+        1. a fresh view; 2. the queues of all agents served here, by proof; 3. those with news, open requests or
+        waiting acts get a turn."""
         if self._chain is None:
             return
-        self._watch.require_fresh()  # 1
-        state, placed = self._watch.state(), dict(self._table.placed())
+        self._view.require_fresh()  # 1
+        acting = {a: p for a, p in dict(self._table.placed()).items() if await self._named(p)}
+        state, placed = self._view.state(), acting if self._view.remote else dict(self._table.placed())
         for gone in set(self._desks) - set(placed):
             del self._desks[gone]
             self._done.pop(gone, None)
         queues = await self._chain.queues(state, list(placed))  # 2
-        busy = [a for a, queue in queues.items() if queue.count and self._done.get(a) != queue]
+        asked = [a for a, queue in queues.items() if queue.count and self._done.get(a) != queue]
+        busy = list(dict.fromkeys((*asked, *acting)))
         free = asyncio.Semaphore(AT_ONCE)
 
         async def one(agent: bytes) -> CloisterError | None:
             async with free:
                 try:
-                    if not await self._desk(agent, placed[agent]).turn(await self._based(placed[agent])):
+                    desk, acts = self._desk(agent, placed[agent])
+                    at = await self._based(placed[agent])
+                    if agent in asked and not await desk.turn(at):
                         self._done[agent] = queues[agent]
+                    if agent in acting:
+                        await acts.turn(at)
                 except CloisterError as error:
                     return error
             return None
@@ -94,38 +103,57 @@ class AnchorService:
         outcomes = await asyncio.gather(*(one(agent) for agent in busy))  # 3
         self.problems = {a: e for a, e in zip(busy, outcomes, strict=True) if e is not None}
 
-    def _desk(self, agent: bytes, placed: Placed) -> AnchorDesk:
-        """The agent's desk; a new one for a new lease of another version."""
+    def waiting(self, agent: bytes, index: int) -> Waiting | None:
+        """The answer to a request that this worker cannot pay to bring."""
+        known = self._desks.get(agent)
+        return None if known is None else known[1].waiting.get(index)
+
+    async def _named(self, placed: Placed) -> bool:
+        """Whether its manifest names the chain. An agent whose manifest cannot be read now acts nowhere."""
+        try:
+            return await self._names(placed)
+        except CloisterError as error:
+            self.problems[placed.record.agent] = error
+            return False
+
+    def _desk(self, agent: bytes, placed: Placed) -> tuple[AnchorDesk, ActDesk]:
+        """The agent's desks; new ones for a new lease of another version."""
         known = self._desks.get(agent)
         if known is not None and known[0] is placed:
-            return known[1]
+            return known[1], known[2]
         if self._chain is None:
             raise RuntimeError("a network without an Anchor has no desks")
-        node, genesis = self._node, self._network.genesis
-        where = Place(node.network, genesis.chain_id, self._chain.address, node.address, self._operator)
-        runner = AgentRunner(self._table, placed, self._access, self._now_ms, self._rng, worker=node.address)
+        node, remote = self._node, self._view.remote
+        where = Place(
+            node.network, self._view.chain_id, self._chain.address, node.address, self._operator, home=remote is None
+        )
+        runner = AgentRunner(
+            self._table, placed, self._access, self._now_ms, self._rng, worker=node.address, chain=remote
+        )
         leases = Leases(self._committee, placed)
-        desk = AnchorDesk(self._chain, where, Outbox(placed.state), runner, leases, node.sign)
-        self._desks[agent] = (placed, desk)
-        return desk
+        desk = AnchorDesk(self._chain, where, Outbox(placed.state, remote), runner, leases, node.sign)
+        acts = ActDesk(self._chain, where, placed.state, desk, node.sign)
+        self._desks[agent] = (placed, desk, acts)
+        return desk, acts
 
     async def _based(self, placed: Placed) -> Turn:
-        """What a turn is based on, by proof at the newest checkpoint."""
-        state, at, record = self._watch.state(), self._watch.checkpoint, placed.record
-        committee, workers, own = await asyncio.gather(
+        """What a turn is based on, by proof at the newest checkpoints of the network's own chain and of this one."""
+        state, own, record = self._watch.state(), self._watch.checkpoint, placed.record
+        at, there = self._view.require_fresh(), self._view.state()
+        committee, workers, me = await asyncio.gather(
             state.committee(), state.workers(), state.worker(self._node.address)
         )
-        cluster, policy = await asyncio.gather(state.cluster(record.cluster), state.policy())
-        live = [w.worker for w in workers if w.live_at(at.number)]
+        cluster, founded = await asyncio.gather(state.cluster(record.cluster), self._view.founded())
+        live = [w.worker for w in workers if w.live_at(own.number)]
         seats = place(committee.term_seed, record.agent, live, cluster.seats if cluster is not None else 0)
         return Turn(
             agent=record.agent,
             epoch=record.epoch,
             code_hash=record.code_hash,
             term=committee.term,
-            vendor_class=own.vendor_class if own is not None else bytes(32),
+            vendor_class=me.vendor_class if me is not None else bytes(32),
             checkpoint=at,
-            state=state,
+            state=there,
             seats=seats,
-            founded=policy.founded_at,
+            founded=founded,
         )

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from cloister.core.encoding.hexes import from_hex
 from cloister.core.errors import CloisterError, ConfigError, define
+from cloister.node.chains import ChainSetting
 
 MAX_FRESH_S: Final = 60
 MAX_ROOT_S = 7 * 24 * 3600
@@ -49,7 +50,8 @@ class WorkerConfig:
     devnet's stand-ins for outside hosts. work: where sandboxes keep compiled code, by default below ``data``.
     calls: the gateway's address for clients, over which agents call other agents; none: they cannot.
     fresh_s: how long f + 1 answers to a nonce keep the worker serving. sync_receipts: an answer ends only after its
-    receipt is on the disk, not only written. root_s: at most so often the log's root goes on chain."""
+    receipt is on the disk, not only written. root_s: at most so often the log's root goes on chain. chains: those that
+    the network is connected to beside its own."""
 
     data: Path
     network: Path
@@ -67,6 +69,7 @@ class WorkerConfig:
     fresh_s: int = 15
     sync_receipts: bool = False
     root_s: int = 600
+    chains: list[ChainSetting] = field(default_factory=list)
     log_level: str = "info"
 
 

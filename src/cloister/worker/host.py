@@ -62,12 +62,13 @@ CALLS: int = 64
 class Origin:
     """Where a request stands in a chain of agents. ``path``: the agents above this one, the first first. ``budget``:
     calls of agents that may still be made below. ``deadline_ms``: when its time is over, Unix ms. ``caller``: the agent
-    that calls, None for a person or nobody."""
+    that calls, None for a person or nobody. ``state``: the request's transaction, from ``AgentHost.open`` on."""
 
     path: tuple[bytes, ...] = ()
     budget: int = CALLS
     deadline_ms: int = 1 << 53
     caller: bytes | None = None
+    state: StatePort | None = None
 
 
 Extra = Callable[[Origin, Mapping[str, Any]], Awaitable[Any]]
@@ -89,7 +90,9 @@ class AgentHost:
         """Host calls of this request now reach ``state``. Ids are given out once: RuntimeError for one in use."""
         if request_id in self._requests:
             raise RuntimeError("two requests under one id would share a transaction")
-        self._requests[request_id] = state, origin or Origin()
+        origin = origin or Origin()
+        origin.state = state
+        self._requests[request_id] = state, origin
 
     def close(self, request_id: str) -> None:
         """Host calls of this request are refused from now on."""

@@ -13,6 +13,7 @@ from typing import Any
 from cloister.core.encoding.hexes import need_bytes
 from cloister.core.errors import TransportError, define
 from cloister.node import logs
+from cloister.wire.anchor import Ready
 from cloister.wire.announce import MAX_ANNOUNCEMENT, MAX_SEATS, Announcement, Kind, split_call
 from cloister.wire.frames import FrameClient, Incoming
 from cloister.worker.agents import AgentTable
@@ -41,7 +42,9 @@ class GatewayLink:
         evidence: Callable[[bytes], Awaitable[dict[str, Any]]],
         status: Callable[[], dict[str, Any]],
         receipts: ReceiptDoor,
+        ready: Callable[[int, bytes, int], Ready],
     ) -> None:
+        self._ready = ready
         self._node, self._server, self._table, self._receipts = node, server, table, receipts
         self._evidence, self._status = evidence, status
         self._client = FrameClient(socket, handler=self.handle, announce=self.announcement, report=_report)
@@ -83,6 +86,10 @@ class GatewayLink:
             await incoming.send(json.dumps(self._status()).encode())
         elif incoming.kind == Kind.RECEIPT:
             await incoming.send(json.dumps(await self._receipts.answer(incoming.payload)).encode())
+        elif incoming.kind == Kind.ANSWER:
+            asked = need_bytes("question", incoming.payload, 48)
+            chain_id, index = int.from_bytes(asked[:8], "big"), int.from_bytes(asked[40:], "big")
+            await incoming.send(json.dumps(self._ready(chain_id, asked[8:40], index).to_json()).encode())
         else:
             raise UNKNOWN_KIND(expected="a kind of wire.announce.Kind", found=str(incoming.kind))
 

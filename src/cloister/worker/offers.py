@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cloister.chain.rpc import Rpc
@@ -20,6 +21,8 @@ from cloister.core.policy.access import Uses
 from cloister.core.policy.manifest import MAX_MANIFEST, KeyRules, Manifest
 from cloister.fabric.ports import Blobs
 from cloister.worker.bundles import exact
+from cloister.worker.chain_calls import ChainCalls, tool_of_chain
+from cloister.worker.chains import ChainView
 from cloister.worker.host import Extra, Origin
 from cloister.worker.leases import NodeIdentity
 from cloister.worker.listed import Listed
@@ -91,7 +94,8 @@ class Outbound:
 
 
 class Offers:
-    """Makes the extra host calls of each agent. ``now_ms``: the host's clock, Unix milliseconds."""
+    """Makes the extra host calls of each agent. ``now_ms``: the host's clock, Unix milliseconds. ``chains``: those that
+    this worker follows, by id."""
 
     def __init__(
         self,
@@ -101,9 +105,10 @@ class Offers:
         sender: Sender,
         listed: Listed,
         now_ms: Callable[[], int] = host_now_ms,
+        chains: Mapping[int, ChainView] = MappingProxyType({}),
     ) -> None:
         self._node, self._network, self._blobs, self._sender = node, network, blobs, sender
-        self._listed, self._now_ms = listed, now_ms
+        self._listed, self._now_ms, self._chains = listed, now_ms, chains
         self._manifests: dict[bytes, Manifest] = {}
 
     def of(self, placed: Placed) -> Mapping[str, Extra]:
@@ -122,7 +127,13 @@ class Offers:
 
         signer = AgentSigner(lambda: placed.keys, rules, Account(self._network.genesis.chain_id, record.account))
         calls = AgentCalls(record.agent, lambda: placed.keys, self._node.sign, self._sender.send, uses, self._now_ms)
-        return {**signer.calls(), **calls.calls(), "lists": lists}
+        chains = ChainCalls(record.agent, self._chains, uses)
+        return {**signer.calls(), **calls.calls(), **chains.calls(), "lists": lists}
+
+    async def names_chain(self, placed: Placed, chain_id: int) -> bool:
+        """Whether the agent's manifest names a chain, and no list of its owner leaves it out. Raises its errors."""
+        left = self._listed.left(placed.record.agent, await self.manifest(placed))
+        return left.tools is not None and tool_of_chain(chain_id) in left.tools
 
     async def manifest(self, placed: Placed) -> Manifest:
         """The manifest of its lease. Raises worker.wrong_code, FabricError, ConfigError."""

@@ -32,6 +32,7 @@ from cloister.evidence.tee import Tee
 from cloister.fabric.embedded import open_fabric
 from cloister.fabric.ports import Fabric
 from cloister.node import logs
+from cloister.node.chains import load_chains
 from cloister.node.config import UNREADABLE, config_hash
 from cloister.node.identity import NodeKeys
 from cloister.sandbox.ports import Sandbox
@@ -40,8 +41,10 @@ from cloister.wire.terms import LiveCommittee
 from cloister.worker.access import Access
 from cloister.worker.agents import AgentTable, Devices
 from cloister.worker.anchor_service import AnchorService
+from cloister.worker.anchors import Anchors
 from cloister.worker.bundles import Outside
 from cloister.worker.callers import Callers
+from cloister.worker.chains import ChainView, OtherChain, OwnChain
 from cloister.worker.chainwatch import ChainWatch, short
 from cloister.worker.config import WorkerConfig, check_config, mapped_hosts, operator_of, work_folder
 from cloister.worker.endorse import Endorser, endorse_moves
@@ -105,12 +108,14 @@ class Worker:
         self.outbound = Outbound(network, config.calls)
         self.logbook = LogBook(node, fabric.state, secrets.token_bytes, now_ms=host_now_ms)
         self.lists = Listed(self.access)
-        self.offers = Offers(node, network, fabric.blobs, self.outbound, self.lists)
+        self._sender = Sender(self.rpc, node.key, network.genesis.chain_id)
+        own, others = OwnChain(network, self.watch, self._sender), self._other_chains()
+        views: dict[int, ChainView] = {own.chain_id: own} | {chain.chain_id: chain for chain in others}
+        self.offers = Offers(node, network, fabric.blobs, self.outbound, self.lists, chains=views)
         self.table = AgentTable(node.address, self.watch, fabric, sandbox, self.sessions, self._devices(), self.lists)
         self.endorser = Endorser(node, self.committee, self.table.placed)
         receipts = ReceiptDesk(node, fabric.receipts)
         self.witness = Witness(node, receipts, fabric.receipts, self.committee)
-        self._sender = Sender(self.rpc, node.key, network.genesis.chain_id)
         self._roots = self._root_keeper()
         self.schedule = Schedule(self.table.process, self.offers.manifest, lambda: int(time.time()))
         self._late = Troubles("scheduled request failed")
@@ -122,18 +127,9 @@ class Worker:
             self.watch, self.table, self.sessions, receipts, self.access, callers, self.owner, now_ms=host_now_ms
         )
         door = ReceiptDoor(receipts, fabric.receipts)
-        self.link = GatewayLink(config.gateway, node, self.server, self.table, self.evidence, self.status, door)
-        self.anchor = AnchorService(
-            node,
-            network,
-            self.watch,
-            self.table,
-            self.committee,
-            self.access,
-            self._sender,
-            operator=operator_of(config),
-            now_ms=host_now_ms,
-            rng=secrets.token_bytes,
+        self.anchors = Anchors(own, others, self._anchor_service)
+        self.link = GatewayLink(
+            config.gateway, node, self.server, self.table, self.evidence, self.status, door, self.anchors.ready
         )
         self._unanswered = Troubles("contract's request not answered")
         self._quoting = 0
@@ -171,6 +167,7 @@ class Worker:
             keep_turning("schedule", self._scheduled, asyncio.sleep, every_s=5.0),
             keep_turning("logs", self._logs, asyncio.sleep, every_s=LOGS_S),
             keep_turning("anchor", self._anchor, self._until_news(), every_s=2.0),
+            keep_turning("chains", self.anchors.turn_others, asyncio.sleep, every_s=1.0),
             keep_turning("rules", self._rules, self._until_news(), every_s=2.0),
             keep_turning("endorse", self._endorse, asyncio.sleep, every_s=0.5),
             keep_turning("receipts", self._witness, asyncio.sleep, every_s=WITNESS_S),
@@ -196,7 +193,7 @@ class Worker:
     async def close(self) -> None:
         """Stop agents, connections, the store: all of them, whichever fails. In the reverse order of use."""
         async with contextlib.AsyncExitStack() as parts:
-            for part in (self.fabric, self.outbound, self.rpc, self.committee, self.sandbox, self.table, self.link):
+            for part in (self.fabric, self.anchors, self.outbound, self.rpc, self.committee, self.sandbox, self.table, self.link):
                 parts.push_async_callback(part.close)
 
     async def evidence(self, nonce: bytes) -> dict[str, Any]:
@@ -224,7 +221,7 @@ class Worker:
             "refused": self.server.refused,
             "problems": _codes(self.table.problems),
             "unendorsed": _codes(self.endorser.refusals),
-            "unanswered": _codes(self.anchor.problems),
+            "unanswered": _codes(dict(self.anchors.problems)),
         }
 
     # --- inside ---
@@ -283,6 +280,29 @@ class Worker:
             endpoint=self.config.endpoint,
         )
 
+    def _other_chains(self) -> list[OtherChain]:
+        """Connected chains of the settings. Raises ConfigError, EncodingError."""
+        loaded = load_chains(self.config.chains, self.network.genesis.chain_id)
+        return [
+            OtherChain(setting, record, self.node, self.network, self.watch, lambda: self.committee.now)
+            for setting, record in loaded
+        ]
+
+    def _anchor_service(self, chain: ChainView) -> AnchorService:
+        return AnchorService(
+            self.node,
+            self.network,
+            self.watch,
+            self.table,
+            self.committee,
+            self.access,
+            chain,
+            operator=operator_of(self.config),
+            names=lambda placed: self.offers.names_chain(placed, chain.chain_id),
+            now_ms=host_now_ms,
+            rng=secrets.token_bytes,
+        )
+
     async def _register(self, member: Membership) -> None:
         signed = self.watch.signed
         record = await self.watch.state().worker(self.node.address)
@@ -307,9 +327,9 @@ class Worker:
 
     async def _anchor(self) -> None:
         try:
-            await self.anchor.turn()
+            await self.anchors.own.turn()
         finally:
-            self._unanswered.tell(self.anchor.problems, short)
+            self._unanswered.tell(dict(self.anchors.problems), short)
 
     async def _rules(self) -> None:
         """The lists of running agents: connections that a new list leaves out end as soon as it is loaded."""
@@ -355,7 +375,9 @@ class Worker:
 
 def check(config: WorkerConfig) -> None:
     """Raise ConfigError or EncodingError unless a worker could start with these settings."""
-    check_config(config, Network.parse(_read(config.network)).genesis.mode)
+    genesis = Network.parse(_read(config.network)).genesis
+    check_config(config, genesis.mode)
+    load_chains(config.chains, genesis.chain_id)
 
 
 def _codes(problems: dict[bytes, Any]) -> dict[str, str]:

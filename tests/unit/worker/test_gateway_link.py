@@ -11,14 +11,27 @@ from typing import Any
 
 import pytest
 
+from cloister.core.chainview.anchor import Asked
+from cloister.core.errors import CloisterError
 from cloister.sandbox.ports import AgentRequest
+from cloister.wire.anchor import Ready
 from cloister.wire.announce import MAX_ANNOUNCEMENT, Announcement, Kind, call_payload
 from cloister.wire.frames import Connection, FrameServer
 from cloister.worker import link as link_module
+from cloister.worker.anchors import NOT_WAITING
 from cloister.worker.link import GatewayLink
 from support.worker_kit import Calls, Reply, Rig, opened, refused, until
 
 Make = Callable[..., Awaitable[Rig]]
+AGENT = b"\xa9" * 32
+
+
+def ready(chain_id: int, agent: bytes, index: int) -> Ready:
+    """One answer waits for somebody who pays."""
+    if (chain_id, agent, index) != (7, AGENT, 3):
+        raise NOT_WAITING(expected="an answer", found="none")
+    asked = Asked(AGENT, 3, b"\x01" * 20, 5, bytes(32), 100_000, 1_800_000_000, 1, 0, b"\x02" * 32)
+    return Ready(7, asked, b"reply", ((b"\x03" * 20, b"\x04" * 65),), None)
 
 
 class Scene:
@@ -27,7 +40,8 @@ class Scene:
     def __init__(self, rig: Rig, socket: Path) -> None:
         self.rig, self.said = rig, list[bytes]()
         self.socket = socket
-        self.link = GatewayLink(socket, rig.node, rig.server, rig.table, rig.attest, lambda: {"agents": 1}, rig.door)
+        parts = (rig.server, rig.table, rig.attest, lambda: {"agents": 1}, rig.door, ready)
+        self.link = GatewayLink(socket, rig.node, *parts)
 
     async def start(self) -> None:
         self.server = FrameServer(self.socket, on_announce=self._on_announce)
@@ -180,3 +194,15 @@ async def test_more_seats_than_a_frame_holds_do_not_end_the_link(scene: Scene, m
     assert Announcement.decode(data).seats[0] == seat
     monkeypatch.setattr(link_module, "MAX_SEATS", 2)
     assert len(Announcement.decode(scene.link.announcement()).seats) == 2
+
+
+async def test_a_signed_answer_is_shown_to_whoever_may_bring_it(scene: Scene) -> None:
+    question = (7).to_bytes(8, "big") + AGENT + (3).to_bytes(8, "big")
+    found = Ready.from_json(json.loads(await scene.ask(Kind.ANSWER, question)))
+    assert found == ready(7, AGENT, 3)
+
+
+@pytest.mark.parametrize("question", [b"", bytes(47), bytes(49), (8).to_bytes(8, "big") + AGENT + bytes(8)])
+async def test_other_questions_for_answers_are_refused(scene: Scene, question: bytes) -> None:
+    with pytest.raises(CloisterError):
+        await scene.ask(Kind.ANSWER, question)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Final
 
-from cloister.core.chainview.layout import Layout, address_key, mapping_slot
-from cloister.core.chainview.words import Slots, Struct
+from cloister.core.chainview.layout import Layout, add, address_key, data_slot, mapping_slot
+from cloister.core.chainview.words import BAD_RECORD, Slots, Struct
 from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.errors import ChainViewError, define
@@ -15,6 +15,7 @@ from cloister.core.errors import ChainViewError, define
 RING: Final = 16
 MAX_PAYLOAD: Final = 16_384
 MAX_COPIES: Final = 8
+MAX_VALUE: Final = 1_024
 SEALED_PAYLOAD, SEALED_REPLY = 1, 2
 
 WITHHELD = define(
@@ -124,6 +125,28 @@ def read_open(slots: Slots, layout: Layout, requests: Sequence[Asked]) -> tuple[
     words = slots.get(places)
     wanted = [int.from_bytes(r.commitment(), "big") for r in requests]
     return tuple(c in (words[2 * i], words[2 * i + 1]) for i, c in enumerate(wanted))
+
+
+def remote_caller(chain_id: int, requester: bytes) -> bytes:
+    """Who a requester of a connected chain is to an access hook: the last 20 bytes of keccak256(abi.encode(chain id,
+    address)), never the address itself, which may be somebody else's here."""
+    return keccak256(chain_id.to_bytes(32, "big"), need_bytes("requester", requester, 20).rjust(32, b"\0"))[-20:]
+
+
+def read_entry(slots: Slots, layout: Layout, agent: bytes, key: bytes) -> tuple[int, bytes]:
+    """(version, value) of an agent's store; version 0 before the first write. Raises ChainViewError (chainview.record)
+    for bytes that the contract cannot have written."""
+    table = layout.variable("_store")
+    inner = mapping_slot(mapping_slot(table.slot, need_bytes("agent", agent, 32)), need_bytes("key", key, 32))
+    version, head = slots.get([inner, add(inner, 1)])
+    size = head >> 1 if head & 1 else (head & 0xFF) >> 1
+    if version >> 64 or size > MAX_VALUE or (size < 32) == bool(head & 1):
+        raise BAD_RECORD(expected=f"a version and at most {MAX_VALUE} bytes", found="another form")
+    if not head & 1:
+        return version, head.to_bytes(32, "big")[:size]
+    data = data_slot(add(inner, 1))
+    words = slots.get([add(data, i) for i in range(-(-size // 32))])
+    return version, b"".join(word.to_bytes(32, "big") for word in words)[:size]
 
 
 def read_anchor_term(slots: Slots, layout: Layout) -> tuple[int, int]:

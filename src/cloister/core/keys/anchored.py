@@ -3,7 +3,8 @@
 payload = period (8 bytes) || IBE ciphertext to the agent's ``call`` key of that period, or the plain message.
 message = reply key (32 bytes, only with flag 2) || body.
 reply = enc (32 bytes) || HPKE base ciphertext to the reply key, or the plain reply.
-The associated data names network, agent, requester and flags: a payload copied by another requester does not open.
+The associated data names network, agent, requester and flags: a payload copied by another requester does not open. At
+a connected chain it names that chain too, for there the same address may be somebody else's.
 """
 
 from __future__ import annotations
@@ -50,14 +51,22 @@ def payload_period(payload: bytes) -> int:
 
 
 def seal_payload(
-    mpk: bytes, version: AgentVersion, period: int, requester: bytes, flags: int, message: Message, rng: hpke.Rng
+    mpk: bytes,
+    version: AgentVersion,
+    period: int,
+    requester: bytes,
+    flags: int,
+    message: Message,
+    rng: hpke.Rng,
+    chain: int | None = None,
 ) -> bytes:
-    """The payload of a request, sealed as its flags say. Raises SealError where message and flags differ."""
+    """The payload of a request, sealed as its flags say. ``chain``: the connected chain that it is for, None for the
+    network's own. Raises SealError where message and flags differ."""
     plain = _joined(flags, message)
     if not flags & SEALED_PAYLOAD:
         return plain
     identity = bytes(version.key(Purpose.CALL, period))
-    sealed = ibe.encrypt(mpk, identity, plain, _aad(version.network, version.agent, requester, flags), rng)
+    sealed = ibe.encrypt(mpk, identity, plain, _aad(version, requester, flags, chain), rng)
     return period.to_bytes(_PERIOD, "big") + sealed
 
 
@@ -68,16 +77,17 @@ def open_payload(
     requester: bytes,
     flags: int,
     payload: bytes,
+    chain: int | None = None,
 ) -> Message:
-    """The message in a payload. ``key_of(period)`` gives the agent's call key, if it is held. Raises SealError,
-    ThresholdError."""
+    """The message in a payload. ``key_of(period)`` gives the agent's call key, if it is held; ``chain`` as in
+    ``seal_payload``. Raises SealError, ThresholdError."""
     if not flags & SEALED_PAYLOAD:
         return _split(flags, payload)
     period = payload_period(payload)
     key = key_of(period)
     if key is None:
         raise BAD_PAYLOAD(expected="a period of a lease held now", found=f"period {period}")
-    aad = _aad(version.network, version.agent, requester, flags)
+    aad = _aad(version, requester, flags, chain)
     identity = bytes(version.key(Purpose.CALL, period))
     return _split(flags, ibe.decrypt(key, mpk, identity, payload[_PERIOD:], aad))
 
@@ -111,8 +121,10 @@ def _split(flags: int, plain: bytes) -> Message:
     return Message(plain[_KEY:], plain[:_KEY])
 
 
-def _aad(network: bytes, agent: bytes, requester: bytes, flags: int) -> bytes:
-    return frame(Context.ANCHOR_PAYLOAD, network, agent, need_bytes("requester", requester, 20), bytes([flags]))
+def _aad(version: AgentVersion, requester: bytes, flags: int, chain: int | None) -> bytes:
+    where = [] if chain is None else [chain.to_bytes(8, "big")]
+    asked = (version.network, version.agent, need_bytes("requester", requester, 20), bytes([flags]))
+    return frame(Context.ANCHOR_PAYLOAD, *asked, *where)
 
 
 def _info(commitment: bytes) -> bytes:

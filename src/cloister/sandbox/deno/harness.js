@@ -164,6 +164,20 @@ const agentsOf = (request) => ({
   },
 });
 
+const chainOf = (request, id) => {
+  const chain = Number(id);
+  const ask = (what, args = {}) => host(request, `chain.${what}`, { chain, ...args });
+  return {
+    at: () => ask("at"),
+    storage: (address, slot) => ask("word", { address, slot: `0x${BigInt(slot).toString(16).padStart(64, "0")}` }),
+    call: (to, data = "0x") => ask("call", { to, data }),
+    get: (key) => ask("get", { key }),
+    put: async (key, value, { version = 0 } = {}) => {
+      await ask("put", { key, value: base64(value), version });
+    },
+  };
+};
+
 const loggerOf = (id) => {
   const info = (...values) => log(id, "info", values);
   return Object.assign(info, {
@@ -195,6 +209,7 @@ const contextOf = (request, head) => {
     get agents() {
       return agents ??= agentsOf(request);
     },
+    chain: (id) => chainOf(request, id),
     get log() {
       return log ??= loggerOf(request.id);
     },

@@ -266,6 +266,10 @@ class Context:
         """{"tools", "models"} that manifest and lists on chain leave now, each sorted; None: nothing binds."""
         return dict(await self._call("lists"))
 
+    def chain(self, chain_id: int) -> "Chain":
+        """A chain that the manifest names among its tools as ``chain:ID``."""
+        return Chain(self._call, chain_id)
+
     async def _call(self, name: str, **args: Any) -> Any:
         return await self._link.host(self._entry, name, args)
 
@@ -316,6 +320,30 @@ class Keys:
 
     async def sign_typed_data(self, typed: Mapping[str, Any]) -> str:
         return str(await self._call("keys.sign_typed_data", typed=typed))
+
+
+class Chain:
+    """``ctx.chain(id)``: verified values of a chain, and writes to the agent's store there."""
+
+    def __init__(self, call: Callable[..., Awaitable[Any]], chain: int) -> None:
+        self._call, self._chain = call, chain
+
+    async def at(self) -> dict[str, Any]:
+        return dict(await self._call("chain.at", chain=self._chain))
+
+    async def storage(self, address: str, slot: int) -> dict[str, Any]:
+        return dict(await self._call("chain.word", chain=self._chain, address=address, slot=f"0x{slot:064x}"))
+
+    async def call(self, to: str, data: str = "0x") -> dict[str, Any]:
+        return dict(await self._call("chain.call", chain=self._chain, to=to, data=data))
+
+    async def get(self, key: str) -> dict[str, Any]:
+        return dict(await self._call("chain.get", chain=self._chain, key=key))
+
+    async def put(self, key: str, value: str | bytes, *, version: int = 0) -> None:
+        data = value.encode() if isinstance(value, str) else value
+        packed = base64.b64encode(data).decode()
+        await self._call("chain.put", chain=self._chain, key=key, value=packed, version=version)
 
 
 class Agents:
