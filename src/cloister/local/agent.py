@@ -26,6 +26,7 @@ from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead
 from cloister.sandbox.runtimes import AgentSandbox
 from cloister.worker.agentlog import AgentLog, Sink
 from cloister.worker.host import AgentHost
+from cloister.worker.owner import COMMAND
 from cloister.worker.scope import RequestScope
 from cloister.worker.state import AgentState
 
@@ -273,6 +274,7 @@ async def _retire(old: _Running) -> None:
 
 
 def _agent_request(call: str, request: LocalRequest, limits: Limits) -> AgentRequest:
-    caller = None if request.caller is None else {"kind": "wallet", "address": request.caller}
+    kind = "owner" if request.path == COMMAND else "wallet"
+    caller = None if request.caller is None else {"kind": kind, "address": request.caller}
     deadline = int((time.time() + limits.wall_s) * 1000)
     return AgentRequest(call, request.method, request.path, request.headers, request.body, caller, deadline)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -225,6 +227,14 @@ export default {
     if (name === "case") return Response.json(await cases[Number(number)](request, ctx));
     return routes[name](request, ctx);
   },
+  async command(request, ctx) {
+    const text = await request.text();
+    if (text === "made") return new Response("as it is", { status: 202 });
+    if (text === "nothing") return;
+    if (text === "throw") throw new RangeError("sk-secret");
+    await ctx.state.put("commands", text);
+    return { method: request.method, text, caller: ctx.caller, index: request.headers.get("x-index") };
+  },
 };
 """
 PY = """
@@ -282,6 +292,14 @@ async def fetch(request, ctx):
     if name == "case":
         return Response.json(await globals()["case_" + rest[0]](request, ctx))
     return await globals()["bytes_" if name == "bytes" else name](request, ctx)
+
+async def command(request, ctx):
+    text = request.text()
+    if text == "made": return Response("as it is", 202)
+    if text == "nothing": return None
+    if text == "throw": raise ValueError("sk-secret")
+    await ctx.state.put("commands", text)
+    return {"method": request.method, "text": text, "caller": ctx.caller, "index": request.headers.get("x-index")}
 """
 CONTEXT = Path(__file__).parents[3] / "src" / "cloister" / "cli" / "templates" / "common" / "context.ts"
 
@@ -381,3 +399,59 @@ async def test_a_context_dies_with_its_request(agent: Agent) -> None:
     await ask(agent[0], "/after")
     assert json.loads((await ask(agent[0], "/refused")).body) is True
     assert "late" not in agent[1].store
+
+
+OWNERS = {"kind": "owner", "address": "0x" + "0f" * 20}
+CONTRACT = {"kind": "contract", "address": "0x" + "0c" * 20}
+COMMAND, ASKED = "/.well-known/cloister/owner/command", "/.well-known/cloister/request"
+
+
+@pytest.mark.parametrize(("path", "caller"), [(COMMAND, OWNERS), (ASKED, CONTRACT)])
+async def test_owners_and_contracts_reach_command(agent: Agent, path: str, caller: dict[str, str]) -> None:
+    headers = (("x-index", "7"),)
+    answer = await ask(agent[0], path, method="POST", body="gö".encode(), headers=headers, caller=caller)
+    assert json.loads(answer.body) == {"method": "POST", "text": "gö", "caller": caller, "index": "7"}
+    assert json.loads(base64.b64decode(agent[1].store["commands"])) == "gö"
+
+
+@pytest.mark.parametrize(("text", "status", "body"), [("made", 202, b"as it is"), ("nothing", 200, b"null")])
+async def test_a_command_answers_with_a_response_or_with_json(
+    agent: Agent, text: str, status: int, body: bytes
+) -> None:
+    answer = await ask(agent[0], COMMAND, method="POST", body=text.encode(), caller=OWNERS)
+    assert (answer.status, answer.body) == (status, body)
+
+
+async def test_a_command_that_throws_fails(agent: Agent) -> None:
+    with pytest.raises(SandboxError) as caught:
+        await ask(agent[0], COMMAND, method="POST", body=b"throw", caller=OWNERS)
+    assert "sk-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/echo" + COMMAND, COMMAND + "/", COMMAND + "?a=1", "/.well-known/cloister/%6fwner/command", ASKED],
+)
+async def test_nobody_else_reaches_command(agent: Agent, path: str) -> None:
+    """Only the worker makes requests of the one path; the other is anybody's, and means a contract only by its caller."""
+    agent[1].store.pop("commands", None)
+    with contextlib.suppress(SandboxError):
+        await ask(agent[0], path, method="POST", body=b"go", caller=CALLER)
+    assert "commands" not in agent[1].store
+
+
+@pytest.mark.parametrize("runtime", ["deno", "python"])
+async def test_an_agent_without_command_says_so_and_serves_contracts_by_fetch(tmp_path: Path, runtime: str) -> None:
+    files = {
+        "deno": {"agent.ts": "export default { fetch: () => new Response('by fetch') };"},
+        "python": {"agent.py": "async def fetch(request, ctx): return 'by fetch'"},
+    }[runtime]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DENO_DIR", DENO_DIR)
+        manifest = {"cloister.json": "{}"}
+        built = await build(write_project(tmp_path / "agent", files | manifest), tmp_path / "out", deno=deno())
+    async with AgentSandbox(tmp_path / "sandbox") as sandbox:
+        process = await sandbox.start(spec_for(built, {}), MemoryHost())
+        assert (await ask(process, COMMAND, method="POST", body=b"x", caller=OWNERS)).status == 501
+        assert (await ask(process, ASKED, method="POST", body=b"x", caller=CONTRACT)).text == "by fetch"
+        await process.close()

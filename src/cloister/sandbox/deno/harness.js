@@ -9,6 +9,8 @@ const INIT = 1, REQUEST = 2, HOST_RESULT = 3, CANCEL = 4, CREDIT = 5;
 const READY = 16, FAILED = 17, HEAD = 18, CHUNK = 19, END = 20, ERROR = 21, HOST_CALL = 22, LOG = 23, PONG = 24, RESPONSE = 25;
 const HEADER = 9, PIECE = 65536, HOST_CALLS = 32, LINE = 4000, BACKLOG = 1 << 20;
 const AGENT = "/agent/agent.js";
+// Commands: the worker lets the agent's owner alone ask the first path; what contracts ask comes by the second.
+const COMMAND = "/.well-known/cloister/owner/command", ASKED = "/.well-known/cloister/request";
 const NONE = new Uint8Array(0);
 
 // ---- sending: frames queue up and leave in one write per turn
@@ -221,7 +223,7 @@ const contextOf = (request, head) => {
 
 // ---- serving
 
-let settings, secrets, open, handler;
+let settings, secrets, open, handler, command;
 
 function handlerOf(module) {
   const { default: exported } = module;
@@ -230,6 +232,14 @@ function handlerOf(module) {
   if (bare) return (request, ctx) => exported(request, ctx);
   if (typeof exported?.fetch === "function") return (request, ctx) => exported.fetch(request, ctx);
   throw new TypeError("the default export is neither a function nor an object with a fetch function");
+}
+
+const isCommand = ({ path, caller }) => path === COMMAND || (path === ASKED && command && caller?.kind === "contract");
+
+async function runCommand(request, ctx) {
+  if (!command) return new Response("this agent has no command", { status: 501 });
+  const value = await command(request, ctx);
+  return value instanceof Response ? value : Response.json(value ?? null);
 }
 
 async function callMain(main, request, ctx) {
@@ -256,7 +266,7 @@ async function serve(id, payload) {
   running.set(id, entry);
   try {
     const request = new Request("https://agent" + head.path, { method: head.method, headers: head.headers, body });
-    const response = await handler(request, contextOf(entry, head));
+    const response = await (isCommand(head) ? runCommand : handler)(request, contextOf(entry, head));
     if (!(response instanceof Response)) throw new TypeError("the agent answered with something that is no Response");
     await answer(entry, response);
   } catch (error) {
@@ -347,7 +357,9 @@ async function init(payload) {
   open = Object.freeze(Object.fromEntries(Object.entries(settings.env).filter(([key]) => !(key in settings.secrets))));
   if (settings.bridge) bridge();
   try {
-    handler = handlerOf(await import(AGENT));
+    const module = await import(AGENT);
+    handler = handlerOf(module);
+    if (typeof module.default?.command === "function") command = (request, ctx) => module.default.command(request, ctx);
     send(READY, 0);
   } catch (error) {
     log(0, "error", [error]);

@@ -31,6 +31,8 @@ INIT, REQUEST, HOST_RESULT, CANCEL, CREDIT = 1, 2, 3, 4, 5
 READY, FAILED, HEAD, CHUNK, END, ERROR, HOST_CALL, LOG, PONG, RESPONSE = range(16, 26)
 HEADER = struct.Struct("<IIB")
 PIECE, HOST_CALLS, LINE, BACKLOG, LATE = 65536, 32, 4000, 1 << 20, 200
+# Commands: the worker lets the agent's owner alone ask the first path; what contracts ask comes by the second.
+COMMAND, ASKED = "/.well-known/cloister/owner/command", "/.well-known/cloister/request"
 SOCKET, BRIDGE = "/run/a/s.sock", "/run/a/p.sock"
 
 _running: contextvars.ContextVar[int] = contextvars.ContextVar("request", default=0)
@@ -57,6 +59,7 @@ class Link(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
         self.handler: Callable[[Request, Any], Any] | None = None
+        self.command: Callable[[Request, Any], Any] | None = None
         self.settings: dict[str, Any] = {}
         self.secrets: Mapping[str, str] = {}
         self.public: Mapping[str, str] = {}
@@ -132,7 +135,7 @@ class Link(asyncio.Protocol):
         if settings["bridge"]:
             self.keep(self.loop.create_task(bridge()))
         try:
-            self.handler = load()
+            self.handler, self.command = load()
             self.send(READY, 0)
         except BaseException as error:
             self.log(0, "error", "".join(traceback.format_exception(error)))
@@ -174,7 +177,8 @@ class Link(asyncio.Protocol):
             if self.handler is None:
                 raise RuntimeError("no agent is loaded")
             request = Request(head["method"], head["path"], [(n, v) for n, v in head["headers"]], payload[size:])
-            await self.answer(entry, response_of(await self.handler(request, Context(self, entry, head))))
+            run = self.run_command if self.is_command(head) else self.handler
+            await self.answer(entry, response_of(await run(request, Context(self, entry, head))))
         except BaseException as error:
             if not entry.over:
                 self.log(number, "error", "".join(traceback.format_exception(error)))
@@ -183,6 +187,16 @@ class Link(asyncio.Protocol):
             entry.over = True
             entry.aborted.set()
             self.entries.pop(number, None)
+
+    def is_command(self, head: Mapping[str, Any]) -> bool:
+        by_contract = head["path"] == ASKED and (head["caller"] or {}).get("kind") == "contract"
+        return head["path"] == COMMAND or (by_contract and self.command is not None)
+
+    async def run_command(self, request: Request, ctx: Any) -> Response:
+        if self.command is None:
+            return Response("this agent has no command", 501)
+        value = await self.command(request, ctx)
+        return value if isinstance(value, Response) else Response.json(value)
 
     async def answer(self, entry: Entry, response: Response) -> None:
         head = dump({"status": response.status, "headers": response.headers.pairs})
@@ -431,13 +445,17 @@ class Printed(io.TextIOBase):
 # -- the process
 
 
-def load() -> Callable[[Request, Any], Awaitable[Any]]:
-    """Import the agent; its ``fetch``."""
+Handler = Callable[[Request, Any], Awaitable[Any]]
+
+
+def load() -> tuple[Handler, Handler | None]:
+    """Import the agent; its ``fetch``, and its ``command`` if it has one."""
     module = importlib.import_module("agent")
     handler = getattr(module, "fetch", None)
     if not inspect.iscoroutinefunction(handler):
         raise TypeError("agent.py has no `async def fetch(request, ctx)`")
-    return handler
+    command = getattr(module, "command", None)
+    return handler, command if inspect.iscoroutinefunction(command) else None
 
 
 def prepare(port: str) -> None:
