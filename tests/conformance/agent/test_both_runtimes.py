@@ -433,7 +433,7 @@ async def test_a_command_that_throws_fails(agent: Agent) -> None:
     ["/echo" + COMMAND, COMMAND + "/", COMMAND + "?a=1", "/.well-known/cloister/%6fwner/command", ASKED],
 )
 async def test_nobody_else_reaches_command(agent: Agent, path: str) -> None:
-    """Only the worker makes requests of the one path; the other is anybody's, and means a contract only by its caller."""
+    """Only the worker makes requests of the one path; the other means a contract only by its caller."""
     agent[1].store.pop("commands", None)
     with contextlib.suppress(SandboxError):
         await ask(agent[0], path, method="POST", body=b"go", caller=CALLER)
