@@ -11,6 +11,7 @@ from cloister.core.encoding.hexes import from_hex, need_uint, to_hex
 from cloister.core.errors import CloisterError, TransportError, define
 from cloister.gatekeeper.service import Gatekeeper
 from cloister.node import logs
+from cloister.wire.account import ROUTE as ACCOUNT_ROUTE
 from cloister.wire.anchor import ROUTE as ANCHOR_ROUTE
 from cloister.wire.messages import BAD_MESSAGE, MAX_BODY, TOO_LARGE, dump_json
 
@@ -47,6 +48,7 @@ def build(gatekeeper: Gatekeeper) -> web.Application:
             web.get("/v1/transcript/{transcript}", api.transcript),
             web.get("/v1/handovers", api.handovers),
             web.get("/v1/resume/{epoch}", api.resume),
+            web.get("/v1/shares/{epoch}", api.shares),
             web.get("/v1/checkpoint", api.checkpoint),
             web.get("/v1/checkpoint/{number}", api.checkpoint_at),
             web.get("/v1/chains/{chain}/checkpoint", api.chain_checkpoint),
@@ -54,6 +56,7 @@ def build(gatekeeper: Gatekeeper) -> web.Application:
             web.post("/v1/admission", api.admission),
             web.post("/v1/keys", api.keys),
             web.post(ANCHOR_ROUTE, api.anchor_lease),
+            web.post(ACCOUNT_ROUTE, api.account_signer),
             web.post("/v1/heads", api.endorse),
             web.get("/v1/heads/{agent}", api.head),
             web.get("/v1/headtable", api.head_table),
@@ -103,6 +106,11 @@ class _Api:
         self._gatekeeper.small(_remote(request))
         return _answer(self._gatekeeper.votes.served(_number("epoch", request.match_info["epoch"])))
 
+    async def shares(self, request: web.Request) -> web.Response:
+        self._gatekeeper.small(_remote(request))
+        epoch = _number("epoch", request.match_info["epoch"])
+        return _answer(self._gatekeeper.require_desks().office.share_for(epoch).public.to_json())
+
     async def checkpoint(self, request: web.Request) -> web.Response:
         self._gatekeeper.small(_remote(request))
         return _answer(self._gatekeeper.require_desks().checkpoints.newest().to_json())
@@ -131,6 +139,10 @@ class _Api:
         desk = self._gatekeeper.require_desks().anchor_leases
         if desk is None:
             raise NO_ROUTE(expected="a network with an Anchor", found="one without")
+        return _answer({"signature": to_hex(await desk.answer(await _body(request), _remote(request)))})
+
+    async def account_signer(self, request: web.Request) -> web.Response:
+        desk = self._gatekeeper.require_desks().account_signers
         return _answer({"signature": to_hex(await desk.answer(await _body(request), _remote(request)))})
 
     async def endorse(self, request: web.Request) -> web.Response:

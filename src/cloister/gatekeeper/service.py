@@ -32,6 +32,7 @@ from cloister.core.encoding.statements import Checkpoint, HeartBeat
 from cloister.core.errors import CloisterError, PolicyError, define
 from cloister.evidence.detect import MachineConfig, open_tee
 from cloister.evidence.tee import Tee
+from cloister.gatekeeper.account import AccountSignerDesk
 from cloister.gatekeeper.admissions import AdmissionDesk
 from cloister.gatekeeper.anchor import AnchorLeaseDesk
 from cloister.gatekeeper.audit import AuditLog
@@ -102,6 +103,7 @@ class Desks:
     heads: HeadDesk
     logs: LogDesk
     committee: Committee
+    account_signers: AccountSignerDesk
     anchor_leases: AnchorLeaseDesk | None = None
 
 
@@ -380,6 +382,7 @@ class Gatekeeper:
             heads,
             log_desk,
             committee,
+            AccountSignerDesk(office, checkpoints, self.chain, self.store, self.audit, limit=limit),
             self._anchor_leases(office, checkpoints, limit),
         )
         if before is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from cloister.core.encoding.contract_statements import AnchorLease
 from cloister.core.encoding.hexes import from_hex, need_fields, need_uint, to_hex
 from cloister.core.encoding.signatures import Signed
 from cloister.core.encoding.statements import Lease
-from cloister.core.errors import CloisterError
 from cloister.wire.committee import Committee
 from cloister.wire.messages import BAD_MESSAGE, SIGNATURE, signed_from_json, signed_to_json
+from cloister.wire.signatures import ask_signatures
 
 ROUTE: Final = "/v1/anchor-lease"
 
@@ -49,23 +48,7 @@ class AnchorLeaseRequest:
 
 async def ask_anchor_lease(committee: Committee, request: AnchorLeaseRequest) -> Signed:
     """The lease with t signatures. Raises gatekeeper.too_few, or the refusal that t members share."""
-    body = request.to_json()
-    answers = await asyncio.gather(*(committee.caught(url, "POST", ROUTE, body) for url in committee.endpoints))
-    good: dict[bytes, bytes] = {}
-    refused: list[CloisterError] = []
-    for answer in answers:
-        try:
-            if isinstance(answer, CloisterError):
-                raise answer
-            data = need_fields("anchor lease answer", answer, {"signature"})
-            signature = from_hex(data["signature"], SIGNATURE, name="signature")
-            good[committee.member(request.lease, signature)] = signature
-        except CloisterError as error:
-            refused.append(error)
-    threshold = committee.signers.threshold
-    if len(good) < threshold:
-        raise committee.too_few(threshold, refused)
-    return Signed(request.lease, tuple(good.values()))
+    return await ask_signatures(committee, ROUTE, request.to_json(), request.lease)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,8 @@ from typing import Final
 from cloister.core.encoding.contract_statements import AnchorLease
 from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.errors import PolicyError, define
-from cloister.core.policy.refusals import (
-    AGENT_UNKNOWN,
-    BOOT_MISMATCH,
-    EPOCH_CLOSED,
-    PAUSED,
-    WORKER_EXPIRED,
-    WORKER_REMOVED,
-    WORKER_UNKNOWN,
-)
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
+from cloister.core.policy.serving import require_in_epoch, require_serving
 
 MAX_SECONDS: Final = 12 * 3600
 
@@ -58,8 +50,10 @@ def may_sign_anchor_lease(facts: AnchorFacts) -> None:
     """
     _require_place(facts)  # 1
     _require_held(facts)  # 2
-    _require_worker(facts)  # 3
-    _require_agent(facts)  # 4
+    worker = require_serving(facts.worker, facts.newest, facts.held, facts.head.number)  # 3
+    if worker.vendor_class != facts.asked.vendor_class:
+        raise WRONG_LEASE(expected="the vendor class of the admission", found="another")
+    require_in_epoch(facts.agent, facts.newest, facts.asked.agent_epoch, facts.asked.code_hash)  # 4
     ahead = facts.asked.expiry - facts.head.timestamp
     if not 0 < ahead <= MAX_SECONDS:  # 5
         raise WRONG_LEASE(expected=f"an end 1 to {MAX_SECONDS} s ahead", found=f"{ahead} s")
@@ -80,28 +74,3 @@ def _require_held(facts: AnchorFacts) -> None:
         raise WRONG_LEASE(expected="the agent, worker, code and epoch of the lease held", found="others")
     if held.expiry <= facts.head.number:
         raise WRONG_LEASE(expected=f"a lease beyond block {facts.head.number}", found=f"block {held.expiry}")
-
-
-def _require_worker(facts: AnchorFacts) -> None:
-    worker = facts.worker
-    if worker is None:
-        raise WORKER_UNKNOWN(expected="a registered worker", found="none")
-    if worker.removed or facts.newest.removed or facts.newest.left:
-        raise WORKER_REMOVED(expected="a worker in service", found="removed or gone")
-    if worker.expiry <= facts.head.number:
-        raise WORKER_EXPIRED(expected=f"a registration beyond block {facts.head.number}", found=str(worker.expiry))
-    if worker.boot != facts.held.boot:
-        raise BOOT_MISMATCH(expected="the registered boot", found="another")
-    if worker.vendor_class != facts.asked.vendor_class:
-        raise WRONG_LEASE(expected="the vendor class of the admission", found="another")
-
-
-def _require_agent(facts: AnchorFacts) -> None:
-    agent, asked = facts.agent, facts.asked
-    if agent is None:
-        raise AGENT_UNKNOWN(expected="an agent at the newest final block", found="none")
-    if agent.paused or facts.newest.paused:
-        raise PAUSED(expected="a running agent", found="paused")
-    newest = max(agent.agent_epoch, facts.newest.agent_epoch)
-    if (asked.agent_epoch, asked.code_hash) != (newest, agent.code_hash):
-        raise EPOCH_CLOSED(expected=f"epoch {newest} with its code", found=f"epoch {asked.agent_epoch}")
