@@ -99,7 +99,11 @@ class Routes:
             ("GET", re.compile(rf"/v1/workers/0x([0-9a-f]{{40}})/evidence\?nonce={_HEX}"), self._get_evidence),
             ("GET", re.compile(r"/v1/status"), self._get_status),
             ("GET", re.compile(rf"/v1/receipts/{_HEX}(/proof)?"), self._get_receipt),
-            ("GET", re.compile(rf"/v1/answers/{_HEX}/([1-9][0-9]{{0,15}})\?chain=([1-9][0-9]{{0,15}})"), self._get_answer),
+            (
+                "GET",
+                re.compile(rf"/v1/answers/{_HEX}/([1-9][0-9]{{0,15}})\?chain=([1-9][0-9]{{0,15}})"),
+                self._get_answer,
+            ),
         ]
 
     def max_body(self, method: str, target: str) -> int:

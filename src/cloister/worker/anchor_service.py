@@ -26,6 +26,7 @@ from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.leases import NodeIdentity
 
 AT_ONCE = 4
+MAX_NAMING = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class AnchorService:
         self._view, self._chain = chain, chain.anchor
         self._desks: dict[bytes, tuple[Placed, AnchorDesk, ActDesk]] = {}
         self._done: dict[bytes, Queue] = {}
+        self._naming: dict[bytes, bool] = {}
         self.problems: dict[bytes, CloisterError] = {}
 
     async def turn(self) -> None:
@@ -92,10 +94,12 @@ class AnchorService:
                 try:
                     desk, acts = self._desk(agent, placed[agent])
                     at = await self._based(placed[agent])
-                    if agent in asked and not await desk.turn(at):
-                        self._done[agent] = queues[agent]
-                    if agent in acting:
-                        await acts.turn(at)
+                    try:
+                        if agent in asked and not await desk.turn(at):
+                            self._done[agent] = queues[agent]
+                    finally:  # a request in trouble holds up no act, and none the other way
+                        if agent in acting:
+                            await acts.turn(at)
                 except CloisterError as error:
                     return error
             return None
@@ -109,12 +113,16 @@ class AnchorService:
         return None if known is None else known[1].waiting.get(index)
 
     async def _named(self, placed: Placed) -> bool:
-        """Whether its manifest names the chain. An agent whose manifest cannot be read now acts nowhere."""
-        try:
-            return await self._names(placed)
-        except CloisterError as error:
-            self.problems[placed.record.agent] = error
-            return False
+        """Whether its manifest names the chain; asked once per manifest. One that cannot be read now names nothing."""
+        name = placed.keys.terms.manifest_hash
+        if name not in self._naming:
+            try:
+                self._naming[name] = await self._names(placed)
+            except CloisterError:
+                return False
+            if len(self._naming) > MAX_NAMING:
+                self._naming = {name: self._naming[name]}
+        return self._naming[name]
 
     def _desk(self, agent: bytes, placed: Placed) -> tuple[AnchorDesk, ActDesk]:
         """The agent's desks; new ones for a new lease of another version."""

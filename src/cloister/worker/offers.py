@@ -131,9 +131,8 @@ class Offers:
         return {**signer.calls(), **calls.calls(), **chains.calls(), "lists": lists}
 
     async def names_chain(self, placed: Placed, chain_id: int) -> bool:
-        """Whether the agent's manifest names a chain, and no list of its owner leaves it out. Raises its errors."""
-        left = self._listed.left(placed.record.agent, await self.manifest(placed))
-        return left.tools is not None and tool_of_chain(chain_id) in left.tools
+        """Whether the agent's manifest names a chain. Raises as ``manifest`` does."""
+        return tool_of_chain(chain_id) in ((await self.manifest(placed)).tools or ())
 
     async def manifest(self, placed: Placed) -> Manifest:
         """The manifest of its lease. Raises worker.wrong_code, FabricError, ConfigError."""

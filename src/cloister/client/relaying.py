@@ -1,0 +1,52 @@
+"""Bringing a contract's answer for workers that cannot pay: anybody may (spec/chains.md 18-20).
+
+What a gateway hands over is a claim. Only two calls are made of it, both to the Anchor that the payer names, and the
+contract verifies every signature; what it would refuse is not sent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cloister.chain.anchor import NAME, AnchorChain
+from cloister.chain.contracts import call
+from cloister.chain.tx import Receipt, Sender
+from cloister.client.gateway import Gateway
+from cloister.core.encoding.contract_statements import AnchorLease
+from cloister.core.encoding.hexes import to_hex
+from cloister.core.errors import ChainError, define
+from cloister.wire.anchor import Ready
+
+WRONG_PLACE = define(
+    "client.wrong_anchor",
+    ChainError,
+    check="the answer is for the request, the chain and the Anchor that the payer means",
+    remedy="ask another gateway; name the Anchor of the chain that the request was made on",
+)
+
+
+async def fetch_ready(gateway: Gateway, chain_id: int, agent: bytes, index: int) -> Ready:
+    """The signed answer that some worker of this gateway holds. Raises worker.no_answer_waits, TransportError,
+    client.wrong_anchor for one to another question."""
+    found = Ready.from_json(await gateway.answer(chain_id, agent, index))
+    if (found.chain_id, found.request.agent, found.request.index) != (chain_id, agent, index):
+        raise WRONG_PLACE(expected=f"the answer to request {index}", found="another one")
+    return found
+
+
+async def relay(payer: Sender, anchor: bytes, ready: Ready) -> Receipt:
+    """Bring it, its worker's lease first if the Anchor lacks it. Raises ChainError with the contract's reason."""
+    if ready.chain_id != payer.chain_id:
+        raise WRONG_PLACE(expected=f"chain {payer.chain_id}", found=f"chain {ready.chain_id}")
+    chain = AnchorChain(payer.rpc, anchor, payer, payer.kind)
+    if ready.lease is not None and not await _registered(payer, anchor, ready.lease.statement):
+        await chain.register(ready.lease)
+    return await chain.respond(ready.request, ready.reply, ready.by)
+
+
+async def _registered(payer: Sender, anchor: bytes, lease: Any) -> bool:
+    """Whether the Anchor has this lease or a later one of the worker."""
+    if not isinstance(lease, AnchorLease) or lease.anchor != anchor:
+        raise WRONG_PLACE(expected=f"a lease at {to_hex(anchor)}", found="another")
+    held = await call(payer.rpc, anchor, NAME, "lease", lease.agent, lease.worker)
+    return int(held["expiry"]) >= lease.expiry
