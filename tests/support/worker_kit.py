@@ -48,6 +48,7 @@ from cloister.wire.heads import HeadMove
 from cloister.worker.access import Access
 from cloister.worker.agentlog import AgentLog
 from cloister.worker.agents import AgentTable, Devices, Placed
+from cloister.worker.apikeys import ApiKeys
 from cloister.worker.bundles import Outside
 from cloister.worker.callers import Callers
 from cloister.worker.carried import secrets_aad
@@ -389,6 +390,8 @@ class Rig:
             lambda worker: self.watch.state().worker(worker),
             self.world.network.founding,
             self.world.network.id,
+            self.access.require_signature,
+            ApiKeys(self.table.placed, lambda: int(self.world.now)).require,
         )
         self.server = Server(
             self.watch, self.table, self.sessions, self.receipts, self.access, callers, self.owner, now_ms=self.now_ms

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cloister.client.agent import Agent as Agent
     from cloister.client.agent import Stream as Stream
+    from cloister.client.callers import ApiKey as ApiKey
+    from cloister.client.callers import ContractWallet as ContractWallet
     from cloister.client.client import Client as Client
     from cloister.client.demand import Demand as Demand
     from cloister.client.home import Home as Home
@@ -17,11 +19,13 @@ if TYPE_CHECKING:
     from cloister.client.reply import Reply as Reply
     from cloister.client.wallet import Wallet as Wallet
 
-__all__ = ["Agent", "Client", "Demand", "Home", "Proof", "Reply", "Stream", "Wallet"]
+__all__ = ["Agent", "ApiKey", "Client", "ContractWallet", "Demand", "Home", "Proof", "Reply", "Stream", "Wallet"]
 
 _LAZY = {
     "Agent": "agent",
+    "ApiKey": "callers",
     "Client": "client",
+    "ContractWallet": "callers",
     "Demand": "demand",
     "Home": "home",
     "Proof": "reply",

@@ -123,10 +123,10 @@ class Agent:
 
     @property
     def _who(self) -> Any:
-        return None if self._anonymous else self._client.wallet
+        return None if self._anonymous else self._client.caller
 
     async def _check(self, resolution: Resolution) -> Resolution:
-        found = self._demand.apply(resolution, self._client.wallet.address if self._client.wallet else None)
+        found = self._demand.apply(resolution, self._client.caller_address)
         return await self._client.with_evidence(found) if self._demand.evidence else found
 
     def _build(

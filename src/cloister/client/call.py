@@ -28,7 +28,7 @@ from cloister.client.reply import HeaderMap, Proof, Reply
 from cloister.client.resolve import Resolution, Resolver, Sitting
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.envelope.client import ClientSession, Psk, SealedRequest
-from cloister.core.envelope.model import TOO_LARGE, AgentProof, RequestHead
+from cloister.core.envelope.model import TOO_LARGE, AgentProof, CallerKind, RequestHead
 from cloister.core.envelope.opener import Body, Event, Failed, Final, Head
 from cloister.core.errors import CloisterError, EnvelopeError, TransportError, define
 from cloister.core.receipts.receipt import Exchange, Receipt
@@ -75,16 +75,22 @@ Check = Callable[[Resolution], Awaitable[Resolution]]
 
 
 class Who(Protocol):
-    """Whom calls are made as: a wallet, or an agent's key with the proof that it is one."""
+    """Whom calls are made as: a wallet, an agent's key with the proof that it is one, a contract, an API key."""
 
-    address: bytes
+    @property
+    def address(self) -> bytes:
+        """20 bytes: of the wallet or contract; an API key's id."""
+
+    @property
+    def kind(self) -> CallerKind:
+        """Which of them."""
 
     @property
     def agent(self) -> AgentProof | None:
         """What proves the agent; a new one every period."""
 
     def sign(self, digest: bytes) -> bytes:
-        """65-byte signature over a 32-byte digest."""
+        """The caller's word over a 32-byte digest: 65 bytes of a wallet, a contract's signature, a key's MAC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +184,7 @@ class Sessions:
             return self._sessions[name]
         session = ClientSession(certificate, self._psk(sitting), self._rng)
         if caller is not None:
-            session.authenticate(caller.address, now + CALLER_LIFE_S, caller.sign, caller.agent)
+            session.authenticate(caller.address, now + CALLER_LIFE_S, caller.sign, caller.agent, kind=caller.kind)
             self._ends[name] = now + CALLER_LIFE_S
         self._sessions[name] = session
         while len(self._sessions) > MAX_SESSIONS:
@@ -204,7 +210,8 @@ def _name(caller: Who | None) -> bytes:
     """A session belongs to one caller, and an agent's to one proof: a new period opens a new session."""
     if caller is None:
         return b""
-    return caller.address + (b"" if caller.agent is None else caller.agent.signature.encode())
+    proof = b"" if caller.agent is None else caller.agent.signature.encode()
+    return caller.kind.encode() + caller.address + proof
 
 
 class Caller:

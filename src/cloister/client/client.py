@@ -24,7 +24,7 @@ from cloister.chain.tx import Receipt as Transaction
 from cloister.chain.tx import Sender
 from cloister.client import network as pins
 from cloister.client.agent import Agent
-from cloister.client.call import Caller
+from cloister.client.call import Caller, Who
 from cloister.client.demand import Demand
 from cloister.client.gateway import Gateway
 from cloister.client.home import Home
@@ -35,6 +35,7 @@ from cloister.client.wallet import Wallet, shown
 from cloister.core.chainview.records import AgentRecord, UpgradeMode, agent_id
 from cloister.core.encoding.hexes import BAD_FIELD, from_hex, to_hex
 from cloister.core.encoding.network import Network
+from cloister.core.envelope.apikey import ApiKey
 from cloister.core.errors import CloisterError, ConfigError, define
 
 NO_WALLET = define(
@@ -50,8 +51,9 @@ class Client:
 
     Args: ``gateway``: its address. ``fingerprint``: SHA-256 of network.json in hex, which pins everything else.
     ``network_file``: a local network.json instead. ``trust_on_first_use``: pin what the gateway serves now, if this
-    home has no pin yet. ``wallet``: signs transactions and opens calls as a known caller. ``home``: folder for pins
-    and receipts. ``keep_receipts``: write verified receipts there. ``clock`` and ``rng``: Unix seconds, random bytes.
+    home has no pin yet. ``wallet``: signs transactions and opens calls as a known caller. ``caller``: opens calls
+    instead, such as a ``ContractWallet``; ``api_key``: does, as text. ``home``: folder for pins and receipts.
+    ``keep_receipts``: write verified receipts there. ``clock`` and ``rng``: Unix seconds, random bytes.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class Client:
         network_file: str | Path | None = None,
         trust_on_first_use: bool = False,
         wallet: Wallet | None = None,
+        caller: Who | None = None,
+        api_key: str | None = None,
         home: Home | str | Path | None = None,
         keep_receipts: bool = True,
         timeout_s: float = 30.0,
@@ -71,6 +75,7 @@ class Client:
         self.gateway = Gateway(gateway, timeout_s=timeout_s)
         self.rpc = Rpc(self.gateway.rpc_url, timeout=timeout_s)
         self.wallet = wallet
+        self.caller = _caller(wallet, caller, api_key)
         self.home = home if isinstance(home, Home) else Home.at(home)
         self.clock, self.rng = clock, rng
         self.ledger = Ledger(self.home, clock=clock, on=keep_receipts)
@@ -127,8 +132,13 @@ class Client:
         found = await self.agent_id(agent)
         record = await self.resolver.record(found)
         wanted = demand or Demand()
-        wanted.check_record(record, self.wallet.address if self.wallet else None)
+        wanted.check_record(record, self.caller_address)
         return Agent(self, found, record, wanted, anonymous=anonymous)
+
+    @property
+    def caller_address(self) -> bytes | None:
+        """The 20-byte address that calls are made as; None for nobody and for an API key."""
+        return None if self.caller is None or self.caller.kind == "apikey" else self.caller.address
 
     async def agent_id(self, agent: str | int | bytes) -> bytes:
         """The 32-byte id of an agent named by id or token id. Raises EncodingError for anything else."""
@@ -232,6 +242,15 @@ class Client:
         if self._calls is None:
             raise RuntimeError("connect first: `async with Client(…) as client`")
         return self._calls
+
+
+def _caller(wallet: Wallet | None, caller: Who | None, api_key: str | None) -> Who | None:
+    """Whom calls are made as. Raises EnvelopeError for a text that is no API key, TypeError for two callers."""
+    if api_key is None:
+        return caller or wallet
+    if caller is not None:
+        raise TypeError("give caller or api_key, not both")
+    return ApiKey.parse(api_key)
 
 
 def record_facts(record: AgentRecord) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cloister.core.chainview.records import AgentRecord, UpgradeMode
 from cloister.core.encoding.hexes import need_bytes, to_hex
+from cloister.core.envelope.certificate import XWING_SUITE
 from cloister.core.errors import PolicyError, define
 
 if TYPE_CHECKING:
@@ -46,13 +47,23 @@ NO_SUCH_WORKER = define(
 )
 
 
+CLASSIC_ONLY = define(
+    "client.demand_post_quantum",
+    PolicyError,
+    check="a worker that holds the agent has an X-Wing key",
+    remedy="wait until workers are updated, or accept X25519 alone: post_quantum=False",
+    status=403,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
     """Empty fields demand nothing. ``code_hash``, ``manifest_hash``: 32 bytes. ``vendor``: vendor class such as
     "intel". ``worker``: 20-byte address. ``upgrade_not_instant``: refuse the upgrade rule `instant`.
     ``min_upgrade_blocks``: refuse code that can change on a shorter notice, the owner's own calls too; `frozen` always
     passes. ``evidence``: ask each worker for fresh evidence over this client's nonce, and appraise it here, before the
-    first request to a boot.
+    first request to a boot. ``post_quantum``: seal by X-Wing or not at all (spec/sealed-http.md 14). Without it too,
+    sessions use X-Wing with every worker that has a key for it.
     """
 
     code_hash: bytes | None = None
@@ -62,6 +73,7 @@ class Demand:
     upgrade_not_instant: bool = True
     min_upgrade_blocks: int = 0
     evidence: bool = False
+    post_quantum: bool = False
 
     def __post_init__(self) -> None:
         for name, size in (("code_hash", 32), ("manifest_hash", 32), ("worker", 20)):
@@ -83,6 +95,8 @@ class Demand:
 
     def accepts(self, sitting: Sitting) -> bool:
         """Whether a seat's worker meets the demand."""
+        if self.post_quantum and not _hybrid(sitting):
+            return False
         if self.vendor is not None and sitting.vendor != self.vendor:
             return False
         return self.worker is None or sitting.worker.worker == self.worker
@@ -93,6 +107,12 @@ class Demand:
         kept = resolution.narrowed(self.accepts)
         if not kept:
             found = ", ".join(f"{s.vendor} {to_hex(s.worker.worker)}" for s in resolution.sittings)
+            if self.post_quantum and not resolution.narrowed(_hybrid):
+                raise CLASSIC_ONLY(expected=f"a certificate of suite {XWING_SUITE}", found="suite 1 everywhere")
             wanted = " ".join(filter(None, (self.vendor, to_hex(self.worker) if self.worker else None)))
             raise NO_SUCH_WORKER(expected=wanted, found=found)
         return replace(resolution, sittings=kept)
+
+
+def _hybrid(sitting: Sitting) -> bool:
+    return sitting.seat.certificate.suite == XWING_SUITE

@@ -18,6 +18,7 @@ from cloister.client.home import Home, read_file, write_private
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.keccak import to_checksum
 from cloister.core.encoding.signatures import address_of, sign_digest
+from cloister.core.envelope.model import CallerKind
 from cloister.core.errors import ConfigError, define
 from cloister.core.keys.keystore import BAD_DOCUMENT, DEFAULT_N, decrypt_key, encrypt_key
 
@@ -68,6 +69,11 @@ class Wallet:
     @property
     def agent(self) -> None:
         """A person's wallet is no agent's key."""
+
+    @property
+    def kind(self) -> CallerKind:
+        """A wallet signs for itself."""
+        return "wallet"
 
     def sign(self, digest: bytes) -> bytes:
         """65-byte signature over a 32-byte digest."""

@@ -22,7 +22,7 @@ from cloister.core.envelope.certificate import Seat
 from cloister.core.errors import TransportError, define
 
 MAX_SEATS: Final = 1024
-MAX_ANNOUNCEMENT: Final = 4 << 20
+MAX_ANNOUNCEMENT: Final = 8 << 20
 
 BAD_ANNOUNCEMENT = define(
     "wire.announcement",

@@ -39,7 +39,7 @@ class Type(IntEnum):
 LAST: Final = 128 << 10
 TYPES: Final = (None, *Type)  # by number: `Type(number)` costs ten times as much
 # Payload caps by type. REQUEST has the cap of its connection.
-FRAME_CAPS: Final = (0, 1 << 32, 128 << 10, PIECE, LAST, 16 << 10, 0, 4 << 20, CREDIT.size)
+FRAME_CAPS: Final = (0, 1 << 32, 128 << 10, PIECE, LAST, 16 << 10, 0, 8 << 20, CREDIT.size)
 
 LOST = define(
     "frames.lost",

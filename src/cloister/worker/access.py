@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 from hmac import compare_digest
 from typing import Final
 
@@ -24,12 +25,22 @@ from cloister.worker.chainwatch import ChainWatch, short
 
 MAX_LISTS: Final = 1024
 MAX_ANSWERS: Final = 8192
+# Views of contracts that callers name: how many at once, and gas for each.
+MAX_CHECKS: Final = 8
+SIGNATURE_GAS: Final = 200_000
 
 NOT_READ = define(
     "worker.rules_unread",
     PolicyError,
     check="the agent's rules on chain are known here, with the lists that they name",
     remedy="wait for the next block; if it lasts, the owner sets the lists again",
+    status=503,
+)
+BUSY = define(
+    "worker.signatures_busy",
+    PolicyError,
+    check=f"at most {MAX_CHECKS} signatures of contract accounts are checked at once",
+    remedy="repeat in a second",
     status=503,
 )
 _log = logs.get("access")
@@ -43,6 +54,8 @@ class Access:
         self._lists: OrderedDict[bytes, tuple[str, ...]] = OrderedDict()
         self._answers: OrderedDict[tuple[int, bytes, bytes], Outcome] = OrderedDict()
         self._missing: set[bytes] = set()
+        self._signatures: OrderedDict[tuple[bytes, bytes], Outcome] = OrderedDict()
+        self._signed_at, self._checking = -1, 0
 
     async def load(self, agent: bytes) -> Narrowing:
         """Read the agent's rules by proof and the lists that they and newer ones name.
@@ -87,12 +100,17 @@ class Access:
         asked = access.question(agent, caller or ANYBODY, selector, context)
         for hook in sorted(hooks):
             access.require_allowed(await self._proven(hook, asked))  # 2
-            await self._not_denied(hook, asked)  # 3
+            access.require_allowed(await self._newest(hook, asked))  # 3
 
     async def require_signature(self, account: bytes, digest: bytes, signature: bytes) -> None:
-        """Raise PolicyError (policy.contract_signature) unless a contract account accepts the signature (EIP-1271)."""
+        """Raise PolicyError (policy.contract_signature) unless a contract account accepts the signature (EIP-1271).
+
+        1. yes over proven state at the newest checkpoint, asked once for each; 2. no no at the newest block seen. So a
+        key that the account gives up counts no more from any block seen. Anybody may name any contract here: few run
+        at once, with little gas. Raises worker.signatures_busy, ChainError, ChainViewError."""
         asked = access.signature_question(digest, signature)
-        access.require_valid(await self._watch.calls().view(account, asked))
+        access.require_valid(await self._signed(account, asked))  # 1
+        access.require_valid(await self._newest(account, asked))  # 2
 
     # --- inside ---
 
@@ -134,14 +152,36 @@ class Access:
                 self._answers.popitem(last=False)
         return self._answers[key]
 
-    async def _not_denied(self, hook: bytes, asked: bytes) -> None:
+    async def _signed(self, account: bytes, asked: bytes) -> Outcome:
+        """A contract account's answer at the newest checkpoint."""
+        at = self._watch.checkpoint.number
+        if at != self._signed_at:
+            self._signed_at = at
+            self._signatures.clear()
+        key = account, sha256(asked).digest()
+        if key not in self._signatures:
+            if self._checking >= MAX_CHECKS:
+                raise BUSY(expected=f"fewer than {MAX_CHECKS} in progress", found="as many")
+            self._checking += 1
+            try:
+                answer = await self._watch.calls().view(account, asked, gas=SIGNATURE_GAS)
+            finally:
+                self._checking -= 1
+            if at != self._signed_at:
+                return answer
+            self._signatures[key] = answer
+            if len(self._signatures) > MAX_LISTS:
+                self._signatures.popitem(last=False)
+        return self._signatures[key]
+
+    async def _newest(self, to: bytes, asked: bytes) -> Outcome:
+        """What a contract says at the newest block seen: it may only forbid."""
         try:
-            answer = Outcome(True, await self._watch.state().newest_call(hook, asked), 0)
+            return Outcome(True, await self._watch.state().newest_call(to, asked), 0)
         except ChainError as error:
             if error.code != REVERTED.code:
                 raise
-            answer = Outcome(False, b"", 0)
-        access.require_allowed(answer)
+            return Outcome(False, b"", 0)
 
 
 def _lists(rules: AgentRules) -> Iterable[bytes | None]:

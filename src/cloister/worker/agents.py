@@ -279,7 +279,7 @@ class AgentTable:
             self._placed[agent] = fresh
         elif placed is not None:
             placed.older, placed.keys = placed.keys, keys  # 6
-        self._sessions.add(keys.seat.certificate, keys.hpke_key)
+        self._sessions.add(keys.seat.certificate, keys.hpke_key, keys.xwing_key)
         self.changed.set()
 
     def _require_lease(self, agent: bytes, terms: Lease, wanted: Wanted) -> None:

@@ -1,6 +1,8 @@
-"""Who calls, when it is an agent: its key, lease and worker, and the path that workers carried (spec/sandbox.md 9).
+"""Who calls: what the envelope cannot verify alone (spec/sealed-http.md 9, 11, 12; spec/sandbox.md 9).
 
-The envelope has verified that the key signed for this session. Here it is verified whose key it is.
+A wallet's signature over the session is verified there. Here: whose key an agent's wallet is, with its lease, its
+worker and the path that workers carried; whether a contract account accepts the signature that came; whether an API
+key holds.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from cloister.core.encoding.signatures import SignerSet, verify_signer
 from cloister.core.encoding.statements import Statement
 from cloister.core.envelope.certificate import Seat
 from cloister.core.envelope.model import RequestHead
-from cloister.core.envelope.server import VerifiedCaller
+from cloister.core.envelope.server import BAD_CALLER, VerifiedCaller
 from cloister.core.errors import CloisterError, PolicyError, define
 from cloister.worker.host import CALLS, Origin
 from cloister.worker.outbound import BUDGET, MAX_DEPTH, PATH, RESERVED, caller_digest, require_path
@@ -32,6 +34,10 @@ BAD_AGENT = define(
 
 
 Height = Callable[[], int]
+# Raises CloisterError unless the contract account (20 bytes) accepts the signature over the digest (32 bytes).
+Signature = Callable[[bytes, bytes, bytes], Awaitable[None]]
+# Raises CloisterError unless the agent (32 bytes) knows the caller's API key and it holds.
+Keys = Callable[[bytes, VerifiedCaller], Awaitable[None]]
 Workers = Callable[[bytes], Awaitable[WorkerRecord | None]]
 # The committee that may have signed a lease (``core.chainview.terms.Terms.lessors``). Raises ChainViewError.
 Lessors = Callable[[Statement], SignerSet]
@@ -40,30 +46,45 @@ Lessors = Callable[[Statement], SignerSet]
 class Callers:
     """Verifies agents that call. A proof is verified once, and its height and worker at every call.
 
-    ``height``: the newest that the committee vouched for; ``worker``: a worker's record by proof at it."""
+    ``height``: the newest that the committee vouched for; ``worker``: a worker's record by proof at it;
+    ``signature`` asks a contract account and ``keys`` the agent's API keys, at every request."""
 
-    def __init__(self, height: Height, worker: Workers, lessors: Lessors, network: bytes) -> None:
+    def __init__(
+        self, height: Height, worker: Workers, lessors: Lessors, network: bytes, signature: Signature, keys: Keys
+    ) -> None:
         self._height, self._worker, self._lessors, self._network = height, worker, lessors, network
+        self._signature, self._keys = signature, keys
         self._known: OrderedDict[tuple[bytes, str], Seat] = OrderedDict()
 
     async def origin(self, agent: bytes, caller: VerifiedCaller | None, head: RequestHead) -> Origin:
-        """Where a request for ``agent`` stands. Raises worker.agent_caller, worker.call_cycle, worker.call_depth.
+        """Where a request for ``agent`` stands. Raises worker.agent_caller, worker.call_cycle, worker.call_depth, and
+        what ``signature`` and ``keys`` raise.
 
-        1. people and nobody carry no path: what they wrote there is not believed; 2. the seat holds now and its worker
-        signed the key; 3. that worker is admitted, live, of this boot; 4. the path ends with the caller, and this agent
-        may stand below it."""
-        if caller is None or caller.agent is None:  # 1
+        1. a word that the envelope could not verify holds now; 2. people and nobody carry no path: what they wrote
+        there is not believed; 3. the seat holds now and its worker signed the key; 4. that worker is admitted, live, of
+        this boot; 5. the path ends with the caller, and this agent may stand below it."""
+        if caller is not None and caller.kind != "wallet":
+            await self._require_claim(agent, caller)  # 1
+        if caller is None or caller.agent is None:  # 2
             return Origin(deadline_ms=head.deadline_ms)
-        seat = self._seat(caller)  # 2
+        seat = self._seat(caller)  # 3
         certificate = seat.certificate
-        worker = await self._worker(certificate.worker)  # 3
+        worker = await self._worker(certificate.worker)  # 4
         if worker is None or not worker.live_at(self._height()) or worker.boot != certificate.boot:
             raise BAD_AGENT(expected="a live worker of this boot", found="another")
-        path, budget = _carried(head)  # 4
+        path, budget = _carried(head)  # 5
         if path[-1] != certificate.agent:
             raise BAD_AGENT(expected="a path that ends with the caller", found="another end")
         require_path(path, agent)
         return Origin(path, budget, head.deadline_ms, certificate.agent)
+
+    async def _require_claim(self, agent: bytes, caller: VerifiedCaller) -> None:
+        if caller.claim is None:
+            raise BAD_CALLER(expected="a word over this session", found="none")
+        if caller.kind == "contract":
+            await self._signature(caller.address, caller.claim.digest, caller.claim.word)
+        else:
+            await self._keys(agent, caller)
 
     def _seat(self, caller: VerifiedCaller) -> Seat:
         proof = caller.agent
@@ -112,7 +133,8 @@ def shown(caller: VerifiedCaller | None, origin: Origin) -> dict[str, str] | Non
         return None
     if origin.caller is not None:
         return {"kind": "agent", "address": to_hex(caller.address), "agent": to_hex(origin.caller)}
-    return {"kind": "wallet", "address": to_hex(caller.address)}
+    address = to_hex(caller.address)
+    return {"kind": caller.kind, "address": f"apikey:{address}" if caller.kind == "apikey" else address}
 
 
 def without_carried(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:

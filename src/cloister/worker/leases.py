@@ -21,6 +21,7 @@ from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.envelope.certificate import KeyCertificate, Seat
 from cloister.core.errors import ThresholdError, define
 from cloister.core.keys.hpke import private_key
+from cloister.core.keys.xwing import XWingKey
 from cloister.core.policy.identities import identities_of
 from cloister.core.threshold.ibe import DerivedKey, decrypt
 from cloister.core.threshold.partial import Partial, TransportKey, recover, verify_partial
@@ -100,15 +101,17 @@ class OldKey:
 
 @dataclass(frozen=True, slots=True)
 class AgentKeys:
-    """What one lease gives: derived keys by (purpose, period), and the certified HPKE key of the lease's period.
+    """What one lease gives: derived keys by (purpose, period), and the certified HPKE keys of the lease's period.
 
-    ``old``: by purpose, what the agent must be re-sealed from before it is served. Empty once it is."""
+    ``xwing_key``: None where the certificate is of suite 1. ``old``: by purpose, what the agent must be re-sealed from
+    before it is served. Empty once it is."""
 
     mpk: bytes
     seat: Seat
     derived: Mapping[tuple[Purpose, int], DerivedKey] = field(repr=False)
     hpke_key: X25519PrivateKey = field(repr=False)
     old: Mapping[Purpose, OldKey] = field(default_factory=dict, repr=False)
+    xwing_key: XWingKey | None = field(default=None, repr=False)
 
     @property
     def terms(self) -> Lease:
@@ -145,8 +148,8 @@ async def acquire(
 
     1. a transport key for this request alone; 2. evidence that binds it; 3. t agreeing members; 4. each key recovered
     and checked against the MPK of its epoch; if that fails a member lied: ask again and take only partials that verify
-    alone; and so each key of earlier epochs; 5. their lease, signed for this network; 6. an HPKE key for this agent,
-    period and boot, certified.
+    alone; and so each key of earlier epochs; 5. their lease, signed for this network; 6. HPKE keys of both suites
+    for this agent, period and boot, certified.
     """
     at = checkpoint.statement
     assert isinstance(at, Checkpoint)  # noqa: S101 - the chain watch holds checkpoints only
@@ -164,9 +167,10 @@ async def acquire(
     granted.lease.verify(signers, node.network)  # 5
     hpke_key = private_key(rng(32))  # 6
     public = hpke_key.public_key().public_bytes_raw()
-    certificate = KeyCertificate.under(granted.terms, network=node.network, hpke_key=public)
+    xwing_key = XWingKey(rng(32))
+    certificate = KeyCertificate.under(granted.terms, network=node.network, hpke_key=public, xwing_key=xwing_key.public)
     seat = Seat(certificate, certificate.sign(node.sign), granted.lease)
-    return AgentKeys(shares[granted.terms.master_epoch].mpk, seat, derived, hpke_key, old)
+    return AgentKeys(shares[granted.terms.master_epoch].mpk, seat, derived, hpke_key, old, xwing_key)
 
 
 async def _recovered(

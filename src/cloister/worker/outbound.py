@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from cloister.core.encoding.contexts import Context, digest
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.signatures import address_of, sign_digest
-from cloister.core.envelope.model import AgentProof
+from cloister.core.envelope.model import AgentProof, CallerKind
 from cloister.core.errors import CloisterError, PolicyError, define
 from cloister.core.policy.access import Uses
 from cloister.worker.host import BAD_ARGUMENT, Extra, Origin, need_data
@@ -100,6 +100,11 @@ class Identity:
     def agent(self) -> AgentProof:
         """The seat, and its worker's signature over this address."""
         return self._proof
+
+    @property
+    def kind(self) -> CallerKind:
+        """An agent's key is a wallet."""
+        return "wallet"
 
     def sign(self, statement: bytes) -> bytes:
         """65 bytes over a 32-byte digest."""

@@ -30,6 +30,7 @@ from cloister.core.receipts.receipt import StateChange
 from cloister.fabric.ports import LEASE_HELD, Leases
 from cloister.sandbox.errors import CLOSED
 from cloister.sandbox.ports import AgentProcess, AgentRequest, Chunks
+from cloister.worker import apikeys
 from cloister.worker.agents import Placed
 from cloister.worker.figures import FigureBook
 from cloister.worker.host import BAD_ARGUMENT, Origin
@@ -103,7 +104,11 @@ class OwnerDesk:
         name = request.head.request_id[2:]
         if request.head.path == COMMAND:
             return await self._commanded(placed, request, name, now_ms)  # 2
-        return await self._asked(placed, request.head.path.removeprefix(PREFIX), name, _object(request.body))  # 3
+        what = request.head.path.removeprefix(PREFIX)
+        if what.partition("/")[0] == "keys":
+            told, change = await apikeys.order(placed, what, name, request.body)
+            return Said(json.dumps(told).encode(), change=change)
+        return await self._asked(placed, what, name, _object(request.body))  # 3
 
     async def _asked(self, placed: Placed, what: str, name: str, body: Mapping[str, Any]) -> Said:
         if what == "logs":

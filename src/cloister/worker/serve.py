@@ -170,8 +170,9 @@ class Server:
         origin = await self._callers.origin(placed.record.agent, request.caller, request.head)
         if request.head.path.startswith(PREFIX):
             return await self._answer_owner(placed, request, height, answer)
-        caller = None if request.caller is None else request.caller.address
-        await self._access.require_call(placed.record.agent, caller, request.head.method, request.head.path)  # 4
+        caller, kind = (None, "") if request.caller is None else (request.caller.address, request.caller.kind)
+        head = request.head
+        await self._access.require_call(placed.record.agent, caller, head.method, head.path, kind=kind)  # 4
         process = await self._table.process(placed)
         before = process.usage()
         ran = await self._run(placed, process, request, origin, height)  # 5

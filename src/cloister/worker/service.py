@@ -42,6 +42,7 @@ from cloister.worker.access import Access
 from cloister.worker.agents import AgentTable, Devices
 from cloister.worker.anchor_service import AnchorService
 from cloister.worker.anchors import Anchors
+from cloister.worker.apikeys import ApiKeys
 from cloister.worker.bundles import Outside
 from cloister.worker.callers import Callers
 from cloister.worker.chains import ChainView, OtherChain, OwnChain
@@ -122,7 +123,14 @@ class Worker:
         self.owner = OwnerDesk(
             self.logbook, FigureBook(), self.schedule, self.table.process, fabric.leases, node.boot.hex()
         )
-        callers = Callers(lambda: self.watch.height, self._worker, self._lessors, network.id)
+        callers = Callers(
+            lambda: self.watch.height,
+            self._worker,
+            self._lessors,
+            network.id,
+            self.access.require_signature,
+            ApiKeys(self.table.placed, self._now_s).require,
+        )
         self.server = Server(
             self.watch, self.table, self.sessions, receipts, self.access, callers, self.owner, now_ms=host_now_ms
         )
@@ -193,7 +201,16 @@ class Worker:
     async def close(self) -> None:
         """Stop agents, connections, the store: all of them, whichever fails. In the reverse order of use."""
         async with contextlib.AsyncExitStack() as parts:
-            for part in (self.fabric, self.anchors, self.outbound, self.rpc, self.committee, self.sandbox, self.table, self.link):
+            for part in (
+                self.fabric,
+                self.anchors,
+                self.outbound,
+                self.rpc,
+                self.committee,
+                self.sandbox,
+                self.table,
+                self.link,
+            ):
                 parts.push_async_callback(part.close)
 
     async def evidence(self, nonce: bytes) -> dict[str, Any]:
@@ -252,6 +269,10 @@ class Worker:
 
     def _lessors(self, lease: Statement) -> SignerSet:
         return self.committee.terms.lessors(lease, self.watch.period_blocks)
+
+    def _now_s(self) -> int:
+        """Unix seconds: the host's clock, which cannot fall behind the chain's."""
+        return max(self.watch.checkpoint.timestamp, host_now_ms() // 1000)
 
     async def _worker(self, address: bytes) -> WorkerRecord | None:
         return await self.watch.state().worker(address)

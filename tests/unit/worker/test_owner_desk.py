@@ -45,7 +45,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "another wallet": ("metrics", {"key": STRANGER}, "worker.not_owner"),
     "a command of another wallet": ("command", {"key": STRANGER}, "worker.not_owner"),
     "GET": ("metrics", {"method": "GET"}, "worker.not_owner"),
-    "something that there is not": ("keys", {}, "worker.no_question"),
+    "something that there is not": ("colours", {}, "worker.no_question"),
     "a path below a question": ("metrics/all", {}, "worker.no_question"),
     "a body that is no JSON": ("metrics", {"body": b"{"}, "sandbox.argument"),
     "a body that is no object": ("logs", {"body": b"[]"}, "sandbox.argument"),

@@ -1,6 +1,6 @@
 /** Key certificates and seats: which worker may open calls to an agent (spec/sealed-http.md 1). */
 
-import { define, EnvelopeError } from "../errors.ts";
+import { define, EnvelopeError, isObject } from "../errors.ts";
 import { equalBytes } from "../encoding/bytes.ts";
 import { Context, digest, frame } from "../encoding/contexts.ts";
 import { fromHex, needFields, needList, needUint, toHex } from "../encoding/hexes.ts";
@@ -10,6 +10,8 @@ import { MAX_MEMBERS, type SignerSet, verifyCommittee, verifySigner } from "../e
 import { Lease } from "../encoding/statements.ts";
 
 export const SUITE = 1;
+/** The certificate has an X-Wing key besides. This client uses the X25519 key. */
+export const XWING_SUITE = 2;
 
 export const WRONG_NETWORK = define(
   "envelope.wrong_network",
@@ -54,6 +56,7 @@ const FIELDS = {
   expiry: 0,
   suite: 0,
 } as const;
+const XWING_KEY = 1216;
 const LEASED = [
   "agent",
   "code_hash",
@@ -69,7 +72,10 @@ const LEASED = [
 
 type FieldValue<S extends number> = S extends 0 ? number : Uint8Array;
 /** The fields of a certificate, by their wire names. */
-export type CertificateFields = { readonly [N in keyof typeof FIELDS]: FieldValue<(typeof FIELDS)[N]> };
+export type CertificateFields = { readonly [N in keyof typeof FIELDS]: FieldValue<(typeof FIELDS)[N]> } & {
+  /** In suite 2 only. */
+  readonly xwing_key?: Uint8Array;
+};
 
 /** A worker's HPKE key for one agent, at one code, one set of epochs, one period and one boot. */
 export class KeyCertificate {
@@ -111,10 +117,12 @@ export class KeyCertificate {
 
   /** Parse `toJson` output. Throws EncodingError; unknown fields are refused. */
   static fromJson(value: unknown): KeyCertificate {
-    const data = needFields("key certificate", value, Object.keys(FIELDS));
+    const hybrid = isObject(value) && value["suite"] === XWING_SUITE;
+    const sizes: Record<string, number> = hybrid ? { ...FIELDS, xwing_key: XWING_KEY } : FIELDS;
+    const data = needFields("key certificate", value, Object.keys(sizes));
     const read = ([name, size]: [string, number]) =>
       [name, size ? fromHex(data[name], size, name) : needUint(name, data[name])] as const;
-    return new KeyCertificate(Object.fromEntries(Object.entries(FIELDS).map(read)) as unknown as CertificateFields);
+    return new KeyCertificate(Object.fromEntries(Object.entries(sizes).map(read)) as unknown as CertificateFields);
   }
 }
 
@@ -136,7 +144,9 @@ export class Seat {
   verify(signers: SignerSet, network: Uint8Array, now: number): void {
     const { fields, id } = this.certificate;
     if (!equalBytes(fields.network, network)) throw WRONG_NETWORK(toHex(network), toHex(fields.network)); // 1
-    if (fields.suite !== SUITE) throw WRONG_SUITE(`suite ${SUITE}`, `suite ${fields.suite}`); // 2
+    if (fields.suite !== SUITE && fields.suite !== XWING_SUITE) {
+      throw WRONG_SUITE(`suite ${SUITE} or ${XWING_SUITE}`, `suite ${fields.suite}`); // 2
+    }
     sameAsLease(fields, this.lease); // 3
     if (now >= fields.expiry) throw CERTIFICATE_EXPIRED(`an expiry above block ${now}`, `block ${fields.expiry}`); // 4
     verifySigner(id, this.signature, fields.worker); // 5

@@ -16,7 +16,9 @@ from cloister.core.encoding.statements import Lease
 from cloister.core.errors import EnvelopeError, define
 
 SUITE: Final = 1
+XWING_SUITE: Final = 2  # the certificate has an X-Wing key besides; the client chooses
 MAX_CERTIFICATE: Final = 4096
+XWING_KEY: Final = 1216
 _SIZES: Final = {
     "network": 32,
     "agent": 32,
@@ -26,6 +28,7 @@ _SIZES: Final = {
     "worker": 20,
     "boot": 32,
     "hpke_key": 32,
+    "xwing_key": XWING_KEY,
 }
 _LEASED: Final = (
     "agent",
@@ -69,9 +72,10 @@ CERTIFICATE_EXPIRED = define(
 
 @dataclass(frozen=True)
 class KeyCertificate:
-    """A worker's HPKE key for one agent, at one code, one set of epochs, one period and one boot.
+    """A worker's HPKE keys for one agent, at one code, one set of epochs, one period and one boot.
 
     Hashes and ids are 32 bytes, ``worker`` 20, ``hpke_key`` an X25519 public key; ``expiry`` is a block height.
+    ``xwing_key``: an X-Wing public key (1216 bytes) if and only if ``suite`` is 2, else empty and not in the JSON.
     """
 
     network: bytes
@@ -88,11 +92,14 @@ class KeyCertificate:
     hpke_key: bytes
     expiry: int
     suite: int = SUITE
+    xwing_key: bytes = b""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in _SIZES:
+            if field.name == "xwing_key" and self.suite != XWING_SUITE:
+                need_bytes(field.name, value, 0)
+            elif field.name in _SIZES:
                 need_bytes(field.name, value, _SIZES[field.name])
             else:
                 need_uint(field.name, value, 53)
@@ -131,13 +138,14 @@ class KeyCertificate:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready fields, bytes as hex."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain = {name: getattr(self, name) for name in _fields(self.suite)}
         return {name: to_hex(value) if isinstance(value, bytes) else value for name, value in plain.items()}
 
     @classmethod
     def from_json(cls, value: object) -> KeyCertificate:
         """Parse ``to_json`` output. Raises EncodingError; unknown fields are refused."""
-        data = need_fields("key certificate", value, {f.name for f in fields(cls)})
+        suite = value.get("suite") if isinstance(value, dict) else None
+        data = need_fields("key certificate", value, _fields(suite))
         values: dict[str, Any] = {n: from_hex(v, _SIZES[n], name=n) if n in _SIZES else v for n, v in data.items()}
         return cls(**values)
 
@@ -147,14 +155,21 @@ class KeyCertificate:
         return cls.from_json(jcs.decode(data, max_size=MAX_CERTIFICATE))
 
     @classmethod
-    def under(cls, lease: Lease, *, network: bytes, hpke_key: bytes) -> KeyCertificate:
-        """The certificate that a worker issues under its lease."""
+    def under(cls, lease: Lease, *, network: bytes, hpke_key: bytes, xwing_key: bytes = b"") -> KeyCertificate:
+        """The certificate that a worker issues under its lease: suite 2 if it has an X-Wing key, else 1."""
         copied = {name: getattr(lease, name) for name in _LEASED}
-        return cls(network=network, hpke_key=hpke_key, expiry=lease.expiry, **copied)
+        suite = XWING_SUITE if xwing_key else SUITE
+        return cls(network=network, hpke_key=hpke_key, expiry=lease.expiry, suite=suite, xwing_key=xwing_key, **copied)
 
     def sign(self, sign: Callable[[bytes], bytes]) -> bytes:
         """65-byte signature by ``sign(digest 32) -> 65``, the worker's attested key."""
         return sign(self.id)
+
+
+def _fields(suite: object) -> set[str]:
+    """The fields of a certificate in JSON."""
+    names = {f.name for f in fields(KeyCertificate)}
+    return names if type(suite) is int and suite == XWING_SUITE else names - {"xwing_key"}
 
 
 def verify_certificate(
@@ -170,8 +185,8 @@ def verify_certificate(
     """
     if certificate.network != network:  # 1
         raise WRONG_NETWORK(expected=to_hex(network), found=to_hex(certificate.network))
-    if certificate.suite != SUITE:  # 2
-        raise WRONG_SUITE(expected=f"suite {SUITE}", found=f"suite {certificate.suite}")
+    if certificate.suite not in (SUITE, XWING_SUITE):  # 2
+        raise WRONG_SUITE(expected=f"suite {SUITE} or {XWING_SUITE}", found=f"suite {certificate.suite}")
     _same_as_lease(certificate, lease.statement)  # 3
     if now_height >= certificate.expiry:  # 4
         raise CERTIFICATE_EXPIRED(expected=f"an expiry above block {now_height}", found=f"block {certificate.expiry}")

@@ -15,10 +15,11 @@ import msgspec
 
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.statements import CallerSession
-from cloister.core.envelope.certificate import KeyCertificate
+from cloister.core.envelope.certificate import XWING_SUITE, KeyCertificate
 from cloister.core.envelope.model import (
     CALLER_EXPORT,
     FLAG_IBE,
+    FLAG_XWING,
     HEADER,
     KIND_ONE_SHOT,
     KIND_SESSION,
@@ -26,6 +27,7 @@ from cloister.core.envelope.model import (
     PSK_SIZE,
     AgentProof,
     Caller,
+    CallerKind,
     RequestHead,
     encode_json,
     encode_plaintext,
@@ -82,16 +84,27 @@ class ClientSession:
     A refusal confirms nothing: it may come before the worker looks at the caller.
     """
 
-    def __init__(self, certificate: KeyCertificate, psk: Psk, rng: hpke.Rng, *, one_shot: bool = False) -> None:
+    def __init__(
+        self,
+        certificate: KeyCertificate,
+        psk: Psk,
+        rng: hpke.Rng,
+        *,
+        one_shot: bool = False,
+        xwing: bool | None = None,
+    ) -> None:
+        """``xwing``: whether to use that suite; None: if and only if the certificate has it."""
         if psk.certificate_id != certificate.id:
             raise ValueError("this PSK was encapsulated for another certificate")
         self.certificate = certificate
         self.confirmed = False
         self._psk = psk
         self._kind = KIND_ONE_SHOT if one_shot else KIND_SESSION
-        self._enc, self._context = hpke.setup_sender(
-            certificate.hpke_key, certificate.info, psk=psk.secret, psk_id=psk.id, rng=rng
-        )
+        self._xwing = certificate.suite == XWING_SUITE if xwing is None else xwing
+        public = certificate.xwing_key if self._xwing else certificate.hpke_key
+        enc, self._context = hpke.setup_sender(public, certificate.info, psk=psk.secret, psk_id=psk.id, rng=rng)
+        self._enc = hashlib.sha256(enc).digest() if self._xwing else enc
+        self._sent = (enc if self._xwing else b"") + psk.ciphertext
         self._next = 0
         self._caller: Caller | None = None
         self._caller_known = False
@@ -102,15 +115,22 @@ class ClientSession:
         return self._context.export(CALLER_EXPORT, 32)
 
     def authenticate(
-        self, address: bytes, expiry: int, sign: Callable[[bytes], bytes], agent: AgentProof | None = None
+        self,
+        address: bytes,
+        expiry: int,
+        sign: Callable[[bytes], bytes],
+        agent: AgentProof | None = None,
+        *,
+        kind: CallerKind = "wallet",
     ) -> None:
-        """Open the session as a wallet: ``sign`` makes 65 bytes over a 32-byte EIP-712 digest, expiry is Unix seconds.
+        """Open the session as somebody: ``sign`` makes the word of this ``kind`` (model.Caller) over a 32-byte EIP-712
+        digest, expiry is Unix seconds.
 
-        ``agent``: that the wallet is an agent's key. The signature goes with every request until the worker has it."""
+        ``agent``: that the wallet is an agent's key. The word goes with every request until the worker has it."""
         cert = self.certificate
         statement = CallerSession(agent=cert.agent, boot=cert.boot, exporter=self.exporter, expiry=expiry)
         signature = sign(statement.digest(cert.network))
-        self._caller, self._caller_known = Caller(to_hex(address), expiry, to_hex(signature), agent), False
+        self._caller, self._caller_known = Caller(to_hex(address), expiry, to_hex(signature), agent, kind), False
 
     def seal(
         self, head: RequestHead, body: bytes, *, with_ibe: bool | None = None, max_body: int = MAX_RESPONSE
@@ -127,13 +147,12 @@ class ClientSession:
             head = msgspec.structs.replace(head, caller=self._caller)
         head_bytes = encode_json(head.check())
         seq, self._next = self._next, self._next + 1
-        ciphertext_of_psk = self._psk.ciphertext if sends_ibe else b""
-        cert, flags = self.certificate, FLAG_IBE if ciphertext_of_psk else 0
+        cert, flags = self.certificate, FLAG_IBE * sends_ibe | FLAG_XWING * self._xwing
         header = HEADER.pack(MAGIC, self._kind, flags, cert.boot, cert.id, self._enc, self._psk.id, seq)
         sealed = self._context.seal_at(seq, request_aad(header, cert.agent), encode_plaintext(head_bytes, body))
         salt = receipt_salt(self._context, seq)
         return SealedRequest(
-            data=encode_record(header, ciphertext_of_psk, sealed),
+            data=encode_record(header, self._sent if sends_ibe else b"", sealed),
             seq=seq,
             opener=self._opener(seq, head, max_body),
             salt=salt,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -16,6 +16,8 @@ MAGIC: Final = b"CLS1"
 KIND_SESSION: Final = 1
 KIND_ONE_SHOT: Final = 2
 FLAG_IBE: Final = 1
+FLAG_XWING: Final = 2
+XWING_ENC: Final = 1120
 HEADER: Final = struct.Struct(">4sBB32s32s32s32sQ")
 MAX_IBE: Final = 4096
 MAX_HEAD: Final = 64 * 1024
@@ -23,6 +25,7 @@ MAX_CHUNK: Final = 256 * 1024
 MAX_HEADERS: Final = 128
 TAG: Final = 16
 PSK_SIZE: Final = 32
+MAX_SIGNATURE: Final = 4096
 CALLER_EXPORT: Final = frame(Context.SEALED_INFO, b"caller")
 
 Headers = tuple[tuple[str, str], ...]
@@ -65,19 +68,27 @@ class AgentProof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signature: str
 
 
-class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Who opens the session: a wallet's 20-byte address, an expiry (Unix seconds) and its signature, all as text.
+CallerKind = Literal["wallet", "contract", "apikey"]
+_SIGNATURES: Final[dict[str, int | None]] = {"wallet": 65, "contract": None, "apikey": 32}
 
-    ``agent``: the wallet is the key of an agent, which this proves."""
+
+class Caller(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Who opens the session, all as text (spec/sealed-http.md 9, 11): a 20-byte address, an expiry (Unix seconds) and
+    its word over the session.
+
+    ``kind``: a wallet's address and 65-byte signature; a contract account's address and what its `isValidSignature`
+    accepts; an API key's id and a 32-byte MAC. ``agent``: the wallet is the key of an agent, which this proves."""
 
     address: str
     expiry: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
     signature: str
     agent: AgentProof | None = None
+    kind: CallerKind = "wallet"
 
     def parts(self) -> tuple[bytes, bytes]:
-        """(address 20 bytes, signature 65 bytes). Raises EncodingError."""
-        return from_hex(self.address, 20, name="caller address"), from_hex(self.signature, 65, name="signature")
+        """(address 20 bytes, signature as its kind has it). Raises EncodingError."""
+        address = from_hex(self.address, 20, name="caller address")
+        return address, from_hex(self.signature, _SIGNATURES[self.kind], name="signature", max_size=MAX_SIGNATURE)
 
 
 class RequestHead(
@@ -165,15 +176,20 @@ class WireFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A parsed request record. ``header`` is what the AAD covers; ``ibe`` is empty when it was not sent."""
+    """A parsed request record. ``header`` is what the AAD covers; ``ibe`` is empty when it was not sent.
+
+    ``enc``: names the context: the encapsulation itself or, under ``xwing``, its SHA-256. ``kem``: the encapsulation;
+    under ``xwing`` it is there when ``ibe`` is, else empty."""
 
     header: bytes
     kind: int
+    xwing: bool
     boot: bytes
     certificate_id: bytes
     enc: bytes
     psk_id: bytes
     seq: int
+    kem: bytes
     ibe: bytes
     ciphertext: bytes
 
@@ -218,16 +234,19 @@ def decode_record(data: bytes, *, max_size: int) -> Record:
     if len(data) < HEADER.size + 2 + TAG + 4:
         raise MALFORMED(expected="a request record", found=f"{len(data)} bytes")
     magic, kind, flags, boot, certificate_id, enc, psk_id, seq = HEADER.unpack_from(data)
-    if magic != MAGIC or kind not in (KIND_SESSION, KIND_ONE_SHOT) or flags > FLAG_IBE:
-        raise MALFORMED(expected="CLS1, kind 1 or 2, flags 0 or 1", found="another first line")
+    if magic != MAGIC or kind not in (KIND_SESSION, KIND_ONE_SHOT) or flags > FLAG_IBE | FLAG_XWING:
+        raise MALFORMED(expected="CLS1, kind 1 or 2, flags 0 to 3", found="another first line")
     if kind == KIND_ONE_SHOT and seq:
         raise MALFORMED(expected="seq 0 in a one-shot record", found=str(seq))
-    start = HEADER.size + 2
+    xwing, start = flags >= FLAG_XWING, HEADER.size + 2
     size = int.from_bytes(data[HEADER.size : start], "big")
     if bool(size) != bool(flags & FLAG_IBE) or size > MAX_IBE or start + size + TAG > len(data):
         raise MALFORMED(expected="an IBE part as the flags say", found=f"{size} bytes of it")
-    ibe, ciphertext = data[start : start + size], data[start + size :]
-    return Record(data[: HEADER.size], kind, boot, certificate_id, enc, psk_id, seq, ibe, ciphertext)
+    sent, ciphertext = data[start : start + size], data[start + size :]
+    kem, ibe = (sent[:XWING_ENC], sent[XWING_ENC:]) if xwing else (enc, sent)
+    if sent and not ibe:
+        raise MALFORMED(expected=f"an encapsulation of {XWING_ENC} bytes before the IBE part", found=f"{size} bytes")
+    return Record(data[: HEADER.size], kind, xwing, boot, certificate_id, enc, psk_id, seq, kem, ibe, ciphertext)
 
 
 def encode_plaintext(head: bytes, body: bytes) -> bytes:

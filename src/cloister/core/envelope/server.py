@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hmac import compare_digest
 from typing import Final
 
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cloister.core.encoding.hexes import need_bytes, to_hex
 from cloister.core.encoding.signatures import verify_signer
 from cloister.core.encoding.statements import CallerSession
-from cloister.core.envelope.certificate import KeyCertificate
+from cloister.core.envelope.certificate import WRONG_SUITE, KeyCertificate
 from cloister.core.envelope.model import (
     CALLER_EXPORT,
     HEADER,
@@ -31,6 +31,7 @@ from cloister.core.envelope.model import (
     TOO_LARGE,
     AgentProof,
     Caller,
+    CallerKind,
     Record,
     RequestHead,
     decode_record,
@@ -41,6 +42,7 @@ from cloister.core.envelope.replay import REPLAY, ReplayWindow, Retired
 from cloister.core.envelope.stream import NOT_AUTHENTIC, Responder
 from cloister.core.errors import CloisterError, EnvelopeError, SealError, define
 from cloister.core.keys import hpke
+from cloister.core.keys.xwing import XWingKey
 from cloister.core.receipts.commitments import receipt_salt, request_commitment
 
 PskOpen = Callable[[KeyCertificate, bytes], bytes]
@@ -73,6 +75,12 @@ PSK_MISMATCH = define(
     EnvelopeError,
     check="psk_id is the hash of the IBE ciphertext, and it opens to 32 bytes",
     remedy="encapsulate the pre-shared key again, to the certificate of this request",
+)
+ENC_MISMATCH = define(
+    "envelope.enc_mismatch",
+    EnvelopeError,
+    check="the record's enc is the hash of the X-Wing encapsulation that it brings",
+    remedy="seal the request again; the record was altered on its way",
 )
 SESSION_EXPIRED = define(
     "envelope.session_expired",
@@ -123,14 +131,26 @@ class SealedRefusalError(EnvelopeError):
 
 
 @dataclass(frozen=True, slots=True)
-class VerifiedCaller:
-    """A wallet that signed for this session. address: 20 bytes; expiry: Unix seconds.
+class Claim:
+    """A word over a session that only others can verify: the CallerSession's digest (32 bytes) and what came with it:
+    a contract account's signature, or an API key's MAC."""
 
-    ``agent``: what it says of the agent whose key it is; nobody has verified that yet (worker/callers.py)."""
+    digest: bytes
+    word: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedCaller:
+    """Whose session it is. address: 20 bytes; expiry: Unix seconds. A wallet's signature has been verified.
+
+    ``agent`` (what a wallet says of the agent whose key it is) and ``claim`` (of every other kind) have not:
+    worker/callers.py does, at every request and before anything runs."""
 
     address: bytes
     expiry: int
     agent: AgentProof | None = None
+    kind: CallerKind = "wallet"
+    claim: Claim | None = None
 
 
 @dataclass(slots=True, repr=False)
@@ -170,10 +190,11 @@ class OpenRequest(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True, repr=False)
 class _Held:
-    """A certificate's private key, and the PSKs that came under it."""
+    """A certificate's private keys, and the PSKs that came under it. ``hybrid``: of X-Wing, where it has one."""
 
     certificate: KeyCertificate
     recipient: hpke.Recipient
+    hybrid: hpke.Recipient | None = None
     psks: OrderedDict[bytes, bytes] = field(default_factory=OrderedDict)
 
 
@@ -190,16 +211,19 @@ class ServerSessions:
         self._ended: set[bytes] = set()
         self._now = 0
 
-    def add(self, certificate: KeyCertificate, key: X25519PrivateKey | bytes) -> None:
+    def add(self, certificate: KeyCertificate, key: X25519PrivateKey | bytes, xwing: XWingKey | None = None) -> None:
         """Serve requests sealed to this certificate, until it ends. A second ``add`` of it changes nothing.
 
         Raises ValueError for a certificate of another boot or another key, or one that has ended."""
         recipient = hpke.Recipient(key, certificate.info)
+        hybrid = None if xwing is None else hpke.Recipient(xwing, certificate.info)
         if certificate.boot != self._boot or recipient.public != certificate.hpke_key:
             raise ValueError("the certificate is of another boot or another key")
+        if certificate.xwing_key != (b"" if hybrid is None else hybrid.public):
+            raise ValueError("the certificate is of another X-Wing key")
         if certificate.id in self._ended:
             raise ValueError("the certificate has ended: its replay memory is gone")
-        self._held.setdefault(certificate.id, _Held(certificate, recipient))
+        self._held.setdefault(certificate.id, _Held(certificate, recipient, hybrid))
 
     def erase(self, agent: bytes, period: int) -> None:
         """Drop the keys, PSKs and sessions of one agent's period: nothing sealed to it opens again."""
@@ -232,6 +256,10 @@ class ServerSessions:
         held = self._held.get(parsed.certificate_id)
         if held is None or held.certificate.agent != agent:  # 3
             raise CERTIFICATE_UNKNOWN(expected="a certificate held now", found=to_hex(parsed.certificate_id)[:18])
+        if parsed.xwing and held.hybrid is None:
+            raise WRONG_SUITE(expected="a suite of the certificate", found="X-Wing")
+        if parsed.xwing and parsed.ibe and not compare_digest(hashlib.sha256(parsed.kem).digest(), parsed.enc):  # 4
+            raise ENC_MISMATCH(expected="the hash of the encapsulation", found=to_hex(parsed.enc)[:18])
         if parsed.ibe and not compare_digest(hashlib.sha256(parsed.ibe).digest(), parsed.psk_id):  # 4
             raise PSK_MISMATCH(expected="the hash of the ciphertext", found=to_hex(parsed.psk_id)[:18])
         session, psk, name = self._session(held, parsed, psk_open)  # 5, 6
@@ -260,7 +288,8 @@ class ServerSessions:
             raise error(expected="a context that is not over", found=to_hex(parsed.enc)[:18])
         self._retired.need_room(2)
         psk = self._psk(held, parsed, psk_open)  # 6
-        context = held.recipient.context(parsed.enc, psk=psk, psk_id=parsed.psk_id)
+        recipient = held.hybrid if parsed.xwing and held.hybrid is not None else held.recipient
+        context = recipient.context(parsed.kem, psk=psk, psk_id=parsed.psk_id)
         return _Session(held.certificate, context), psk, name
 
     def _psk(self, held: _Held, parsed: Record, psk_open: PskOpen) -> bytes:
@@ -319,16 +348,23 @@ class ServerSessions:
         return caller
 
     def _verified(self, given: Caller, session: _Session) -> VerifiedCaller:
-        address, signature = given.parts()
-        caller, cert = VerifiedCaller(address, given.expiry, given.agent), session.certificate
-        if session.caller == caller:
+        """1. the form of its kind; 2. the session's own caller, if it has one; 3. a wallet's signature."""
+        address, word = given.parts()  # 1
+        if given.agent is not None and given.kind != "wallet":
+            raise BAD_CALLER(expected="an agent that calls by its wallet", found=given.kind)
+        caller = VerifiedCaller(address, given.expiry, given.agent, given.kind)
+        cert, known = session.certificate, session.caller
+        if known == caller:
             return caller
-        if session.caller is not None and session.caller.address != address:
-            raise BAD_CALLER(expected="the wallet that opened the session", found=to_hex(address))
+        if known is not None and (known.kind, known.address) != (given.kind, address):  # 2
+            raise BAD_CALLER(expected="the caller that opened the session", found=f"{given.kind} {to_hex(address)}")
         exporter = session.context.export(CALLER_EXPORT, 32)
         statement = CallerSession(agent=cert.agent, boot=cert.boot, exporter=exporter, expiry=given.expiry)
+        digest = statement.digest(cert.network)
+        if given.kind != "wallet":
+            return replace(caller, claim=Claim(digest, word))
         try:
-            verify_signer(statement.digest(cert.network), signature, address)
+            verify_signer(digest, word, address)  # 3
         except CloisterError:
             raise BAD_CALLER(expected=f"a signature of {to_hex(address)} over this session", found="another") from None
         return caller

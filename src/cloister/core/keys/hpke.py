@@ -1,4 +1,6 @@
-"""HPKE (RFC 9180), one suite: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM; modes base and psk.
+"""HPKE (RFC 9180), modes base and psk, HKDF-SHA256 and AES-256-GCM, with one of two KEMs.
+
+The size of a public key says which: 32 bytes DHKEM(X25519, HKDF-SHA256); 1216 bytes X-Wing (``xwing.py``).
 
 Contexts only: a caller numbers its messages itself (``seal_at``, ``open_at``) and must never seal twice under one
 number. ``Recipient`` keeps what does not change between set-ups (public key, info hash), so that opening a session
@@ -18,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cloister.core.encoding.hexes import need_bytes, need_uint
 from cloister.core.errors import SealError, define
+from cloister.core.keys import xwing
 
 Rng = Callable[[int], bytes]
 
@@ -29,6 +32,7 @@ MIN_PSK: Final = 32
 
 _KEM = b"HPKE-v1KEM\x00\x20"
 _SUITE = b"HPKE-v1HPKE\x00\x20\x00\x01\x00\x02"
+_XWING = b"HPKE-v1HPKE\x64\x7a\x00\x01\x00\x02"
 _BASE, _PSK = b"\0", b"\1"
 _ONE = b"\1"
 
@@ -76,24 +80,21 @@ _OUTER = bytes(x ^ 0x5C for x in range(256))
 class _Exporter:
     """HMAC-SHA256 under one key, with the two padded-key blocks hashed once: a third of the time per export."""
 
-    __slots__ = ("_inner", "_outer", "_secret")
+    __slots__ = ("_inner", "_outer", "_secret", "_suite")
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, suite: bytes) -> None:
         block = secret.ljust(64, b"\0")
-        self._secret = secret
+        self._secret, self._suite = secret, suite
         self._inner, self._outer = sha256(block.translate(_INNER)), sha256(block.translate(_OUTER))
 
     def expand(self, info: bytes, size: int) -> bytes:
         """LabeledExpand under the label "sec"."""
         if size > 32:
-            return _expand(self._secret, b"sec", info, size)
+            return _expand(self._secret, b"sec", info, size, self._suite)
         inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(b"%b%bsec%b\x01" % (size.to_bytes(2, "big"), _SUITE, info))
+        inner.update(b"%b%bsec%b\x01" % (size.to_bytes(2, "big"), self._suite, info))
         outer.update(inner.digest())
         return outer.digest()[:size]
-
-
-_NO_PSK_ID = _extract(b"", b"psk_id_hash", b"")
 
 
 class Context:
@@ -101,10 +102,10 @@ class Context:
 
     __slots__ = ("_aead", "_base_nonce", "_exporter")
 
-    def __init__(self, key: bytes, base_nonce: bytes, exporter: bytes) -> None:
+    def __init__(self, key: bytes, base_nonce: bytes, exporter: bytes, suite: bytes = _SUITE) -> None:
         self._aead = AESGCM(key)
         self._base_nonce = int.from_bytes(base_nonce, "big")
-        self._exporter = _Exporter(exporter)
+        self._exporter = _Exporter(exporter, suite)
 
     def __repr__(self) -> str:
         return "Context(secret)"
@@ -137,21 +138,26 @@ class Recipient:
 
     __slots__ = ("_info_hash", "_key", "_public")
 
-    def __init__(self, key: X25519PrivateKey | bytes, info: bytes) -> None:
-        self._key = key if isinstance(key, X25519PrivateKey) else private_key(key)
-        self._public = self._key.public_key().public_bytes_raw()
-        self._info_hash = _extract(b"", b"info_hash", info)
+    def __init__(self, key: X25519PrivateKey | xwing.XWingKey | bytes, info: bytes) -> None:
+        self._key = private_key(key) if isinstance(key, bytes) else key
+        hybrid = isinstance(self._key, xwing.XWingKey)
+        self._public = self._key.public if isinstance(self._key, xwing.XWingKey) else _raw(self._key)
+        self._info_hash = _extract(b"", b"info_hash", info, _XWING if hybrid else _SUITE)
 
     def __repr__(self) -> str:
-        return f"Recipient(0x{self._public.hex()})"
+        return f"Recipient(0x{self._public[-32:].hex()})"
 
     @property
     def public(self) -> bytes:
-        """The public key, 32 bytes."""
+        """The public key: 32 bytes, or 1216."""
         return self._public
 
     def context(self, enc: bytes, *, psk: bytes | None = None, psk_id: bytes = b"") -> Context:
-        """The context that the sender of ``enc`` holds too, if it has the same psk. Raises SealError for a bad enc."""
+        """The context that the sender of ``enc`` (32 bytes, or 1120) holds too, if it has the same psk.
+
+        Raises SealError for a bad enc."""
+        if isinstance(self._key, xwing.XWingKey):
+            return _schedule(self._key.decapsulate(enc), self._info_hash, psk, psk_id, _XWING)
         shared = _shared(self._key, need_bytes("enc", enc, ENC_SIZE), enc + self._public)
         return _schedule(shared, self._info_hash, psk, psk_id)
 
@@ -164,9 +170,13 @@ def private_key(raw: bytes) -> X25519PrivateKey:
 def setup_sender(
     public: bytes, info: bytes, *, psk: bytes | None = None, psk_id: bytes = b"", rng: Rng
 ) -> tuple[bytes, Context]:
-    """Set up towards ``public`` (32 bytes): (enc 32 bytes, context). ``rng(32)`` gives the ephemeral key.
+    """Set up towards ``public`` (32 bytes, or 1216): (enc 32 bytes, or 1120, and the context). ``rng(32)`` gives the
+    ephemeral key.
 
     Raises SealError for a weak key or a psk without name."""
+    if len(public) == xwing.PUBLIC_SIZE:
+        enc, shared = xwing.encapsulate(public, rng)
+        return enc, _schedule(shared, _extract(b"", b"info_hash", info, _XWING), psk, psk_id, _XWING)
     ephemeral = private_key(rng(KEY_SIZE))
     enc = ephemeral.public_key().public_bytes_raw()
     shared = _shared(ephemeral, need_bytes("public key", public, KEY_SIZE), enc + public)
@@ -174,7 +184,12 @@ def setup_sender(
 
 
 def setup_recipient(
-    enc: bytes, key: X25519PrivateKey | bytes, info: bytes, *, psk: bytes | None = None, psk_id: bytes = b""
+    enc: bytes,
+    key: X25519PrivateKey | xwing.XWingKey | bytes,
+    info: bytes,
+    *,
+    psk: bytes | None = None,
+    psk_id: bytes = b"",
 ) -> Context:
     """The recipient's end of ``setup_sender``. Raises SealError for a weak enc or a psk without name."""
     return Recipient(key, info).context(enc, psk=psk, psk_id=psk_id)
@@ -190,16 +205,23 @@ def _shared(key: X25519PrivateKey, peer: bytes, kem_context: bytes) -> bytes:
     return _expand(prk, b"shared_secret", kem_context, 32, _KEM)
 
 
-def _schedule(shared: bytes, info_hash: bytes, psk: bytes | None, psk_id: bytes) -> Context:
+def _raw(key: X25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes_raw()
+
+
+_NO_PSK_ID = {suite: _extract(b"", b"psk_id_hash", b"", suite) for suite in (_SUITE, _XWING)}
+
+
+def _schedule(shared: bytes, info_hash: bytes, psk: bytes | None, psk_id: bytes, suite: bytes = _SUITE) -> Context:
     """KeySchedule, RFC 9180 section 5.1."""
     if psk is None and not psk_id:
-        mode, psk, psk_id_hash = _BASE, b"", _NO_PSK_ID
+        mode, psk, psk_id_hash = _BASE, b"", _NO_PSK_ID[suite]
     elif psk is not None and len(psk) >= MIN_PSK and psk_id:
-        mode, psk_id_hash = _PSK, _extract(b"", b"psk_id_hash", psk_id)
+        mode, psk_id_hash = _PSK, _extract(b"", b"psk_id_hash", psk_id, suite)
     else:
         raise BAD_PSK(expected="psk and psk_id, or none", found="one of them missing or too short")
     context = mode + psk_id_hash + info_hash
-    secret = _extract(shared, b"secret", psk)
-    key = _expand(secret, b"key", context, KEY_SIZE)
-    nonce = _expand(secret, b"base_nonce", context, 12)
-    return Context(key, nonce, _expand(secret, b"exp", context, 32))
+    secret = _extract(shared, b"secret", psk, suite)
+    key = _expand(secret, b"key", context, KEY_SIZE, suite)
+    nonce = _expand(secret, b"base_nonce", context, 12, suite)
+    return Context(key, nonce, _expand(secret, b"exp", context, 32, suite), suite)

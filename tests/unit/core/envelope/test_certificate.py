@@ -50,7 +50,7 @@ REFUSALS: dict[str, tuple[str, Callable[[], Seat], int]] = {
     "another boot": ("envelope.not_leased", lambda: resign(replace(CERT, boot=b"\1" * 32)), 100),
     "a longer life than the lease": ("envelope.not_leased", lambda: resign(replace(CERT, expiry=201)), 100),
     "another network": ("envelope.wrong_network", lambda: resign(replace(CERT, network=b"\1" * 32)), 100),
-    "an unknown suite": ("envelope.suite", lambda: resign(replace(CERT, suite=2)), 100),
+    "an unknown suite": ("envelope.suite", lambda: resign(replace(CERT, suite=3)), 100),
     "its expiry reached": ("envelope.certificate_expired", lambda: SEAT, 200),
     "another HPKE key under the old signature": (
         "encoding.signature",
@@ -196,7 +196,7 @@ def test_a_certificate_over_4096_bytes_is_refused_before_it_is_parsed() -> None:
 
 ORDER: list[tuple[str, str, Callable[[Seat], Seat]]] = [
     ("network", "envelope.wrong_network", lambda s: sealed_by(s, replace(s.certificate, network=b"\1" * 32))),
-    ("suite", "envelope.suite", lambda s: sealed_by(s, replace(s.certificate, suite=2))),
+    ("suite", "envelope.suite", lambda s: sealed_by(s, replace(s.certificate, suite=3))),
     ("lease", "envelope.not_leased", lambda s: sealed_by(s, replace(s.certificate, period=9))),
     ("expiry", "envelope.certificate_expired", lambda s: sealed_by(s, replace(s.certificate, expiry=100))),
     ("signature", "encoding.signature", lambda s: replace(s, signature=bytes(64) + b"\x1b")),
