@@ -133,7 +133,7 @@ def workers_removed_in_a_newer_block(net: Any) -> None:
 
 
 def other_committee(net: Any) -> None:
-    net.world.stores["Gatekeepers"].struct("_committee", None, {"term": 2})
+    net.world.stores["Gatekeepers"].struct("_committee", None, {"term": 3})
     net.world.mine()
 
 
@@ -158,7 +158,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a checkpoint that strangers signed": (strangers_checkpoint, "encoding.signature"),
     "a checkpoint with two signatures of three": (two_signatures, "encoding.too_few_signers"),
     "one member's signature three times": (one_signed_twice, "encoding.too_few_signers"),
-    "a checkpoint of another term": (other_term, "encoding.wrong_term"),
+    "a checkpoint of another term": (other_term, "chainview.unknown_term"),
     "a checkpoint with a changed state root": (altered_checkpoint, "encoding.signature"),
     "a checkpoint that is stale by the client's clock": (stale_clock, "chainview.stale"),
     "a checkpoint from the future": (future_clock, "chainview.stale"),

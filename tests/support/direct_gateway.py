@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloister.client.resolve import Resolution, Resolver
+from cloister.core.chainview.terms import SignedHandover, offers
 from cloister.core.encoding.hexes import to_hex
 from support.fake_gateway import FakeGateway, FakeWorker
 from support.fake_world import World
@@ -40,6 +41,10 @@ class Direct:
         signed = self.gateway.checkpoint()
         shown = {"checkpoint": signed.statement.to_json(), "signatures": [to_hex(s) for s in signed.signatures]}
         return self._served("checkpoint", shown)
+
+    async def handovers(self) -> list[SignedHandover]:
+        """What the world's committees signed."""
+        return offers(self._served("handovers", self.gateway.handovers()))
 
     async def seats(self, agent: bytes) -> Any:
         """The seats."""

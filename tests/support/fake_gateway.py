@@ -31,7 +31,7 @@ from cloister.core.receipts.log import LogProof
 from cloister.core.receipts.merkle import inclusion_path, leaf_hash, part_of, root_of
 from cloister.core.receipts.receipt import Exchange, Receipt, ReceiptChain
 from cloister.core.threshold import ibe
-from support.fake_world import MEMBERS, World, fresh, test_key
+from support.fake_world import MEMBERS, MPKS, World, fresh, test_key
 
 SEALED = "application/cloister-sealed"
 Handler = Callable[[OpenRequest], tuple[int, Headers, list[bytes]]]
@@ -84,7 +84,7 @@ class FakeWorker:
         if mine:
             self.world.mine()
 
-    def seat(self, agent: bytes, members: tuple[PrivateKey, ...] = MEMBERS[:3], **changes: Any) -> Seat:
+    def seat(self, agent: bytes, members: tuple[PrivateKey, ...] | None = None, **changes: Any) -> Seat:
         """A seat under a lease of the newest block; the worker serves it from now on."""
         lease = self.world.lease(agent, self.address, self.boot, **changes)
         public = self.hpke.public_key().public_bytes_raw()
@@ -129,7 +129,7 @@ class FakeWorker:
     def _open_psk(self, certificate: KeyCertificate, ciphertext: bytes) -> bytes:
         identity = bytes(certificate.call_identity)
         derived = self.world.derived(certificate.agent, Purpose.CALL, certificate.period)
-        return ibe.decrypt(derived, self.world.network.mpk, identity, ciphertext, certificate.psk_aad)
+        return ibe.decrypt(derived, MPKS[certificate.master_epoch], identity, ciphertext, certificate.psk_aad)
 
 
 class FakeGateway:
@@ -156,6 +156,7 @@ class FakeGateway:
         made = web.Application(client_max_size=32 << 20, middlewares=[_errors])
         made.router.add_get("/v1/network", self._network)
         made.router.add_get("/v1/checkpoint", self._checkpoint)
+        made.router.add_get("/v1/handovers", self._handovers)
         made.router.add_post("/v1/rpc", self._rpc)
         made.router.add_get("/v1/agents/{agent}/seats", self._seats)
         made.router.add_post("/v1/call/{agent}", self._call)
@@ -175,6 +176,14 @@ class FakeGateway:
         return web.json_response(
             {"checkpoint": signed.statement.to_json(), "signatures": [to_hex(s) for s in signed.signatures]}
         )
+
+    def handovers(self) -> dict[str, Any]:
+        """Those that the world's committees signed."""
+        return {"handovers": [one.to_json() for one in self.world.told], "signing": []}
+
+    async def _handovers(self, request: web.Request) -> web.Response:
+        self.fetched.append("handovers")
+        return web.json_response(self.handovers())
 
     async def _rpc(self, request: web.Request) -> web.Response:
         asked = await request.json()
@@ -222,6 +231,8 @@ class FakeGateway:
             hook, payer = to_hex(r.access_hook), to_hex(r.fee_payer)
             said = (hook, r.emergency_until, payer, r.version, r.egress_hash, r.tools_hash, r.models_hash)
             return bytes(abi(["(address,uint64,address,uint64,bytes32,bytes32,bytes32)"], [said]))
+        if data[:4] == encode("Gatekeepers", "masterEpoch")[:4]:
+            return bytes(abi(["uint64"], [self.world.newest_epoch]))
         removed = data[16:36] in self.world.removed_now
         kinds = "(address,uint64,bool,bool,bytes32,bytes32,bytes32,uint64,uint64,uint32,string)"
         row = ("0x" + "00" * 20, 1, removed, True, bytes(32), bytes(32), bytes(32), 0, 1, 0, "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -21,10 +22,13 @@ from cloister.chain.contracts import artifact
 from cloister.chain.headers import encode_header
 from cloister.core.attestation.policy import Policy, devnet
 from cloister.core.attestation.roots import Roots
+from cloister.core.chainview.epochs import EpochState
 from cloister.core.chainview.evm import AccountFacts, Block, NeedState, Outcome, ProvenWorld, view
 from cloister.core.chainview.layout import Layout, Place, add, address_key, data_slot, mapping_slot
 from cloister.core.chainview.records import AgentRecord, AgentRules, UpgradeMode, WorkerRecord, agent_id
+from cloister.core.chainview.terms import SignedHandover
 from cloister.core.encoding.contexts import Context, digest
+from cloister.core.encoding.handover import Handover, members_hash
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.identity import Purpose
 from cloister.core.encoding.keccak import keccak256
@@ -40,6 +44,9 @@ NOW = 1_800_000_000
 CHAIN_ID = 31_337
 ROOT = Scalar(0x1234567890ABCDEF1234567890ABCDEF)
 MPK = to_bytes(G2 * ROOT)
+# Master secrets by epoch: the second one is of a rotation.
+ROOTS = {1: ROOT, 2: Scalar(0x77)}
+MPKS = {epoch: to_bytes(G2 * root) for epoch, root in ROOTS.items()}
 CLUSTER = hashlib.sha256(b"default cluster").digest()
 MEASUREMENT = digest(Context.MEASUREMENT, b"worker", b"a listed image")
 CONTRACTS = ("Agents", "Clusters", "Gatekeepers", "Policies", "Workers")
@@ -133,6 +140,8 @@ class World:
         self.rules: dict[bytes, AgentRules] = {}
         self.rules_now: dict[bytes, AgentRules] = {}
         self.number = -1
+        self.term = self.master_epoch = 1
+        self.told: list[SignedHandover] = []
         self.mine()
         self.network = self._network()
         self._found()
@@ -160,7 +169,7 @@ class World:
         """The checkpoint of a block."""
         block = self.blocks[self.number if number is None else number]
         return Checkpoint(
-            term=1,
+            term=self.term,
             chain_id=CHAIN_ID,
             number=int(block["number"], 16),
             block_hash=bytes.fromhex(block["hash"][2:]),
@@ -188,22 +197,22 @@ class World:
 
     # --- statements ---
 
-    def sign(self, statement: Statement, members: tuple[PrivateKey, ...] = MEMBERS[:3]) -> Signed:
-        """Signatures of some members (three are enough)."""
+    def sign(self, statement: Statement, members: Sequence[PrivateKey] | None = None) -> Signed:
+        """Signatures of some members (three are enough; by default of those in office)."""
         message = statement.digest(self.network.id)
-        return Signed(statement, tuple(sign_digest(k, message) for k in members))
+        return Signed(statement, tuple(sign_digest(k, message) for k in members or self.members[:3]))
 
     def lease(self, agent: bytes, worker: bytes, boot: bytes, **changes: Any) -> Lease:
         """A lease for the agent's present record at the newest block."""
         record = self.agents[agent]
         period = self.number // self.policy.network.period_blocks
         fields = {
-            "term": 1,
+            "term": self.term,
             "agent": agent,
             "code_hash": record.code_hash,
             "manifest_hash": record.manifest_hash,
             "cluster": CLUSTER,
-            "master_epoch": 1,
+            "master_epoch": self.master_epoch,
             "cluster_epoch": 1,
             "agent_epoch": record.epoch,
             "period": period,
@@ -220,7 +229,7 @@ class World:
         from cloister.core.policy.identities import identities_of
 
         version = identities_of(lease, self.network.id)[(Purpose.STATE, 0)].version
-        return ibe.DerivedKey(to_bytes(hash_identity(bytes(version.key(purpose, period))) * ROOT))
+        return ibe.DerivedKey(to_bytes(hash_identity(bytes(version.key(purpose, period))) * ROOTS[self.master_epoch]))
 
     # --- records ---
 
@@ -380,21 +389,59 @@ class World:
             "members": len(MEMBERS),
         }
         gatekeepers.struct("_committee", None, committee)
+        self.sit(MEMBERS)
+        self.set_epoch(1, EpochState.RELEASED, MPK)
+
+    def sit(self, members: Sequence[PrivateKey], term: int = 1) -> None:
+        """Who is in office, from the next block on."""
+        gatekeepers = self.stores["Gatekeepers"]
+        gatekeepers.struct("_committee", None, {"term": term, "members": len(members)})
         place = gatekeepers.layout.variable("_committee")
-        fields = gatekeepers.layout.fields(place.type)
-        for i in range(3):
-            gatekeepers.words[add(place.slot, fields["mpk"].slot + i)] = int.from_bytes(
-                MPK[32 * i : 32 * i + 32], "big"
-            )
-        head = data_slot(add(place.slot, fields["members"].slot))
-        for i, key in enumerate(MEMBERS):
+        head = data_slot(add(place.slot, gatekeepers.layout.fields(place.type)["members"].slot))
+        for i, key in enumerate(members):
             gatekeepers.words[add(head, i)] = int.from_bytes(address_of(key), "big")
-            self.seat(i, MEMBER_VENDORS[i])
+        self.term, self.members = term, tuple(members)
+        for i, vendor in enumerate(MEMBER_VENDORS):
+            self.seat(i, vendor)
+
+    def hand_over(self, members: Sequence[PrivateKey], signers: int = 3, **changes: Any) -> SignedHandover:
+        """A new block in which these take office; some of those before them sign that, and it is served from now on."""
+        old, term = self.members, self.term
+        self.sit(members, term + 1)
+        self.stores["Gatekeepers"].struct("_terms", (term + 1).to_bytes(32, "big"), {"height": self.number + 1})
+        at, there = self.mine(), tuple(address_of(key) for key in members)
+        key = keccak256(MPKS[self.master_epoch])
+        said = Handover(term, term + 1, 3, members_hash(there), self.master_epoch, key, at.number, at.timestamp)
+        said = replace(said, **changes)
+        made = tuple(sign_digest(key, said.digest(self.network.id)) for key in old[:signers])
+        self.told.append(SignedHandover(said, there, made))
+        return self.told[-1]
+
+    def set_epoch(self, epoch: int, state: EpochState, mpk: bytes, term: int = 1) -> None:
+        """A master epoch as the contract keeps it; the newest is the committee's too."""
+        gatekeepers = self.stores["Gatekeepers"]
+        key = epoch.to_bytes(32, "big")
+        said = {"state": int(state), "ceremony": epoch, "term": term, "confirmedAt": 3, "transcript": TRANSCRIPT}
+        gatekeepers.struct("_epochs", key, said)
+        table = gatekeepers.layout.variable("_epochs")
+        base = mapping_slot(table.slot, key)
+        self._put_mpk(base, gatekeepers.layout.value_type(table), mpk)
+        place = gatekeepers.layout.variable("_committee")
+        gatekeepers.struct("_committee", None, {"masterEpoch": epoch})
+        self._put_mpk(place.slot, place.type, mpk)
+        self.newest_epoch = epoch
+        self.master_epoch = epoch if state in (EpochState.RELEASED, EpochState.RESUMED) else epoch - 1
+
+    def _put_mpk(self, base: int, kind: str, mpk: bytes) -> None:
+        gatekeepers = self.stores["Gatekeepers"]
+        at = gatekeepers.layout.fields(kind)["mpk"].slot
+        for i in range(3):
+            gatekeepers.words[add(base, at + i)] = int.from_bytes(mpk[32 * i : 32 * i + 32], "big")
 
     def seat(self, index: int, vendor: str) -> None:
-        """What member ``index`` said of itself when it stood for the committee."""
+        """What member ``index`` in office said of itself when it stood for the committee."""
         fields = {"operator": index + 1, "vendorClass": vendor_class_id(vendor), "dkgKey": 1, "evidenceHash": 1}
-        self.stores["Gatekeepers"].struct("_candidates", address_key(address_of(MEMBERS[index])), fields)
+        self.stores["Gatekeepers"].struct("_candidates", address_key(address_of(self.members[index])), fields)
         self.stores["Clusters"].struct("_clusters", CLUSTER, {"owner": b"\x01" * 20, "epoch": 1, "seats": 2})
         policies = self.stores["Policies"]
         policies.variable("policyHash", int.from_bytes(self.network.genesis.policy_hash(), "big"))

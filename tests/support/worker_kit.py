@@ -21,6 +21,7 @@ from cloister.chain.rpc import UNREACHABLE, Rpc, _refusal
 from cloister.core.attestation.policy import devnet
 from cloister.core.attestation.roots import Roots
 from cloister.core.chainview.layout import add, data_slot
+from cloister.core.chainview.terms import pinned
 from cloister.core.encoding import jcs
 from cloister.core.encoding.identity import Purpose
 from cloister.core.encoding.signatures import Signed, address_of
@@ -64,7 +65,7 @@ from cloister.worker.receipts import ReceiptDesk, ReceiptDoor
 from cloister.worker.schedule import Schedule
 from cloister.worker.serve import Server
 from support.fake_gateway import FakeGateway
-from support.fake_world import CLUSTER, MEMBERS, MPK, OWNER, ROOT, World, test_key
+from support.fake_world import CLUSTER, MEMBERS, MPK, MPKS, OWNER, ROOTS, World, test_key
 
 PERIOD = 100
 CONFIG = b"\x0c" * 32
@@ -119,6 +120,7 @@ class FakeCommittee:
         self.signed: Signed | None = None
         self.numbers: tuple[int, ...] | None = None
         self.beats = 0
+        self.terms = pinned(world.network, int(world.now))
 
     async def checkpoint(self) -> Signed:
         """The newest checkpoint, or ``signed``."""
@@ -388,7 +390,7 @@ class Rig:
         callers = Callers(
             lambda: self.watch.height,
             lambda worker: self.watch.state().worker(worker),
-            self.world.network.founding,
+            lambda lease: self.committee.terms.lessors(lease, PERIOD),
             self.world.network.id,
             self.access.require_signature,
             ApiKeys(self.table.placed, lambda: int(self.world.now)).require,
@@ -582,11 +584,13 @@ def keys_of(world: World, node: NodeIdentity, agent: bytes, **terms: Any) -> Age
     """What ``leases.acquire`` gives for the newest block."""
     lease = world.lease(agent, node.address, node.boot, **terms)
     identities = identities_of(lease, world.network.id)
-    derived = {n: DerivedKey(to_bytes(hash_identity(bytes(i)) * ROOT)) for n, i in identities.items()}
+    root = ROOTS[lease.master_epoch]
+    derived = {n: DerivedKey(to_bytes(hash_identity(bytes(i)) * root)) for n, i in identities.items()}
     hpke_key = private_key(os.urandom(32))
     public = hpke_key.public_key().public_bytes_raw()
     certificate = KeyCertificate.under(lease, network=world.network.id, hpke_key=public)
-    return AgentKeys(MPK, Seat(certificate, certificate.sign(node.sign), world.sign(lease)), derived, hpke_key)
+    seat = Seat(certificate, certificate.sign(node.sign), world.sign(lease))
+    return AgentKeys(MPKS[lease.master_epoch], seat, derived, hpke_key)
 
 
 def set_cluster_epoch(world: World, epoch: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from cloister.chain.abi import BAD_ANSWER
 from cloister.chain.contracts import artifact, call
 from cloister.chain.rpc import REVERTED, Rpc, quantity
-from cloister.core.chainview.epochs import EpochRecord, read_epoch, read_master
+from cloister.core.chainview.epochs import EpochRecord, read_epoch, read_master, read_term_height
 from cloister.core.chainview.layout import Layout
 from cloister.core.chainview.proofs import BAD_PROOF, MAX_NODE, MAX_NODES, Account, verify_account, verify_slot
 from cloister.core.chainview.records import (
@@ -120,6 +120,10 @@ class ProvenState:
     async def master(self) -> EpochRecord:
         """The master epoch whose keys leases carry now. Raises chainview.master_epoch where none may be used."""
         return await self.read("Gatekeepers", read_master)
+
+    async def term_height(self, term: int) -> int:
+        """The block that put a term in office; 0 for one that never was."""
+        return await self.read("Gatekeepers", lambda s, at: read_term_height(s, at, term))
 
     async def policy(self) -> PolicyRecord:
         """The policy in force, with the blocks that delays count from."""

@@ -305,25 +305,23 @@ class Resolver:
     async def committee(self, view: View) -> tuple[CommitteeRecord, EpochRecord]:
         """The committee in office and the master epoch in use, by proof. Raises client.committee, ChainViewError.
 
-        1. of this network; in its first block a new term is proven, and the one before has signed; a term that is known
-        has the members that it was handed to; 2. the pinned term has the pinned key; 3. no hand-over named another key
-        of the epoch."""
+        1. of this network, and of the term that signed the checkpoint; in its first block the next term is proven, and
+        the one before has signed; 2. a term that is known has the members that it was handed to; 3. the pinned term has
+        the pinned key; 4. no hand-over named another key of the epoch."""
         committee, master = await asyncio.gather(view.state.committee(), view.state.master())
-        term, own, terms = view.checkpoint.term, self.network, self.walk.terms
-        known = {one.signers.term: one.signers for one in terms.known}
-        steps = committee.term - term
-        if (
-            committee.network_id != own.id
-            or steps not in (0, 1)
-            or known.get(committee.term, committee.signers() if steps else None) != committee.signers()
-        ):  # 1
-            raise OTHER_COMMITTEE(expected=f"network {to_hex(own.id)[:18]}…, the committee of term {term}",
+        at, own, terms = view.checkpoint, self.network, self.walk.terms
+        first = committee.term == at.term + 1 and await view.state.term_height(committee.term) == at.number
+        if committee.network_id != own.id or (committee.term != at.term and not first):  # 1
+            raise OTHER_COMMITTEE(expected=f"network {to_hex(own.id)[:18]}…, term {at.term}",
                                   found=f"{to_hex(committee.network_id)[:18]}…, term {committee.term}")  # fmt: skip
+        known = {one.signers.term: one.signers for one in terms.known}
+        if known.get(committee.term, committee.signers()) != committee.signers():  # 2
+            raise OTHER_COMMITTEE(expected=f"the members that term {committee.term} was handed to", found="others")
         pin = (own.founding.term, own.master_epoch)
         found = (committee.mpk, committee.transcript, master.mpk)
-        if pin == (committee.term, committee.master_epoch) and found != (own.mpk, own.transcript, own.mpk):  # 2
+        if pin == (committee.term, committee.master_epoch) and found != (own.mpk, own.transcript, own.mpk):  # 3
             raise OTHER_COMMITTEE(expected=f"MPK {to_hex(own.mpk)[:18]}…", found=f"{to_hex(committee.mpk)[:18]}…")
-        terms.require_key(master.epoch, master.mpk)  # 3
+        terms.require_key(master.epoch, master.mpk)  # 4
         self._mpks[master.epoch] = master.mpk
         return committee, master
 

@@ -34,11 +34,10 @@ class Gateway:
         parsed = Network.parse(network)
         self.config = config
         self._chain = Rpc(config.rpc)
-        gatekeepers = parsed.genesis.address("Gatekeepers")
         self.committee = LiveCommittee(
             pinned(parsed, int(time.time())),
             config.gatekeepers,
-            lambda members: endpoints_of(self._chain, gatekeepers, members),
+            lambda members: endpoints_of(self._chain, parsed.genesis.address("Gatekeepers"), members),
             time.time,
         )
         self.workers = Workers()

@@ -208,7 +208,7 @@ def counting(sizes: list[int]) -> Any:
 
 
 def test_one_session_per_seat_and_caller_one_psk_per_seat(seats: list[Any]) -> None:
-    sessions = Sessions(MPK, counting([]))
+    sessions = Sessions(lambda epoch: MPK, counting([]))
     alice, bob = Wallet(test_key("alice")), Wallet(test_key("bob"))
     made = {
         (i, name): sessions.session(seat, who, 1000)
@@ -224,7 +224,7 @@ def test_one_session_per_seat_and_caller_one_psk_per_seat(seats: list[Any]) -> N
 
 
 def test_a_dropped_session_is_made_anew_with_the_same_psk(seats: list[Any]) -> None:
-    sessions = Sessions(MPK, counting([]))
+    sessions = Sessions(lambda epoch: MPK, counting([]))
     alice = Wallet(test_key("alice"))
     first, named = sessions.session(seats[0], None, 0), sessions.session(seats[0], alice, 0)
     sessions.drop(seats[0], None)
@@ -239,7 +239,7 @@ def test_a_dropped_session_is_made_anew_with_the_same_psk(seats: list[Any]) -> N
 
 @pytest.mark.parametrize(("later", "kept"), [(0, True), (CALLER_LIFE_S - 31, True), (CALLER_LIFE_S - 30, False)])
 def test_a_callers_word_is_renewed_half_a_minute_before_it_ends(later: int, kept: bool, seats: list[Any]) -> None:
-    sessions = Sessions(MPK, counting([]))
+    sessions = Sessions(lambda epoch: MPK, counting([]))
     alice = Wallet(test_key("alice"))
     named, nobody = sessions.session(seats[0], alice, 500), sessions.session(seats[0], None, 500)
     assert (sessions.session(seats[0], alice, 500 + later) is named) == kept
@@ -248,7 +248,7 @@ def test_a_callers_word_is_renewed_half_a_minute_before_it_ends(later: int, kept
 
 def test_the_least_recently_used_session_goes_first(seats: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "MAX_SESSIONS", 2)
-    sessions = Sessions(MPK, counting([]))
+    sessions = Sessions(lambda epoch: MPK, counting([]))
     one, two = sessions.session(seats[0], None, 0), sessions.session(seats[1], None, 0)
     assert sessions.session(seats[0], None, 0) is one
     sessions.session(seats[2], None, 0)
@@ -259,7 +259,7 @@ def test_the_least_recently_used_session_goes_first(seats: list[Any], monkeypatc
 
 def test_a_forgotten_callers_end_is_forgotten_too(seats: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "MAX_SESSIONS", 1)
-    sessions = Sessions(MPK, counting([]))
+    sessions = Sessions(lambda epoch: MPK, counting([]))
     for name in ("alice", "bob", "carol"):
         sessions.session(seats[0], Wallet(test_key(name)), 0)
     assert len(sessions._sessions) == len(sessions._ends) == 1

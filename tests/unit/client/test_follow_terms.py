@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 from coincurve import PrivateKey
 
-from cloister.client.committee import MAX_TERM_AGE_S, follow
-from cloister.core.chainview.terms import SignedHandover, Term
+from cloister.core.chainview.terms import MAX_TERM_AGE_S, SignedHandover, Term, Terms, follow
 from cloister.core.encoding.handover import Handover, members_hash
 from cloister.core.encoding.signatures import SignerSet, address_of, sign_digest
 from cloister.core.errors import CloisterError
@@ -36,7 +35,8 @@ def handover(
     return SignedHandover(made, members, tuple(sign_digest(k, made.digest(NETWORK)) for k in old[:count]))
 
 
-PINNED = Term(signers(1, FIRST), 1, MPK, 0, NOW)
+FOUNDING = Term(signers(1, FIRST), 1, MPK, 0, NOW)
+PINNED = Terms(NETWORK, (FOUNDING,))
 ONE, TWO = handover(1, FIRST, SECOND), handover(2, SECOND, THIRD)
 
 OFFERS: dict[str, tuple[list[SignedHandover], int]] = {
@@ -57,22 +57,22 @@ OFFERS: dict[str, tuple[list[SignedHandover], int]] = {
 @pytest.mark.parametrize("sentence", OFFERS)
 def test_the_term_in_office_is_the_last_that_t_members_handed_over_to(sentence: str) -> None:
     offered, term = OFFERS[sentence]
-    assert follow(PINNED, offered, NETWORK, NOW).in_office.signers.term == term
+    assert follow(PINNED, offered, NOW).in_office.signers.term == term
 
 
 def test_two_successors_that_t_members_signed_are_refused() -> None:
     with pytest.raises(CloisterError) as caught:
-        follow(PINNED, [ONE, handover(1, FIRST, THIRD)], NETWORK, NOW)
+        follow(PINNED, [ONE, handover(1, FIRST, THIRD)], NOW)
     assert caught.value.code == "chainview.handover_fork"
 
 
 def test_a_successor_with_another_master_key_is_refused() -> None:
     with pytest.raises(CloisterError) as caught:
-        follow(replace(PINNED, mpk=b"\x07" * 32), [ONE], NETWORK, NOW)
+        follow(Terms(NETWORK, (replace(FOUNDING, mpk=b"\x07" * 32),)), [ONE], NOW)
     assert caught.value.code == "chainview.master_key_moved"
 
 
 def test_a_committee_that_should_long_be_gone_is_refused() -> None:
     with pytest.raises(CloisterError) as caught:
-        follow(replace(PINNED, seen=NOW + 2 * MAX_TERM_AGE_S), [ONE], NETWORK, NOW + 2 * MAX_TERM_AGE_S)
+        follow(PINNED.seen(NOW + 2 * MAX_TERM_AGE_S), [ONE], NOW + 2 * MAX_TERM_AGE_S)
     assert caught.value.code == "chainview.term_too_old"

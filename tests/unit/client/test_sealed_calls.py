@@ -489,7 +489,7 @@ async def test_sessions_and_psks_are_bounded(net: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr("cloister.client.call.MAX_SESSIONS", 2)
     async with net.client() as client:
         sittings = (await client.resolver.resolve(net.agent)).sittings
-    sessions = Sessions(net.world.network.mpk, lambda n: fresh()[:n])
+    sessions = Sessions(lambda epoch: net.world.network.mpk, lambda n: fresh()[:n])
     wallets = [Wallet(test_key(str(i))) for i in range(4)]
     for wallet in wallets:
         sessions.session(sittings[0], wallet, 0)

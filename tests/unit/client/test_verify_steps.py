@@ -87,7 +87,7 @@ BAD_NETWORKS: dict[str, tuple[Change, dict[int, str]]] = {
     "the first block is another one": (other_genesis_block, {4: "chain.bad_answer"}),
     "strangers signed the checkpoint": (strangers, {5: "encoding.signature"}),
     "another policy is in force": (another_policy, {11: "client.policy_in_force"}),
-    "another master key is in office": (another_committee, {12: "client.committee"}),
+    "another master key is in office": (another_committee, {12: "chainview.master_epoch"}),
     "one vendor is behind three seats of five": (one_vendor_behind_three_seats, {13: "policy.committee_vendors"}),
     "a member never stood for the committee": (nobody_stood, {13: "policy.committee_vendors"}),
 }

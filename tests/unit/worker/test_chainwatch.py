@@ -112,7 +112,7 @@ FOREIGN: dict[str, tuple[Callable[[World], Signed], str]] = {
     "two signatures": (lambda w: w.sign(w.checkpoint(), MEMBERS[:2]), "encoding.too_few_signers"),
     "one member three times": (lambda w: w.sign(w.checkpoint(), MEMBERS[:1] * 3), "encoding.too_few_signers"),
     "strangers": (lambda w: w.sign(w.checkpoint(), STRANGERS[:3]), "encoding.signature"),
-    "another term": (lambda w: w.sign(replace(w.checkpoint(), term=2)), "encoding.wrong_term"),
+    "another term": (lambda w: w.sign(replace(w.checkpoint(), term=2)), "chainview.unknown_term"),
     "another chain": (lambda w: w.sign(replace(w.checkpoint(), chain_id=1)), "chainview.not_a_checkpoint"),
     "signatures over another height": (
         lambda w: Signed(replace(w.checkpoint(), number=9_999_999), w.sign(w.checkpoint()).signatures),

@@ -16,6 +16,7 @@ from cloister.core.envelope.client import Psk
 from cloister.core.errors import CloisterError, EvidenceError
 from cloister.core.policy.identities import identities_of
 from cloister.core.threshold.partial import evaluate
+from cloister.core.threshold.shares import PublicShares
 from cloister.evidence.tee import BAD_QUOTE
 from cloister.wire.committee import TOO_FEW, Granted
 from cloister.wire.messages import KeyPartial, KeysAnswer, KeysRequest
@@ -123,10 +124,16 @@ class Scene:
     def __init__(self) -> None:
         self.node = NodeIdentity(test_key("leasing worker"), BOOT, b"\x0c" * 32, NET)
         self.tee, self.members = Machine(), Members(self.node)
+        self.epochs: list[int] = []
 
     async def ask(self, agent: bytes = AGENT) -> AgentKeys:
         checkpoint = Signed(CHECKPOINT, ())
-        return await acquire(self.node, self.tee, self.members, SIGNERS, SHARED.public, checkpoint, agent, os.urandom)
+
+        async def masters(epoch: int) -> PublicShares:
+            self.epochs.append(epoch)
+            return SHARED.public
+
+        return await acquire(self.node, self.tee, self.members, SIGNERS, masters, checkpoint, agent, os.urandom)
 
 
 @pytest.fixture

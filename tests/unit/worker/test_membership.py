@@ -53,7 +53,7 @@ class Scene:
             self.node,
             Machine(),
             self,
-            self.world.network.founding,
+            lambda: self.world.network.founding,
             self,
             workers=CONTRACT,
             operator=OPERATOR,

@@ -20,7 +20,7 @@ from cloister.sandbox.ports import AgentRequest
 from cloister.wire.heads import HeadMove
 from cloister.worker.leases import AgentKeys, OldKey
 from cloister.worker.reseal import Resealer
-from support.fake_world import CLUSTER, MEMBERS, ROOT, manifest
+from support.fake_world import CLUSTER, MEMBERS, MPK, ROOT, manifest
 from support.worker_kit import Calls, Reply, Rig, get, keys_of, put, refused, set_cluster_epoch, until
 
 Make = Callable[..., Awaitable[Rig]]
@@ -89,7 +89,7 @@ class Scene:
             ledger=Ledger(sealed=self.table.sealed(agent)),
         )
         old = {
-            i.purpose: OldKey(i.version, DerivedKey(to_bytes(hash_identity(bytes(i)) * ROOT)))
+            i.purpose: OldKey(i.version, DerivedKey(to_bytes(hash_identity(bytes(i)) * ROOT)), MPK)
             for i in may_release(facts).old
         }
         return replace(keys, old=old)

@@ -14,7 +14,7 @@ import pytest
 
 from cloister.chain.tx import Receipt
 from cloister.core.attestation.model import Binding, Evidence
-from cloister.core.encoding.signatures import Signed, address_of
+from cloister.core.encoding.signatures import Signed, SignerSet, address_of
 from cloister.core.encoding.statements import WorkerAdmission
 from cloister.core.envelope.client import ClientSession, Psk
 from cloister.core.errors import CloisterError
@@ -224,6 +224,15 @@ class WholeCommittee(FakeCommittee):
     """Everything that the process asks of the committee."""
 
     load_quorum = 3
+    endpoints = ()
+
+    @property
+    def now(self) -> WholeCommittee:
+        return self
+
+    @property
+    def signers(self) -> SignerSet:
+        return self.terms.in_office.signers
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
@@ -266,7 +275,7 @@ class Scene:
         self.gateway = FrameServer(folder / "g.sock", on_announce=self._heard)
         self.worker: Worker
         monkeypatch.setattr(service, "open_tee", lambda machine: self.tee)
-        monkeypatch.setattr(service, "Committee", lambda *args: self.committee)
+        monkeypatch.setattr(service, "LiveCommittee", lambda *args: self.committee)
         monkeypatch.setattr(service, "Rpc", lambda url: ChainRpc(self.world))
         monkeypatch.setattr(service, "AgentSandbox", lambda work: self.sandbox)
         monkeypatch.setattr(service, "Sender", lambda rpc, key, chain_id: self)

@@ -94,6 +94,13 @@ def read_epoch(slots: Slots, layout: Layout, epoch: int) -> EpochRecord:
     )
 
 
+def read_term_height(slots: Slots, layout: Layout, term: int) -> int:
+    """The block that put a term in office; 0 for one that never was."""
+    table = layout.variable("_terms")
+    base = mapping_slot(table.slot, need_uint("term", term, 64).to_bytes(32, "big"))
+    return Struct(layout, layout.value_type(table), slots, [base]).number("height")
+
+
 def _words(layout: Layout, epoch: int) -> list[int]:
     table = layout.variable("_epochs")
     base = mapping_slot(table.slot, need_uint("epoch", epoch, 64).to_bytes(32, "big"))

@@ -1,0 +1,208 @@
+"""Everybody follows the committee: a removed seat, then a new master key, while an agent is called all the time.
+
+Script: a devnet, an agent with notes and an API key, an ordinary client, and a caller that never stops. The DAO
+removes a gatekeeper for cause; a sixth one is elected into its seat. Workers and the client, which pinned the founding
+committee, go on. Then the DAO has a new master key made: workers re-seal the agent, and the same client finds notes and
+key there. A second client, which knows nothing but the fingerprint and the gateway, learns all of it from hand-overs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from coincurve import PrivateKey
+
+from cloister.chain.contracts import encode
+from cloister.chain.tx import Sender
+from cloister.client.agent import Agent
+from cloister.client.client import Client
+from cloister.client.deploy import await_seats, deploy_agent
+from cloister.client.keys import describe_keys, epochs_of
+from cloister.client.secrets import set_secrets
+from cloister.client.terms import remembered
+from cloister.core.encoding.hexes import from_hex, to_hex
+from cloister.core.errors import CloisterError
+from cloister.core.policy.manifest import normalize
+from cloister.devnet import ledger
+from cloister.devnet.demo.steps import owner_wallet
+from cloister.devnet.layout import free_ports
+from cloister.devnet.network import Devnet, Options
+from cloister.devnet.tee.client import TeeControl
+
+pytestmark = [pytest.mark.long, pytest.mark.network]
+
+RULES = replace(ledger.ONE_TERM, ceremony_blocks=40, erase_delay=8)
+LEAVER, JOINER = "gk-2", "gk-6"
+NOTES = b"""export default { async fetch(request, ctx) {
+  const keep = new URL(request.url).searchParams.get("keep");
+  if (keep) await ctx.state.put("note:" + keep, keep);
+  const notes = await ctx.state.list("note:");
+  return Response.json({ notes, key: (ctx.secrets.API_KEY ?? "").length });
+} };"""
+
+
+@pytest.fixture
+async def devnet() -> AsyncIterator[Devnet]:
+    home = Path(tempfile.mkdtemp(prefix="clo-"))
+    try:
+        async with Devnet(Options(home, workers=2, with_model=False, block_time=0.5)) as running:
+            yield running
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def client_of(devnet: Devnet, name: str) -> Client:
+    assert devnet.network is not None
+    return Client(
+        devnet.gateway_url,
+        fingerprint=devnet.network.fingerprint(),
+        wallet=owner_wallet(devnet),
+        home=devnet.options.home / name,
+    )
+
+
+async def sixth(devnet: Devnet) -> None:
+    """One more gatekeeper, on hardware like that of the one which leaves."""
+    control = TeeControl(devnet.layout.tee)
+    machine = await control.create_machine(JOINER, "tdx", "gatekeeper")
+    (port,) = free_ports(1)
+    config = {
+        "data": str(devnet.layout.node(JOINER)),
+        "listen": f"127.0.0.1:{port}",
+        "rpc": [devnet._chain_url()],
+        "genesis": str(devnet.layout.genesis),
+        "operator": to_hex(b"\x66" * 20),
+        "endpoint": f"http://127.0.0.1:{port}",
+        "machine": machine["machine"],
+    }
+    child = await devnet._node(JOINER, "cloister.gatekeeper", config)
+    await devnet.fund(from_hex(child.ready["address"], 20))
+
+
+async def dao(devnet: Devnet, function: str, *args: object) -> None:
+    assert devnet.rpc is not None
+    assert devnet.genesis is not None
+    sender = Sender(devnet.rpc, PrivateKey(devnet.layout.secret_key("deployer")), devnet.genesis.chain_id)
+    await sender.send(devnet.genesis.address("Gatekeepers"), encode("Gatekeepers", function, *args))
+
+
+async def until(fact: Callable[[], Awaitable[bool]], what: str, seconds: float = 150.0) -> None:
+    end = asyncio.get_running_loop().time() + seconds
+    while not await fact():
+        assert asyncio.get_running_loop().time() < end, f"it never came: {what}"
+        await asyncio.sleep(0.25)
+
+
+class Calling:
+    """A caller that never stops: what it was told, and how often it was answered."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self.answered = 0
+        self.refused: list[str] = []
+        self._task = asyncio.ensure_future(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await ask(self._agent)
+                self.answered += 1
+            except CloisterError as error:
+                self.refused.append(error.code)
+            await asyncio.sleep(0.2)
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def ask(agent: Agent, keep: str = "") -> dict[str, object]:
+    reply = await agent.post(f"/?keep={keep}", deadline_s=20)
+    assert reply.status == 200, reply.text
+    found: dict[str, object] = reply.json()
+    return found
+
+
+async def in_term(client: Client, agent: bytes, term: int) -> None:
+    """Wait until this client follows to a term, and workers hold leases of it."""
+
+    async def there() -> bool:
+        try:
+            seats = (await client.resolver.resolve(agent, again=True)).sittings
+        except CloisterError:
+            return False
+        leased = [getattr(s.seat.lease.statement, "term", 0) for s in seats]
+        return client.resolver.walk.terms.in_office.signers.term == term and set(leased) == {term}
+
+    await until(there, f"leases of term {term}")
+
+
+async def test_a_removed_seat_and_a_new_master_key_while_everybody_goes_on(devnet: Devnet) -> None:
+    await sixth(devnet)
+    await dao(devnet, "setRules", RULES)
+    async with client_of(devnet, "one") as client:
+        deployed = await deploy_agent(client, NOTES, normalize({"secrets": ["API_KEY"]}))
+        await await_seats(client, deployed.agent, seats=2)
+        await set_secrets(client, deployed.agent, {"API_KEY": "sk-0123456789"})
+        agent = await client.agent(deployed.agent)
+        await ask(agent, "one")
+        calling = Calling(agent)
+        try:
+            # A seat is removed for cause: the sixth one is elected into it.
+            members = client.network.founding.members
+            leaver = from_hex(devnet.children[LEAVER].ready["address"], 20)
+            assert leaver in members
+            await dao(devnet, "revoke", leaver)
+            await in_term(client, deployed.agent, 2)
+            now = client.resolver.walk.terms.in_office
+            assert leaver not in now.signers.members
+            assert from_hex(devnet.children[JOINER].ready["address"], 20) in now.signers.members
+            before = calling.answered
+            assert await ask(agent, "two") == {"notes": ["note:one", "note:two"], "key": 13}
+            await until(lambda: _more(calling, before + 5), "answers in the new term")
+            assert not calling.refused, "nobody who called noticed the new term"
+
+            # A new master key: the same client, the same agent, its notes and its secret.
+            await asyncio.sleep(RULES.ceremony_blocks * devnet.options.block_time)
+            await dao(devnet, "rotate")
+            await until(lambda: _rotated(client, deployed.agent), "keys of the new master epoch")
+            before = calling.answered
+            notes = await ask(agent, "three")
+            assert notes == {"notes": ["note:one", "note:three", "note:two"], "key": 13}
+            await until(lambda: _more(calling, before + 5), "answers under the new key")
+            assert set(calling.refused) <= {"epoch.resealing", "worker.no_such_agent", "client.old_seat",
+                                            "client.no_seat", "policy.rotating"}  # fmt: skip
+        finally:
+            await calling.stop()
+        facts = await describe_keys(client, deployed.agent)
+        assert (facts["shares"]["term"], facts["master"]["epoch"], facts["secrets"]) == (2, 2, "carried")
+        assert facts["master"]["mpk"] != to_hex(client.network.mpk)
+        kept = remembered(client.network, client.home, int(client.clock()))
+        assert kept.in_office.signers == client.resolver.walk.terms.in_office.signers
+    async with client_of(devnet, "two") as newcomer:
+        other = await newcomer.agent(deployed.agent)
+        assert await ask(other) == notes
+        await set_secrets(newcomer, deployed.agent, {"API_KEY": "sk-second-key"})
+        await until(lambda: _has_key(other, 13), "the secret under the new key")
+
+
+async def _more(calling: Calling, count: int) -> bool:
+    return calling.answered >= count
+
+
+async def _rotated(client: Client, agent: bytes) -> bool:
+    try:
+        served = (await client.resolver.resolve(agent, again=True)).sittings
+        return bool(served) and (await epochs_of(client, agent)).master == 2
+    except CloisterError:
+        return False
+
+
+async def _has_key(agent: Agent, size: int) -> bool:
+    return (await ask(agent))["key"] == size
