@@ -49,7 +49,6 @@ def build(gatekeeper: Gatekeeper) -> web.Application:
             web.get("/v1/handovers", api.handovers),
             web.get("/v1/resume/{epoch}", api.resume),
             web.get("/v1/shares/{epoch}", api.shares),
-            web.get("/v1/shares/{epoch}", api.shares),
             web.get("/v1/checkpoint", api.checkpoint),
             web.get("/v1/checkpoint/{number}", api.checkpoint_at),
             web.get("/v1/chains/{chain}/checkpoint", api.chain_checkpoint),
@@ -106,11 +105,6 @@ class _Api:
     async def resume(self, request: web.Request) -> web.Response:
         self._gatekeeper.small(_remote(request))
         return _answer(self._gatekeeper.votes.served(_number("epoch", request.match_info["epoch"])))
-
-    async def shares(self, request: web.Request) -> web.Response:
-        self._gatekeeper.small(_remote(request))
-        epoch = _number("epoch", request.match_info["epoch"])
-        return _answer(self._gatekeeper.require_desks().office.share_for(epoch).public.to_json())
 
     async def shares(self, request: web.Request) -> web.Response:
         self._gatekeeper.small(_remote(request))
