@@ -1,18 +1,25 @@
-"""``cloister chain status | verify``: the contracts of a network, as they stand on its chain."""
+"""``cloister chain status | verify | deploy | upgrade``: the contracts of a network, on its chain."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from cloister.cli.options import AsJson
-from cloister.cli.output import print_facts, print_rows, progress
+from cloister.cli.options import AsJson, PassphraseFd, WalletName
+from cloister.cli.output import print_facts, print_rows, progress, say
 from cloister.cli.running import command
 from cloister.cli.settings import settings_of
 from cloister.core.errors import CloisterError
 
 app = typer.Typer(help="The contracts of a network.", no_args_is_help=True)
+
+Endpoint = Annotated[str, typer.Option("--rpc", help="The chain's endpoint.", metavar="URL")]
+File = Annotated[Path, typer.Option("--deployment", help="Addresses and ABIs, as deploy wrote them.", metavar="FILE")]
+RecordFile = Annotated[
+    Path | None, typer.Option("--record", help="What makes it resumable; default: beside it.", metavar="FILE")
+]
 
 
 @command(app, "status")
@@ -26,15 +33,96 @@ async def status(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 @command(app, "verify")
-async def verify(context: typer.Context, as_json: AsJson = False) -> None:
-    """Compare each contract's code, by proof, with the network file and with this build's artifacts."""
-    from cloister.client.contracts import WRONG_CONTRACTS, verify_contracts
+async def verify(
+    context: typer.Context,
+    deployment: Annotated[
+        Path | None, typer.Option("--deployment", help="Check this deployment instead.", metavar="FILE")
+    ] = None,
+    rpc: Annotated[str, typer.Option("--rpc", help="Endpoint for --deployment: believed.", metavar="URL")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Compare each contract's code with this build: by proof over a gateway, or as an endpoint shows a deployment."""
+    if (deployment is None) != (not rpc):
+        raise typer.BadParameter("--deployment and --rpc belong together")
+    with progress("reading the contracts' code"):
+        rows = await (_proven(context) if deployment is None else _seen(deployment, rpc))
+    marks = [name for name in ("version", "pinned", "file", "artifact") if rows and name in rows[0]]
+    print_rows(rows, ("contract", "address", *marks), as_json=as_json, empty="no contracts")
+    _require_good(rows, [name for name in marks if name != "version"])
+
+
+@command(app, "deploy")
+async def deploy(
+    context: typer.Context,
+    plan: Annotated[Path, typer.Argument(help="The plan: docs/operate/chain.md.", metavar="PLAN")],
+    rpc: Endpoint,
+    deployment: File,
+    record: RecordFile = None,
+    wallet: WalletName = None,
+    passphrase_fd: PassphraseFd = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put the contracts of a new network on a chain, behind a timelock. Run it again to resume; done steps stay."""
+    from cloister.chain.rpc import Rpc
+    from cloister.client import deployments
+
+    wanted = deployments.read_plan(plan)
+    key = settings_of(context).wallet(wallet, passphrase_fd)
+    async with Rpc(rpc) as endpoint:
+        kept = record or deployment.with_suffix(".record.json")
+        facts = await deployments.deploy(endpoint, key, wanted, kept, deployment, say)
+    print_facts(facts if as_json else _short(facts), as_json=as_json)
+
+
+@command(app, "upgrade")
+async def upgrade(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The contract.", metavar="CONTRACT")],
+    rpc: Endpoint,
+    deployment: File,
+    record: RecordFile = None,
+    wallet: WalletName = None,
+    passphrase_fd: PassphraseFd = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replace a contract by this build's, through the timelock. Run it again until it says published."""
+    from cloister.chain.rpc import Rpc
+    from cloister.client import deployments
+
+    key = settings_of(context).wallet(wallet, passphrase_fd)
+    async with Rpc(rpc) as endpoint:
+        kept = record or deployment.with_suffix(".upgrades.json")
+        facts = await deployments.upgrade(endpoint, key, name, deployment, kept, say)
+    print_facts(facts, as_json=as_json)
+    if "order" in facts:
+        say("this wallet may not propose: let the timelock's proposers send the order, then run it again")
+
+
+async def _proven(context: typer.Context) -> list[dict[str, Any]]:
+    from cloister.client.contracts import verify_contracts
 
     async with settings_of(context).client() as client:
-        with progress("proving the contracts' code"):
-            rows: list[dict[str, Any]] = await verify_contracts(client)
-    print_rows(rows, ("contract", "address", "pinned", "artifact"), as_json=as_json, empty="no contracts")
-    bad = [str(row["contract"]) for row in rows if not (row["pinned"] and row["artifact"])]
+        return await verify_contracts(client)
+
+
+async def _seen(deployment: Path, rpc: str) -> list[dict[str, Any]]:
+    from cloister.chain.rpc import Rpc
+    from cloister.client import deployments
+
+    async with Rpc(rpc) as endpoint:
+        return await deployments.verify(endpoint, deployments.read_deployment(deployment))
+
+
+def _require_good(rows: list[dict[str, Any]], marks: list[str]) -> None:
+    from cloister.client.contracts import WRONG_CONTRACTS
+
+    bad = [str(row["contract"]) for row in rows if not all(row[mark] for mark in marks)]
     if bad:
         error: CloisterError = WRONG_CONTRACTS(expected="every contract as pinned and built", found=", ".join(bad))
         raise error
+
+
+def _short(facts: dict[str, Any]) -> dict[str, Any]:
+    """For people: one address per line."""
+    addresses = {name: one["address"] for name, one in facts["contracts"].items()}
+    return {"chain_id": facts["chain_id"], **addresses}

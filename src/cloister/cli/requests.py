@@ -1,4 +1,4 @@
-"""``cloister request send | status``: asking agents through the Anchor."""
+"""``cloister request send | status | sponsor``: asking agents through the Anchor, and paying for it."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ async def send(
     sealed_reply: Annotated[
         Path | None, typer.Option(help="Seal the reply; what opens it is written here.", metavar="FILE")
     ] = None,
+    sponsored: Annotated[bool, typer.Option("--sponsored", help="The agent's fee payer pays the fee.")] = False,
     wallet: WalletName = None,
     passphrase_fd: PassphraseFd = None,
     as_json: AsJson = False,
@@ -50,6 +51,7 @@ async def send(
                 within_s=within,
                 sealed=sealed,
                 sealed_reply=sealed_reply is not None,
+                sponsored=sponsored,
             )
     if sealed_reply is not None and sent.reply_key is not None:
         _keep(sealed_reply, sent.reply_key.private_bytes_raw())
@@ -72,6 +74,33 @@ async def status(
         with progress("reading the queue"):
             facts = await request_status(client, await client.agent_id(agent), index)
     print_facts(facts, as_json=as_json)
+
+
+@command(app, "sponsor")
+async def sponsor(
+    context: typer.Context,
+    agent: AgentName,
+    most: Annotated[int, typer.Option(help="Wei a request; 0 takes it back.", min=0)],
+    total: Annotated[int, typer.Option(help="Wei in all.", min=0)],
+    requester: Annotated[str, typer.Option(help="Who asks: an address, or anybody.", metavar="ADDRESS")],
+    within: Annotated[int, typer.Option(help="Seconds that it counts.", min=0)] = 30 * 86400,
+    deposit: Annotated[int, typer.Option(help="Wei to put into your credit.", min=0)] = 0,
+    wallet: WalletName = None,
+    passphrase_fd: PassphraseFd = None,
+    as_json: AsJson = False,
+) -> None:
+    """Agree to pay for requests to an agent that names you as its fee payer."""
+    from cloister.client.policies import parse_address
+    from cloister.client.requests import consent
+
+    who = parse_address("none" if requester == "anybody" else requester)
+    settings = settings_of(context)
+    async with settings.client(settings.wallet(wallet, passphrase_fd)) as client:
+        found = await client.agent_id(agent)
+        with progress("agreeing"):
+            receipts = await consent(client, found, who, most=most, total=total, within_s=within, deposit=deposit)
+    facts = {"agent": to_hex(found), "requester": requester, "most": str(most), "total": str(total)}
+    print_facts(facts | {"block": receipts[-1].block_number}, as_json=as_json)
 
 
 def _keep(file: Path, key: bytes) -> None:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cloister.chain.anchor import NAME, AnchorChain
 from cloister.chain.contracts import encode
 from cloister.chain.events import decode_event, topic
+from cloister.chain.tx import Receipt
 from cloister.client.wallet import shown
 from cloister.core.chainview.anchor import SEALED_PAYLOAD, SEALED_REPLY, Asked, require_line
 from cloister.core.chainview.anchor import Queue as Start
@@ -57,8 +58,10 @@ async def send_request(
     within_s: int = 3600,
     sealed: bool = False,
     sealed_reply: bool = False,
+    sponsored: bool = False,
 ) -> Sent:
-    """Ask by a transaction of the wallet. ``fee`` in wei. ``sealed``: only the agent reads the body.
+    """Ask by a transaction of the wallet. ``fee`` in wei. ``sealed``: only the agent reads the body. ``sponsored``: the
+    agent's fee payer pays, by its consent.
 
     Raises ChainError with the contract's reason, ConfigError."""
     wallet, anchor = client.need_wallet(), _anchor(client)
@@ -71,11 +74,31 @@ async def send_request(
     mpk = client.resolver.mpk(version.master_epoch)
     payload = seal_payload(mpk, version, period, wallet.address, flags, message, secrets.token_bytes)
     ask = (agent, bytes(32), 0, int(time.time()) + within_s, copies, flags)
-    receipt = await client.send(NAME, encode(NAME, "request", ask, payload), value=fee)
+    if sponsored:
+        receipt = await client.send(NAME, encode(NAME, "requestSponsored", ask, fee, payload))
+    else:
+        receipt = await client.send(NAME, encode(NAME, "request", ask, payload), value=fee)
     for asked, _, block in await anchor.requests(agent, receipt.block_number, receipt.block_number):
         if asked.requester == wallet.address and asked.payload_hash == keccak256(payload):
             return Sent(asked, block, key)
     raise NO_REQUEST(expected="a Requested log of this transaction", found="none")
+
+
+async def consent(
+    client: Client, agent: bytes, requester: bytes, *, most: int, total: int, within_s: int, deposit: int = 0
+) -> list[Receipt]:
+    """Agree to pay, from the wallet's credit, for requests to an agent that names the wallet as its fee payer.
+
+    requester: 20 bytes, zeros for anybody. most, total, deposit: wei; zeros take an agreement back. It ends with a sale
+    of the agent. Raises ChainError with the contract's reason, ConfigError."""
+    wallet, _ = client.need_wallet(), _anchor(client)
+    record = await client.resolver.record(agent)
+    until = int(time.time()) + within_s
+    data = encode(NAME, "setConsent", agent, record.owner, requester, most, total, until)
+    sent = [await client.send(NAME, data)]
+    if deposit:
+        sent.append(await client.send(NAME, encode(NAME, "deposit", wallet.address), value=deposit))
+    return sent
 
 
 async def request_status(client: Client, agent: bytes, index: int) -> dict[str, Any]:
