@@ -53,6 +53,7 @@ def build(gatekeeper: Gatekeeper) -> web.Application:
             web.get("/v1/checkpoint/{number}", api.checkpoint_at),
             web.get("/v1/chains/{chain}/checkpoint", api.chain_checkpoint),
             web.get("/v1/chains/{chain}/checkpoint/{number}", api.chain_checkpoint),
+            web.get("/v1/chains/{chain}/signers/{term}", api.signer_set),
             web.post("/v1/admission", api.admission),
             web.post("/v1/keys", api.keys),
             web.post(ANCHOR_ROUTE, api.anchor_lease),
@@ -126,6 +127,11 @@ class _Api:
         book = self._gatekeeper.chains.at(_number("chain", request.match_info["chain"])).checkpoints
         text = request.match_info.get("number")
         return _answer((book.newest() if text is None else book.at(_number("number", text))).to_json())
+
+    async def signer_set(self, request: web.Request) -> web.Response:
+        self._gatekeeper.small(_remote(request))
+        chain, term = (_number(name, request.match_info[name]) for name in ("chain", "term"))
+        return _answer(await self._gatekeeper.signer_set(chain, term))
 
     async def admission(self, request: web.Request) -> web.Response:
         desk = self._gatekeeper.require_desks().admissions

@@ -51,6 +51,7 @@ from cloister.gatekeeper.office import NOT_IN_OFFICE, Office, Shares
 from cloister.gatekeeper.ports import Chain, Snapshot
 from cloister.gatekeeper.proven import ProvenChain
 from cloister.gatekeeper.showing import Showing
+from cloister.gatekeeper.signersets import SignerSetDesk
 from cloister.gatekeeper.status import status_of
 from cloister.gatekeeper.store import Store
 from cloister.gatekeeper.transcripts import Transcripts
@@ -136,6 +137,7 @@ class Gatekeeper:
         self._quotes = RateLimit(per_s=EVIDENCE_PER_S, burst=EVIDENCE_BURST, clock=time.monotonic)
         self._rpcs: list[Rpc] = []
         self.chains = ConnectedChains(load_chains(config.chains, genesis.chain_id), self.store)
+        self._signer_sets = SignerSetDesk(self.store, keys, self.chains)
 
     def _wire(self, me: Announcement) -> None:
         """The parts that ceremonies are made of."""
@@ -437,6 +439,14 @@ class Gatekeeper:
         """Who gives head tables: ours in office, or of the term just over (R5). Raises PolicyError."""
         desks = self.desks or self._former
         return self.require_desks().heads if desks is None else desks.heads
+
+    async def signer_set(self, chain_id: int, term: int) -> dict[str, object]:
+        """This member's word on who follows ``term`` at a connected chain's Anchor. Raises CloisterError."""
+        desks = self.require_desks()
+        head = desks.checkpoints.head
+        if head is None:
+            raise HALTED(expected="a signed checkpoint", found="none")
+        return await self._signer_sets.answer(self.chain.at(head), desks.office.network, chain_id, term)
 
     def status(self) -> dict[str, object]:
         """For people: which ceremony, which phase, until when, what is missing."""
