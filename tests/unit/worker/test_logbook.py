@@ -35,10 +35,10 @@ async def asked(rig: Rig, agent: bytes, what: str, body: Any, key: Any = OWNER) 
     return await rig.call(agent, json.dumps(body).encode(), session=session, path=path)
 
 
-def statement(rig: Rig, agent: bytes, key: Any = OWNER, serial: int = 1, **changes: Any) -> dict[str, Any]:
+def statement(rig: Rig, name: bytes, key: Any = OWNER, serial: int = 1, **changes: Any) -> dict[str, Any]:
     """The body that publishes a wallet's log key."""
-    public = log_key(Wallet(key), rig.world.network.id, agent).public_key().public_bytes_raw()
-    fields = {"agent": agent, "owner": address_of(key), "key": public, "serial": serial} | changes
+    public = log_key(Wallet(key), rig.world.network.id, name).public_key().public_bytes_raw()
+    fields = {"agent": name, "owner": address_of(key), "key": public, "serial": serial} | changes
     said = LogKey(**fields)
     return {"statement": said.to_json(), "signature": to_hex(sign_digest(key, said.digest(rig.world.network.id)))}
 

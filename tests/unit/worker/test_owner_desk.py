@@ -158,7 +158,7 @@ async def test_a_command_that_fails_wrote_nothing_and_may_be_repeated(make: Make
     rig = await make(agent)
     name = await rig.deploy()
     request_id = to_hex(os.urandom(16))
-    assert (await ask(rig, name, "command", request_id=request_id)).code == "sandbox.agent_error"
+    assert (await ask(rig, name, "command", request_id=request_id)).code == "sandbox.agent_threw"
     broken = False
     assert (await ask(rig, name, "command", request_id=request_id)).body.startswith(b"1 ")
 

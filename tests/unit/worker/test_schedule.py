@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -224,3 +225,100 @@ def test_a_schedule_makes_the_round_trip_and_others_keep_their_hash() -> None:
     assert manifest.schedule[0].within_s == 60
     assert b"schedule" not in bytes(normalize({}))
     assert len(hashlib.sha256(bytes(manifest)).digest()) == 32
+
+
+async def given_up(make: Make, agent: Agent) -> tuple[Clock, int]:
+    """A task that failed until it was set aside; when it was due."""
+    clock = await clock_of(make, agent)
+    await clock.at(START + 60)
+    now = START + HOUR
+    for _ in range(MAX_TRIES):
+        with contextlib.suppress(CloisterError):
+            await clock.at(now)
+        now += FIRST_WAIT_S * 2**MAX_TRIES
+    assert [letter["due"] for letter in await clock.dead()] == [START + HOUR]
+    return clock, START + HOUR
+
+
+async def wish(clock: Clock, task: int, due: int) -> None:
+    """The owner's wish, committed as the owner's desk does."""
+    placed = clock.rig.placed(clock.agent)
+    name, value = await clock.schedule.again(placed, task, due)
+    transaction = await placed.state.begin("0a" * 16)
+    await transaction.put(name, value)
+    await transaction.commit("0a" * 16)
+
+
+async def test_a_given_up_job_runs_once_more_when_its_owner_wants_it(make: Make) -> None:
+    broken = True
+
+    async def agent(request: AgentRequest, ctx: Calls) -> Reply:
+        if broken:
+            raise THREW(expected="a response", found="Error")
+        return await counts(request, ctx)
+
+    clock, due = await given_up(make, agent)
+    broken = False
+    now = clock.now
+    await clock.at(now)
+    before = await clock.count()
+    await wish(clock, 0, due)
+    assert (await clock.schedule.jobs(clock.rig.placed(clock.agent)))["again"] == [0, due]
+    for _ in range(3):
+        await clock.at(now)
+    assert await clock.count() == before + 1
+    assert await clock.dead() == []
+    assert (await clock.schedule.jobs(clock.rig.placed(clock.agent)))["again"] is None
+    assert {dict(r.headers)["cloister-scheduled"] for r in clock.rig.sandbox.processes[0].requests} == {str(due)}
+
+
+async def test_a_job_that_fails_again_stays_given_up_and_is_not_tried_for_ever(make: Make) -> None:
+    async def agent(request: AgentRequest, ctx: Calls) -> Reply:
+        raise THREW(expected="a response", found="Error")
+
+    clock, due = await given_up(make, agent)
+    asked = len(clock.rig.sandbox.processes[0].requests)
+    await wish(clock, 0, due)
+    for _ in range(3):
+        await clock.at(clock.now)
+    assert len(clock.rig.sandbox.processes[0].requests) == asked + 1
+    assert [letter["due"] for letter in await clock.dead()] == [due]
+    assert (await clock.schedule.jobs(clock.rig.placed(clock.agent)))["again"] is None
+
+
+async def test_a_wish_for_a_task_that_is_gone_is_forgotten(make: Make) -> None:
+    async def agent(request: AgentRequest, ctx: Calls) -> Reply:
+        raise THREW(expected="a response", found="Error")
+
+    clock, due = await given_up(make, agent)
+    await wish(clock, 0, due)
+    clock.tasks = [{"cron": "0 0 1 1 *", "path": "/other"}]
+    placed = clock.rig.placed(clock.agent)
+    transaction = await placed.state.begin("0b" * 16)
+    await transaction.delete(f"{work.DEAD}0/{due}")
+    await transaction.commit("0b" * 16)
+    await clock.at(clock.now)
+    assert (await clock.schedule.jobs(placed))["again"] is None
+    assert (await clock.schedule.jobs(placed))["dead"] == []
+
+
+@pytest.mark.parametrize(("task", "due"), [(0, 1), (1, START + HOUR), (None, None), ("0", START + HOUR), (True, 0)])
+async def test_only_a_given_up_job_can_be_wished_for(make: Make, task: Any, due: Any) -> None:
+    async def agent(request: AgentRequest, ctx: Calls) -> Reply:
+        raise THREW(expected="a response", found="Error")
+
+    clock, _ = await given_up(make, agent)
+    with pytest.raises(CloisterError) as caught:
+        await clock.schedule.again(clock.rig.placed(clock.agent), task, due)
+    assert caught.value.code == "worker.no_dead_job"
+
+
+async def test_the_owner_sees_tasks_with_how_far_they_came(make: Make) -> None:
+    clock = await clock_of(make)
+    placed = clock.rig.placed(clock.agent)
+    (task,) = (await clock.schedule.jobs(placed))["tasks"]
+    assert task == {"task": 0, "cron": "0 * * * *", "path": "/tick", "within_s": 60}
+    await clock.at(START + 60)
+    await clock.at(START + HOUR)
+    (task,) = (await clock.schedule.jobs(placed))["tasks"]
+    assert (task["done"], task["tries"]) == (START + HOUR, 0)
