@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cloister.cli.asking import secret
 from cloister.cli.options import AllowInstant, AsJson, PassphraseFd, WalletName, demand_of
 from cloister.cli.output import print_json, say
 from cloister.cli.running import command
@@ -47,6 +48,7 @@ async def call(
     idempotency_key: Annotated[str | None, typer.Option(help="Makes a POST safe to repeat after a loss.")] = None,
     wallet: WalletName = None,
     passphrase_fd: PassphraseFd = None,
+    api_key_fd: Annotated[int | None, typer.Option(help="Call by an API key that this descriptor gives.")] = None,
     code_hash: Annotated[str | None, typer.Option(help="Refuse any other code (0x…).")] = None,
     vendor: Annotated[str | None, typer.Option(help="Only workers of this vendor class, such as intel.")] = None,
     evidence: Annotated[bool, typer.Option(help="Ask the worker's hardware for evidence first.")] = False,
@@ -65,13 +67,16 @@ async def call(
     body = _body(data)
     verb = (method or ("POST" if body is not None else "GET")).upper()
     who = settings.wallet(wallet, passphrase_fd) if wallet else None
+    if wallet and api_key_fd is not None:
+        raise typer.BadParameter("a call is a wallet's or an API key's: not --wallet and --api-key-fd")
+    api_key = secret("API key", fd=api_key_fd) if api_key_fd is not None else None
     demand = demand_of(code_hash, vendor, allow_instant, evidence)
     options: dict[str, Any] = {
         "headers": [_header(h) for h in header or ()],
         "body": body,
         "idempotency_key": idempotency_key,
     }
-    async with settings.client(who) as client:
+    async with settings.client(who, api_key=api_key) as client:
         found = await client.agent(agent, demand=demand)
         if agree > 1:
             if verb not in SAFE_METHODS or stream:

@@ -88,8 +88,8 @@ class Settings:
         return pin(raw, fingerprint=own, home=self.home, where=str(file))
 
     @asynccontextmanager
-    async def client(self, wallet: Wallet | None = None) -> AsyncIterator[Client]:
-        """A connected client. Raises what ``Client`` raises."""
+    async def client(self, wallet: Wallet | None = None, *, api_key: str | None = None) -> AsyncIterator[Client]:
+        """A connected client, whose calls are the wallet's or the API key's. Raises what ``Client`` raises."""
         from cloister.client.client import Client
 
         file, fingerprint = self.pinned()
@@ -99,6 +99,7 @@ class Settings:
             network_file=file,
             home=self.home,
             wallet=wallet,
+            api_key=api_key,
             trust_on_first_use=self.first_use,
         ) as client:
             yield client

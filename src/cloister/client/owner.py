@@ -1,4 +1,4 @@
-"""What an agent's owner asks and commands: logs, figures, jobs, commands (spec/owner.md). Needs the owner's wallet.
+"""What an agent's owner asks and commands: logs, figures, jobs, keys, commands (spec/owner.md). Needs its wallet.
 
 ::
 
@@ -24,6 +24,7 @@ from cloister.client.reply import Reply
 from cloister.client.resolve import Resolution
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.owner_statements import LogKey
+from cloister.core.envelope.apikey import SECRET_SIZE, ApiKey
 from cloister.core.errors import PolicyError, define
 from cloister.core.keys.ownerlog import BAD_PAGE
 from cloister.core.policy.cron import LOOK_BACK_DAYS, Cron
@@ -115,6 +116,27 @@ class Owner:
         """Run the agent's ``command``. Repeated under the same ``request_id`` (16 bytes) it runs once, and the first
         answer comes again."""
         return await self._call("command", body, None, content_type, request_id)
+
+    async def api_keys(self) -> list[dict[str, Any]]:
+        """[{id, name, expiry, per_minute, block, revoked}] of every API key; secrets are not readable."""
+        found = (await self._ask("keys", {})).get("keys")
+        if not isinstance(found, list):
+            raise BAD_ANSWER(expected="a list of keys", found=type(found).__name__)
+        return found
+
+    async def new_api_key(self, name: str, *, life_s: float, per_minute: int) -> ApiKey:
+        """A key that holds for ``life_s`` seconds. Keep its ``text``: nobody else has it, the agent neither."""
+        key = ApiKey(self._client.rng(SECRET_SIZE))
+        expiry = int(self._client.clock() + life_s)
+        fields = {"name": name, "mac_key": to_hex(key.mac), "expiry": expiry, "per_minute": per_minute}
+        said = await self._ask("keys/new", fields)
+        if said.get("id") != to_hex(key.address):
+            raise BAD_ANSWER(expected=f"key {to_hex(key.address)}", found=str(said.get("id"))[:64])
+        return key
+
+    async def revoke_api_key(self, key: str) -> dict[str, Any]:
+        """Revoke a key by id (0x…): its sessions end. Raises worker.api_key_unknown."""
+        return await self._ask("keys/revoke", {"id": key})
 
     # --- inside ---
 

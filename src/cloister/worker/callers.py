@@ -133,8 +133,14 @@ def shown(caller: VerifiedCaller | None, origin: Origin) -> dict[str, str] | Non
         return None
     if origin.caller is not None:
         return {"kind": "agent", "address": to_hex(caller.address), "agent": to_hex(origin.caller)}
-    address = to_hex(caller.address)
-    return {"kind": caller.kind, "address": f"apikey:{address}" if caller.kind == "apikey" else address}
+    kind, address = kind_of(caller), to_hex(caller.address)
+    return {"kind": kind, "address": f"apikey:{address}" if kind == "apikey" else address}
+
+
+def kind_of(caller: VerifiedCaller | None) -> str:
+    """What hooks and agents know a caller as. A contract account that signs is a wallet to them: "contract" is one that
+    asks on chain (spec/anchor.md)."""
+    return "anonymous" if caller is None else "apikey" if caller.kind == "apikey" else "wallet"
 
 
 def without_carried(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:

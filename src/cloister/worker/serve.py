@@ -24,7 +24,7 @@ from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead
 from cloister.wire.frames import INTERNAL
 from cloister.worker.access import Access
 from cloister.worker.agents import AgentTable, Placed
-from cloister.worker.callers import Callers, shown, without_carried
+from cloister.worker.callers import Callers, kind_of, shown, without_carried
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.host import Origin
 from cloister.worker.owner import PREFIX, OwnerDesk, counts
@@ -170,7 +170,7 @@ class Server:
         origin = await self._callers.origin(placed.record.agent, request.caller, request.head)
         if request.head.path.startswith(PREFIX):
             return await self._answer_owner(placed, request, height, answer)
-        caller, kind = (None, "") if request.caller is None else (request.caller.address, request.caller.kind)
+        caller, kind = None if request.caller is None else request.caller.address, kind_of(request.caller)
         head = request.head
         await self._access.require_call(placed.record.agent, caller, head.method, head.path, kind=kind)  # 4
         process = await self._table.process(placed)

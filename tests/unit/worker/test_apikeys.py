@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cloister.core.encoding.hexes import to_hex
-from cloister.core.encoding.signatures import address_of
+from cloister.core.encoding.signatures import address_of, sign_digest
 from cloister.core.envelope.apikey import ApiKey
 from cloister.core.envelope.client import ClientSession
 from cloister.core.envelope.server import Claim, VerifiedCaller
@@ -21,7 +21,7 @@ from cloister.worker import apikeys
 from cloister.worker.apikeys import ApiKeys, order
 from support import hooks
 from support.fake_world import OWNER, Other, test_key
-from support.worker_kit import Calls, Reply, Rig, refused
+from support.worker_kit import Calls, Got, Reply, Rig, refused
 
 Make = Callable[..., Awaitable[Rig]]
 
@@ -331,3 +331,78 @@ async def test_entries_do_not_show_their_mac_key(rig: Rig) -> None:
     agent = await rig.deploy()
     key = await make_key(rig, agent)
     assert key.mac.hex() not in repr(await apikeys._read(rig.placed(agent)))
+
+
+# --- the way of the orders ---
+
+
+async def asked(rig: Rig, agent: bytes, what: str, session: ClientSession | None, **body: Any) -> Got:
+    path = f"/.well-known/cloister/owner/{what}"
+    return await rig.call(agent, json.dumps(body).encode(), session=session, path=path)
+
+
+def as_wallet(rig: Rig, agent: bytes, key: Any) -> ClientSession:
+    session = rig.session(agent)
+    session.authenticate(address_of(key), int(rig.world.now) + 600, lambda digest: sign_digest(key, digest))
+    return session
+
+
+async def test_the_owner_orders_over_the_sealed_path_and_gets_receipts(rig: Rig) -> None:
+    agent, key = await rig.deploy(), ApiKey(os.urandom(32))
+    mine = as_wallet(rig, agent, OWNER)
+    fields = {"name": "n", "mac_key": to_hex(key.mac), "expiry": FAR, "per_minute": 9}
+    made = await asked(rig, agent, "keys/new", mine, **fields)
+    assert (made.status, json.loads(made.body)["id"]) == (200, to_hex(key.address))
+    assert made.receipt is not None
+    assert key.mac.hex() not in made.body.decode()
+    assert await call(rig, agent, key) == ""
+    listed = await asked(rig, agent, "keys", mine)
+    assert [k["id"] for k in json.loads(listed.body)["keys"]] == [to_hex(key.address)]
+    assert (await asked(rig, agent, "keys/revoke", mine, id=to_hex(key.address))).status == 200
+    assert await call(rig, agent, key) == "worker.api_key_revoked"
+
+
+async def test_nobody_but_the_owner_gives_orders(rig: Rig) -> None:
+    agent = await rig.deploy()
+    key = await make_key(rig, agent)
+    stranger = as_wallet(rig, agent, test_key("a stranger"))
+    for session in (stranger, with_key(rig, agent, key), None):
+        for what in ("keys", "keys/new", "keys/revoke"):
+            assert (await asked(rig, agent, what, session)).code == "worker.not_owner"
+
+
+async def test_a_contract_that_owns_an_agent_gives_orders_by_its_signature(rig: Rig) -> None:
+    account, word = b"\xa7" * 20, b"\x5a" * 32
+    rig.world.others[account] = Other(hooks.SIGNER, {0: int.from_bytes(word, "big")})
+    agent = await rig.deploy(1, owner=account)
+
+    def session(signature: bytes) -> ClientSession:
+        made = rig.session(agent)
+        made.authenticate(account, int(rig.world.now) + 600, lambda digest: signature, kind="contract")
+        return made
+
+    assert (await asked(rig, agent, "keys", session(b"another"))).code == "policy.contract_signature"
+    assert (await asked(rig, agent, "keys", session(word))).status == 200
+
+
+async def test_an_unverified_claim_to_be_the_owner_is_not_the_owner(rig: Rig) -> None:
+    """The owner's address under the name of an API key, or of a contract that is none."""
+    agent = await rig.deploy()
+    for kind, word, code in (
+        ("apikey", bytes(32), "worker.api_key"),
+        ("contract", bytes(65), "policy.contract_signature"),
+    ):
+        session = rig.session(agent)
+        said: Any = kind
+        session.authenticate(address_of(OWNER), int(rig.world.now) + 60, lambda digest, w=word: w, kind=said)  # type: ignore[misc]
+        assert (await asked(rig, agent, "keys", session)).code == code
+
+
+async def test_a_hook_does_not_keep_the_owner_from_revoking(rig: Rig) -> None:
+    agent = await rig.deploy()
+    key = await make_key(rig, agent)
+    rig.world.others[HOOK] = Other(hooks.NO)
+    rig.world.set_rules(agent, access_hook=HOOK)
+    await rig.follow(1)
+    mine = as_wallet(rig, agent, OWNER)
+    assert (await asked(rig, agent, "keys/revoke", mine, id=to_hex(key.address))).status == 200

@@ -63,14 +63,14 @@ async def test_a_contract_that_accepts_the_word_over_the_session_is_its_caller(r
     agent = await account(rig)
     session = as_contract(rig, agent, WORD + os.urandom(100))
     for _ in range(3):
-        assert (await rig.call(agent, session=session)).body == b"contract 0x" + SAFE.hex().encode()
+        assert (await rig.call(agent, session=session)).body == b"wallet 0x" + SAFE.hex().encode()
 
 
 async def test_a_one_shot_request_may_be_a_contracts(rig: Rig) -> None:
     agent = await account(rig)
     session = as_contract(rig, agent, one_shot=True)
     sealed = session.seal(rig.head(), b"", with_ibe=True)
-    assert (await rig.send(session.certificate, sealed)).body.startswith(b"contract ")
+    assert (await rig.send(session.certificate, sealed)).body.startswith(b"wallet ")
 
 
 @pytest.mark.parametrize(
