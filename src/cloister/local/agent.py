@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 ATTEMPTS: Final = 3
 KEY_FILE: Final = "state.key"
+SCHEDULE: Final = "schedule"
 # A stopped process may finish what it answers for so long.
 DRAIN_S: Final = 5.0
 _AGENT: Final = bytes(31) + b"\x01"
@@ -66,7 +67,7 @@ class Outside:
 
 @dataclass(frozen=True, slots=True)
 class LocalRequest:
-    """A request as a caller makes it. ``caller``: 0x-hex address that it claims, None for anonymous."""
+    """A request as a caller makes it. ``caller``: 0x-hex address that it claims, or "schedule"; None for anonymous."""
 
     method: str
     path: str
@@ -274,7 +275,12 @@ async def _retire(old: _Running) -> None:
 
 
 def _agent_request(call: str, request: LocalRequest, limits: Limits) -> AgentRequest:
-    kind = "owner" if request.path == COMMAND else "wallet"
-    caller = None if request.caller is None else {"kind": kind, "address": request.caller}
+    caller = _caller(request)
     deadline = int((time.time() + limits.wall_s) * 1000)
     return AgentRequest(call, request.method, request.path, request.headers, request.body, caller, deadline)
+
+
+def _caller(request: LocalRequest) -> dict[str, str] | None:
+    if request.caller is None or request.caller == SCHEDULE:
+        return None if request.caller is None else {"kind": SCHEDULE}
+    return {"kind": "owner" if request.path == COMMAND else "wallet", "address": request.caller}

@@ -10,7 +10,7 @@ from aiohttp import web
 from yarl import URL
 
 from cloister.core.errors import CloisterError, ConfigError, define
-from cloister.local.agent import LocalAgent, LocalRequest
+from cloister.local.agent import SCHEDULE, LocalAgent, LocalRequest
 from cloister.sandbox.calls import kept_headers
 from cloister.sandbox.ports import AgentResponseHead, Chunks
 
@@ -23,7 +23,7 @@ BAD_CALLER = define(
     "local.caller",
     ConfigError,
     check=f"{CALLER_HEADER} is the address that the local caller claims",
-    remedy="send 0x and 40 hex digits, or leave the header out for an anonymous call",
+    remedy='send 0x and 40 hex digits, or "schedule", or leave the header out for an anonymous call',
 )
 BAD_HOST = define(
     "local.host",
@@ -94,7 +94,7 @@ async def _request(request: web.Request) -> LocalRequest:
     if not set(named) <= _LOCAL_HOSTS:
         raise BAD_HOST(expected="127.0.0.1 or localhost, as host and as origin", found="another name")
     caller = request.headers.get(CALLER_HEADER)
-    if caller is not None and not _ADDRESS.fullmatch(caller):
+    if caller is not None and caller != SCHEDULE and not _ADDRESS.fullmatch(caller):
         raise BAD_CALLER(expected="an address", found="another text")
     headers = [(name, value) for name, value in request.headers.items() if name.lower() not in (CALLER_HEADER, "host")]
     body = await request.read()

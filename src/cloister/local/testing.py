@@ -3,6 +3,9 @@
 ``agent.test.ts`` default-exports an object {sentence: async (agent) => void}. It may export ``hosts``, {name: (request)
 => Response}, which stand in for the hosts of the manifest, and ``secrets``, {name: text}. Every test begins with an
 empty state. The tests run in the developer's Deno, which may read the folder and speak to 127.0.0.1, nothing else.
+
+``agent_test.py`` has functions ``test_…(agent)``, ``HOSTS`` and ``SECRETS`` instead. It runs in the developer's Python,
+as the developer: that wall is the agent's alone.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import contextlib
 import datetime
 import json
 import os
+import sys
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -20,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cloister import sandbox
 from cloister.core.errors import ConfigError, define
 from cloister.core.policy.egress import HOST
 from cloister.devnet.model.tls import CA_FILE, CERTIFICATE_FILE, KEY_FILE, server_context
@@ -28,8 +33,10 @@ from cloister.local.dev import build_here, local_agent
 from cloister.local.server import LocalServer
 from cloister.worker.agentlog import Sink
 
-TEST_FILES: Final = ("agent.test.ts", "agent.test.js")
+TEST_FILES: Final = ("agent.test.ts", "agent.test.js", "agent_test.py")
 RUNNER: Final = Path(__file__).with_name("runner.js")
+API: Final = Path(sandbox.__file__).parent / "python"
+PY_RUNNER: Final = Path(__file__).with_name("pyrunner.py")
 MAX_LINE: Final = 1 << 20
 LOAD_S: Final = 60.0
 TEST_S: Final = 60.0
@@ -38,8 +45,9 @@ _STDERR_TAIL: Final = 600
 NO_TESTS = define(
     "local.no_tests",
     ConfigError,
-    check=f"the agent's folder has {TEST_FILES[0]} with at least one test",
-    remedy="write `export default { async works(agent) { await agent.fetch('/'); } }`; `cloister agent new` writes one",
+    check=f"the agent's folder has {TEST_FILES[0]}, or {TEST_FILES[2]}, with at least one test",
+    remedy="write `export default { async works(agent) { await agent.fetch('/'); } }`, or in Python"
+    " `async def test_it_works(agent): await agent.fetch('/')`; `cloister agent new` writes one",
 )
 BROKEN_TESTS = define(
     "local.broken_tests",
@@ -88,7 +96,7 @@ async def run_tests(folder: Path, deno: Path, log: Sink, told: Callable[[Outcome
         async with _runner(file, deno, log) as runner, local_agent(Path(work) / "state", log) as agent:
             wants = await runner.hear(LOAD_S)  # 1
             if not wants.get("tests"):
-                raise NO_TESTS(expected="tests in the default export", found="none")
+                raise NO_TESTS(expected="tests in the file", found="none")
             outside = await _outside(runner, wants, Path(work))  # 2
             await agent.start(built, outside)  # 3
             server = LocalServer(agent, lambda method, path, status: None)
@@ -185,12 +193,8 @@ class _Runner:
 @asynccontextmanager
 async def _runner(file: Path, deno: Path, log: Sink) -> AsyncIterator[_Runner]:
     folder = file.parent
-    allowed = [f"--allow-read={folder}", "--allow-net=127.0.0.1", "--no-prompt"]
-    locked = [f"--lock={folder / 'deno.lock'}", "--frozen"] if (folder / "deno.lock").is_file() else ["--no-lock"]
-    config = [f"--config={folder / 'deno.json'}"] if (folder / "deno.json").is_file() else ["--no-config"]
     process = await asyncio.create_subprocess_exec(
-        deno,
-        *["run", "--quiet", *config, *locked, *allowed, str(RUNNER), file.as_uri()],
+        *_program(file, deno),
         cwd=folder,
         env={**os.environ, "NO_COLOR": "1", "DENO_NO_UPDATE_CHECK": "1", "NO_PROXY": "127.0.0.1"},
         stdin=asyncio.subprocess.PIPE,
@@ -203,3 +207,14 @@ async def _runner(file: Path, deno: Path, log: Sink) -> AsyncIterator[_Runner]:
         yield runner
     finally:
         await runner.close()
+
+
+def _program(file: Path, deno: Path) -> list[str]:
+    """Program and arguments that run a test file."""
+    if file.suffix == ".py":
+        return [sys.executable, "-B", str(PY_RUNNER), str(file), str(API)]
+    folder = file.parent
+    allowed = [f"--allow-read={folder}", "--allow-net=127.0.0.1", "--no-prompt"]
+    locked = [f"--lock={folder / 'deno.lock'}", "--frozen"] if (folder / "deno.lock").is_file() else ["--no-lock"]
+    config = [f"--config={folder / 'deno.json'}"] if (folder / "deno.json").is_file() else ["--no-config"]
+    return [str(deno), "run", "--quiet", *config, *locked, *allowed, str(RUNNER), file.as_uri()]

@@ -232,10 +232,10 @@ async def given_up(make: Make, agent: Agent) -> tuple[Clock, int]:
     clock = await clock_of(make, agent)
     await clock.at(START + 60)
     now = START + HOUR
-    for _ in range(MAX_TRIES):
+    for n in range(MAX_TRIES):
         with contextlib.suppress(CloisterError):
             await clock.at(now)
-        now += FIRST_WAIT_S * 2**MAX_TRIES
+        now += FIRST_WAIT_S * 2**n
     assert [letter["due"] for letter in await clock.dead()] == [START + HOUR]
     return clock, START + HOUR
 
