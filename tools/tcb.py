@@ -46,7 +46,7 @@ SERVICES = {
         worker.receipts worker.witness wire.logs fabric.embedded.receipts""",
     ),
     "contracts: rules, hooks, requests": (
-        2_000,
+        2_150,
         """core.chainview.evm core.chainview.evm_ops core.chainview.evm_machine core.chainview.evm_precompiles
         core.chainview.anchor core.policy.access core.encoding.contract_statements core.keys.anchored
         chain.anchor chain.proven_calls chain.events wire.anchor
@@ -58,6 +58,11 @@ SERVICES = {
         core.keys.account
         core.chainview.checkpoints core.chainview.founding core.policy.committee core.attestation.policy
         core.attestation.roots worker.outbound worker.callers worker.offers worker.signing""",
+    ),
+    "connected chains": (
+        620,
+        """worker.acts worker.chains worker.anchors worker.chain_calls node.chains chain.kinds chain.logs
+        core.encoding.chain_record core.chainview.directory""",
     ),
     "agents in Python": (900, "sandbox.python sandbox.runtimes core.policy.archive harness.py cloister_agent.py"),
     "agents that wake up by a schedule": (300, "worker.schedule core.policy.cron"),

@@ -103,6 +103,34 @@ async def sponsor(
     print_facts(facts | {"block": receipts[-1].block_number}, as_json=as_json)
 
 
+@command(app, "relay")
+async def relay(
+    context: typer.Context,
+    agent: AgentName,
+    index: Annotated[int, typer.Argument(help="Number of the request.", min=1)],
+    record: Annotated[
+        Path | None, typer.Option("--record", help="A connected chain's record.", metavar="FILE")
+    ] = None,
+    rpc: Annotated[str, typer.Option("--rpc", help="Its endpoint, for --record.", metavar="URL")] = "",
+    kind: Annotated[str, typer.Option(help="How that chain's endpoints behave.")] = "ethereum",
+    wallet: WalletName = None,
+    passphrase_fd: PassphraseFd = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pay for an answer that a worker signed and cannot bring. The contract checks it; you risk the gas."""
+    from cloister.client.relaying import Elsewhere, relay_request
+
+    if (record is None) != (not rpc):
+        raise typer.BadParameter("--record and --rpc belong together")
+    settings = settings_of(context)
+    async with settings.client(settings.wallet(wallet, passphrase_fd)) as client:
+        there = None if record is None else Elsewhere.load(record, rpc, kind)
+        with progress("bringing the answer"):
+            receipt = await relay_request(client, await client.agent_id(agent), index, there)
+    facts: dict[str, Any] = {"index": index, "block": receipt.block_number, "gas": receipt.gas_used}
+    print_facts(facts | {"transaction": to_hex(receipt.tx_hash)}, as_json=as_json)
+
+
 def _keep(file: Path, key: bytes) -> None:
     """Write a key for its owner alone; never over an existing file."""
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as sink:

@@ -6,16 +6,25 @@ contract verifies every signature; what it would refuse is not sent.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cloister.chain.anchor import NAME, AnchorChain
 from cloister.chain.contracts import call
+from cloister.chain.kinds import ChainKind, kind_of
+from cloister.chain.rpc import Rpc
 from cloister.chain.tx import Receipt, Sender
 from cloister.client.gateway import Gateway
+from cloister.core.chainview.directory import read_newest, require_connected
+from cloister.core.encoding.chain_record import MAX_RECORD, ChainRecord
 from cloister.core.encoding.contract_statements import AnchorLease
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.errors import ChainError, define
 from cloister.wire.anchor import Ready
+
+if TYPE_CHECKING:
+    from cloister.client.client import Client
 
 WRONG_PLACE = define(
     "client.wrong_anchor",
@@ -23,6 +32,39 @@ WRONG_PLACE = define(
     check="the answer is for the request, the chain and the Anchor that the payer means",
     remedy="ask another gateway; name the Anchor of the chain that the request was made on",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A connected chain as a payer reaches it. ``rpc``: an endpoint; its lies cost gas at worst."""
+
+    record: ChainRecord
+    rpc: str
+    kind: ChainKind
+
+    @classmethod
+    def load(cls, record: Path, rpc: str, kind: str) -> Elsewhere:
+        """Read the chain's record. Raises EncodingError, ConfigError, OSError for a file that cannot be read."""
+        with record.open("rb") as file:
+            return cls(ChainRecord.parse(file.read(MAX_RECORD + 1)), rpc, kind_of(kind))
+
+
+async def relay_request(client: Client, agent: bytes, index: int, there: Elsewhere | None = None) -> Receipt:
+    """Bring the answer to an agent's request with the client's wallet: on the network's own chain, or ``there``.
+
+    A connected chain counts only while the Directory names its record, by proof. Raises ChainError, ChainViewError,
+    ConfigError, worker.no_answer_waits."""
+    key, genesis = client.need_wallet().key, client.network.genesis
+    own = genesis.address(NAME)
+    if there is None:
+        ready = await fetch_ready(client.gateway, genesis.chain_id, agent, index)
+        return await relay(Sender(client.rpc, key, genesis.chain_id), own, ready)
+    name, state = there.record.key(), (await client.resolver.view()).state
+    require_connected(await state.read("Directory", lambda s, at: read_newest(s, at, name)), own)
+    ready = await fetch_ready(client.gateway, there.record.chain_id, agent, index)
+    async with Rpc(there.rpc) as rpc:
+        payer = Sender(rpc, key, there.record.chain_id, kind=there.kind)
+        return await relay(payer, there.record.anchor.address, ready)
 
 
 async def fetch_ready(gateway: Gateway, chain_id: int, agent: bytes, index: int) -> Ready:
