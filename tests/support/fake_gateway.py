@@ -202,7 +202,8 @@ class FakeGateway:
             result = self.world.blocks[self.world.number if params[0] == "latest" else int(params[0], 16)]
         elif method == "eth_getProof":
             slots = [int(s, 16) for s in params[1]]
-            result = self.world.get_proof(bytes.fromhex(params[0][2:]), slots, int(params[2], 16))
+            number = self.world.number if params[2] == "latest" else int(params[2], 16)
+            result = self.world.get_proof(bytes.fromhex(params[0][2:]), slots, number)
         elif method == "eth_getCode":
             result = to_hex(self.world.others[bytes.fromhex(params[0][2:])].code)
         elif method == "eth_call" and bytes.fromhex(params[0]["to"][2:]) in self.world.others:

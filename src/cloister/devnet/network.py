@@ -23,6 +23,7 @@ from cloister.chain.contracts import call
 from cloister.chain.rpc import Rpc
 from cloister.chain.tx import Sender
 from cloister.core.attestation.model import measurement_id
+from cloister.core.chainview.seats import RulesRecord
 from cloister.core.encoding.chain_record import ChainRecord
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.keccak import keccak256
@@ -54,7 +55,8 @@ Say = Callable[[str], None]
 class Options:
     """What a person may choose. ``map_host``: host -> (ip, port) that sandboxes reach instead of the real host.
 
-    ``parameters``: network parameters of the first policy (``period_blocks`` and so on); they count at founding only.
+    ``parameters``: network parameters of the first policy (``period_blocks`` and so on); they count at founding only,
+    as do ``rules``, those of candidates, ceremonies and terms.
     ``second_chain``: another chain beside the network's own, connected to it; ``second_gas``: workers can pay there.
     """
 
@@ -64,6 +66,7 @@ class Options:
     block_time: float = 1.0
     parameters: Mapping[str, int] = field(default_factory=dict)
     map_host: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    rules: RulesRecord = ledger.ONE_TERM
     second_chain: bool = False
     second_gas: bool = True
 
@@ -201,7 +204,14 @@ class Devnet:
         roots = devnet_roots(self.layout.tee)
         assert self.rpc is not None  # noqa: S101 - started before
         self.genesis = await ledger.deploy(
-            self.layout, self.rpc, deployer, self._chain_id(), sorted(self._listed), roots, self.options.parameters
+            self.layout,
+            self.rpc,
+            deployer,
+            self._chain_id(),
+            sorted(self._listed),
+            roots,
+            self.options.parameters,
+            self.options.rules,
         )
 
     async def _start_gatekeepers(self) -> None:
