@@ -18,6 +18,12 @@ AGENT_ID = b"\x07" * 32
 HOST_REFUSED = define("test.host_refused", SandboxError, check="the test's host serves the call", remedy="none")
 
 
+# Calls that this host answers with their arguments.
+ECHOED = frozenset(
+    f"keys.{name}" for name in ("sign_message", "sign_typed_data", "account", "ed25519_key", "sign_ed25519", "send")
+)
+
+
 @dataclass
 class MemoryHost:
     """Host calls over a dict. ``lines``: (request id, level, text) of every log line."""
@@ -43,7 +49,7 @@ class MemoryHost:
             return {"nonce": args["nonce"]}
         if args.get("message") == base64.b64encode(b"refuse").decode():
             raise HOST_REFUSED(expected="a message that may be signed", found=name)
-        if name in ("keys.sign_message", "keys.sign_typed_data", "keys.account"):
+        if name in ECHOED:
             return {"name": name, **args} if name == "keys.account" else json.dumps(args, separators=(",", ":"))
         if name == "agents.fetch":
             seen = base64.b64encode(json.dumps(args, separators=(",", ":"), sort_keys=True).encode()).decode()

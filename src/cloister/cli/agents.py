@@ -66,6 +66,8 @@ async def deploy(
         built = await build_project(folder)
     if built.manifest.keys is not None and built.manifest.keys.raw:
         say("warning: keys.raw: the agent signs as its key's own address, which no limit on chain binds")
+    if built.manifest.keys is not None and built.manifest.keys.ed25519:
+        say("warning: keys.ed25519: the agent signs bytes by a key that no limit on chain binds")
     who = settings.wallet(wallet, passphrase_fd)
     async with settings.client(who) as client:
         with progress("uploading and registering"):

@@ -20,8 +20,9 @@ from cloister.core.errors import ConfigError, define
 from cloister.core.policy.access import Uses
 from cloister.core.policy.manifest import MAX_MANIFEST, KeyRules, Manifest
 from cloister.fabric.ports import Blobs
+from cloister.worker.account_calls import AccountCalls
 from cloister.worker.bundles import exact
-from cloister.worker.chain_calls import ChainCalls, tool_of_chain
+from cloister.worker.chain_calls import NO_CHAIN, ChainCalls, tool_of_chain
 from cloister.worker.chains import ChainView
 from cloister.worker.host import Extra, Origin
 from cloister.worker.leases import NodeIdentity
@@ -125,10 +126,17 @@ class Offers:
             left = await uses()
             return {n: None if s is None else sorted(s) for n, s in (("tools", left.tools), ("models", left.models))}
 
+        def chain_time() -> int:
+            own = self._chains.get(self._network.genesis.chain_id)
+            if own is None:
+                raise NO_CHAIN(expected="the network's own chain", found="none here")
+            return own.require_fresh().timestamp
+
         signer = AgentSigner(lambda: placed.keys, rules, Account(self._network.genesis.chain_id, record.account))
+        account = AccountCalls(record.agent, rules, chain_time, secrets.token_bytes)
         calls = AgentCalls(record.agent, lambda: placed.keys, self._node.sign, self._sender.send, uses, self._now_ms)
         chains = ChainCalls(record.agent, self._chains, uses)
-        return {**signer.calls(), **calls.calls(), **chains.calls(), "lists": lists}
+        return {**signer.calls(), **account.calls(), **calls.calls(), **chains.calls(), "lists": lists}
 
     async def names_chain(self, placed: Placed, chain_id: int) -> bool:
         """Whether the agent's manifest names a chain. Raises as ``manifest`` does."""

@@ -39,6 +39,7 @@ from cloister.sandbox.ports import Sandbox
 from cloister.sandbox.runtimes import AgentSandbox
 from cloister.wire.terms import LiveCommittee
 from cloister.worker.access import Access
+from cloister.worker.account_service import AccountService
 from cloister.worker.agents import AgentTable, Devices
 from cloister.worker.anchor_service import AnchorService
 from cloister.worker.anchors import Anchors
@@ -139,7 +140,11 @@ class Worker:
         self.link = GatewayLink(
             config.gateway, node, self.server, self.table, self.evidence, self.status, door, self.anchors.ready
         )
+        self._accounts = AccountService(
+            node, network, self.watch, self.table, self.committee, self._sender, self.offers.manifest
+        )
         self._unanswered = Troubles("contract's request not answered")
+        self._unsigned = Troubles("agent's account not served")
         self._quoting = 0
         self._unserved, self._unendorsed = Troubles("agent not served"), Troubles("heads not endorsed")
 
@@ -175,6 +180,7 @@ class Worker:
             keep_turning("schedule", self._scheduled, asyncio.sleep, every_s=5.0),
             keep_turning("logs", self._logs, asyncio.sleep, every_s=LOGS_S),
             keep_turning("anchor", self._anchor, self._until_news(), every_s=2.0),
+            keep_turning("accounts", self._accounted, self._until_news(), every_s=2.0),
             keep_turning("chains", self.anchors.turn_others, asyncio.sleep, every_s=1.0),
             keep_turning("rules", self._rules, self._until_news(), every_s=2.0),
             keep_turning("endorse", self._endorse, asyncio.sleep, every_s=0.5),
@@ -256,6 +262,10 @@ class Worker:
             offer=self.offers.of,
         )
 
+    def _now_s(self) -> int:
+        """Unix seconds: the host's clock, which cannot fall behind the chain's."""
+        return max(self.watch.checkpoint.timestamp, host_now_ms() // 1000)
+
     def _live_committee(self) -> LiveCommittee:
         """From the network file's committee on. The wall clock is read once: afterwards the host cannot turn it."""
         began = time.time() - time.monotonic()
@@ -269,10 +279,6 @@ class Worker:
 
     def _lessors(self, lease: Statement) -> SignerSet:
         return self.committee.terms.lessors(lease, self.watch.period_blocks)
-
-    def _now_s(self) -> int:
-        """Unix seconds: the host's clock, which cannot fall behind the chain's."""
-        return max(self.watch.checkpoint.timestamp, host_now_ms() // 1000)
 
     async def _worker(self, address: bytes) -> WorkerRecord | None:
         return await self.watch.state().worker(address)
@@ -336,6 +342,12 @@ class Worker:
             await self.table.reconcile()
         finally:
             self._unserved.tell(self.table.problems, short)
+
+    async def _accounted(self) -> None:
+        try:
+            await self._accounts.turn()
+        finally:
+            self._unsigned.tell(self._accounts.problems, short)
 
     async def _scheduled(self) -> None:
         try:

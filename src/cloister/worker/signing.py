@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from coincurve import PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.identity import Purpose
 from cloister.core.encoding.signatures import address_of, sign_digest
 from cloister.core.encoding.typed_data import account_digest, message_digest, typed_digest
 from cloister.core.errors import PolicyError, define
-from cloister.core.keys.account import signing_key
+from cloister.core.keys.account import ed25519_key, signing_key
 from cloister.core.policy.manifest import KeyRules
 from cloister.worker.host import BAD_ARGUMENT, Extra, Origin, need_data
 from cloister.worker.leases import AgentKeys
@@ -62,6 +63,8 @@ class AgentSigner:
             "keys.account": self._facts,
             "keys.sign_message": self._message,
             "keys.sign_typed_data": self._typed,
+            "keys.ed25519_key": self._ed25519_key,
+            "keys.sign_ed25519": self._ed25519,
         }
 
     async def _address(self, origin: Origin, args: Mapping[str, Any]) -> str:
@@ -95,6 +98,22 @@ class AgentSigner:
         if rules.raw and str(domain.get("name", "")).startswith(_OURS):  # 3
             raise DENIED(expected="a domain of others", found="one of this system")
         return self._signed(digest, rules)
+
+    async def _ed25519_key(self, origin: Origin, args: Mapping[str, Any]) -> str:
+        return to_hex((await self._second()).public_key().public_bytes_raw())
+
+    async def _ed25519(self, origin: Origin, args: Mapping[str, Any]) -> str:
+        key, message = await self._second(), need_data(args.get("message"))
+        if len(message) > MAX_MESSAGE:
+            raise BAD_ARGUMENT(expected=f"a message of at most {MAX_MESSAGE} bytes", found=f"{len(message)} bytes")
+        return to_hex(key.sign(message))
+
+    async def _second(self) -> Ed25519PrivateKey:
+        """The Ed25519 key, if the manifest opts in: no contract limits what it signs."""
+        if not (await self._allowed()).ed25519:
+            raise DENIED(expected='"ed25519": true in keys', found="a manifest without it")
+        keys = self._keys()
+        return ed25519_key(keys.key(Purpose.IDENTITY), bytes(keys.version.key(Purpose.IDENTITY)))
 
     async def _allowed(self) -> KeyRules:
         rules = await self._rules()

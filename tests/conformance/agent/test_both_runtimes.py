@@ -118,6 +118,21 @@ CASES: dict[str, tuple[str, str, Any]] = {
         "return [await ctx.keys.sign_typed_data({'domain': {'name': 'd'}, 'message': {'v': 7}})]",
         ['{"typed":{"domain":{"name":"d"},"message":{"v":7}}}'],
     ),
+    "an Ed25519 key is shown and signs bytes": (
+        "return [await ctx.keys.ed25519Key(), await ctx.keys.signEd25519('ü')];",
+        "return [await ctx.keys.ed25519_key(), await ctx.keys.sign_ed25519('ü')]",
+        ["{}", '{"message":"w7w="}'],
+    ),
+    "a call by the account has its defaults": (
+        "return [await ctx.keys.send({ to: '0x01' })];",
+        "return [await ctx.keys.send('0x01')]",
+        ['{"to":"0x01","value":"0","data":"0x","key":null,"within_s":600}'],
+    ),
+    "a call by the account is asked for as it is": (
+        "return [await ctx.keys.send({ to: '0x01', value: 5n, data: '0x02', key: 'k', withinS: 60 })];",
+        "return [await ctx.keys.send('0x01', value=5, data='0x02', key='k', within_s=60)]",
+        ['{"to":"0x01","value":"5","data":"0x02","key":"k","within_s":60}'],
+    ),
     "the account is a set of facts": (
         "return await ctx.keys.account();",
         "return await ctx.keys.account()",

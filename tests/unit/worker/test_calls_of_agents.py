@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.signatures import recover, sign_digest
@@ -300,6 +301,18 @@ async def test_a_raw_key_signs_as_itself_where_the_manifest_says_so(make: Make) 
     assert caught.value.code == "worker.keys_denied"
 
 
+async def test_an_ed25519_key_of_its_own_signs_bytes_where_the_manifest_says_so(make: Make) -> None:
+    calls, signer = await signer_of(make, KeyRules(messages=False, typed_data=(), raw=False, ed25519=True))
+    public = from_hex(await calls["keys.ed25519_key"](Origin(), {}), 32, name="key")
+    signature = from_hex(
+        await calls["keys.sign_ed25519"](Origin(), {"message": text_of(b"hello")}), 64, name="signature"
+    )
+    Ed25519PublicKey.from_public_bytes(public).verify(signature, b"hello")
+    again = from_hex(await calls["keys.ed25519_key"](Origin(), {}), 32, name="key")
+    assert again == public, "one key per agent epoch"
+    assert public[:20] != signer
+
+
 DENIED: dict[str, tuple[KeyRules | None, str, dict[str, Any], str]] = {
     "a manifest without keys": (None, "keys.address", {}, "worker.keys_denied"),
     "a message that is not allowed": (
@@ -307,6 +320,18 @@ DENIED: dict[str, tuple[KeyRules | None, str, dict[str, Any], str]] = {
         "keys.sign_message",
         {"message": ""},
         "worker.keys_denied",
+    ),
+    "an Ed25519 key without opting in": (
+        KeyRules(messages=True, typed_data=(), raw=True),
+        "keys.sign_ed25519",
+        {"message": ""},
+        "worker.keys_denied",
+    ),
+    "an Ed25519 message that is too long": (
+        KeyRules(messages=True, typed_data=(), raw=False, ed25519=True),
+        "keys.sign_ed25519",
+        {"message": text_of(bytes(70_000))},
+        "sandbox.argument",
     ),
     "another contract": (
         KeyRules(messages=True, typed_data=("7:0x" + "cd" * 20,), raw=False),

@@ -57,6 +57,8 @@ class Context(Enum):
     KEYSTORE = "cloister/v1/keystore"
     SECRETS = "cloister/v1/secrets"
     AGENT_SIGNING = "cloister/v1/agent/signing"
+    AGENT_ED25519 = "cloister/v1/agent/ed25519"
+    ACCOUNT_NONCE = "cloister/v1/account/nonce"
     AGENT_CALLER = "cloister/v1/agent/caller"
     API_KEY = "cloister/v1/api-key"
     AGENT_LOG = "cloister/v1/agent/log"

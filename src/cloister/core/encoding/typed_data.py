@@ -36,6 +36,7 @@ _ACCOUNT_DOMAIN: Final = keccak256(
     b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 )
 _ACCOUNT_MESSAGE: Final = keccak256(b"AgentMessage(bytes32 hash)")
+_ACCOUNT_CALL: Final = keccak256(b"AgentCall(address target,uint256 value,bytes data,uint256 nonce,uint256 deadline)")
 
 BAD_TYPED = define(
     "encoding.typed_data",
@@ -54,10 +55,25 @@ def message_digest(message: bytes) -> bytes:
 
 def account_digest(digest: bytes, chain_id: int, account: bytes) -> bytes:
     """What the signer of an AgentAccount signs so that EIP-1271 accepts ``digest`` (AgentAccount.messageDigest)."""
+    struct = keccak256(_ACCOUNT_MESSAGE, need_bytes("digest", digest, 32))
+    return keccak256(b"\x19\x01", _account_domain(chain_id, account), struct)
+
+
+def account_call_digest(
+    chain_id: int, account: bytes, target: bytes, value: int, data: bytes, nonce: int, deadline: int
+) -> bytes:
+    """What the signer of an AgentAccount signs so that anybody may bring its call (AgentAccount.callDigest)."""
+    words = [need_uint(name, number, 256).to_bytes(32, "big") for name, number in (("value", value), ("nonce", nonce))]
+    until = need_uint("deadline", deadline, 256).to_bytes(32, "big")
+    where = bytes(12) + need_bytes("target", target, 20)
+    struct = keccak256(_ACCOUNT_CALL, where, words[0], keccak256(data), words[1], until)
+    return keccak256(b"\x19\x01", _account_domain(chain_id, account), struct)
+
+
+def _account_domain(chain_id: int, account: bytes) -> bytes:
     names = keccak256(b"CloisterAgentAccount"), keccak256(b"1")
     where = need_uint("chain id", chain_id, 256).to_bytes(32, "big") + bytes(12) + need_bytes("account", account, 20)
-    domain = keccak256(_ACCOUNT_DOMAIN, *names, where)
-    return keccak256(b"\x19\x01", domain, keccak256(_ACCOUNT_MESSAGE, need_bytes("digest", digest, 32)))
+    return keccak256(_ACCOUNT_DOMAIN, *names, where)
 
 
 def typed_digest(typed: object) -> bytes:

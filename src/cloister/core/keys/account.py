@@ -7,6 +7,7 @@ agent's contract account once the committee has registered it there for this epo
 from __future__ import annotations
 
 from coincurve import PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cloister.core.encoding.contexts import Context
 from cloister.core.threshold.ibe import DerivedKey
@@ -22,3 +23,8 @@ def signing_key(identity_key: DerivedKey, identity: bytes) -> PrivateKey:
         except ValueError:
             continue
     raise RuntimeError("256 hashes in a row that are no scalars")
+
+
+def ed25519_key(identity_key: DerivedKey, identity: bytes) -> Ed25519PrivateKey:
+    """The Ed25519 key (RFC 8032) of one agent epoch, of another context than the one above; no contract limits it."""
+    return Ed25519PrivateKey.from_private_bytes(identity_key.symmetric(Context.AGENT_ED25519, identity))

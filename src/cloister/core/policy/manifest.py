@@ -28,6 +28,7 @@ MAX_PROCESSES: Final = 8
 MAX_DELAY: Final = 1 << 32
 _MIB: Final = 1 << 20
 ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_KEY_SWITCHES: Final = ("messages", "raw", "calls", "ed25519")
 _SIGNED_DOMAIN = re.compile(r"[1-9][0-9]{0,15}:0x[0-9a-f]{40}")
 _TASK_PATH = re.compile(r"/[!-~]{0,255}")
 _CALLED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
@@ -121,15 +122,20 @@ BAD_BUNDLE = define(
 @dataclass(frozen=True, slots=True)
 class KeyRules:
     """What the agent's own key may sign. ``messages``: EIP-191 texts. ``typed_data``: EIP-712 domains, each
-    "chain id:0x-hex of the verifying contract". ``raw``: as the key's own address instead of the agent's account."""
+    "chain id:0x-hex of the verifying contract". ``raw``: as the key's own address instead of the agent's account.
+    ``calls``: calls by the account, within its limits on chain. ``ed25519``: bytes, by a key that no chain limits."""
 
     messages: bool
     typed_data: tuple[str, ...]
     raw: bool
+    calls: bool = False
+    ed25519: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """The full form."""
-        return {"messages": self.messages, "typed_data": list(self.typed_data), "raw": self.raw}
+        """The full form; ``calls`` and ``ed25519`` stand in it where set: they came later."""
+        later = {"calls": self.calls, "ed25519": self.ed25519}
+        first = {"messages": self.messages, "typed_data": list(self.typed_data), "raw": self.raw}
+        return first | {name: value for name, value in later.items() if value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,15 +300,17 @@ def _names(source: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...], 
 def _keys(value: object) -> KeyRules | None:
     if value is None:
         return None
-    if not isinstance(value, dict) or not set(value) <= {"messages", "typed_data", "raw"}:
-        raise BAD_KEYS(expected="messages, typed_data and raw only", found="other fields")
-    messages, raw = value.get("messages", False), value.get("raw", False)
+    if not isinstance(value, dict) or not set(value) <= {"typed_data", *_KEY_SWITCHES}:
+        raise BAD_KEYS(expected=f"typed_data, {', '.join(_KEY_SWITCHES)} only", found="other fields")
+    switches = {name: value.get(name, False) for name in _KEY_SWITCHES}
     domains = _texts("typed_data", value.get("typed_data", []))
-    if not isinstance(messages, bool) or not isinstance(raw, bool) or len(domains) > MAX_NAMES:
+    if not all(isinstance(one, bool) for one in switches.values()) or len(domains) > MAX_NAMES:
         raise BAD_KEYS(expected=f"true or false, and at most {MAX_NAMES} domains", found="others")
+    if switches["raw"] and switches["calls"]:
+        raise BAD_KEYS(expected="calls by the account, or raw signatures of the key", found="both")
     if not all(_SIGNED_DOMAIN.fullmatch(domain) for domain in domains):
         raise BAD_KEYS(expected="domains as chain id:0x-hex in lower case", found="others")
-    return KeyRules(messages, domains, raw)
+    return KeyRules(typed_data=domains, **switches)
 
 
 def _processes(value: object) -> int:

@@ -335,6 +335,21 @@ class Keys:
     async def sign_typed_data(self, typed: Mapping[str, Any]) -> str:
         return str(await self._call("keys.sign_typed_data", typed=typed))
 
+    async def ed25519_key(self) -> str:
+        return str(await self._call("keys.ed25519_key"))
+
+    async def sign_ed25519(self, message: str | bytes) -> str:
+        data = message.encode() if isinstance(message, str) else message
+        return str(await self._call("keys.sign_ed25519", message=base64.b64encode(data).decode()))
+
+    async def send(
+        self, to: str, *, value: int = 0, data: str = "0x", key: str | None = None, within_s: int = 600
+    ) -> str:
+        return str(await self._call("keys.send", to=to, value=str(value), data=data, key=key, within_s=within_s))
+
+    async def sent(self, nonce: str) -> dict[str, Any]:
+        return dict(await self._call("keys.sent", nonce=nonce))
+
 
 class Chain:
     """``ctx.chain(id)``: verified values of a chain, and writes to the agent's store there."""

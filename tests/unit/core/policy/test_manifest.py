@@ -220,11 +220,25 @@ def test_an_agents_key_rules_make_the_round_trip() -> None:
     assert b"keys" not in bytes(normalize({}))
 
 
+def test_later_key_rules_stand_in_the_full_form_only_where_they_are_set() -> None:
+    """Manifests that were made before them keep their hash."""
+    plain = normalize({"keys": {"messages": True}})
+    assert b"ed25519" not in bytes(plain)
+    assert b"calls" not in bytes(plain)
+    later = normalize({"keys": {"calls": True, "ed25519": True}})
+    assert later.keys is not None
+    assert (later.keys.calls, later.keys.ed25519, later.keys.messages) == (True, True, False)
+    assert Manifest.parse(bytes(later)) == later
+
+
 BAD_KEYS: dict[str, object] = {
     "a list": [],
     "an unknown field": {"everything": True},
     "a text for true": {"messages": "yes"},
     "one for raw": {"raw": 1},
+    "a text for calls": {"calls": "all"},
+    "nothing for ed25519": {"ed25519": None},
+    "calls by the account and a raw key": {"calls": True, "raw": True},
     "a domain without a chain": {"typed_data": ["0x" + "ab" * 20]},
     "a domain in upper case": {"typed_data": ["1:0x" + "AB" * 20]},
     "chain zero": {"typed_data": ["0:0x" + "ab" * 20]},

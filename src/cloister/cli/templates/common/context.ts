@@ -20,6 +20,10 @@ export interface Context {
   keys: Keys;
   /** Calls of other agents, as this agent. */
   agents: Agents;
+  /** Verified values of a chain that the manifest names as a tool (`chain:ID`), and the agent's store at its Anchor. */
+  chain(id: number): Chain;
+  /** The tools and models that manifest and owner leave now; null: nothing binds. */
+  lists(): Promise<{ tools: string[] | null; models: string[] | null }>;
   /** Evidence of this worker's hardware over 32 bytes of yours. Only on a network. */
   attest(nonce: Uint8Array): Promise<Record<string, unknown>>;
   log: Log;
@@ -40,7 +44,27 @@ export interface Keys {
   account(): Promise<{ address: string; account: string; signer: string; chainId: number }>;
   signMessage(message: string | Uint8Array): Promise<string>;
   signTypedData(typed: { domain: any; types: any; primaryType: string; message: any }): Promise<string>;
+  ed25519Key(): Promise<string>;
+  signEd25519(message: string | Uint8Array): Promise<string>;
+  /** A call by the agent's contract account; gives its nonce. Made at most once, if this request commits. */
+  send(call: AccountCall): Promise<string>;
+  sent(nonce: string): Promise<{ state: "waiting" | "made" | "expired" | "unknown"; reason: string | null }>;
 }
+
+/** `value`: wei. `key`: calls of one key are one call. `withinS`: seconds until it expires, 30 to 3600. */
+export type AccountCall = { to: string; value?: bigint | number; data?: string; key?: string; withinS?: number };
+
+/** Each answer names the checkpoint that it rests on. */
+export interface Chain {
+  at(): Promise<Checkpoint>;
+  storage(address: string, slot: bigint | number | string): Promise<{ value: string; checkpoint: Checkpoint }>;
+  call(to: string, data?: string): Promise<{ data: string; checkpoint: Checkpoint }>;
+  get(key: string): Promise<{ version: number; value: string; waiting: string | null; checkpoint: Checkpoint }>;
+  /** Queued with the request's own writes; replaces exactly that version. */
+  put(key: string, value: string | Uint8Array, options?: { version?: number }): Promise<void>;
+}
+
+export type Checkpoint = { chain: number; number: number; hash: string; timestamp: number };
 
 export interface Agents {
   fetch(agent: string, request?: string | Request, options?: AgentCall): Promise<Response>;
