@@ -91,10 +91,10 @@ def _asked(request: urllib.request.Request) -> Answer:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
     try:
         with opener.open(request, timeout=60) as found:
-            return Answer(found.status, found.headers, found.read())
+            return Answer(found.status, dict(found.headers.items()), found.read())
     except urllib.error.HTTPError as error:
         with error:
-            return Answer(error.code, error.headers, error.read())
+            return Answer(error.code, dict(error.headers.items()), error.read())
 
 
 def say(message: Mapping[str, Any]) -> None:

@@ -123,7 +123,8 @@ class LogBook:
         ``next`` and ``head`` are this boot's own word: what the store left out is missed by them."""
         stream = self._streams.setdefault(placed.record.agent, _Stream())
         (count, head), key = stream.kept, await self.key(placed)
-        wanted, size, more = [], 0, False
+        wanted: list[str] = []
+        size, more = 0, False
         for name, entry in sorted(await self._kept(placed), key=lambda one: ownerlog.host_time(one[1].value)):
             boot, _, number = name.partition(".")
             known = have.get("0x" + boot, 0)

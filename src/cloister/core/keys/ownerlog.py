@@ -90,7 +90,8 @@ def parse_page(data: bytes, network: bytes, agent: bytes) -> tuple[Page, bytes]:
     """(page, name) of kept bytes. Raises SealError (seal.log_page) unless the worker that it names signed it."""
     if not _HEADER.size + 16 + _SIGNATURE <= len(data) <= MAX_PAGE or data[:4] != _MAGIC:
         raise BAD_PAGE(expected="a page", found=f"{len(data)} bytes of another form")
-    page = Page(*_HEADER.unpack_from(data)[1:], data[_HEADER.size : -_SIGNATURE])
+    fields: list[Any] = [*_HEADER.unpack_from(data)[1:], data[_HEADER.size : -_SIGNATURE]]
+    page = Page(*fields)
     name = page.name(network, agent)
     try:
         verify_signer(name, data[-_SIGNATURE:], page.worker)
