@@ -64,6 +64,9 @@ SERVICES = {
         """worker.acts worker.chains worker.anchors worker.chain_calls node.chains chain.kinds chain.logs
         core.encoding.chain_record core.chainview.directory""",
     ),
+    "what owners see and command": (
+        520, "core.keys.ownerlog core.encoding.owner_statements worker.logbook worker.owner worker.figures"
+    ),
     "agents in Python": (900, "sandbox.python sandbox.runtimes core.policy.archive harness.py cloister_agent.py"),
     "agents that wake up by a schedule": (300, "worker.schedule core.policy.cron"),
 }
