@@ -21,9 +21,23 @@ from support.sandbox_kit import MemoryHost, ask, spec_of
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 AGENT = """
+const talk = (target) => new Promise((resolve) => {
+  const socket = new WebSocket(target), heard = [];
+  socket.onopen = () => socket.send("x".repeat(20000));
+  socket.onmessage = ({ data }) => heard.push(data.length) == 3 && socket.close();
+  socket.onerror = () => resolve("refused");
+  socket.onclose = () => resolve(heard);
+});
 export default {
   async fetch(request) {
     const target = new URL(request.url).searchParams.get("to");
+    if (target.startsWith("wss:")) {
+      try {
+        return Response.json(await talk(target));
+      } catch (error) {
+        return Response.json(error.name);
+      }
+    }
     const answer = await fetch(target, { method: "POST", body: "x".repeat(20000) });
     return Response.json([answer.status, (await answer.text()).length]);
   },
@@ -49,7 +63,18 @@ async def upstream(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Up
         seen.append(f"{request.host}{request.path}:{len(await request.read())}")
         return web.Response(text="y" * 50_000)
 
+    async def talk(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        heard = await socket.receive_str()
+        seen.append(f"{request.host}{request.path}:{len(heard)}")
+        for size in (1, 20, 30_000):
+            await socket.send_str("y" * size)
+        await socket.receive()
+        return socket
+
     app = web.Application()
+    app.router.add_get("/live", talk)
     app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(app)
     await runner.setup()
@@ -82,6 +107,26 @@ async def test_an_allowed_host_is_reached_with_tls_end_to_end(
     used = process.usage()
     assert used["egress_bytes"] > 20_000
     assert used["ingress_bytes"] > 50_000
+
+
+async def test_a_web_socket_goes_the_same_way(agent: tuple[SandboxProcess, MemoryHost], upstream: Upstream) -> None:
+    process, _ = agent
+    assert json.loads((await ask(process, "/?to=wss://api.example/live")).body) == [1, 20, 30_000]
+    assert upstream.seen[-1] == "api.example/live:20000"
+    used = process.usage()
+    assert used["egress_bytes"] > 20_000, "its bytes count"
+    assert used["ingress_bytes"] > 30_000
+
+
+async def test_a_web_socket_to_another_host_is_refused(
+    agent: tuple[SandboxProcess, MemoryHost], upstream: Upstream
+) -> None:
+    process, _ = agent
+    before = len(upstream.seen)
+    said = json.loads((await ask(process, "/?to=wss://other.example/live")).body)
+    assert said in ("refused", "NotCapable")
+    assert len(upstream.seen) == before
+    assert process.usage()["egress_bytes"] == 0
 
 
 async def test_a_mapped_host_that_is_not_in_the_list_is_refused(
