@@ -55,11 +55,13 @@ class ProvenCalls:
 
     async def word(self, address: bytes, slot: int) -> int:
         """One word of a contract's storage at the checkpoint; 0 where there is none. Raises as ``view`` does."""
-        await self._prove(NeedState(address, slot))
+        if (address, slot) not in self._world.words:
+            return (await self._prove(NeedState(address, slot))).words[address, slot]
         return self._world.words[address, slot]
 
-    async def _prove(self, need: NeedState) -> None:
-        """1. the account by proof; 2. one word under its storage root, or its code by the proven hash."""
+    async def _prove(self, need: NeedState) -> ProvenWorld:
+        """1. the account by proof; 2. one word under its storage root, or its code by the proven hash. Gives where it
+        is kept."""
         if len(self._world.words) + len(self._world.accounts) >= MAX_KEPT:
             self._world = ProvenWorld()
         world, slots = self._world, [] if need.slot is None else [need.slot]
@@ -73,6 +75,7 @@ class ProvenCalls:
         else:
             code = b"" if found.code_hash == EMPTY_CODE else await self._code(need.address, found)
             world.accounts[need.address] = AccountFacts(found.balance, found.code_hash, code)
+        return world
 
     async def _code(self, address: bytes, account: Account) -> bytes:
         answer = await self._rpc.call("eth_getCode", to_hex(address), hex(self.checkpoint.number))

@@ -23,7 +23,13 @@ _REBROADCAST_EVERY = 20
 # What endpoints say of bytes that they have, of a nonce that is used up, and of an account that cannot pay.
 _HAVE = ("already known", "already imported", "known transaction", "already in mempool")
 _USED = ("nonce too low", "transaction is outdated")
-_POOR = ("insufficient funds", "insufficient balance", "inability to pay", "exceeds allowance (0)", "payment")
+_POOR = (
+    "insufficient funds",
+    "insufficient balance",
+    "inability to pay",
+    "exceeds allowance (0)",
+    "invalid transaction: payment",
+)
 # First four bytes of keccak256("getL1Fee(bytes)").
 _DATA_FEE = bytes.fromhex("49948e0e")
 

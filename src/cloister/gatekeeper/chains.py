@@ -5,7 +5,8 @@ A conflict on one chain halts this member on that chain; the network's own chain
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Sequence
 
 from cloister.chain.finality import Finality, Follower, RpcQuorum
 from cloister.chain.rpc import Rpc
@@ -43,7 +44,8 @@ class ConnectedChain:
     def __init__(self, setting: ChainSetting, record: ChainRecord, store: Store) -> None:
         self.record = record
         self._rpcs = [Rpc(url) for url in setting.rpc]
-        self._verifier = RpcQuorum(self._rpcs, setting.quorum(), Finality(record.tag, record.depth))
+        self._quorum = setting.quorum()
+        self._verifier = RpcQuorum(self._rpcs, self._quorum, Finality(record.tag, record.depth))
         self._store = store.of_chain(record.chain_id)
         self._book: Checkpoints | None = None
         self._term = 0
@@ -81,8 +83,10 @@ class ConnectedChain:
         if self._known:
             return
         first = await self._verifier.header(0)
-        ids = {await rpc.call("eth_chainId") for rpc in self._rpcs}
-        if first.hash != self.record.genesis_hash or ids != {hex(self.record.chain_id)}:
+        said = await asyncio.gather(*(rpc.call("eth_chainId") for rpc in self._rpcs), return_exceptions=True)
+        ids = [one for one in said if not isinstance(one, CloisterError)]
+        wrong = any(one != hex(self.record.chain_id) for one in ids)
+        if first.hash != self.record.genesis_hash or wrong or len(ids) < self._quorum:
             raise WRONG_CHAIN(expected=f"chain {self.record.chain_id} with its first block", found="another chain")
         self._known = True
 
@@ -114,15 +118,17 @@ class ConnectedChains:
         return {n: c.record.anchor.address for n, c in self._chains.items() if c.connected}
 
     async def turn(self, at: Snapshot, office: Office, anchor: bytes) -> None:
-        """A turn of each chain; a refusal of one is logged once and holds up no other."""
-        for chain_id, chain in self._chains.items():
-            try:
-                await chain.turn(at, office, anchor)
-                self._said.pop(chain_id, None)
-            except CloisterError as error:
-                if self._said.get(chain_id) != error.code:
-                    _log.warning("waits", chain=chain_id, code=error.code, expected=error.expected, found=error.found)
-                self._said[chain_id] = error.code
+        """A turn of each chain, side by side; a refusal of one is logged once and holds up no other."""
+        await asyncio.gather(*(self._one(n, chain.turn(at, office, anchor)) for n, chain in self._chains.items()))
+
+    async def _one(self, chain_id: int, turn: Awaitable[None]) -> None:
+        try:
+            await turn
+            self._said.pop(chain_id, None)
+        except CloisterError as error:
+            if self._said.get(chain_id) != error.code:
+                _log.warning("waits", chain=chain_id, code=error.code, expected=error.expected, found=error.found)
+            self._said[chain_id] = error.code
 
     async def close(self) -> None:
         """Close connections."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from cloister.core.encoding.hexes import to_hex
@@ -39,16 +40,18 @@ class Anchors:
         return {agent: e for service in self._services.values() for agent, e in service.problems.items()}
 
     async def turn_others(self) -> None:
-        """A turn of each connected chain. A refusal is logged when it is a new one, and holds up no other chain."""
-        for chain_id, (chain, service) in self._others.items():
-            try:
-                await chain.refresh()
-                await service.turn()
-                self._said.pop(chain_id, None)
-            except CloisterError as error:
-                if self._said.get(chain_id) != error.code:
-                    _log.warning("waits", chain=chain_id, code=error.code, expected=error.expected, found=error.found)
-                self._said[chain_id] = error.code
+        """A turn of each connected chain, side by side. A new refusal is logged; none holds up another chain."""
+        await asyncio.gather(*(self._turn(chain, service) for chain, service in self._others.values()))
+
+    async def _turn(self, chain: OtherChain, service: AnchorService) -> None:
+        try:
+            await chain.refresh()
+            await service.turn()
+            self._said.pop(chain.chain_id, None)
+        except CloisterError as error:
+            if self._said.get(chain.chain_id) != error.code:
+                _log.warning("waits", chain=chain.chain_id, code=error.code, expected=error.expected, found=error.found)
+            self._said[chain.chain_id] = error.code
 
     def ready(self, chain_id: int, agent: bytes, index: int) -> Ready:
         """What anybody may bring to the chain. Raises worker.no_answer_waits."""

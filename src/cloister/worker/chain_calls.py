@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+from cloister.chain.proven_calls import ProvenCalls
 from cloister.core.chainview.anchor import MAX_VALUE
 from cloister.core.chainview.evm import MAX_GAS
 from cloister.core.encoding.hexes import from_hex, to_hex
@@ -16,6 +18,8 @@ from cloister.worker.chains import ChainView
 from cloister.worker.host import BAD_ARGUMENT, Extra, Origin, need_data
 
 MAX_DATA: Final = 16 << 10
+# Questions of one agent about chains that are proven at once; the others wait.
+AT_ONCE: Final = 4
 
 NO_CHAIN = define(
     "worker.no_chain",
@@ -50,6 +54,8 @@ class ChainCalls:
 
     def __init__(self, agent: bytes, chains: Mapping[int, ChainView], uses: Callable[[], Awaitable[Uses]]) -> None:
         self._agent, self._chains, self._uses = agent, chains, uses
+        self._free = asyncio.Semaphore(AT_ONCE)
+        self._calls: dict[int, ProvenCalls] = {}
 
     def calls(self) -> Mapping[str, Extra]:
         """What agent code may call."""
@@ -66,18 +72,18 @@ class ChainCalls:
 
     async def _word(self, origin: Origin, args: Mapping[str, Any]) -> dict[str, Any]:
         """One word of any contract's storage."""
-        chain = await self._chain(args)
-        chain.require_fresh()
-        calls = chain.calls()
-        word = await calls.word(_hex(args, "address", 20), int.from_bytes(_hex(args, "slot", 32), "big"))
+        calls = self._proven(await self._chain(args))
+        address, slot = _hex(args, "address", 20), int.from_bytes(_hex(args, "slot", 32), "big")
+        async with self._free:
+            word = await calls.word(address, slot)
         return {"value": f"0x{word:064x}", "checkpoint": _named(calls.checkpoint)}
 
     async def _call(self, origin: Origin, args: Mapping[str, Any]) -> dict[str, Any]:
         """What a view of any contract answers. Raises worker.view_reverted."""
-        chain = await self._chain(args)
-        chain.require_fresh()
-        calls = chain.calls()
-        outcome = await calls.view(_hex(args, "to", 20), _hex(args, "data", None), caller=bytes(20), gas=MAX_GAS)
+        calls = self._proven(await self._chain(args))
+        to, data = _hex(args, "to", 20), _hex(args, "data", None)
+        async with self._free:
+            outcome = await calls.view(to, data, gas=MAX_GAS)
         if not outcome.ok:
             raise REVERTED_VIEW(expected="an answer", found=f"a revert with {to_hex(outcome.output[:256])}")
         return {"data": to_hex(outcome.output), "checkpoint": _named(calls.checkpoint)}
@@ -114,6 +120,13 @@ class ChainCalls:
         act = Act(key, wanted, value, at.timestamp)
         await _state(origin).put(act.name(chain.chain_id), act.encode())  # 4
 
+    def _proven(self, chain: ChainView) -> ProvenCalls:
+        """This agent's own views at the chain's newest checkpoint, with what was proven for them."""
+        at, known = chain.require_fresh(), self._calls.get(chain.chain_id)
+        if known is None or known.checkpoint != at:
+            known = self._calls[chain.chain_id] = chain.calls()
+        return known
+
     async def _waits(self, origin: Origin, chain: ChainView, key: bytes) -> Act | None:
         data = await _state(origin).get(Act(key, 0, b"", 0).name(chain.chain_id))
         return None if data is None else Act.decode(key, data)
@@ -122,7 +135,8 @@ class ChainCalls:
         if chain.anchor is None:
             raise NO_CHAIN(expected="a chain with an Anchor", found="one without")
         state = chain.state()
-        return *await chain.anchor.entry(state, self._agent, key), state.checkpoint
+        async with self._free:
+            return *await chain.anchor.entry(state, self._agent, key), state.checkpoint
 
     async def _chain(self, args: Mapping[str, Any]) -> ChainView:
         wanted = args.get("chain")

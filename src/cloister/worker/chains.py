@@ -57,7 +57,7 @@ class ChainView(Protocol):
         """The Anchor's records by proof at the newest checkpoint."""
 
     def calls(self) -> ProvenCalls:
-        """Views and words of any contract at the newest checkpoint."""
+        """Views and words of any contract at the newest checkpoint: an object of its own for each who asks."""
 
     async def founded(self) -> int:
         """The block before which nobody could ask its Anchor."""
@@ -69,7 +69,7 @@ class OwnChain:
     remote = None
 
     def __init__(self, network: Network, watch: ChainWatch, sender: Sender) -> None:
-        self.chain_id, self._watch = network.genesis.chain_id, watch
+        self.chain_id, self._watch, self._rpc = network.genesis.chain_id, watch, sender.rpc
         contracts = network.genesis.contracts
         self.anchor = AnchorChain(sender.rpc, contracts[NAME].address, sender) if NAME in contracts else None
 
@@ -82,8 +82,8 @@ class OwnChain:
         return self._watch.state()
 
     def calls(self) -> ProvenCalls:
-        """At the newest checkpoint."""
-        return self._watch.calls()
+        """At the newest checkpoint. Not those of access hooks: what agents read must not push out what hooks need."""
+        return ProvenCalls(self._rpc, self._watch.require_fresh())
 
     async def founded(self) -> int:
         """The network's founding."""
@@ -114,7 +114,6 @@ class OtherChain:
         self._refused: CloisterError | None = None
         self._conflict: CloisterError | None = None
         self._state: ProvenState | None = None
-        self._calls: ProvenCalls | None = None
 
     async def refresh(self) -> None:
         """Take the newest checkpoint in. Raises CloisterError; a conflict stops the use of this chain for good.
@@ -171,10 +170,7 @@ class OtherChain:
 
     def calls(self) -> ProvenCalls:
         """At the newest checkpoint."""
-        at = self.require_fresh()
-        if self._calls is None or self._calls.checkpoint != at:
-            self._calls = ProvenCalls(self.rpc, at)
-        return self._calls
+        return ProvenCalls(self.rpc, self.require_fresh())
 
     async def founded(self) -> int:
         """The block that made the Anchor."""
