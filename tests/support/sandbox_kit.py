@@ -22,6 +22,7 @@ HOST_REFUSED = define("test.host_refused", SandboxError, check="the test's host 
 ECHOED = frozenset(
     f"keys.{name}" for name in ("sign_message", "sign_typed_data", "account", "ed25519_key", "sign_ed25519", "send")
 )
+SHOWN = frozenset(f"chain.{name}" for name in ("at", "word", "call", "get", "put")) | {"keys.sent", "lists"}
 
 
 @dataclass
@@ -49,6 +50,8 @@ class MemoryHost:
             return {"nonce": args["nonce"]}
         if args.get("message") == base64.b64encode(b"refuse").decode():
             raise HOST_REFUSED(expected="a message that may be signed", found=name)
+        if name in SHOWN:
+            return {"asked": name, **args}
         if name in ECHOED:
             return {"name": name, **args} if name == "keys.account" else json.dumps(args, separators=(",", ":"))
         if name == "agents.fetch":

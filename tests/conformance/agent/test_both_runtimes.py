@@ -133,6 +133,41 @@ CASES: dict[str, tuple[str, str, Any]] = {
         "return [await ctx.keys.send('0x01', value=5, data='0x02', key='k', within_s=60)]",
         ['{"to":"0x01","value":"5","data":"0x02","key":"k","within_s":60}'],
     ),
+    "how a call by the account ended is asked by its nonce": (
+        "return await ctx.keys.sent('0x07');",
+        "return await ctx.keys.sent('0x07')",
+        {"asked": "keys.sent", "nonce": "0x07"},
+    ),
+    "a chain says which checkpoint it is at": (
+        "return await ctx.chain(8453).at();",
+        "return await ctx.chain(8453).at()",
+        {"asked": "chain.at", "chain": 8453},
+    ),
+    "a word of a contract's storage is asked by its slot": (
+        "return await ctx.chain(1).storage('0x01', 300);",
+        "return await ctx.chain(1).storage('0x01', 300)",
+        {"asked": "chain.word", "chain": 1, "address": "0x01", "slot": f"0x{300:064x}"},
+    ),
+    "a view is called": (
+        "return await ctx.chain(1).call('0x01', '0x02');",
+        "return await ctx.chain(1).call('0x01', '0x02')",
+        {"asked": "chain.call", "chain": 1, "to": "0x01", "data": "0x02"},
+    ),
+    "an entry of the agent's store on a chain is read": (
+        "return await ctx.chain(1).get('0x05');",
+        "return await ctx.chain(1).get('0x05')",
+        {"asked": "chain.get", "chain": 1, "key": "0x05"},
+    ),
+    "an entry is replaced at its version, and that says nothing": (
+        "return (await ctx.chain(1).put('0x05', 'ü', { version: 3 })) ?? null;",
+        "return await ctx.chain(1).put('0x05', 'ü', version=3)",
+        None,
+    ),
+    "what may be used now is asked of the worker": (
+        "return await ctx.lists();",
+        "return await ctx.lists()",
+        {"asked": "lists"},
+    ),
     "the account is a set of facts": (
         "return await ctx.keys.account();",
         "return await ctx.keys.account()",
