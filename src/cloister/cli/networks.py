@@ -14,7 +14,7 @@ from cloister.cli.running import command
 from cloister.cli.settings import settings_of
 from cloister.core.errors import ConfigError, define
 
-SHOWN = ("gateway", "fingerprint", "network_file", "rpc")
+SHOWN = ("gateway", "fingerprint", "network_file", "rpc", "second_chain", "second_rpc", "second_record")
 
 UNHEALTHY = define(
     "cli.unhealthy",
@@ -40,6 +40,9 @@ async def up(
         list[str] | None,
         typer.Option(help="HOST=IP:PORT: where agents find HOST on this devnet; repeatable.", metavar="MAP"),
     ] = None,
+    second_chain: Annotated[
+        bool, typer.Option("--second-chain", help="Another chain beside it, connected, for agents on both.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start a whole network on this machine, with pretend TEEs, and run it until control-C."""
@@ -53,7 +56,7 @@ async def up(
         say("  cloister agent new hello && cloister agent deploy hello")
         return live.show(home) if sys.stderr.isatty() and not as_json else None
 
-    await commands.up(home, workers=workers, map_host=map_host, say=say, on_ready=ready)
+    await commands.up(home, workers=workers, map_host=map_host, second_chain=second_chain, say=say, on_ready=ready)
     say("stopped; its data stays")
 
 

@@ -64,6 +64,7 @@ async def up(
     *,
     workers: int = len(WORKERS),
     map_host: list[str] | None = None,
+    second_chain: bool = False,
     say: Callable[[str], None],
     on_ready: Callable[[Mapping[str, Any]], Any],
 ) -> None:
@@ -79,7 +80,7 @@ async def up(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    options = Options(home, workers=workers, map_host=parse_map_host(map_host or []))
+    options = Options(home, workers=workers, map_host=parse_map_host(map_host or []), second_chain=second_chain)
     devnet = Devnet(options, say)
     try:
         starting, stopping = asyncio.ensure_future(devnet.start()), asyncio.ensure_future(stop.wait())

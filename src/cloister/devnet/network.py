@@ -401,6 +401,8 @@ class Devnet:
         assert self.network is not None  # noqa: S101 - read before
         owner = self.owner()
         await self.fund(address_of(owner))
+        if self._second_faucet is not None:
+            await self._second_faucet.send(address_of(owner), value=GAS_WEI)
         passphrase = self.layout.home / "owner.passphrase"
         keystore = self.layout.home / "owner.keystore.json"
         if not keystore.exists():
@@ -420,8 +422,17 @@ class Devnet:
                 "pid": os.getpid(),
                 "processes": {n: c.process.pid for n, c in self.children.items()},
                 "chain_pid": self.anvil.pid if self.anvil else None,
+                **self._second_facts(),
             },
         )
+
+
+    def _second_facts(self) -> dict[str, Any]:
+        """Where the second chain is, for people; nothing without one."""
+        if self.second is None:
+            return {}
+        record = str(self.layout.second_record)
+        return {"second_rpc": self.second.url, "second_chain": self.second.chain_id, "second_record": record}
 
 
 async def _together(*steps: Awaitable[object]) -> None:
