@@ -77,12 +77,14 @@ class AnchorChain:
 
     # --- claims ---
 
-    async def requests(self, agent: bytes, since: int, until: int) -> list[tuple[Asked, bytes, int]]:
+    async def requests(
+        self, agent: bytes, since: int, until: int, *, most: int = MAX_LOGS
+    ) -> list[tuple[Asked, bytes, int]]:
         """(request, payload, block) of an agent's Requested logs in blocks ``since`` to ``until``, by index.
 
-        Claims, of the right form only. Raises ChainError."""
+        Claims, of the right form only. Raises ChainError; chain.bad_answer for more than ``most``."""
         topics = [to_hex(topic(NAME, "Requested")), to_hex(agent)]
-        logs = await get_logs(self.rpc, self.address, topics, since, until, span=self._span, most=MAX_LOGS)
+        logs = await get_logs(self.rpc, self.address, topics, since, until, span=self._span, most=most)
         found = [_asked(log, agent) for log in logs]
         return sorted(found, key=lambda one: one[0].index)
 
@@ -108,6 +110,10 @@ class AnchorChain:
     async def respond(self, request: Asked, reply: bytes, by: Sequence[tuple[bytes, bytes]]) -> Receipt:
         """Bring an answer; ``by``: (worker, signature). Gas is estimated: what would revert is not sent."""
         return await self._send("respond", request, reply, sorted(by))
+
+    async def respond_batch(self, answers: Sequence[tuple[Asked, bytes, Sequence[tuple[bytes, bytes]]]]) -> Receipt:
+        """Bring many answers: (request, reply, by). What is closed or late is passed over; else all or nothing."""
+        return await self._send("respondBatch", [(request, reply, sorted(by)) for request, reply, by in answers])
 
     async def commit(self, agent: bytes, update: Update, deadline: int, by: tuple[bytes, bytes]) -> Receipt:
         """Bring an update of an agent's store, ``by`` (worker, signature). It counts once: its version is over then."""

@@ -9,24 +9,28 @@ closed. So a crash between any two steps repeats a step, and a reorganisation th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from cloister.chain.abi import BAD_ANSWER
 from cloister.chain.anchor import AnchorChain, already
 from cloister.chain.proven import ProvenState
 from cloister.chain.tx import NO_FUNDS
-from cloister.core.chainview.anchor import MAX_PAYLOAD, AnchorSeat, Asked, require_line
+from cloister.core.chainview.anchor import MAX_PAYLOAD, WITHHELD, AnchorSeat, Asked
 from cloister.core.encoding.contract_statements import AnchorAnswer, AnchorLease
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.signatures import Signed
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import ChainError, CloisterError, PolicyError, define
 from cloister.node import logs
-from cloister.worker.anchor_outbox import BATCH, Answered, Cursor, Entry, Outbox
+from cloister.worker.anchor_courier import Courier, Ready
+from cloister.worker.anchor_outbox import BATCH, MAX_OPEN, Answered, Cursor, Entry, Outbox
 
-# Requests of one agent that are served at once: each waits for a block.
+# Requests of one agent that its code works on at once.
 AT_ONCE: Final = 16
+# Logs asked for at once: those of one block at least.
+PIECE: Final = 1024
 # A seat that is not first in line waits so long for those before it, each.
 PATIENCE_S: Final = 30
 # A lease at the Anchor: how long, and how long before its end a new one is asked for.
@@ -120,7 +124,7 @@ class AnchorDesk:
         sign: Callable[[bytes], bytes],
     ) -> None:
         self._chain, self._place, self._outbox, self._runner = chain, place, outbox, runner
-        self._leases, self._sign = leases, sign
+        self._leases, self._sign, self._courier = leases, sign, Courier(chain)
         self._failures: dict[int, tuple[int, int]] = {}
         self._turns = 0
         self._adopt_after = 0
@@ -133,65 +137,101 @@ class AnchorDesk:
         """One turn; True while a request is open. One that fails does not hold up the others; the first refusal is
         raised at the end."""
         self._turns += 1
-        await self._take_in(at)  # 1
+        all_in = await self._take_in(at)  # 1
         unfinished = await self._unfinished(at)  # 2
         free = asyncio.Semaphore(AT_ONCE)
 
         async def one(entry: Entry) -> CloisterError | None:
-            async with free:
-                try:
-                    await self._serve(at, entry)  # 3, 4
-                except CloisterError as error:
-                    return error
+            try:
+                async with free:
+                    ready = await self._serve(at, entry)  # 3
+                if ready is not None:
+                    await self._bring(at, ready)  # 4
+            except CloisterError as error:
+                return error
             return None
 
         refused = [error for error in await asyncio.gather(*(one(e) for e in unfinished)) if error is not None]
         if refused:
             raise refused[0]
-        return bool(unfinished)
+        return bool(unfinished) or not all_in
 
     # --- 1: what is new ---
 
-    async def _take_in(self, at: Turn) -> None:
-        """Requests up to the proven queue, in batches. Raises chainview.requests_withheld where logs do not fit it."""
+    async def _take_in(self, at: Turn) -> bool:
+        """Requests up to the proven queue, as many as there is room for; True if that is all.
+
+        1. what logs claim leads from the cursor to the proven head, one after the other; 2. of what is in time, what
+        fits is kept; 3. with the cursor, in commits of a few. Raises chainview.requests_withheld where logs do not fit
+        the queue. No more than what is kept is held in memory, however many ask."""
         queue = await self._chain.queue(at.state, at.agent)
         cursor = await self._outbox.cursor()
-        if queue.count <= cursor.queue.count:
-            return
-        found = await self._chain.requests(at.agent, max(cursor.block, at.founded), at.checkpoint.number)
-        new = [(asked, payload, block) for asked, payload, block in found if asked.index > cursor.queue.count]
-        require_line(cursor.queue, (asked for asked, _, _ in new), queue)
-        for start in range(0, len(new), BATCH):
-            line, reached = new[start : start + BATCH], cursor.queue
-            for asked, _, _ in line:
-                reached = reached.after(asked.commitment())
-            entries = [Entry(asked, payload, at.checkpoint.timestamp) for asked, payload, _ in line]
-            cursor = Cursor(reached, line[-1][2])
-            if not await self._outbox.take(entries, cursor):
-                return
+        room = MAX_OPEN - await self._outbox.count()
+        if queue.count <= cursor.queue.count or room <= 0:
+            return queue.count <= cursor.queue.count
+        reached, end, kept, full = cursor.queue, cursor, list[tuple[Entry, Cursor]](), False
+        async for asked, payload, block in self._claimed(at, cursor):
+            if asked.index != reached.count + 1:  # 1
+                raise WITHHELD(expected=f"request {reached.count + 1}", found=f"request {asked.index}")
+            reached = reached.after(asked.commitment())
+            in_time = at.checkpoint.timestamp <= asked.deadline
+            full = full or (in_time and len(kept) >= room)
+            if not full:
+                end = Cursor(reached, block)
+                if in_time:  # 2
+                    kept.append((Entry(asked, payload, at.checkpoint.timestamp), end))
+        if reached != queue:
+            raise WITHHELD(expected=f"{queue.count} requests with the proven head", found=f"{reached.count} or others")
+        for start in range(0, max(1, len(kept)), BATCH):  # 3
+            line = kept[start : start + BATCH]
+            till = end if start + BATCH >= len(kept) else line[-1][1]
+            if not await self._outbox.take([entry for entry, _ in line], till):
+                return False
+        return not full
+
+    async def _claimed(self, at: Turn, cursor: Cursor) -> AsyncIterator[tuple[Asked, bytes, int]]:
+        """Requests behind the cursor as logs claim them, a piece of the chain at a time. Raises ChainError."""
+        start, until = max(cursor.block, at.founded), at.checkpoint.number
+        span = until - start + 1
+        while start <= until:
+            end = min(start + span - 1, until)
+            try:
+                piece = await self._chain.requests(at.agent, start, end, most=PIECE)
+            except ChainError as error:
+                if error.code != BAD_ANSWER.code or span == 1:
+                    raise
+                span = max(1, span // 2)
+                continue
+            for claim in piece:
+                if claim[0].index > cursor.queue.count:
+                    yield claim
+            start = end + 1
 
     # --- 2: what ended ---
 
     async def _unfinished(self, at: Turn) -> list[Entry]:
         """Requests that are open by proof and in time; the others are forgotten."""
         entries = await self._outbox.entries()
-        still = []
+        still, ended = list[Entry](), list[int]()
         for entry, is_open in zip(entries, await self._chain.open(at.state, [e.request for e in entries]), strict=True):
             if is_open and at.checkpoint.timestamp <= entry.request.deadline:
                 still.append(entry)
             else:
                 self._failures.pop(entry.request.index, None)
                 self.waiting.pop(entry.request.index, None)
-                await self._outbox.finish(entry.request.index)
+                ended.append(entry.request.index)
+        for start in range(0, len(ended), BATCH):
+            await self._outbox.finish(*ended[start : start + BATCH])
         return still
 
     # --- 3: the answer ---
 
-    async def _serve(self, at: Turn, entry: Entry) -> None:
+    async def _serve(self, at: Turn, entry: Entry) -> Ready | None:
+        """The answer, if it is complete and this worker is to bring it."""
         request = entry.request
         position = self._position(at, request)
         if position is None or not self._due(at, entry, position):
-            return
+            return None
         answers = await self._outbox.answers(request.index)
         mine = any(a.worker == self._place.worker for a in answers)
         if not mine and not complete(answers, request.copies):
@@ -200,7 +240,10 @@ class AnchorDesk:
             await self._sign_too(at, request, answers[0])
         answers = await self._outbox.answers(request.index)
         answers.sort(key=lambda a: a.worker != self._place.worker)
-        await self._bring(at, request, answers)
+        chosen = complete(answers, request.copies)
+        if chosen is None:
+            return None
+        return Ready(request, chosen[0].reply, tuple((a.worker, a.signature) for a in chosen))
 
     def _abandoned(self, at: Turn, entry: Entry, position: int) -> bool:
         """Whether a single answer waits for a seat that had more time than all before us: it may be gone for good."""
@@ -256,23 +299,20 @@ class AnchorDesk:
 
     # --- 4: to the chain ---
 
-    async def _bring(self, at: Turn, request: Asked, answers: list[Answered]) -> None:
-        chosen = complete(answers, request.copies)
-        if chosen is None:
-            return
-        reply, by = chosen[0].reply, [(a.worker, a.signature) for a in chosen]
+    async def _bring(self, at: Turn, ready: Ready) -> None:
+        request = ready.request
         await self._seat(at)
         if not await self._chain.is_open(request):
             self.waiting.pop(request.index, None)
             return  # somebody was faster; a checkpoint will say so
         try:
-            receipt = await self._chain.respond(request, reply, by)
+            receipt = await self._courier.bring(ready)
             self.waiting.pop(request.index, None)
         except ChainError as error:
             if already(error):
                 return
             if error.code == NO_FUNDS.code:
-                self.waiting[request.index] = Waiting(request, reply, tuple(by), self._unregistered)
+                self.waiting[request.index] = Waiting(request, ready.reply, ready.by, self._unregistered)
             self._registered = None  # perhaps the chain forgot it
             raise
         _log.info("answered", index=request.index, block=receipt.block_number, gas=receipt.gas_used)

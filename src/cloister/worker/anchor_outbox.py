@@ -29,8 +29,9 @@ from cloister.fabric.ports import CONFLICT
 from cloister.worker.state import ALREADY_DONE, AgentState, Transaction
 
 PREFIX: Final = "\0anchor/"
-# Requests taken in at once; the rest waits for the next turn.
-BATCH: Final = 16
+# Requests taken in, or forgotten, by one commit.
+BATCH: Final = 8
+# Requests held at once; the rest waits on the chain.
 MAX_OPEN: Final = 256
 
 
@@ -130,13 +131,19 @@ class Outbox:
             raise
         return True
 
-    async def finish(self, index: int) -> None:
-        """Forget a request that ended; its answers too. A race with another seat is no error: the next turn repeats."""
-        name = f"finish {index}"
+    async def count(self) -> int:
+        """How many requests are not finished."""
+        return len(await (await self._begin("read")).list(f"{self._prefix}ask/", limit=MAX_OPEN))
+
+    async def finish(self, *indexes: int) -> None:
+        """Forget requests that ended, at most BATCH; their answers too. A race with another seat is no error: the next
+        turn repeats."""
+        name = f"finish {' '.join(map(str, indexes))}"
         try:
             tx = await self._begin(name)
-            for stored in [self._ask(index), *await tx.list(self._out(index, b""))]:
-                await tx.delete(stored)
+            for index in indexes:
+                for stored in [self._ask(index), *await tx.list(self._out(index, b""))]:
+                    await tx.delete(stored)
             await tx.commit(self.request_id(name))
         except StateError as error:
             if error.code not in (CONFLICT.code, ALREADY_DONE.code):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from cloister.chain.anchor import AnchorChain
 from cloister.chain.contracts import call, encode
-from cloister.chain.events import decode_event
+from cloister.chain.events import decode_event, topic
 from cloister.chain.proven import ProvenState
 from cloister.chain.rpc import Rpc, quantity
 from cloister.chain.tx import Sender
@@ -32,7 +33,7 @@ from cloister.core.state.endorse import Answer
 from cloister.fabric.embedded import open_fabric
 from cloister.fabric.ports import Fabric
 from cloister.worker.anchor import PATIENCE_S, AnchorDesk, Place, Turn
-from cloister.worker.anchor_outbox import Outbox, request_id
+from cloister.worker.anchor_outbox import MAX_OPEN, Outbox, request_id
 from cloister.worker.scope import RequestScope
 from cloister.worker.state import ALREADY_DONE, AgentState
 from support import hooks
@@ -378,6 +379,100 @@ async def test_a_failing_agent_is_tried_again_and_holds_up_nobody_else(world: Wo
             found = error.code
     assert found == "anchor.bad_reply"
     assert seat.runner.ran.count(b"bad") == 2, "after two turns of rest"
+
+
+# --- many at once ---
+
+
+async def flood(world: World, count: int, size: int = 40, wait: int = HOUR) -> None:
+    """The consumer asks that often, in as few blocks as take it."""
+    user = Sender(world.rpc, world.chain.keys[4], world.chain.chain_id)
+    choice = (world.agent, bytes(32), 100_000, int(time.time()) + wait, 1, 0)
+    sent = []
+    for i in range(count):
+        data = encode("Anchor", "request", choice, (b"%d " % i).ljust(size, b"."))
+        sent.append(await user.submit(world.consumer, world.chain.contracts["Anchor"] + data, 10**9, gas=600_000))
+    await asyncio.gather(*(user.wait(one) for one in sent))
+
+
+async def until_done(seat: Seat, most: int) -> int:
+    """Turns until none is open; returns how many."""
+    for turn in range(1, most):
+        if not await seat.desk.turn(await seat.world.now(vendor_class=seat.vendor)):
+            return turn
+        seat.runner.state.endorsed(1 << 40)  # as the committee does meanwhile
+        held = await Outbox(seat.runner.state).count()
+        assert held <= MAX_OPEN
+    raise AssertionError(f"not done after {most} turns")
+
+
+async def test_answers_of_one_turn_share_transactions(world: World) -> None:
+    seat = await world.seat("a", answer)
+    await flood(world, 20)
+    await until_done(seat, 8)
+    assert await world.callbacks() == 20
+    assert len(seat.runner.ran) == 20
+    sent = quantity(await world.rpc.call("eth_getTransactionCount", to_hex(address_of(seat.key)), "latest"), "nonce")
+    assert sent < 20, "a lease, and fewer transactions than answers"
+
+
+async def test_requests_beyond_what_is_held_wait_on_the_chain(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cloister.worker import anchor, anchor_outbox
+
+    monkeypatch.setattr(anchor, "MAX_OPEN", 5)
+    monkeypatch.setattr(anchor_outbox, "MAX_OPEN", 5)
+    monkeypatch.setattr(anchor, "PIECE", 8)
+    seat = await world.seat("a", answer)
+    for _ in range(2):
+        await flood(world, 6)
+    first = await world.now(vendor_class=seat.vendor)
+    assert await seat.desk.turn(first), "more wait"
+    assert len(seat.runner.ran) == 5
+    await until_done(seat, 12)
+    assert await world.callbacks() == 12
+    assert len(seat.runner.ran) == 12
+
+
+async def test_requests_that_are_late_take_no_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cloister.worker import anchor, anchor_outbox
+
+    monkeypatch.setattr(anchor, "MAX_OPEN", 2)
+    monkeypatch.setattr(anchor_outbox, "MAX_OPEN", 2)
+    seat = await world.seat("a", answer)
+    await flood(world, 6)
+    await seat.turn(2 * HOUR)
+    assert seat.runner.ran == []
+    assert (await Outbox(await world.state()).cursor()).queue.count == 6
+    await world.ask(b"7", wait=4 * HOUR)
+    await seat.turn(2 * HOUR)
+    assert seat.runner.ran == [b"7"]
+
+
+@pytest.mark.long
+async def test_five_hundred_at_once_are_each_answered_once_in_bounded_memory(world: World) -> None:
+    seat = await world.seat("a", lambda payload: keccak256(payload) + payload[:900])
+    await flood(world, 500, size=8_000)
+    tracemalloc.start()
+    turns_taken = await until_done(seat, 40)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert await world.callbacks() == 500
+    assert len(seat.runner.ran) == len(set(seat.runner.ran)) == 500
+    logs = await answered_logs(world)
+    assert sorted(log["index"] for log in logs) == list(range(1, 501))
+    assert all(log["callbackOk"] for log in logs)
+    assert turns_taken <= 12
+    assert peak < 96 << 20, f"{peak >> 20} MiB"
+
+
+async def answered_logs(world: World) -> list[dict[str, Any]]:
+    """Every Answered log of the agent."""
+    wanted = {
+        "address": to_hex(world.chain.contracts["Anchor"]),
+        "topics": [to_hex(topic("Anchor", "Answered")), to_hex(world.agent)],
+        "fromBlock": "0x0",
+    }
+    return [decode_event("Anchor", log)[1] for log in await world.rpc.call("eth_getLogs", wanted)]
 
 
 # --- an endpoint that lies ---
