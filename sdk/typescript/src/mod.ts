@@ -6,7 +6,14 @@ export { Client, connect, type ConnectOptions } from "./client/client.ts";
 export type { Demand } from "./client/demand.ts";
 export type { Kept } from "./client/receipts.ts";
 export { type Proof, proofToJson, Reply } from "./client/reply.ts";
-export { privateKeySigner, providerSigner, type Signer, type TypedData } from "./client/wallet.ts";
+export {
+  apiKeySigner,
+  contractSigner,
+  privateKeySigner,
+  providerSigner,
+  type Signer,
+  type TypedData,
+} from "./client/wallet.ts";
 export { fromHex, toHex } from "./encoding/hexes.ts";
 export * from "./errors.ts";
 export type { Receipt } from "./receipts/receipt.ts";

@@ -331,8 +331,8 @@ Deno.test("seats: each check in its order, with its own code", () => {
   const check = (seat: Seat, height = 100) => () => seat.verify(SIGNERS, NETWORK, height);
   check(signedSeat())();
   const zero = toHex(new Uint8Array(32));
-  refuses("envelope.wrong_network", check(signedSeat({}, { network: zero, suite: 2 })));
-  refuses("envelope.suite", check(signedSeat({}, { suite: 2, agent: zero })));
+  refuses("envelope.wrong_network", check(signedSeat({}, { network: zero, suite: 3 })));
+  refuses("envelope.suite", check(signedSeat({}, { suite: 3, agent: zero })));
   for (const name of ["agent", "code_hash", "manifest_hash", "cluster", "boot"]) {
     refuses("envelope.not_leased", check(signedSeat({}, { [name]: zero })));
   }
@@ -356,4 +356,18 @@ Deno.test("seats: unknown fields, wrong sizes and too many signatures are refuse
   const many = { ...DATA.seat.lease, signatures: Array(65).fill(DATA.seat.lease.signatures[0]) };
   refuses("envelope.not_leased", () => Seat.fromJson({ ...DATA.seat, lease: many }));
   refuses("envelope.not_leased", () => Seat.fromJson({ ...DATA.seat, lease: { ...DATA.seat.lease, signatures: "x" } }));
+});
+
+Deno.test("a certificate of both suites reads back byte for byte; another form of it is refused", () => {
+  const { xwing } = vectors("callers.json");
+  const certificate = KeyCertificate.fromJson(JSON.parse(xwing.certificate));
+  assert.equal(new TextDecoder().decode(certificate.encoded), xwing.certificate);
+  assert.equal(toHex(certificate.id), xwing.certificate_id);
+  assert.equal(certificate.fields.xwing_key?.length, 1216);
+  const changed = (change: Record<string, unknown>) => ({ ...certificate.toJson(), ...change });
+  const { xwing_key: _, ...without } = certificate.toJson();
+  refuses("encoding.field", () => KeyCertificate.fromJson(without));
+  refuses("encoding.field", () => KeyCertificate.fromJson(changed({ suite: 1 })));
+  refuses("encoding.field", () => KeyCertificate.fromJson(changed({ suite: 3 })));
+  refuses("encoding.hex", () => KeyCertificate.fromJson(changed({ xwing_key: "0x00" })));
 });

@@ -3,6 +3,8 @@ import { fromHex, toHex } from "../src/encoding/hexes.ts";
 import { CallerSession } from "../src/encoding/statements.ts";
 import {
   addressBytes,
+  apiKeySigner,
+  contractSigner,
   privateKeySigner,
   providerSigner,
   sessionTypedData,
@@ -57,4 +59,39 @@ Deno.test("a signature with v 0 or 1 is put right; another account's is refused"
   await rejects("encoding.hex", () => signSession(short, SESSION, NETWORK));
   await assert.rejects(() => signSession({ address: own.address }, SESSION, NETWORK), TypeError);
   refuses("encoding.hex", () => addressBytes({ address: "0x00" }));
+});
+
+const OTHERS = vectors("callers.json").callers;
+const OPEN = {
+  agent: fromHex(OTHERS.agent, 32),
+  boot: fromHex(OTHERS.boot, 32),
+  exporter: fromHex(OTHERS.exporter, 32),
+  expiry: OTHERS.expiry,
+};
+
+Deno.test("an API key proves a session by the MAC of the specification, and does not show itself", async () => {
+  const signer = apiKeySigner(` ${OTHERS.api_key.text}\n`);
+  assert.equal(signer.kind, "apikey");
+  assert.equal(signer.address, OTHERS.api_key.id);
+  assert.equal(toHex(CallerSession.digest(OPEN, fromHex(OTHERS.network, 32))), OTHERS.digest);
+  assert.equal(toHex(await signSession(signer, OPEN, fromHex(OTHERS.network, 32))), OTHERS.mac);
+  const shown = JSON.stringify(signer);
+  assert.ok(!shown.includes(OTHERS.api_key.text.slice(5)) && !shown.includes(OTHERS.api_key.mac_key.slice(2)));
+  for (
+    const bad of ["", "clk1_", OTHERS.api_key.text.toUpperCase(), OTHERS.api_key.text + "0", "0x" + "00".repeat(32)]
+  ) {
+    refuses("envelope.api_key_text", () => apiKeySigner(bad));
+  }
+});
+
+Deno.test("what a contract account signs with is its own business", async () => {
+  const asked: string[] = [];
+  const signer = contractSigner("0x" + "ac".repeat(20), (digest) => {
+    asked.push(toHex(digest));
+    return new Uint8Array(97).fill(0x5a);
+  });
+  assert.deepEqual(await signSession(signer, OPEN, fromHex(OTHERS.network, 32)), new Uint8Array(97).fill(0x5a));
+  assert.deepEqual(asked, [OTHERS.digest]);
+  const provider = { ...providerSigner(signer.address, () => Promise.resolve("0x5a")), kind: "contract" as const };
+  assert.deepEqual(await signSession(provider, OPEN, fromHex(OTHERS.network, 32)), Uint8Array.of(0x5a));
 });

@@ -65,7 +65,7 @@ def test_no_option_takes_a_secret(path: tuple[str, ...]) -> None:
     """Secrets come by prompt, pipe or descriptor. What looks like one here is a descriptor, a hash or a file's name."""
     for name in options_of(command_of(path)):
         if any(word in name for word in SECRET_WORDS):
-            assert name in ("--passphrase-fd", "--idempotency-key", "--secrets"), name
+            assert name in ("--passphrase-fd", "--api-key-fd", "--idempotency-key", "--secrets"), name
 
 
 @pytest.mark.parametrize("path", PATHS, ids=" ".join)

@@ -139,7 +139,7 @@ class Sessions {
     const { certificate } = sitting.seat;
     const session = new ClientSession(certificate, this.#psk(sitting), this.rng);
     const { network } = certificate.fields;
-    if (who) await session.authenticate(addressBytes(who), expiry, (word) => signSession(who, word, network));
+    if (who) await session.authenticate(addressBytes(who), expiry, (word) => signSession(who, word, network), who.kind);
     return session;
   }
 
@@ -153,7 +153,7 @@ class Sessions {
 }
 
 function nameOf(sitting: Sitting, who: Signer | undefined): string {
-  return `${toHex(sitting.seat.certificate.id)} ${who?.address.toLowerCase() ?? ""}`;
+  return `${toHex(sitting.seat.certificate.id)} ${who?.kind ?? ""} ${who?.address.toLowerCase() ?? ""}`;
 }
 
 function touch<T>(table: Map<string, T>, name: string, value: T): void {

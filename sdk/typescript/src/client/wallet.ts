@@ -1,11 +1,15 @@
 /** Who calls: an injected signer of EIP-712 sessions. The key stays with the wallet. */
 
-import { ConfigError, define } from "../errors.ts";
-import { concat } from "../encoding/bytes.ts";
+import { hmac } from "@noble/hashes/hmac.js";
+import { sha256 } from "@noble/hashes/sha2.js";
+import { ConfigError, define, EnvelopeError } from "../errors.ts";
+import { concat, utf8 } from "../encoding/bytes.ts";
+import { Context, digest as contextDigest, frame } from "../encoding/contexts.ts";
 import { fromHex, toHex } from "../encoding/hexes.ts";
 import type { Json } from "../encoding/jcs.ts";
 import { addressOf, signDigest, verifySigner } from "../encoding/signatures.ts";
 import { CallerSession } from "../encoding/statements.ts";
+import type { CallerKind } from "../envelope/model.ts";
 import { secp256k1 } from "@noble/curves/secp256k1.js";
 
 export const BAD_KEY = define(
@@ -13,6 +17,12 @@ export const BAD_KEY = define(
   ConfigError,
   "a private key is 32 bytes in hex and a valid secp256k1 scalar",
   "export the key again from the wallet that made it",
+);
+export const BAD_API_KEY = define(
+  "envelope.api_key_text",
+  EnvelopeError,
+  "an API key is `clk1_` and 64 hex digits",
+  "copy the whole text that `cloister agent keys new` printed",
 );
 /** What `eth_signTypedData_v4` takes. */
 export interface TypedData {
@@ -22,9 +32,14 @@ export interface TypedData {
   message: { [name: string]: Json };
 }
 
-/** A wallet: its address (0x hex, any case) and one way to sign. `signDigest`: 65 bytes over a 32-byte EIP-712 hash. */
+/**
+ * A wallet: its address (0x hex, any case) and one way to sign. `signDigest`: 65 bytes over a 32-byte EIP-712 hash.
+ *
+ * `kind`: the signer is a contract account, whose signatures only the contract can judge, or an API key.
+ */
 export interface Signer {
   readonly address: string;
+  readonly kind?: CallerKind;
   readonly signTypedData?: (data: TypedData) => Promise<string> | string;
   readonly signDigest?: (digest: Uint8Array) => Promise<Uint8Array> | Uint8Array;
 }
@@ -47,6 +62,27 @@ export function providerSigner(
   const sign = async (data: TypedData) =>
     String(await request({ method: "eth_signTypedData_v4", params: [address, JSON.stringify(data)] }));
   return { address, signTypedData: sign };
+}
+
+/** A contract account (EIP-1271): `sign` makes what its `isValidSignature` accepts over the digest, at most 4096 bytes. */
+export function contractSigner(
+  address: string,
+  sign: (digest: Uint8Array) => Promise<Uint8Array> | Uint8Array,
+): Signer {
+  return { address, kind: "contract", signDigest: sign };
+}
+
+/** A signer by an API key: `clk1_` and 64 hex digits. The key stays here. Throws EnvelopeError without showing it. */
+export function apiKeySigner(text: string): Signer {
+  if (!/^clk1_[0-9a-f]{64}$/.test(text.trim())) {
+    throw BAD_API_KEY("clk1_ and 64 hex digits", `${text.length} characters of another form`);
+  }
+  const mac = contextDigest(Context.API_KEY, utf8("mac"), fromHex(`0x${text.trim().slice(5)}`, 32));
+  return {
+    address: toHex(contextDigest(Context.API_KEY, utf8("id"), mac).subarray(0, 20)),
+    kind: "apikey",
+    signDigest: (digest) => hmac(sha256, mac, frame(Context.API_KEY, utf8("session"), digest)),
+  };
 }
 
 /** The 20 bytes of a signer's address. Throws EncodingError. */
@@ -72,9 +108,10 @@ export function sessionTypedData(session: CallerSession, network: Uint8Array): T
   };
 }
 
-/** 65 bytes over the session, checked to be the signer's. Throws EncodingError (encoding.signature). */
+/** The signer's word over the session; a wallet's 65 bytes are checked to be its own. Throws EncodingError. */
 export async function signSession(signer: Signer, session: CallerSession, network: Uint8Array): Promise<Uint8Array> {
   const digest = CallerSession.digest(session, network);
+  if (signer.kind) return await rawSignature(signer, session, digest, network);
   const signature = usual(await rawSignature(signer, session, digest, network));
   verifySigner(digest, signature, addressBytes(signer));
   return signature;
@@ -89,7 +126,7 @@ async function rawSignature(
   if (signer.signDigest) return await signer.signDigest(digest);
   if (!signer.signTypedData) throw new TypeError("a signer has signTypedData or signDigest");
   const text = await signer.signTypedData(sessionTypedData(session, network));
-  return fromHex(String(text).toLowerCase(), 65, "wallet signature");
+  return fromHex(String(text).toLowerCase(), signer.kind ? undefined : 65, "wallet signature");
 }
 
 /** Some wallets write v as 0 or 1. */

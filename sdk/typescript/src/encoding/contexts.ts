@@ -17,6 +17,7 @@ export const Context = {
   IBE_MASK: "cloister/v1/ibe/mask",
   IBE_SCALAR: "cloister/v1/ibe/scalar",
   IBE_BODY: "cloister/v1/ibe/body",
+  API_KEY: "cloister/v1/api-key",
   SEALED_REQUEST: "cloister/v1/sealed/request",
   SEALED_RESPONSE: "cloister/v1/sealed/response",
   SEALED_INFO: "cloister/v1/sealed/info",

@@ -16,6 +16,7 @@ import type { KeyCertificate } from "./certificate.ts";
 import {
   type Caller,
   CALLER_EXPORT,
+  type CallerKind,
   encodeHeader,
   encodePlaintext,
   encodeRecord,
@@ -62,7 +63,7 @@ export interface SealOptions {
   maxBody?: number;
 }
 
-/** Signs a `CallerSession`: 65 bytes. */
+/** A caller's word over a `CallerSession`: 65 bytes of a wallet. */
 export type SignSession = (session: CallerSession) => Promise<Uint8Array> | Uint8Array;
 
 /**
@@ -90,11 +91,11 @@ export class ClientSession {
     return this.#context.export(CALLER_EXPORT, 32);
   }
 
-  /** Open the session as a wallet (20-byte address) until `expiry` (Unix seconds). */
-  async authenticate(address: Uint8Array, expiry: number, sign: SignSession): Promise<void> {
+  /** Open the session as a caller (20-byte address) until `expiry` (Unix seconds). Without `kind` it is a wallet. */
+  async authenticate(address: Uint8Array, expiry: number, sign: SignSession, kind?: CallerKind): Promise<void> {
     const { agent, boot } = this.certificate.fields;
     const signature = await sign({ agent, boot, exporter: this.exporter, expiry });
-    this.#caller = { address: toHex(address), expiry, signature: toHex(signature) };
+    this.#caller = { address: toHex(address), expiry, signature: toHex(signature), ...(kind && { kind }) };
     this.#callerKnown = false;
   }
 

@@ -47,11 +47,19 @@ const VALUE = /^[\t\x20-\x7e\x80-\xff]{0,16384}$/;
 const IDEM = /^[\x20-\x7e]{1,128}$/;
 const REQUEST_ID = /^0x[0-9a-f]{32}$/;
 
-/** Who opens the session: a wallet's address, an expiry (Unix seconds) and its signature, bytes as hex. */
+/** Left out for a wallet. */
+export type CallerKind = "contract" | "apikey";
+
+/**
+ * Who opens the session: an address, an expiry (Unix seconds) and its word over the session, bytes as hex.
+ *
+ * A wallet's or contract account's address and signature; an API key's id and MAC (spec/sealed-http.md 9, 11, 12).
+ */
 export interface Caller {
   address: string;
   expiry: number;
   signature: string;
+  kind?: CallerKind;
 }
 
 /** The head of a sealed request. `requestId` is 0x and 32 hex digits; `path` includes the query. */
