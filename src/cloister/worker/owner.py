@@ -41,8 +41,12 @@ from cloister.worker.state import ALREADY_DONE
 
 PREFIX: Final = "/.well-known/cloister/owner/"
 COMMAND: Final = PREFIX + "command"
+# Callers that are who their address says; an API key's holder is not.
+OWNERS: Final = frozenset({"wallet", "contract"})
 RESULTS: Final = "\0owner/commands"
-KEPT_RESULTS: Final = 16
+KEPT_  # Callers that are who their address says; an API key's holder is not.
+OWNERS: Final = frozenset({"wallet", "contract"})
+RESULTS: Final = 16
 KEPT_BYTES: Final = 8 << 10
 MAX_REPLY: Final = 1 << 20
 LEASE_SLACK_S: Final = 10.0
@@ -181,8 +185,8 @@ def counts(path: str) -> bool:
 def require_owner(placed: Placed, request: OpenRequest) -> None:
     """Raise worker.not_owner unless the owner's own wallet signed this session."""
     caller = request.caller
-    if request.head.method != "POST" or caller is None or caller.agent is not None:
-        raise NOT_OWNER(expected="POST, by a wallet that signed the session", found="another request")
+    if request.head.method != "POST" or caller is None or caller.agent is not None or caller.kind not in OWNERS:
+        raise NOT_OWNER(expected="POST, by a wallet or a contract account that signed the session", found="another")
     if not compare_digest(caller.address, placed.record.owner):
         raise NOT_OWNER(expected="the agent's owner", found=to_hex(caller.address))
 

@@ -6,17 +6,20 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.signatures import address_of, sign_digest
+from cloister.core.envelope.server import OpenRequest, VerifiedCaller
+from cloister.core.errors import CloisterError
 from cloister.fabric.ports import FENCED
 from cloister.sandbox.errors import THREW
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker.figures import BUCKETS, bucket_of
-from cloister.worker.owner import COMMAND, KEPT_BYTES, KEPT_RESULTS, MAX_REPLY, PREFIX
+from cloister.worker.owner import COMMAND, KEPT_BYTES, KEPT_RESULTS, MAX_REPLY, PREFIX, require_owner
 from support.fake_world import OWNER, test_key
 from support.worker_kit import Calls, Got, Reply, Rig, get, put, until
 
@@ -262,3 +265,18 @@ async def test_after_a_transfer_the_old_owner_is_nobody(make: Make, what: str) -
     await until(lambda: name in rig.table.placed())
     assert (await ask(rig, name, what)).code == "worker.not_owner"
     assert (await ask(rig, name, what, key=STRANGER)).code == ""
+
+
+@pytest.mark.parametrize(("kind", "allowed"), [("wallet", True), ("contract", True), ("apikey", False)])
+async def test_only_a_caller_that_is_who_its_address_says_is_the_owner(rig: Rig, kind: Any, allowed: bool) -> None:
+    """An API key's holder chooses the address that it names: the owner's there means nothing."""
+    placed = rig.placed(await rig.deploy())
+    caller = VerifiedCaller(address_of(OWNER), 1 << 40, None, kind)
+    head = SimpleNamespace(method="POST", path=PREFIX + "metrics")
+    request = cast(OpenRequest, SimpleNamespace(caller=caller, head=head))
+    if allowed:
+        require_owner(placed, request)
+        return
+    with pytest.raises(CloisterError) as caught:
+        require_owner(placed, request)
+    assert caught.value.code == "worker.not_owner"
