@@ -44,9 +44,7 @@ COMMAND: Final = PREFIX + "command"
 # Callers that are who their address says; an API key's holder is not.
 OWNERS: Final = frozenset({"wallet", "contract"})
 RESULTS: Final = "\0owner/commands"
-KEPT_  # Callers that are who their address says; an API key's holder is not.
-OWNERS: Final = frozenset({"wallet", "contract"})
-RESULTS: Final = 16
+KEPT_RESULTS: Final = 16
 KEPT_BYTES: Final = 8 << 10
 MAX_REPLY: Final = 1 << 20
 LEASE_SLACK_S: Final = 10.0
