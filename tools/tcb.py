@@ -61,7 +61,7 @@ SERVICES = {
     ),
     "connected chains": (
         620,
-        """worker.acts worker.chains worker.anchors worker.chain_calls node.chains chain.kinds chain.logs
+        """worker.acts worker.chains worker.anchors worker.chain_calls chain.connected chain.kinds chain.logs
         core.encoding.chain_record core.chainview.directory""",
     ),
     "what owners see and command": (

@@ -130,6 +130,7 @@ def test_codes_in_the_documents_exist() -> None:
     suffixes = {"py", "js", "ts", "md", "json", "db", "key", "log"}
     others = {
         *_STATE_CALLS,
+        *(f"chain.{name}" for name in ("at", "word", "call", "get", "put")),
         "keys.address",
         "keys.account",
         "keys.sign_message",
@@ -197,7 +198,8 @@ def settings_of(kind: type) -> dict[str, str]:
     found = {}
     for one in dataclasses.fields(kind):
         missing = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
-        found[one.name] = "" if missing else str(one.default).lower()
+        made = one.default_factory() if one.default_factory is not dataclasses.MISSING else one.default
+        found[one.name] = "" if missing else "none" if made == [] else str(made).lower()
     return found
 
 

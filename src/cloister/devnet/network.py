@@ -426,7 +426,6 @@ class Devnet:
             },
         )
 
-
     def _second_facts(self) -> dict[str, Any]:
         """Where the second chain is, for people; nothing without one."""
         if self.second is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 
+from cloister.chain.connected import ChainSetting
 from cloister.chain.finality import Finality, Follower, RpcQuorum
 from cloister.chain.rpc import Rpc
 from cloister.core.chainview.directory import NOT_CONNECTED, require_connected
@@ -19,7 +20,6 @@ from cloister.gatekeeper.office import Office
 from cloister.gatekeeper.ports import Snapshot
 from cloister.gatekeeper.store import Store
 from cloister.node import logs
-from cloister.node.chains import ChainSetting
 
 WRONG_CHAIN = define(
     "gatekeeper.wrong_chain",

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cloister.chain.connected import ChainSetting, load_chains
 from cloister.core.attestation.policy import Policy
 from cloister.core.encoding.network import MAX_FILE, Genesis
 from cloister.core.errors import ConfigError, define
-from cloister.node.chains import ChainSetting, load_chains
 
 BAD_LISTEN = define(
     "gatekeeper.listen",

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from cloister.chain.connected import load_chains
 from cloister.chain.finality import RpcQuorum
 from cloister.chain.rpc import Rpc
 from cloister.chain.tx import Sender
@@ -58,7 +59,6 @@ from cloister.gatekeeper.transcripts import Transcripts
 from cloister.gatekeeper.triggers import Triggers
 from cloister.gatekeeper.votes import Votes
 from cloister.node import logs
-from cloister.node.chains import load_chains
 from cloister.node.config import config_hash
 from cloister.node.identity import NodeKeys
 from cloister.wire.ask import new_session

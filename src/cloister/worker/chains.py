@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from cloister.chain.anchor import NAME, AnchorChain
+from cloister.chain.connected import ChainSetting
 from cloister.chain.kinds import kind_of
 from cloister.chain.proven import ProvenState
 from cloister.chain.proven_calls import ProvenCalls
@@ -21,7 +22,6 @@ from cloister.core.encoding.chain_record import ChainRecord
 from cloister.core.encoding.network import Network
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import ChainViewError, CloisterError, define
-from cloister.node.chains import ChainSetting
 from cloister.wire.committee import Committee
 from cloister.worker.chainwatch import KEPT_HEIGHTS, WENT_BACK, ChainWatch
 from cloister.worker.leases import NodeIdentity

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from cloister.chain.connected import ChainSetting
 from cloister.core.encoding.hexes import from_hex
 from cloister.core.errors import CloisterError, ConfigError, define
-from cloister.node.chains import ChainSetting
 
 MAX_FRESH_S: Final = 60
 MAX_ROOT_S = 7 * 24 * 3600

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cloister.chain.connected import load_chains
 from cloister.chain.places import endpoints_of
 from cloister.chain.rpc import Rpc
 from cloister.chain.tx import Sender
@@ -32,7 +33,6 @@ from cloister.evidence.tee import Tee
 from cloister.fabric.embedded import open_fabric
 from cloister.fabric.ports import Fabric
 from cloister.node import logs
-from cloister.node.chains import load_chains
 from cloister.node.config import UNREADABLE, config_hash
 from cloister.node.identity import NodeKeys
 from cloister.sandbox.ports import Sandbox

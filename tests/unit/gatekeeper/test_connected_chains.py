@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cloister.chain.connected import ChainSetting, load_chains
 from cloister.chain.finality import Finality, RpcQuorum
 from cloister.core.encoding.chain_record import ChainRecord
 from cloister.core.encoding.network import ContractRef
@@ -18,7 +19,6 @@ from cloister.core.errors import CloisterError
 from cloister.gatekeeper.chains import ConnectedChain, ConnectedChains
 from cloister.gatekeeper.office import Office, Shares
 from cloister.gatekeeper.store import Store
-from cloister.node.chains import ChainSetting, load_chains
 from support.gatekeepers import CHAIN_ID, Seat, World, policy, secrets_of, sit
 from support.scripted_rpc import ScriptedRpc
 from support.scripted_rpc import chain_of as made

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cloister.chain.connected import ChainSetting
 from cloister.core.chainview.anchor import remote_caller
 from cloister.core.encoding.chain_record import ChainRecord
 from cloister.core.encoding.keccak import keccak256
@@ -15,7 +16,6 @@ from cloister.core.encoding.network import ContractRef
 from cloister.core.encoding.signatures import Signed, SignerSet, address_of, sign_digest
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import CloisterError
-from cloister.node.chains import ChainSetting
 from cloister.worker.anchor_outbox import Outbox
 from cloister.worker.chains import OtherChain
 from cloister.worker.chainwatch import STALE_VIEW
