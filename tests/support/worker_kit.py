@@ -496,7 +496,7 @@ class Rig:
     def session(self, agent: bytes, **options: Any) -> ClientSession:
         """A caller's session to the newest seat."""
         certificate = self.seat(agent).certificate
-        return ClientSession(certificate, Psk.encapsulate(certificate, MPK, os.urandom), os.urandom, **options)
+        return ClientSession(certificate, Psk.encapsulate(certificate, MPKS[certificate.master_epoch], os.urandom), os.urandom, **options)
 
     def head(self, **changes: Any) -> RequestHead:
         """A request head with a deadline 30 s ahead."""

@@ -43,7 +43,8 @@ def test_a_home_that_knows_nothing_takes_the_pin_as_of_now(home: Home) -> None:
 def test_what_was_followed_is_there_again(home: Home) -> None:
     remember(_WORLD.network, home, TERMS.seen(NOW + 9))
     found = read(home, NOW + 100)
-    assert (found.known, found.told) == (TERMS.seen(NOW + 9).known, (ONE,))
+    assert (found.in_office, found.told) == (TERMS.seen(NOW + 9).in_office, (ONE,))
+    assert [one.signers for one in found.known] == [one.signers for one in TERMS.known]
     assert (home.path / FOLDER / NAME).stat().st_mode & 0o777 == 0o600
 
 
