@@ -62,8 +62,15 @@ async def test_a_person_deploys_calls_verifies_and_pauses(devnet: Devnet) -> Non
     assert out
     assert "receipt" in err
     await run(home, "call", agent, "/notes", "-d", '{"text": "x"}')
-    logged, _ = await run(home, "agent", "logs", agent)
-    assert "saved a note" in logged
+    async with asyncio.timeout(30):
+        while "saved a note" not in (await run(home, "agent", "logs", agent))[0]:  # noqa: ASYNC110
+            await asyncio.sleep(0.2)  # a line waits for its page, at most a second
+    lines = await facts(home, "agent", "logs", agent)
+    assert not [line for line in lines if line.get("lost")]
+    assert (await facts(home, "agent", "metrics", agent))["calls"] >= 2
+    assert (await facts(home, "agent", "jobs", agent))["tasks"] == []
+    refused, _ = await run(home, "agent", "command", agent, "{}", code=22)
+    assert "no command" in refused
     assert (await facts(home, "agent", "versions", "hello"))[0]["code_hash"] == first["code_hash"]
     receipts = await facts(home, "receipts")
     newest = json.dumps(receipts)
