@@ -31,7 +31,7 @@ FOUNDING_TIMEOUT_S = 60.0
 
 NEVER = 50_000_000
 ONE_TERM = replace(FREE_SEATS, term_blocks=NEVER, refresh_blocks=NEVER, rotation_blocks=NEVER)
-"""Nobody elects or refreshes unasked: clients and workers of this version know the founding committee only."""
+"""Nobody elects or refreshes unasked: the TypeScript client of this version knows the pinned committee only."""
 
 NO_FOUNDING = define(
     "devnet.founding",
