@@ -46,11 +46,12 @@ SERVICES = {
         worker.receipts worker.witness wire.logs fabric.embedded.receipts""",
     ),
     "contracts: rules, hooks, requests": (
-        2_150,
+        2_300,
         """core.chainview.evm core.chainview.evm_ops core.chainview.evm_machine core.chainview.evm_precompiles
         core.chainview.anchor core.policy.access core.encoding.contract_statements core.keys.anchored
         chain.anchor chain.proven_calls chain.events wire.anchor
-        worker.access worker.listed worker.anchor worker.anchor_outbox worker.anchor_run worker.anchor_service""",
+        worker.access worker.listed worker.anchor worker.anchor_courier worker.anchor_outbox worker.anchor_run
+        worker.anchor_service""",
     ),
     "agents that sign, and call agents": (
         2_700,

@@ -48,6 +48,8 @@ class MemoryHost:
             return sorted(k for k in self.store if k.startswith(args["prefix"]) and k > after)[: args["limit"]]
         if name == "attest":
             return {"nonce": args["nonce"]}
+        if name == "lists":
+            return {"tools": ["search"], "models": None}
         if args.get("message") == base64.b64encode(b"refuse").decode():
             raise HOST_REFUSED(expected="a message that may be signed", found=name)
         if name in SHOWN:

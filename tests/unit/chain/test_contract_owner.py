@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from cloister.chain.contracts import call, encode
+from cloister.chain.contracts import call, encode, encode_constructor
 from cloister.chain.proven import ProvenState
 from cloister.chain.rpc import Rpc
 from cloister.chain.tx import Sender
@@ -95,6 +97,36 @@ async def test_the_dao_stops_an_agent_and_its_owner_cannot_resume_meanwhile(chai
         assert (await owner.record()).paused, "lifted, it waits for its owner"
         await owner.vote("resume", owner.token)
         assert not (await owner.record()).paused
+
+
+async def test_a_timelock_owns_an_agent_and_its_order_counts_when_its_time_has_come(chain: TestChain) -> None:
+    """The Timelock that networks ship with: its proposer orders a pause, anybody carries it out, not before."""
+    async with Rpc(chain.url) as rpc:
+        owner = await Owner(chain, rpc).open()
+        proposer, anybody = owner.sender, Sender(rpc, chain.keys[3], chain.chain_id)
+        made = await proposer.send(None, encode_constructor("Timelock", 2, [proposer.address], [bytes(20)], bytes(20)))
+        assert made.contract is not None
+        lock = made.contract
+        await owner.vote("transferFrom", owner.account, lock, owner.token)
+        pause = encode("Agents", "pause", owner.token)
+        order = (chain.contracts["Agents"], 0, pause, bytes(32), bytes(32))
+        for sender in (proposer, anybody):
+            with pytest.raises(ChainError, match="NotOwnerOrGuardian"):
+                await sender.send(chain.contracts["Agents"], pause)
+        with pytest.raises(ChainError, match="AccessControlUnauthorizedAccount"):
+            await anybody.send(lock, encode("Timelock", "schedule", *order, 2))
+        with pytest.raises(ChainError, match="TimelockInsufficientDelay"):
+            await proposer.send(lock, encode("Timelock", "schedule", *order, 1))
+        await proposer.send(lock, encode("Timelock", "schedule", *order, 2))
+        with pytest.raises(ChainError, match="TimelockUnexpectedOperationState"):
+            await anybody.send(lock, encode("Timelock", "execute", *order))
+        assert not (await owner.record()).paused
+        operation = await call(rpc, lock, "Timelock", "hashOperation", *order)
+        while not await call(rpc, lock, "Timelock", "isOperationReady", operation):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.1)
+        await anybody.send(lock, encode("Timelock", "execute", *order))
+        record = await owner.record()
+        assert (record.paused, record.owner) == (True, lock)
 
 
 async def test_a_sale_takes_the_sellers_epoch_hook_payer_and_secrets_away(chain: TestChain) -> None:

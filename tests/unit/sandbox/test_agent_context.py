@@ -40,6 +40,7 @@ const routes = {
     await mine.state.put("s", 2);
     return Response.json([await mine.state.get("s"), Object.keys(mine).sort()]);
   },
+  lists: async (request, { lists }) => Response.json(await lists()),
   same: (request, ctx) => Response.json([ctx.state === ctx.state, ctx.keys === ctx.keys, ctx.log === ctx.log,
     ctx.signal === ctx.signal]),
 };
@@ -94,6 +95,12 @@ async def test_the_context_may_be_spread_into_another_object(sandbox: DenoSandbo
     assert {"agent", "attest", "caller", "deadline", "keys", "log", "requestId", "secrets", "signal", "state"} < {
         *names
     }
+
+
+async def test_the_context_says_what_lists_leave(sandbox: DenoSandbox) -> None:
+    (lists,), host = await answers(sandbox, "/lists")
+    assert json.loads(lists.body) == {"tools": ["search"], "models": None}
+    assert [name for _, name in host.calls] == ["lists"]
 
 
 async def test_each_part_is_made_once_per_request(sandbox: DenoSandbox) -> None:
