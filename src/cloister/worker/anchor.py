@@ -305,6 +305,10 @@ class AnchorDesk:
         if not await self._chain.is_open(request):
             self.waiting.pop(request.index, None)
             return  # somebody was faster; a checkpoint will say so
+        waits = Waiting(request, ready.reply, ready.by, self._unregistered)
+        if self._unregistered is not None:
+            self.waiting[request.index] = waits
+            raise NO_FUNDS(expected="an account that can register its lease", found="one that cannot pay")
         try:
             receipt = await self._courier.bring(ready)
             self.waiting.pop(request.index, None)
@@ -312,8 +316,9 @@ class AnchorDesk:
             if already(error):
                 return
             if error.code == NO_FUNDS.code:
-                self.waiting[request.index] = Waiting(request, ready.reply, ready.by, self._unregistered)
-            self._registered = None  # perhaps the chain forgot it
+                self.waiting[request.index] = waits
+            else:
+                self._registered = None  # perhaps the chain forgot it
             raise
         _log.info("answered", index=request.index, block=receipt.block_number, gas=receipt.gas_used)
 
@@ -342,19 +347,26 @@ class AnchorDesk:
         if self._registered is not None and self._registered[0] == (term, at.epoch):
             held = self._registered[1]
         if held is not None and held.expiry > now + RENEW_S and held.code_hash == at.code_hash:  # 2
+            if self._unregistered is not None:
+                await self._register(self._unregistered)
             return held
         lease = self._lease(at)
         signed = await self._leases.anchor_lease(lease, self._sign(lease.digest(self._place.network)))  # 3
+        await self._register(signed)
+        held = AnchorSeat(lease.payee, lease.expiry, lease.vendor_class, lease.code_hash)
+        self._registered = (term, at.epoch), held
+        return held
+
+    async def _register(self, signed: Signed) -> None:
+        """Put a lease on chain. One that the account cannot pay for is kept: whoever brings the answer brings it."""
         self._unregistered = None
         try:
             await self._chain.register(signed)
         except ChainError as error:
             if error.code != NO_FUNDS.code:
+                self._registered = None
                 raise
-            self._unregistered = signed  # whoever brings the answer brings it too
-        held = AnchorSeat(lease.payee, lease.expiry, lease.vendor_class, lease.code_hash)
-        self._registered = (term, at.epoch), held
-        return held
+            self._unregistered = signed
 
     def _lease(self, at: Turn) -> AnchorLease:
         return AnchorLease(

@@ -68,10 +68,10 @@ class OwnChain:
 
     remote = None
 
-    def __init__(self, network: Network, watch: ChainWatch, sender: Sender) -> None:
-        self.chain_id, self._watch, self._rpc = network.genesis.chain_id, watch, sender.rpc
+    def __init__(self, network: Network, watch: ChainWatch, rpc: Rpc, sender: Sender) -> None:
+        self.chain_id, self._watch, self._rpc = network.genesis.chain_id, watch, rpc
         contracts = network.genesis.contracts
-        self.anchor = AnchorChain(sender.rpc, contracts[NAME].address, sender) if NAME in contracts else None
+        self.anchor = AnchorChain(rpc, contracts[NAME].address, sender) if NAME in contracts else None
 
     def require_fresh(self) -> Checkpoint:
         """Raises as ``ChainWatch.require_fresh``."""

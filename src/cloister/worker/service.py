@@ -111,7 +111,7 @@ class Worker:
         self.logbook = LogBook(node, fabric.state, secrets.token_bytes, now_ms=host_now_ms)
         self.lists = Listed(self.access)
         self._sender = Sender(self.rpc, node.key, network.genesis.chain_id)
-        own, others = OwnChain(network, self.watch, self._sender), self._other_chains()
+        own, others = OwnChain(network, self.watch, self.rpc, self._sender), self._other_chains()
         views: dict[int, ChainView] = {own.chain_id: own} | {chain.chain_id: chain for chain in others}
         self.offers = Offers(node, network, fabric.blobs, self.outbound, self.lists, chains=views)
         self.table = AgentTable(node.address, self.watch, fabric, sandbox, self.sessions, self._devices(), self.lists)
