@@ -181,6 +181,11 @@ class FakeProcess:
         """Whether it runs."""
         return not self.dead.done()
 
+    @property
+    def under_way(self) -> int:
+        """Requests in progress."""
+        return self.open
+
     def crash(self, error: CloisterError | None = None) -> None:
         """Die, as a process does that ran out of memory or was closed."""
         if self.alive:
@@ -382,11 +387,17 @@ class Rig:
         )
         self.book = LogBook(self.node, self.fabric.state, os.urandom, now_ms=self.now_ms)
         self.schedule = Schedule(self.table.process, self.manifest, lambda: int(self.world.now))
-        self.owner = OwnerDesk(
-            self.book, FigureBook(), self.schedule, self.table.process, self.fabric.leases, self.boot.hex()
-        )
         self.receipts = ReceiptDesk(self.node, self.fabric.receipts)
         self.door = ReceiptDoor(self.receipts, self.fabric.receipts)
+        self.owner = OwnerDesk(
+            self.book,
+            FigureBook(),
+            self.schedule,
+            self.table.process,
+            self.fabric.leases,
+            self.boot.hex(),
+            self.door.of_agent,
+        )
         callers = Callers(
             lambda: self.watch.height,
             lambda worker: self.watch.state().worker(worker),
@@ -496,7 +507,9 @@ class Rig:
     def session(self, agent: bytes, **options: Any) -> ClientSession:
         """A caller's session to the newest seat."""
         certificate = self.seat(agent).certificate
-        return ClientSession(certificate, Psk.encapsulate(certificate, MPKS[certificate.master_epoch], os.urandom), os.urandom, **options)
+        return ClientSession(
+            certificate, Psk.encapsulate(certificate, MPKS[certificate.master_epoch], os.urandom), os.urandom, **options
+        )
 
     def head(self, **changes: Any) -> RequestHead:
         """A request head with a deadline 30 s ahead."""

@@ -1,4 +1,4 @@
-"""``cloister agent logs | metrics | jobs | retry | command``: what an agent's owner sees and commands."""
+"""``cloister agent logs | metrics | receipts | jobs | retry | command``: what an agent's owner sees and commands."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the group of agents."""
     command(app, "logs")(logs)
     command(app, "metrics")(metrics)
+    command(app, "receipts")(receipts)
     command(app, "jobs")(jobs)
     command(app, "retry")(retry)
     command(app, "command")(command_)
@@ -77,6 +78,32 @@ async def metrics(
     async with _owner(context, agent, wallet, passphrase_fd) as mine:
         found = await mine.metrics()
     print_facts(found, as_json=as_json)
+
+
+async def receipts(
+    context: typer.Context,
+    agent: AgentName,
+    wallet: WalletName = None,
+    passphrase_fd: PassphraseFd = None,
+    as_json: AsJson = False,
+) -> None:
+    """Receipts of all calls that an agent's workers answered since they started, as its owner; each is verified."""
+    async with _owner(context, agent, wallet, passphrase_fd) as mine:
+        found = await mine.receipts()
+    if as_json:
+        print_json([one.to_json() for one in found])
+        return
+    rows = [
+        {
+            "id": to_hex(one.receipt.id),
+            "when": _when(one.receipt.host_time_ms // 1000),
+            "worker": to_hex(one.receipt.worker),
+            "status": one.receipt.status,
+            "cpu_us": one.receipt.usage.cpu_us,
+        }
+        for one in found
+    ]
+    print_rows(rows, ("id", "when", "worker", "status", "cpu_us"), as_json=False, empty="no receipts")
 
 
 async def jobs(

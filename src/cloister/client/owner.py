@@ -13,8 +13,8 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,12 +22,15 @@ from cloister.client.agentlogs import Event, LogReader, log_key
 from cloister.client.call import Request
 from cloister.client.reply import Reply
 from cloister.client.resolve import Resolution
-from cloister.core.encoding.hexes import from_hex, to_hex
+from cloister.core.encoding.hexes import from_hex, need_fields, to_hex
 from cloister.core.encoding.owner_statements import LogKey
 from cloister.core.envelope.apikey import SECRET_SIZE, ApiKey
 from cloister.core.errors import PolicyError, define
 from cloister.core.keys.ownerlog import BAD_PAGE
 from cloister.core.policy.cron import LOOK_BACK_DAYS, Cron
+from cloister.core.receipts.batch import BatchPath
+from cloister.core.receipts.receipt import Receipt
+from cloister.core.receipts.verify import verify_signed
 
 if TYPE_CHECKING:
     from cloister.client.client import Client
@@ -44,6 +47,30 @@ BAD_ANSWER = define(
     remedy="update the client or the worker",
     status=502,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class OwnReceipt:
+    """A receipt as its agent's owner gets it: whom the caller was, it does not say. ``batch``: its place in what was
+    signed, None if it was signed alone."""
+
+    receipt: Receipt
+    signature: bytes
+    batch: BatchPath | None
+
+    @classmethod
+    def from_json(cls, value: object) -> OwnReceipt:
+        """One of the list that a worker gives. Raises EncodingError, ReceiptError."""
+        said = need_fields("receipt", value, {"receipt", "signature", "batch"})
+        batch = None if said["batch"] is None else BatchPath.from_json(said["batch"])
+        signature = from_hex(said["signature"], 65, name="signature")
+        return cls(Receipt.decode(str(said["receipt"]).encode()), signature, batch)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready: the receipt with its id and what proves it."""
+        batch = None if self.batch is None else self.batch.to_json()
+        signed = {"id": to_hex(self.receipt.id), "signature": to_hex(self.signature), "batch": batch}
+        return {**signed, "receipt": self.receipt.to_json()}
 
 
 class Owner:
@@ -96,6 +123,32 @@ class Owner:
         durations = [sum(column) for column in zip(*(one["durations"] for one in found), strict=True)]
         quantiles = {"p50_ms": quantile(durations, 0.5), "p99_ms": quantile(durations, 0.99)}
         return {"agent": to_hex(self._agent), "workers": len(found), **sums, **quantiles}
+
+    async def receipts(self, since: Mapping[bytes, int] | None = None) -> list[OwnReceipt]:
+        """The agent's receipts of the boots that serve it now, each log from number ``since[boot]`` on, in order.
+
+        1. every worker that holds the agent is asked, page by page; 2. what it shows is of this agent, worker and boot,
+        in rising order; 3. the worker signed it; 4. the worker was admitted. A worker can leave some out: the log that
+        the committee witnesses says how many there are of all agents. Raises client.owner_answer, ReceiptError."""
+        found: list[OwnReceipt] = []
+        for worker, boot in await self._seats():
+            at, last = (since or {}).get(boot, 0), -1
+            for _ in range(MAX_ROUNDS):
+                answer = await self._ask("receipts", {"boot": to_hex(boot), "first": at}, worker)  # 1
+                for one in map(OwnReceipt.from_json, answer["receipts"]):
+                    receipt = one.receipt
+                    if (receipt.agent, receipt.worker, receipt.boot) != (self._agent, worker, boot):  # 2
+                        raise BAD_ANSWER(expected="receipts of this agent, worker and boot", found="another's")
+                    if receipt.seq <= last:
+                        raise BAD_ANSWER(expected=f"a receipt after {last}", found=str(receipt.seq))
+                    verify_signed(receipt, one.signature, one.batch)  # 3
+                    found.append(one)
+                    last = receipt.seq
+                at, size = int(answer["next"]), int(answer["size"])
+                if at >= size:
+                    break
+        await self._require_admitted({one.receipt.worker for one in found})  # 4
+        return found
 
     async def jobs(self) -> dict[str, Any]:
         """{tasks: [{task, cron, path, due, done, tries, again, next}], dead: [{task, due, code, path, tries, at}],

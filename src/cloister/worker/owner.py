@@ -5,6 +5,7 @@
     POST /.well-known/cloister/owner/log-key   {statement, signature}   lines are sealed to this key from now on
                                     .../logs       {have: {boot: pages}}    pages of the log, as they are kept
                                     .../metrics    {}                       calls, errors, CPU, bytes, durations
+                                    .../receipts   {boot, first}            the agent's receipts, opened
                                     .../jobs       {}                       the schedule, and what was given up
                                     .../retry      {task, due}              run a given-up job once more
     POST /.well-known/cloister/owner/command   what the agent takes     its ``command``, in order, exactly once
@@ -23,7 +24,7 @@ from hmac import compare_digest
 from typing import Any, Final
 
 from cloister.core.encoding import jcs
-from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.envelope.server import OpenRequest
 from cloister.core.errors import CloisterError, PolicyError, define
 from cloister.core.receipts.receipt import StateChange
@@ -34,6 +35,7 @@ from cloister.worker import apikeys
 from cloister.worker.agents import Placed
 from cloister.worker.figures import FigureBook
 from cloister.worker.host import BAD_ARGUMENT, Origin
+from cloister.worker.leases import AgentKeys
 from cloister.worker.logbook import LogBook
 from cloister.worker.schedule import Schedule
 from cloister.worker.scope import RequestScope
@@ -84,7 +86,8 @@ class Said:
 
 
 class OwnerDesk:
-    """Answers owners. ``process(placed)`` starts an agent; ``holder``: this worker's name for leases."""
+    """Answers owners. ``process(placed)`` starts an agent; ``holder``: this worker's name for leases, its boot in hex.
+    ``receipts(keys, boot, first)``: an agent's own (``ReceiptDoor.of_agent``)."""
 
     def __init__(
         self,
@@ -94,9 +97,10 @@ class OwnerDesk:
         process: Callable[[Placed], Awaitable[AgentProcess]],
         leases: Leases,
         holder: str,
+        receipts: Callable[[AgentKeys, bytes, int], Awaitable[Mapping[str, Any]]],
     ) -> None:
         self._book, self.figures, self._schedule = book, figures, schedule
-        self._process, self._leases, self._holder = process, leases, holder
+        self._process, self._leases, self._holder, self._receipts = process, leases, holder, receipts
         self._turns: dict[bytes, asyncio.Lock] = {}
         self._calls = 0
 
@@ -117,13 +121,15 @@ class OwnerDesk:
             return _json(await self._book.pages(placed, _have(body.get("have", {}))))
         if what == "metrics":
             return _json({**self.figures.show(placed.record.agent), "logged": placed.host.logged.lines})
+        if what == "receipts":
+            return _json(await self._receipts(placed.keys, *_place(body, bytes.fromhex(self._holder))))
         if what == "jobs":
             return _json(await self._schedule.jobs(placed))
         if what == "log-key":
             return await _kept(placed, name, *await self._book.publish(placed, body))
         if what == "retry":
             return await _kept(placed, name, *await self._schedule.again(placed, body.get("task"), body.get("due")))
-        raise NO_QUESTION(expected="logs, metrics, jobs, log-key, retry or command", found=what[:40])
+        raise NO_QUESTION(expected="logs, metrics, receipts, jobs, log-key, retry or command", found=what[:40])
 
     # --- commands: spec/owner.md 9, spec/state.md 8 ---
 
@@ -251,6 +257,14 @@ def _have(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BAD_ARGUMENT(expected="have as an object of boots", found=type(value).__name__)
     return value
+
+
+def _place(body: Mapping[str, Any], boot: bytes) -> tuple[bytes, int]:
+    """Which log, and from which receipt on."""
+    first, named = body.get("first", 0), body.get("boot")
+    if not isinstance(first, int) or isinstance(first, bool) or not 0 <= first < 1 << 53:
+        raise BAD_ARGUMENT(expected="first as a number", found=type(first).__name__)
+    return (boot if named is None else from_hex(named, 32, name="boot")), first
 
 
 def _json(value: Mapping[str, Any]) -> Said:

@@ -24,7 +24,7 @@ from cloister.core.encoding.signatures import Signed
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.errors import CloisterError, ReceiptError, define
 from cloister.core.receipts.batch import MAX_BATCH, BatchPath, sign_together
-from cloister.core.receipts.kept import OwnerKey, seal_kept
+from cloister.core.receipts.kept import OwnerKey, open_as_owner, seal_kept
 from cloister.core.receipts.log import TILE, Log, LogProof, log_head_from
 from cloister.core.receipts.merkle import leaf_hash, paths_of
 from cloister.core.receipts.receipt import Exchange, Receipt, ReceiptChain, StateChange, Usage
@@ -36,6 +36,8 @@ _OWNERS: Final = 1024
 MAX_UNSTORED: Final = 4096
 _OLD_LOGS: Final = 4
 _MAX_OLD: Final = 1 << 22
+# One answer to an owner: receipts looked at, and shown.
+MAX_LOOKED, MAX_SHOWN = 4096, 256
 
 UNSTORED = define(
     "worker.receipts_unstored",
@@ -134,12 +136,20 @@ class ReceiptDesk:
         """Receipts that have their number and wait for the store."""
         return len(self._waiting) + sum(len(batch.ids) for batch in self._unstored)
 
+    def name_of(self, boot: bytes) -> str:
+        """The log of this worker's boot, 32 bytes; older ones too."""
+        return log_name(self._node.address, boot)
+
+    @staticmethod
+    def owner_key(keys: AgentKeys, boot: bytes) -> OwnerKey:
+        """What opens an agent's receipts of one boot, for its epochs of now."""
+        return OwnerKey(keys.key(Purpose.LOG).symmetric(Context.RECEIPT_KEPT, _OWNER_INFO), boot)
+
     def _owner(self, keys: AgentKeys) -> OwnerKey:
         name = keys.seat.certificate.id
         found = self._owners.get(name)
         if found is None:
-            log_key = keys.key(Purpose.LOG).symmetric(Context.RECEIPT_KEPT, _OWNER_INFO)
-            found = self._owners[name] = OwnerKey(log_key, self._node.boot)
+            found = self._owners[name] = self.owner_key(keys, self._node.boot)
             if len(self._owners) > _OWNERS:
                 self._owners.popitem(last=False)
         return found
@@ -260,10 +270,6 @@ class ReceiptDoor:
         name, number = await self._store.find(receipt_id)
         batch = await self._store.read(name, number)
         worker, boot = name.split(".")
-        path = None
-        if len(batch.ids) > 1:
-            _, paths = paths_of([leaf_hash(one) for one in batch.ids])
-            path = BatchPath(batch.first, len(batch.ids), tuple(paths[number - batch.first])).to_json()
         return {
             "id": to_hex(receipt_id),
             "worker": f"0x{worker}",
@@ -271,7 +277,7 @@ class ReceiptDoor:
             "seq": number,
             "kept": to_hex(batch.sealed[number - batch.first]),
             "signature": to_hex(batch.signature),
-            "batch": path,
+            "batch": _path_in(batch, number - batch.first),
         }
 
     async def proof(self, receipt_id: bytes) -> dict[str, Any]:
@@ -285,6 +291,20 @@ class ReceiptDoor:
         tiles = await tiles_from(self._store, name, log, (number, size))
         return LogProof(number, tuple(log.inclusion(number, size, tiles)), head).to_json()
 
+    async def of_agent(self, keys: AgentKeys, boot: bytes, first: int) -> dict[str, Any]:
+        """An agent's own receipts in a log of this worker, from number ``first`` on, as far as one answer goes.
+
+        {boot, size, next, receipts: [{receipt: text, signature, batch}]}: go on at ``next`` until it is ``size``. Those
+        of other agents, and of closed epochs, do not open under this agent's key and are left out."""
+        name, owner = self._desk.name_of(boot), self._desk.owner_key(keys, boot)
+        size, at = await self._store.size(name), first
+        found: list[dict[str, Any]] = []
+        while at < min(size, first + MAX_LOOKED) and len(found) < MAX_SHOWN:
+            batch = await self._store.read(name, at)
+            found += _opened_of(batch, at, keys.terms.agent, owner)
+            at = batch.first + len(batch.ids)
+        return {"boot": to_hex(boot), "size": size, "next": at, "receipts": found}
+
     async def _log(self, name: str) -> Log:
         """The tree of a log; an earlier boot's is read from the store, and a few are remembered."""
         if name == self._desk.name:
@@ -294,6 +314,28 @@ class ReceiptDoor:
             if len(self._old) > _OLD_LOGS:
                 self._old.popitem(last=False)
         return self._old[name]
+
+
+def _opened_of(batch: ReceiptBatch, first: int, agent: bytes, owner: OwnerKey) -> list[dict[str, Any]]:
+    """An agent's receipts in one batch, from number ``first`` on."""
+    found: list[dict[str, Any]] = []
+    for at in range(first - batch.first, len(batch.ids)):
+        try:
+            receipt = open_as_owner(batch.sealed[at], batch.ids[at], batch.first + at, owner)
+        except CloisterError:
+            continue  # another agent's
+        if receipt.agent == agent:
+            signed = {"signature": to_hex(batch.signature), "batch": _path_in(batch, at)}
+            found.append({"receipt": receipt.encoded.decode(), **signed})
+    return found
+
+
+def _path_in(batch: ReceiptBatch, at: int) -> dict[str, Any] | None:
+    """The place of a batch's receipt ``at`` in what was signed; None for one that was signed alone."""
+    if len(batch.ids) == 1:
+        return None
+    _, paths = paths_of([leaf_hash(one) for one in batch.ids])
+    return BatchPath(batch.first, len(batch.ids), tuple(paths[at])).to_json()
 
 
 async def _loaded(store: ReceiptLogs, name: str) -> Log:

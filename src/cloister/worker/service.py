@@ -121,8 +121,15 @@ class Worker:
         self._roots = self._root_keeper()
         self.schedule = Schedule(self.table.process, self.offers.manifest, lambda: int(time.time()))
         self._late = Troubles("scheduled request failed")
+        door = ReceiptDoor(receipts, fabric.receipts)
         self.owner = OwnerDesk(
-            self.logbook, FigureBook(), self.schedule, self.table.process, fabric.leases, node.boot.hex()
+            self.logbook,
+            FigureBook(),
+            self.schedule,
+            self.table.process,
+            fabric.leases,
+            node.boot.hex(),
+            door.of_agent,
         )
         callers = Callers(
             lambda: self.watch.height,
@@ -135,7 +142,6 @@ class Worker:
         self.server = Server(
             self.watch, self.table, self.sessions, receipts, self.access, callers, self.owner, now_ms=host_now_ms
         )
-        door = ReceiptDoor(receipts, fabric.receipts)
         self.anchors = Anchors(own, others, self._anchor_service)
         self.link = GatewayLink(
             config.gateway, node, self.server, self.table, self.evidence, self.status, door, self.anchors.ready

@@ -270,3 +270,89 @@ def test_a_quantile_is_not_below_the_time_and_at_most_a_fifth_above(times: list[
 
 def test_no_calls_have_no_quantile() -> None:
     assert quantile([0] * BUCKETS, 0.5) is None
+
+
+# --- receipts ---
+
+
+async def answered(desk: Desk, count: int) -> None:
+    for at in range(count):
+        await desk.rigs[0].call(desk.agent, b"%d" % at)
+
+
+async def test_an_owner_reads_the_receipts_of_its_agent_verified_and_in_order(desk: Desk) -> None:
+    await answered(desk, 3)
+    found = await owner(desk).receipts()
+    assert [one.receipt.seq for one in found] == [0, 1, 2]
+    assert {one.receipt.agent for one in found} == {desk.agent}
+    assert found[0].to_json()["id"] == "0x" + found[0].receipt.id.hex()
+    boot = desk.rigs[0].boot
+    later = await owner(desk).receipts({boot: 2})
+    assert later[0] == found[2]
+
+
+def _swapped(answer: dict[str, Any]) -> None:
+    answer["receipts"].reverse()
+
+
+def _twice(answer: dict[str, Any]) -> None:
+    answer["receipts"] = [answer["receipts"][0]] * 2
+
+
+def _forged(answer: dict[str, Any]) -> None:
+    one = answer["receipts"][0]
+    one["receipt"] = one["receipt"].replace('"status":200', '"status":201')
+
+
+def _unsigned(answer: dict[str, Any]) -> None:
+    answer["receipts"][0]["signature"] = "0x" + "11" * 65
+
+
+def _of_another_agent(answer: dict[str, Any]) -> None:
+    one = answer["receipts"][0]
+    agent = json.loads(one["receipt"])["agent"]
+    one["receipt"] = one["receipt"].replace(agent, "0x" + "22" * 32)
+
+
+def _in_a_batch(answer: dict[str, Any]) -> None:
+    answer["receipts"][0]["batch"] = {"first": 0, "size": 2, "path": "0x" + "00" * 32}
+
+
+def _more(answer: dict[str, Any]) -> None:
+    answer["receipts"][0]["more"] = 1
+
+
+LIES: dict[str, tuple[Any, str]] = {
+    "receipts out of order": (_swapped, "client.owner_answer"),
+    "a receipt twice": (_twice, "client.owner_answer"),
+    "a receipt with another status": (_forged, "receipt.signature"),
+    "a signature of nobody": (_unsigned, "receipt.signature"),
+    "a receipt of another agent": (_of_another_agent, "client.owner_answer"),
+    "a place in a batch that was never signed": (_in_a_batch, "receipt.signature"),
+    "a field too many": (_more, "encoding.field"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_a_worker_that_lies_about_receipts_is_caught(desk: Desk, lie: str) -> None:
+    await answered(desk, 2)
+    change, code = LIES[lie]
+
+    def spoil(what: str, answer: Answer) -> Answer:
+        if what == "receipts":
+            value = answer.json()
+            change(value)
+            answer.body = json.dumps(value).encode()
+        return answer
+
+    desk.spoil = spoil
+    with pytest.raises(CloisterError) as caught:
+        await owner(desk).receipts()
+    assert caught.value.code == code, lie
+
+
+async def test_receipts_of_a_worker_that_nobody_admitted_are_refused(desk: Desk) -> None:
+    await answered(desk, 1)
+    desk.strangers.add(desk.rigs[0].node.address)
+    with pytest.raises(CloisterError):
+        await owner(desk).receipts()

@@ -11,10 +11,12 @@ from typing import Any, cast
 
 import pytest
 
-from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.signatures import address_of, sign_digest
 from cloister.core.envelope.server import OpenRequest, VerifiedCaller
 from cloister.core.errors import CloisterError
+from cloister.core.receipts.receipt import Receipt
+from cloister.core.receipts.verify import verify_signed
 from cloister.fabric.ports import FENCED
 from cloister.sandbox.errors import THREW
 from cloister.sandbox.ports import AgentRequest
@@ -54,6 +56,9 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "a body that is no object": ("logs", {"body": b"[]"}, "sandbox.argument"),
     "a deep body": ("logs", {"body": b"[" * 100_000}, "sandbox.argument"),
     "have that is no object": ("logs", {"body": {"have": [1]}}, "sandbox.argument"),
+    "receipts before the first": ("receipts", {"body": {"first": -1}}, "sandbox.argument"),
+    "receipts from true on": ("receipts", {"body": {"first": True}}, "sandbox.argument"),
+    "receipts of a boot that is none": ("receipts", {"body": {"boot": "0x12"}}, "encoding.hex"),
     "a retry of nothing": ("retry", {"body": {"task": 0, "due": 1}}, "worker.no_dead_job"),
     "a retry without fields": ("retry", {}, "worker.no_dead_job"),
     "a log key without fields": ("log-key", {}, "encoding.field"),
@@ -93,6 +98,41 @@ async def test_figures_count_calls_errors_bytes_and_time_and_no_questions(make: 
     assert (figures["request_bytes"], figures["response_bytes"], figures["cpu_us"]) == (6, 10, 2000)
     assert sum(figures["durations"]) == 4
     assert len(figures["durations"]) == BUCKETS
+
+
+async def test_an_owner_gets_the_receipts_of_its_agent_and_of_no_other(make: Make) -> None:
+    rig = await make(counts)
+    mine, other = await rig.deploy(1), await rig.deploy(2)
+    made = [await rig.call(agent, b"x") for agent in (mine, other, mine, other, mine)]
+    shown = json.loads((await ask(rig, mine, "receipts")).body)
+    assert (shown["boot"], shown["size"], shown["next"]) == (to_hex(rig.boot), 5, 5)
+    own = [got.receipt for got in made if got.receipt is not None and got.receipt.agent == mine]
+    assert [one["receipt"].encode() for one in shown["receipts"]] == [one.encoded for one in own]
+    for one in shown["receipts"]:
+        verify_signed(Receipt.decode(one["receipt"].encode()), from_hex(one["signature"], 65), None)
+    later = json.loads((await ask(rig, mine, "receipts", {"first": 3})).body)
+    assert [json.loads(one["receipt"])["seq"] for one in later["receipts"]] == [4, 5], "the question has one too"
+
+
+async def test_a_boot_without_receipts_shows_none(make: Make) -> None:
+    rig = await make(counts)
+    agent = await rig.deploy()
+    shown = json.loads((await ask(rig, agent, "receipts", {"boot": to_hex(bytes(32))})).body)
+    assert (shown["size"], shown["next"], shown["receipts"]) == (0, 0, [])
+
+
+async def test_receipts_come_page_by_page(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloister.worker.receipts.MAX_LOOKED", 2)
+    rig = await make(counts)
+    agent = await rig.deploy()
+    for _ in range(5):
+        await rig.call(agent, b"x")
+    seen, at = [], 0
+    for _ in range(4):
+        page = json.loads((await ask(rig, agent, "receipts", {"first": at})).body)
+        seen += [json.loads(one["receipt"])["seq"] for one in page["receipts"]]
+        at = page["next"]
+    assert seen[:5] == [0, 1, 2, 3, 4]
 
 
 def test_buckets_rise_with_time_and_hold_everything() -> None:
