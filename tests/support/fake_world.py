@@ -193,7 +193,12 @@ class World:
             raw = trie[key]
             word = int.from_bytes(rlp.decode(raw), "big") if raw else 0
             entries.append({"key": hex(slot), "value": hex(word), "proof": _nodes(trie, key)})
-        return {"accountProof": _nodes(accounts, keccak256(address)), "storageProof": entries}
+        root = tries[name].root_hash if name else HexaryTrie({}).root_hash
+        return {
+            "accountProof": _nodes(accounts, keccak256(address)),
+            "storageHash": to_hex(root),
+            "storageProof": entries,
+        }
 
     # --- statements ---
 

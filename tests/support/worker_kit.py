@@ -86,12 +86,14 @@ def list_workers(world: World, *workers: bytes) -> None:
 
 
 class ChainRpc(Rpc):
-    """The world's endpoint without HTTP. ``down`` makes it unreachable; ``asked`` lists methods."""
+    """The world's endpoint without HTTP. ``down`` makes it unreachable; ``asked`` lists methods, ``refuse`` names
+    those that it does not answer."""
 
     def __init__(self, world: World) -> None:
         super().__init__("http://127.0.0.1:1")
         self._door = FakeGateway(world, [])
         self.down = False
+        self.refuse: set[str] = set()
         self.asked: list[str] = []
 
     async def call(self, method: str, *params: Any) -> Any:
@@ -101,7 +103,7 @@ class ChainRpc(Rpc):
     async def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
         """Many calls."""
         await asyncio.sleep(0)
-        if self.down:
+        if self.down or self.refuse & {method for method, _ in calls}:
             raise UNREACHABLE(expected="an answer", found="none")
         self.asked += [method for method, _ in calls]
         said = [self._door._rpc_answer({"id": 1, "method": m, "params": list(p)}) for m, p in calls]

@@ -84,10 +84,40 @@ class ProvenState:
         self.checkpoint = checkpoint
         self._rpc, self._contracts, self._code_hashes = rpc, contracts, dict(code_hashes or {})
         self._known: dict[str, _Known] = {}
+        self._roots: dict[str, bytes] = {}
 
     async def agent(self, agent_id: bytes) -> AgentRecord | None:
         """An agent's record; None if there is no such agent at the checkpoint."""
         return await self.read("Agents", lambda s, at: read_agent(s, at, agent_id))
+
+    async def agents(self, agent_ids: Sequence[bytes]) -> list[AgentRecord | None]:
+        """The records of many agents, proven together."""
+
+        def read_all(slots: Slots, layout: Layout) -> list[AgentRecord | None]:
+            found: list[AgentRecord | None] = []
+            missing: list[int] = []
+            for agent_id in agent_ids:
+                try:
+                    found.append(read_agent(slots, layout, agent_id))
+                except _NeedSlots as need:
+                    missing += need.slots
+            if missing:
+                raise _NeedSlots(missing)
+            return found
+
+        return await self.read("Agents", read_all)
+
+    async def storage_root(self, name: str) -> bytes:
+        """The root of a contract's storage: while it stays the same, so does every word. Asked once."""
+        if name not in self._roots:
+            await self._prove(name, [])
+        return self._roots[name]
+
+    async def newest_root(self, name: str) -> bytes:
+        """The root of a contract's storage at the newest block seen. Unproven: a hint of when to look again."""
+        said = await self._rpc.call("eth_getProof", to_hex(self._contracts[name]), [], "latest")
+        root = said.get("storageHash") if isinstance(said, dict) else None
+        return from_hex(root, 32, name="storageHash")
 
     async def agent_rules(self, agent_id: bytes) -> AgentRules:
         """What limits an agent beside its code; all zero for one that never set a rule."""
@@ -191,7 +221,7 @@ class ProvenState:
 
     async def _prove(self, name: str, slots: Sequence[int]) -> dict[int, int]:
         address = to_hex(self._contracts[name])
-        groups = [slots[i : i + MAX_SLOTS] for i in range(0, len(slots), MAX_SLOTS)]
+        groups = [slots[i : i + MAX_SLOTS] for i in range(0, len(slots), MAX_SLOTS)] or [slots]
         block = hex(self.checkpoint.number)
         calls = [("eth_getProof", [address, [f"0x{s:064x}" for s in group], block]) for group in groups]
         answers = await self._rpc.batch(calls)
@@ -206,7 +236,7 @@ class ProvenState:
             raise BAD_ANSWER(expected="a proof", found=type(answer).__name__)
         nodes = nodes_of(answer.get("accountProof"))
         account = verify_account(self.checkpoint.state_root, self._contracts[name], nodes)  # 1
-        storage_root = self._require_contract(name, account).storage_root  # 2
+        storage_root = self._roots[name] = self._require_contract(name, account).storage_root  # 2
         entries = answer.get("storageProof")
         if not isinstance(entries, list) or len(entries) != len(slots):
             raise BAD_ANSWER(expected=f"{len(slots)} storage proofs", found="another number")

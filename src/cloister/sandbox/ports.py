@@ -40,7 +40,8 @@ class AgentSpec:
     ``map_host``: host -> (ip, port) for devnets; it changes where an allowed host lives, it allows nothing.
     ``extra_ca``: PEM trusted inside this sandbox only.
     ``entry``: "fetch" (``fetch(request, ctx)``) or "main" (``main(requestJson)``), as the manifest says.
-    ``runtime``: "deno" or "python"; the bundle is an ES module, or an archive (core/policy/archive.py)."""
+    ``runtime``: "deno" or "python"; the bundle is an ES module, or an archive (core/policy/archive.py).
+    ``processes``: how many may run at once, as the manifest says; the worker starts each one by itself."""
 
     agent: bytes
     code_hash: bytes
@@ -54,6 +55,7 @@ class AgentSpec:
     extra_ca: bytes | None = None
     entry: str = "fetch"
     runtime: str = "deno"
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,10 @@ class AgentProcess(Protocol):
     @property
     def alive(self) -> bool:
         """Whether the process still runs."""
+
+    @property
+    def under_way(self) -> int:
+        """Requests in progress, their bodies included."""
 
     def usage(self) -> Mapping[str, int]:
         """Measured by the worker: cpu_us, rss_bytes, peak_bytes, egress_bytes, ingress_bytes, requests, busy_us,

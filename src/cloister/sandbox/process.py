@@ -69,6 +69,11 @@ class SandboxProcess:
         watched = self._parts.watched
         return not self._failed and watched is not None and watched.alive
 
+    @property
+    def under_way(self) -> int:
+        """Requests that somebody waits for."""
+        return self.channel.under_way
+
     def adopt(self, watched: Watched) -> None:
         """Take the launched process: its end ends everything else."""
         self._parts.watched = watched

@@ -10,9 +10,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from cloister.core.policy.placement import place
 from cloister.core.policy.refusals import PAUSED
 from cloister.core.state.endorse import Answer
 from cloister.fabric.ports import Fabric
-from cloister.sandbox.ports import AgentProcess, Sandbox
+from cloister.sandbox.ports import AgentProcess, AgentSpec, Sandbox
 from cloister.wire.heads import HeadMove
 from cloister.worker.agentlog import AgentLog
 from cloister.worker.bundles import Outside, agent_spec, secret_facts
@@ -36,20 +36,16 @@ from cloister.worker.host import AgentHost, Extra
 from cloister.worker.leases import AgentKeys
 from cloister.worker.listed import Listed
 from cloister.worker.moves import Moves, standing, state_keys
+from cloister.worker.processes import NOT_HERE, OWNER_FULL, Budget, Pool, Processes
 from cloister.worker.state import AgentState
 
 # Agents that are leased or dropped at once: one that hangs holds nobody else up.
 AT_ONCE = 8
-# After a failed start the same answer is given for so long: a broken agent costs its callers' patience, not our CPU.
-COOL_S = 1.0
+# Leases that one turn asks for: the next turn goes on. So a new period with thousands of agents delays no news.
+LEASES = 64
+# Records that are proven together; between two such groups requests are served.
+GROUP = 32
 
-NOT_HERE = define(
-    "worker.no_such_agent",
-    PolicyError,
-    check="this worker holds a lease of the agent",
-    remedy="fetch the agent's seats: placement names the workers that hold a lease now",
-    status=421,
-)
 WRONG_LEASE = define(
     "worker.wrong_lease",
     PolicyError,
@@ -63,16 +59,16 @@ WRONG_LEASE = define(
 class Placed:
     """One agent on this worker. ``keys`` is the newest period's lease, ``older`` the one before while it is valid.
 
-    ``closed``: dropped; requests that still hold it start nothing and commit nothing."""
+    ``pool``: its processes. ``secrets``: of the newest one. ``closed``: dropped; requests that still hold it start
+    nothing and commit nothing."""
 
     keys: AgentKeys
     record: AgentRecord
     state: AgentState
     host: AgentHost
+    pool: Pool
     older: AgentKeys | None = None
-    process: AgentProcess | None = None
-    starting: asyncio.Task[AgentProcess] | None = None
-    failed: tuple[CloisterError, float] | None = None
+    secrets: tuple[str, ...] = field(default=(), repr=False)
     closed: bool = False
 
     def open_psk(self, certificate: KeyCertificate, ibe: bytes) -> bytes:
@@ -93,6 +89,12 @@ class Wanted:
     cluster_epoch: int
     master_epoch: int
 
+    def only_code(self, terms: Lease) -> bool:
+        """Whether nothing but code or manifest is newer than a lease: what began under it may end."""
+        epochs = (terms.agent_epoch, terms.cluster_epoch, terms.master_epoch)
+        here = (self.record.epoch, self.cluster_epoch, self.master_epoch)
+        return epochs == here and terms.cluster == self.record.cluster
+
     def fits(self, terms: Lease) -> bool:
         """Whether a lease is of this very version: code, manifest, cluster and all three epochs."""
         record = self.record
@@ -108,7 +110,7 @@ class Devices:
     """What the table needs from this machine. ``acquire(agent)`` gets keys; ``heads(agent)`` what the committee
     remembers, with the quorum; ``endorse(keys, moves)`` a quorum's signatures on the last of these moves;
     ``attest(nonce)`` evidence for agent code; ``log(agent)`` an agent's log; ``offer(placed)`` what its code may ask
-    besides its state."""
+    besides its state; ``budget``: what processes may use."""
 
     acquire: Callable[[bytes], Awaitable[AgentKeys]]
     heads: Callable[[bytes], Awaitable[tuple[Sequence[Answer], int]]]
@@ -118,6 +120,7 @@ class Devices:
     rng: Callable[[int], bytes]
     outside: Outside
     offer: Callable[[Placed], Mapping[str, Extra]] = lambda placed: {}
+    budget: Budget = field(default_factory=Budget)
 
 
 class AgentTable:
@@ -136,10 +139,15 @@ class AgentTable:
         self._worker, self._watch, self._fabric, self._access = worker, watch, fabric, access
         self._sandbox, self._sessions, self._devices = sandbox, sessions, devices
         self._placed: dict[bytes, Placed] = {}
+        self._draining: dict[bytes, Placed] = {}
         self._moves = Moves(worker, fabric, devices.endorse, devices.rng)
+        self.processes = Processes(devices.budget, asyncio.get_running_loop().time)
         self._stopping: set[asyncio.Task[None]] = set()
+        self._tried: dict[bytes, int] = {}
+        self._turns = 0
         self._height = 0
         self._left = False
+        self.behind = False
         self.problems: dict[bytes, CloisterError] = {}
         self.changed = asyncio.Event()
 
@@ -179,49 +187,35 @@ class AgentTable:
         """Bring leases and processes in line with the newest checkpoint. A failing agent does not stop the others.
 
         1. forget what this height ends; 2. drop what a block seen has paused; 3. which agents are placed here, by
-        proof; 4. drop the others; 5. lease or renew each.
+        proof, as far as each owner's share goes; 4. drop the others; 5. end other versions, follow new secrets;
+        6. lease or renew, at most ``LEASES`` agents: ``behind`` says that more wait for the next turn.
         """
         self.advance(self._watch.height)  # 1
-        for agent in [a for a in self._placed if self._watch.seen_paused(a)]:  # 2
+        for agent in [a for a in (*self._placed, *self._draining) if self._watch.seen_paused(a)]:  # 2
             self._drop(agent)
         wanted = await self._wanted()  # 3
-        for agent in set(self._placed) - set(wanted):  # 4
+        over = self._over_share(wanted)
+        for agent in over:
+            del wanted[agent]
+        for agent in {*self._placed, *self._draining} - set(wanted):  # 4
             self._drop(agent)
         self._moves.keep(wanted)
-        free = asyncio.Semaphore(AT_ONCE)
-
-        async def keep(agent: bytes) -> CloisterError | None:
-            async with free:
-                try:
-                    await self._keep(agent, wanted[agent])
-                except CloisterError as error:
-                    return error
-            return None
-
-        outcomes = await asyncio.gather(*(keep(agent) for agent in wanted))  # 5
-        self.problems = {a: e for a, e in zip(wanted, outcomes, strict=True) if e is not None}
+        due = [agent for agent, one in wanted.items() if self._follow(agent, one)]  # 5
+        due.sort(key=lambda agent: (self._tried.get(agent, 0), agent in self._placed))
+        self._turns += 1
+        self.behind = len(due) > LEASES
+        failed = await self._lease(due[:LEASES], wanted)  # 6
+        later = {agent: self.problems[agent] for agent in due[LEASES:] if agent in self.problems}
+        self.problems = {**over, **later, **failed}
+        self._tried = {agent: self._tried.get(agent, 0) for agent in later} | dict.fromkeys(failed, self._turns)
 
     async def process(self, placed: Placed) -> AgentProcess:
-        """The agent's running process, started if needed. A caller that goes away stops nobody else's start.
+        """A process of the agent for one request, started if needed. A caller that goes away stops nobody else's start.
 
-        Raises worker.no_such_agent for a dropped agent, policy.not_listed where a list on chain is against its
-        manifest, what ``agent_spec`` raises, SandboxError."""
+        Raises policy.not_listed where a list on chain is against its manifest, what ``Processes.take``, ``agent_spec``
+        and the sandbox raise."""
         await self._access.require(placed.record.agent)
-        if placed.process is not None and placed.process.alive:
-            return placed.process
-        if placed.closed:
-            raise NOT_HERE(expected="an agent of this worker", found="one that was dropped")
-        if placed.starting is None:
-            _require_cool(placed)
-            placed.starting = asyncio.ensure_future(self._start(placed))
-            placed.starting.add_done_callback(_seen)
-        starting = placed.starting
-        try:
-            return await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            if starting.cancelled() and placed.closed:
-                raise NOT_HERE(expected="an agent of this worker", found="one that was dropped") from None
-            raise
+        return await self.processes.take(placed.pool)
 
     def leave(self) -> None:
         """Announce no seats from now on: callers go elsewhere while this worker ends."""
@@ -230,10 +224,10 @@ class AgentTable:
 
     async def close(self) -> None:
         """Stop every agent, and wait for it."""
-        for agent in list(self._placed):
+        for agent in [*self._placed, *self._draining]:
             self._drop(agent)
         self._moves.keep(())
-        await asyncio.gather(*self._stopping, self._moves.ended())
+        await asyncio.gather(*self._stopping, self._moves.ended(), self.processes.close())
 
     # --- inside: which agents ---
 
@@ -241,44 +235,76 @@ class AgentTable:
         state, height = self._watch.state(), self._watch.checkpoint.number
         committee, master = await asyncio.gather(state.committee(), state.master())
         live = [w.worker for w in await state.workers() if w.live_at(height)]
+        if self._worker not in live:
+            return {}
+        wanted = {}
+        agents = await self._watch.agent_ids()
+        for start in range(0, len(agents), GROUP):
+            for record in await self._watch.agents(agents[start : start + GROUP]):
+                if record is None or record.paused or self._watch.seen_paused(record.agent):
+                    continue
+                cluster = await state.cluster(record.cluster)
+                if cluster and self._worker in place(committee.term_seed, record.agent, live, cluster.seats):
+                    wanted[record.agent] = Wanted(record, cluster.epoch, master.epoch)
+        return wanted
+
+    def _over_share(self, wanted: Mapping[bytes, Wanted]) -> dict[bytes, CloisterError]:
+        """Agents beyond what one owner may have here: those that are held stay, then older ones come first."""
+        most = self._devices.budget.owner_agents
+        counts: Counter[bytes] = Counter()
+        over: dict[bytes, CloisterError] = {}
+        for agent in sorted(wanted, key=lambda a: (a not in self._placed, wanted[a].record.token_id)):
+            owner = wanted[agent].record.owner
+            counts[owner] += 1
+            if counts[owner] > most:
+                over[agent] = OWNER_FULL(expected=f"at most {most} agents of one owner", found="one more")
+        return over
+
+    def _follow(self, agent: bytes, wanted: Wanted) -> bool:
+        """Whether the agent needs a lease. 1. another version than the one held ends at once; where nothing but its
+        code is older, when its requests have ended; 2. new secrets; 3. a lease of this period and term."""
+        older = self._draining.get(agent)
+        if older is not None and not wanted.only_code(older.keys.terms):  # 1
+            self._drop_older(agent)
+        placed = self._placed.get(agent)
+        if placed is not None and not wanted.fits(placed.keys.terms):
+            self._drop(agent, drain=wanted.only_code(placed.keys.terms))
+            placed = None
+        if placed is None:
+            return True
+        self._follow_secrets(placed, wanted.record)  # 2
+        at, terms = self._watch.checkpoint, placed.keys.terms
+        return terms.period < at.number // max(1, self._watch.period_blocks) or terms.term < at.term  # 3
+
+    async def _lease(self, agents: Collection[bytes], wanted: Mapping[bytes, Wanted]) -> dict[bytes, CloisterError]:
+        """Lease or renew; the refusals."""
         free = asyncio.Semaphore(AT_ONCE)
 
-        async def one(agent: bytes) -> Wanted | None:
+        async def one(agent: bytes) -> CloisterError | None:
             async with free:
-                record = await self._watch.agent(agent)
-                if record is None or record.paused or self._watch.seen_paused(agent):
-                    return None
-                cluster = await state.cluster(record.cluster)
-            if cluster is None or self._worker not in place(committee.term_seed, agent, live, cluster.seats):
-                return None
-            return Wanted(record, cluster.epoch, master.epoch)
+                try:
+                    await self._keep(agent, wanted[agent])
+                except CloisterError as error:
+                    return error
+            return None
 
-        agents = await self._watch.agent_ids() if self._worker in live else []
-        found = await asyncio.gather(*(one(agent) for agent in agents))
-        return {agent: wanted for agent, wanted in zip(agents, found, strict=True) if wanted is not None}
+        outcomes = await asyncio.gather(*(one(agent) for agent in agents))
+        return {agent: error for agent, error in zip(agents, outcomes, strict=True) if error is not None}
 
     async def _keep(self, agent: bytes, wanted: Wanted) -> None:
-        """1. another version than the one held ends at once; 2. new secrets; 3. a lease of this period and term; 4. it says
-        what the chain says; 5. nothing ended meanwhile; 6. the older lease serves on until it ends."""
+        """1. a lease of this period and term; 2. it says what the chain says; 3. nothing ended meanwhile; 4. the older
+        lease serves on until it ends."""
         placed = self._placed.get(agent)
-        if placed is not None and not wanted.fits(placed.keys.terms):  # 1
-            self._drop(agent)
-            placed = None
-        if placed is not None:
-            await self._follow_secrets(placed, wanted.record)  # 2
-            at, terms = self._watch.checkpoint, placed.keys.terms
-            if terms.period >= at.number // max(1, self._watch.period_blocks) and terms.term >= at.term:  # 3
-                return
         self._moves.refuse(agent)
-        keys = await self._devices.acquire(agent)
-        self._require_lease(agent, keys.terms, wanted)  # 4
+        keys = await self._devices.acquire(agent)  # 1
+        self._require_lease(agent, keys.terms, wanted)  # 2
         fresh = None if placed is not None else await self._load(agent, keys, wanted.record)
-        if self._placed.get(agent) is not placed or self._watch.seen_paused(agent):  # 5
+        if self._placed.get(agent) is not placed or self._watch.seen_paused(agent):  # 3
             return
         if fresh is not None:
             self._placed[agent] = fresh
         elif placed is not None:
-            placed.older, placed.keys = placed.keys, keys  # 6
+            placed.older, placed.keys = placed.keys, keys  # 4
         self._sessions.add(keys.seat.certificate, keys.hpke_key, keys.xwing_key)
         self.changed.set()
 
@@ -297,82 +323,73 @@ class AgentTable:
             self._moves.refuse(agent)
         state = AgentState(self._fabric.state, state_keys(keys), agent.hex(), self._devices.rng)
         await state.load(answers, quorum, over=keys.version.epochs[:3] > (1, 1, 1))
-        placed = Placed(keys, record, state, AgentHost(self._devices.attest, self._devices.log(agent)))
-        placed.host.offer(self._devices.offer(placed))
+        host = AgentHost(self._devices.attest, self._devices.log(agent))
+        placed = Placed(keys, record, state, host, Pool(record.owner, lambda: self._start(placed)))
+        host.offer(self._devices.offer(placed))
         return placed
 
     # --- inside: processes ---
 
-    async def _start(self, placed: Placed) -> AgentProcess:
-        """Start until the process has the secrets of the newest record; remember a failure for a moment."""
-        try:
-            old, placed.process = placed.process, None
-            if old is not None:
-                await old.close()
-            while True:
-                record = placed.record
-                await self._access.load(record.agent)
-                spec = await agent_spec(
-                    self._fabric.blobs,
-                    placed.keys,
-                    record,
-                    placed.state,
-                    self._devices.outside,
-                    also=self._access.allows(record.agent),
-                    bind=partial(self._access.bind, record.agent),
-                )
-                placed.host.logged.hide(spec.secrets.values())
-                process = await self._sandbox.start(spec, placed.host)
-                if secret_facts(record) == secret_facts(placed.record):
-                    placed.process = process
-                    return process
-                await process.close()
-        except CloisterError as error:
-            placed.failed = (error, asyncio.get_running_loop().time() + COOL_S)
-            raise
-        finally:
-            placed.starting = None
-
-    async def _follow_secrets(self, placed: Placed, record: AgentRecord) -> None:
-        """Take the newest record. Other secrets: the process ends, the next request starts one that has them."""
-        same = secret_facts(placed.record) == secret_facts(record)
-        placed.record = record
-        if same:
-            return
-        placed.failed = None
-        process, placed.process = placed.process, None
-        if process is not None:
+    async def _start(self, placed: Placed) -> tuple[AgentSpec, AgentProcess]:
+        """Start until the process has the secrets of the newest record."""
+        while True:
+            record = placed.record
+            await self._access.load(record.agent)
+            spec = await agent_spec(
+                self._fabric.blobs,
+                placed.keys,
+                record,
+                placed.state,
+                self._devices.outside,
+                also=self._access.allows(record.agent),
+                bind=partial(self._access.bind, record.agent),
+            )
+            secrets = tuple(spec.secrets.values())
+            placed.host.logged.hide({*secrets, *placed.secrets})  # processes that end may still log the older ones
+            placed.secrets = secrets
+            process = await self._sandbox.start(spec, placed.host)
+            if secret_facts(record) == secret_facts(placed.record):
+                return spec, process
             await process.close()
 
-    def _drop(self, agent: bytes) -> None:
-        """Serve the agent no more, from this very moment; its process ends in the background."""
+    def _follow_secrets(self, placed: Placed, record: AgentRecord) -> None:
+        """Take the newest record. Other secrets: the next request starts a process that has them; those that run end
+        with the requests that they have."""
+        same = secret_facts(placed.record) == secret_facts(record)
+        placed.record, placed.pool.owner = record, record.owner
+        if not same:
+            self.processes.renew(placed.pool)
+
+    def _drop(self, agent: bytes, *, drain: bool = False) -> None:
+        """Serve the agent no more, from this very moment. ``drain``: requests that were let in come to their end, and
+        may commit; otherwise they may not, and its processes end at once."""
+        self._drop_older(agent)
         placed = self._placed.pop(agent, None)
         self._sessions.erase_agent(agent)
         if placed is None:
             return
-        placed.closed = True
-        task = asyncio.ensure_future(_stop(placed))
-        self._stopping.add(task)
-        task.add_done_callback(self._stopping.discard)
+        if drain:
+            self._draining[agent] = placed
+            self._later(self._drain(agent, placed))
+        else:
+            placed.closed = True
+            self._later(self.processes.drop(placed.pool))
         self.changed.set()
 
+    def _drop_older(self, agent: bytes) -> None:
+        """End at once what still drains of an earlier version."""
+        older = self._draining.pop(agent, None)
+        if older is not None:
+            older.closed = True
+            self._later(self.processes.drop(older.pool))
 
-def _require_cool(placed: Placed) -> None:
-    if placed.failed is not None and asyncio.get_running_loop().time() < placed.failed[1]:
-        raise placed.failed[0].with_traceback(None)
+    async def _drain(self, agent: bytes, placed: Placed) -> None:
+        await self.processes.retire(placed.pool)
+        placed.closed = True
+        if self._draining.get(agent) is placed:
+            del self._draining[agent]
 
-
-async def _stop(placed: Placed) -> None:
-    if placed.starting is not None:
-        placed.starting.cancel()
-        await asyncio.gather(placed.starting, return_exceptions=True)
-    process, placed.process = placed.process, None
-    if process is not None:
-        with contextlib.suppress(CloisterError):
-            await process.close()
-
-
-def _seen(task: asyncio.Task[AgentProcess]) -> None:
-    """A start that failed while nobody waited is no unhandled error: the next request meets it again."""
-    if not task.cancelled():
-        task.exception()
+    def _later(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)

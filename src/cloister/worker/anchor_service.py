@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from cloister.chain.anchor import NAME
 from cloister.core.chainview.anchor import Queue
 from cloister.core.encoding.contract_statements import AnchorLease
 from cloister.core.encoding.network import Network
@@ -69,13 +70,15 @@ class AnchorService:
         self._desks: dict[bytes, tuple[Placed, AnchorDesk, ActDesk]] = {}
         self._done: dict[bytes, Queue] = {}
         self._naming: dict[bytes, bool] = {}
+        self._quiet: tuple[bytes, frozenset[bytes]] | None = None
         self.problems: dict[bytes, CloisterError] = {}
 
     async def turn(self) -> None:
         """Serve what is open. An agent's refusal is kept in ``problems`` and holds up no other; raises ChainError.
 
-        1. a fresh view; 2. the queues of all agents served here, by proof; 3. those with news, open requests or
-        waiting acts get a turn."""
+        1. a fresh view; 2. nothing to do where the contract's storage is the one that all these agents were done with;
+        3. the queues of all agents served here, by proof; 4. those with news, open requests or waiting acts get a
+        turn."""
         if self._chain is None:
             return
         self._view.require_fresh()  # 1
@@ -84,7 +87,10 @@ class AnchorService:
         for gone in set(self._desks) - set(placed):
             del self._desks[gone]
             self._done.pop(gone, None)
-        queues = await self._chain.queues(state, list(placed))  # 2
+        seen = await state.storage_root(NAME), frozenset(placed)  # 2
+        if seen == self._quiet and not acting:
+            return
+        queues = await self._chain.queues(state, list(placed))  # 3
         asked = [a for a, queue in queues.items() if queue.count and self._done.get(a) != queue]
         busy = list(dict.fromkeys((*asked, *acting)))
         free = asyncio.Semaphore(AT_ONCE)
@@ -104,7 +110,8 @@ class AnchorService:
                     return error
             return None
 
-        outcomes = await asyncio.gather(*(one(agent) for agent in busy))  # 3
+        outcomes = await asyncio.gather(*(one(agent) for agent in busy))  # 4
+        self._quiet = seen if all(self._done.get(agent) == queues[agent] for agent in asked) else None
         self.problems = {a: e for a, e in zip(busy, outcomes, strict=True) if e is not None}
 
     def waiting(self, agent: bytes, index: int) -> Waiting | None:

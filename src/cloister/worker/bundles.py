@@ -75,6 +75,7 @@ async def agent_spec(
         extra_ca=outside.extra_ca,
         entry=manifest.entry,
         runtime=manifest.runtime,
+        processes=manifest.processes,
     )
 
 

@@ -9,7 +9,7 @@ counts only by proof.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from cloister.chain.proven import ProvenState
@@ -96,9 +96,11 @@ class ChainWatch:
         self._blocks: dict[int, tuple[bytes, bytes]] = {}
         self._conflict: CloisterError | None = None
         self._records: dict[bytes, AgentRecord | None] = {}
+        self._root = b""  # of the Agents contract's storage, by proof, which records and rules were read under
+        self._swept: dict[str, tuple[bytes, set[bytes]]] = {}  # per sweep: the newest root before it, and who was in it
         self._proven: ProvenState | None = None
         self._calls: ProvenCalls | None = None
-        self._rules: dict[bytes, tuple[int, AgentRules]] = {}  # by proof, and at which height
+        self._rules: dict[bytes, tuple[bytes, AgentRules]] = {}  # by proof, and under which storage root
         self._claims: dict[bytes, dict[AgentRules, int]] = {}  # newer rules, and the newest height claimed with them
         self._restricted: dict[bytes, int] = {}  # agent id or our address -> newest height claimed when it was seen
         self._worker: bytes | None = None
@@ -143,14 +145,32 @@ class ChainWatch:
         return self._proven
 
     async def agent(self, agent: bytes) -> AgentRecord | None:
-        """The agent's record by proof at the newest checkpoint (read once per checkpoint). None: no such agent."""
-        if agent not in self._records:
-            at = self.checkpoint
-            record = await self.state().agent(agent)
-            if at == self.checkpoint:
-                self._records[agent] = record
-            return record
-        return self._records[agent]
+        """The agent's record by proof at the newest checkpoint (read once per change). None: no such agent."""
+        return (await self.agents([agent]))[0]
+
+    async def agents(self, agents: Sequence[bytes]) -> list[AgentRecord | None]:
+        """Records by proof at the newest checkpoint, proven together. Those read before count as long as the storage
+        root of their contract stays the same, by proof: an agent that sleeps costs nothing."""
+        state, root = await self._agents_root()
+        missing = [agent for agent in agents if agent not in self._records]
+        if not missing:
+            return [self._records[agent] for agent in agents]
+        fresh = dict(zip(missing, await state.agents(missing), strict=True))
+        if root == self._root:
+            self._records |= fresh
+            fresh = self._records
+        elif len(missing) < len(agents):
+            return await self.agents(agents)  # what was known is of an older root by now
+        return [fresh[agent] for agent in agents]
+
+    async def _agents_root(self) -> tuple[ProvenState, bytes]:
+        """The newest checkpoint's state and the Agents contract's storage root in it; what was read under another root
+        is forgotten."""
+        state = self.state()
+        root = await state.storage_root("Agents")
+        if root != self._root and state.checkpoint == self.checkpoint:
+            self._records, self._root = {}, root
+        return state, root
 
     def calls(self) -> ProvenCalls:
         """Views of contracts over state that is proven at the newest checkpoint."""
@@ -159,11 +179,11 @@ class ChainWatch:
         return self._calls
 
     async def rules(self, agent: bytes) -> AgentRules:
-        """The agent's rules by proof at the newest checkpoint (read once per checkpoint)."""
-        at = self.checkpoint.number
+        """The agent's rules by proof at the newest checkpoint (read once per change)."""
+        state, root = await self._agents_root()
         known = self._rules.get(agent)
-        if known is None or known[0] != at:
-            known = self._rules[agent] = (at, await self.state().agent_rules(agent))
+        if known is None or known[0] != root:
+            known = self._rules[agent] = (root, await state.agent_rules(agent))
         return known[1]
 
     def rules_in_force(self, agent: bytes) -> tuple[AgentRules, ...]:
@@ -205,7 +225,7 @@ class ChainWatch:
             raise self._conflict
         if self._signed is not None and new.number <= self.checkpoint.number:  # 4
             return False
-        self._signed, self._records = signed, {}
+        self._signed = signed
         for old in [n for n in self._blocks if n < new.number - KEPT_HEIGHTS]:
             del self._blocks[old]
         self._tell()
@@ -277,18 +297,34 @@ class ChainWatch:
         while True:
             names = set(agents()) | (set(self._restricted) - {worker})
             await self._contained("removal", self.watch_removal(worker))
-            await self._contained("pauses", self._each(self.watch_pause, names))
+            await self._contained("pauses", self._sweep("pauses", self.watch_pause, names, set(self._restricted)))
             await asyncio.sleep(max(every_s, 0.005 * len(names)))
 
     async def follow_rules(self, agents: Callable[[], Mapping[bytes, object]], *, every_s: float = 0.25) -> None:
         """For ever: the rules of ``agents()``. A loop of its own, so that no pause waits behind them."""
         while True:
             names = list(agents())
-            await self._contained("rules", self._each(self.watch_rules, names))
+            claimed = {agent for agent, claims in self._claims.items() if claims}
+            await self._contained("rules", self._sweep("rules", self.watch_rules, set(names), claimed))
             self._forget(names)
             await asyncio.sleep(max(every_s, 0.005 * len(names)))
 
     # --- inside ---
+
+    async def _sweep(
+        self, what: str, watch: Callable[[bytes], Awaitable[None]], names: set[bytes], always: set[bytes]
+    ) -> None:
+        """Ask about these agents, unless the newest block's storage is still the one of the last time: then only about
+        those that are new, and those where something is noted (``always``). An endpoint that says a wrong root could
+        as well say wrong records. One that says none is asked about everybody."""
+        try:
+            root = await self.state().newest_root("Agents")
+        except CloisterError:
+            root = b""
+        before, known = self._swept.get(what, (b"", set()))
+        same = root != b"" and root == before
+        await self._each(watch, (names - known) | (names & always) if same else names)
+        self._swept[what] = root, names
 
     def _forget(self, names: Iterable[bytes]) -> None:
         """Keep rules of these agents only."""

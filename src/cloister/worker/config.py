@@ -14,6 +14,7 @@ from typing import Any, Final
 from cloister.chain.connected import ChainSetting
 from cloister.core.encoding.hexes import from_hex
 from cloister.core.errors import CloisterError, ConfigError, define
+from cloister.worker.processes import Budget
 
 MAX_FRESH_S: Final = 60
 MAX_ROOT_S = 7 * 24 * 3600
@@ -21,6 +22,16 @@ MAX_ENDPOINTS: Final = 64
 MAX_ENDPOINT: Final = 256
 _LEVELS: Final = ("debug", "info", "warning", "error")
 _MEMORY: Final = frozenset({"tmpfs", "ramfs"})
+# Of ``agents``: the least and the most.
+_BUDGET: Final = {
+    "idle_s": (5, 7 * 24 * 3600),
+    "processes": (1, 16384),
+    "memory_mb": (64, 1 << 24),
+    "spares": (0, 1024),
+    "owner_agents": (1, 1 << 20),
+    "owner_processes": (1, 16384),
+    "owner_memory_mb": (64, 1 << 24),
+}
 
 BAD_SETTING = define(
     "worker.setting",
@@ -51,7 +62,7 @@ class WorkerConfig:
     calls: the gateway's address for clients, over which agents call other agents; none: they cannot.
     fresh_s: how long f + 1 answers to a nonce keep the worker serving. sync_receipts: an answer ends only after its
     receipt is on the disk, not only written. root_s: at most so often the log's root goes on chain. chains: those that
-    the network is connected to beside its own."""
+    the network is connected to beside its own. agents: what differs from ``processes.Budget``."""
 
     data: Path
     network: Path
@@ -70,6 +81,7 @@ class WorkerConfig:
     sync_receipts: bool = False
     root_s: int = 600
     chains: list[ChainSetting] = field(default_factory=list)
+    agents: dict[str, int] = field(default_factory=dict)
     log_level: str = "info"
 
 
@@ -88,6 +100,7 @@ def check_config(config: WorkerConfig, mode: str) -> None:
     if config.log_level not in _LEVELS:
         raise BAD_SETTING(expected=f"log_level in {', '.join(_LEVELS)}", found=config.log_level[:20])
     operator_of(config)
+    budget_of(config)
     mapped_hosts(config, mode)  # 2
     if mode != "devnet" and not in_memory(work_folder(config)):  # 3
         raise WORK_ON_DISK(expected="a folder on a tmpfs", found="one on a disk")
@@ -99,6 +112,17 @@ def operator_of(config: WorkerConfig) -> bytes:
         return from_hex(config.operator, 20, name="operator")
     except CloisterError as error:
         raise BAD_SETTING(expected=error.expected, found=error.found) from None
+
+
+def budget_of(config: WorkerConfig) -> Budget:
+    """What agents' processes may use. Raises ConfigError."""
+    for name, value in config.agents.items():
+        if name not in _BUDGET:
+            raise BAD_SETTING(expected=f"agents with only {', '.join(_BUDGET)}", found=str(name)[:40])
+        least, most = _BUDGET[name]
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise BAD_SETTING(expected=f"agents.{name} from {least} to {most}", found=str(value)[:20])
+    return Budget(**config.agents)
 
 
 def mapped_hosts(config: WorkerConfig, mode: str) -> Mapping[str, tuple[str, int]]:

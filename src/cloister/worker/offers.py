@@ -34,6 +34,9 @@ from cloister.worker.signing import Account, AgentSigner
 if TYPE_CHECKING:
     from cloister.worker.agents import Placed
 
+# Parsed manifests that are kept: those of every agent of a worker, unless it has very many.
+MAX_MANIFESTS = 8192
+
 NO_CALLS = define(
     "worker.no_calls",
     ConfigError,
@@ -147,7 +150,9 @@ class Offers:
         name = placed.keys.terms.manifest_hash
         if name not in self._manifests:
             found = Manifest.parse(await exact(self._blobs, name, MAX_MANIFEST))
-            self._manifests = {**dict(list(self._manifests.items())[-255:]), name: found}
+            if len(self._manifests) >= MAX_MANIFESTS:
+                del self._manifests[next(iter(self._manifests))]
+            self._manifests[name] = found
         return self._manifests[name]
 
 

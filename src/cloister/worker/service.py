@@ -48,7 +48,7 @@ from cloister.worker.bundles import Outside
 from cloister.worker.callers import Callers
 from cloister.worker.chains import ChainView, OtherChain, OwnChain
 from cloister.worker.chainwatch import ChainWatch, short
-from cloister.worker.config import WorkerConfig, check_config, mapped_hosts, operator_of, work_folder
+from cloister.worker.config import WorkerConfig, budget_of, check_config, mapped_hosts, operator_of, work_folder
 from cloister.worker.endorse import Endorser, endorse_moves
 from cloister.worker.figures import FigureBook
 from cloister.worker.leases import AgentKeys, NodeIdentity, acquire, show
@@ -71,6 +71,8 @@ QUOTES_AT_ONCE = 8
 # How long a stopping worker lets requests in progress end.
 DRAIN_S = 3.0
 MAX_PROBLEMS = 64
+# Pause after an announcement, in seconds for each agent that it names.
+ANNOUNCE_S = 0.0005
 # How often the committee is shown how the log of receipts grew.
 WITNESS_S = 2.0
 # How long lines of agents wait before they are sealed and kept.
@@ -183,6 +185,7 @@ class Worker:
             self.watch.follow_rules(self.table.placed),
             keep_turning("membership", lambda: self._register(member), asyncio.sleep, every_s=0.5),
             keep_turning("agents", self._agents, self._until_news(), every_s=2.0),
+            keep_turning("processes", self.table.processes.turn, asyncio.sleep, every_s=1.0),
             keep_turning("schedule", self._scheduled, asyncio.sleep, every_s=5.0),
             keep_turning("logs", self._logs, asyncio.sleep, every_s=LOGS_S),
             keep_turning("anchor", self._anchor, self._until_news(), every_s=2.0),
@@ -244,6 +247,7 @@ class Worker:
             "worker": to_hex(self.node.address),
             "vendor": self.tee.kind,
             "agents": len(self.table.placed()),
+            **self.table.processes.counts(),
             "active": self.server.active,
             "served": self.server.served,
             "witnessed": self.witness.size,
@@ -266,6 +270,7 @@ class Worker:
             rng=secrets.token_bytes,
             outside=Outside(mapped_hosts(self.config, self.network.genesis.mode), _read(ca) if ca else None),
             offer=self.offers.of,
+            budget=budget_of(self.config),
         )
 
     def _now_s(self) -> int:
@@ -346,6 +351,8 @@ class Worker:
     async def _agents(self) -> None:
         try:
             await self.table.reconcile()
+            while self.table.behind and not self.table.problems:
+                await self.table.reconcile()
         finally:
             self._unserved.tell(self.table.problems, short)
 
@@ -410,6 +417,7 @@ class Worker:
             await self.table.changed.wait()
             self.table.changed.clear()
             self.link.announce()
+            await asyncio.sleep(ANNOUNCE_S * len(self.table.placed()))  # leases that come in bulk are said together
 
 
 def check(config: WorkerConfig) -> None:

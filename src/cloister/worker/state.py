@@ -103,6 +103,11 @@ class AgentState:
         """The committee endorsed every head up to ``height``: later records drop those links."""
         self._endorsed = max(self._endorsed, height)
 
+    @property
+    def height(self) -> int:
+        """Of the newest head that this worker has seen."""
+        return 0 if self._newest is None else self._newest.record.height
+
     async def begin(self, request_id: str, *, fence: int | None = None) -> Transaction:
         """A transaction on the newest head. ``fence``: the token of the agent's lease, for commands.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from cloister.core.policy.placement import place
 from cloister.core.policy.refusals import CAP
 from cloister.core.state.endorse import Answer
 from cloister.sandbox.ports import AgentRequest
+from cloister.worker import agents
 from cloister.worker.carried import WRONG_SECRETS
+from cloister.worker.processes import Budget
 from support.fake_world import manifest, test_key
 from support.worker_kit import PERIOD, Calls, Reply, Rig, list_workers, put, refused, set_cluster_epoch, until
 
@@ -196,12 +199,76 @@ async def test_new_code_means_new_lease_new_process_and_the_end_of_old_sessions(
     digest = await rig.fabric.blobs.put(new)
     rig.world.set_agent(code_hash=digest)
     await rig.follow(1)
-    await settle()
-    assert not old.alive
+    await until(lambda: not old.alive)
     assert rig.seat(agent).certificate.code_hash == digest
     await refused(rig.call(agent, session=session), "envelope.certificate_unknown")
     assert (await rig.call(agent)).whole
     assert rig.sandbox.processes[1].spec.bundle == new
+
+
+class Slow:
+    """An agent that answers when ``gate`` opens, and writes what its version is."""
+
+    def __init__(self) -> None:
+        self.gate, self.begun = asyncio.Event(), 0
+
+    async def __call__(self, request: AgentRequest, ctx: Calls) -> Reply:
+        self.begun += 1
+        await self.gate.wait()
+        await put(ctx, "k", request.body)
+        return Reply(body=[request.body])
+
+
+async def second_version(rig: Rig) -> None:
+    rig.world.set_agent(code_hash=await rig.fabric.blobs.put(b"export default { fetch: () => new Response('second') }"))
+
+
+async def test_new_code_loses_no_request_those_let_in_end_and_commit_under_the_old_version(make: Make) -> None:
+    slow = Slow()
+    rig = await make(slow)
+    agent = await rig.deploy()
+    asked = [asyncio.ensure_future(rig.call(agent, bytes([n]))) for n in (65, 66)]
+    await until(lambda: slow.begun == 2)
+    old = rig.sandbox.processes[0]
+    await second_version(rig)
+    await rig.follow(1)
+    later = asyncio.ensure_future(rig.call(agent, b"C"))
+    await until(lambda: slow.begun == 3)
+    assert [p.alive for p in rig.sandbox.processes] == [True, True], "both versions run for a moment"
+    slow.gate.set()
+    answers = [await one for one in (*asked, later)]
+    assert [(got.code, got.body, got.whole) for got in answers] == [("", b, True) for b in (b"A", b"B", b"C")]
+    assert all(got.receipt for got in answers)
+    await until(lambda: not old.alive)
+    assert (await rig.placed(agent).state.snapshot()).record.height == 3
+
+
+@pytest.mark.parametrize("what", ["epoch", "pause", "pause seen", "cluster", "close"])
+async def test_what_ends_an_agent_ends_its_older_version_too_at_once(make: Make, what: str) -> None:
+    slow = Slow()
+    rig = await make(slow)
+    agent = await rig.deploy()
+    asked = asyncio.ensure_future(rig.call(agent, b"A"))
+    await until(lambda: slow.begun)
+    await second_version(rig)
+    await rig.follow(1)
+    old = rig.sandbox.processes[0]
+    assert old.alive
+    state = rig.placed(agent).state
+    if what == "close":
+        await rig.table.close()
+    elif what == "pause seen":
+        rig.world.paused_now.add(agent)
+        await rig.watch.watch_pause(agent)
+        await rig.table.reconcile()
+    else:
+        change = {"epoch": {"epoch": 2}, "pause": {"paused": True}, "cluster": {"cluster": b"\x09" * 32}}[what]
+        rig.world.set_agent(**change)
+        await rig.follow(1)
+    await until(lambda: not old.alive)
+    slow.gate.set()
+    assert (await asked).code in ("sandbox.closed", "worker.no_such_agent")
+    assert (await state.snapshot()).record.height == 0
 
 
 @pytest.mark.parametrize("layer", ["agent", "cluster"])
@@ -257,7 +324,7 @@ async def test_secrets_that_change_are_there_with_the_next_request_and_in_no_log
         assert set(spec.secrets) == {"API_KEY"}
         assert value not in repr(spec)
     assert rig.sandbox.starts == 3
-    assert len(rig.sandbox.running) == 1
+    await until(lambda: len(rig.sandbox.running) == 1)
     assert [text for _, text in rig.logged] == ["my key is None", *["my key is [redacted]"] * 2]
 
 
@@ -449,3 +516,105 @@ async def test_state_that_the_committee_knows_to_be_newer_is_not_served(rig: Rig
     await rig.follow(1)
     assert rig.table.problems[agent].code == "state.rolled_back"
     assert not rig.table.placed()
+
+
+# --- many agents ---
+
+
+async def test_one_turn_asks_for_a_share_of_the_leases_new_agents_first_and_the_next_ones_go_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "LEASES", 3)
+    held = [rig.world.set_agent(n) for n in range(1, 4)]
+    await rig.follow(1)
+    assert set(rig.table.placed()) == set(held)
+    assert not rig.table.behind
+    fresh = [rig.world.set_agent(n) for n in range(4, 7)]
+    rig.acquired.clear()
+    await rig.follow(PERIOD)
+    assert set(rig.acquired) == set(fresh), "those that nobody can call yet come before renewals"
+    assert rig.table.behind
+    assert all(rig.placed(a).keys.terms.period < rig.placed(fresh[0]).keys.terms.period for a in held)
+    await rig.table.reconcile()
+    assert not rig.table.behind
+    assert sorted(rig.acquired) == sorted(held + fresh)
+    await rig.table.reconcile()
+    assert len(rig.acquired) == 6, "a lease is not asked for twice"
+
+
+async def test_agents_that_fail_do_not_starve_the_others(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents, "LEASES", 2)
+    names = [rig.world.set_agent(n) for n in range(1, 7)]
+
+    async def broken(agent: bytes) -> None:
+        if agent in names[:4]:
+            raise CAP(expected="room", found="none")
+
+    rig.on_acquire = broken
+    await rig.follow(1)
+    for _ in range(3):
+        await rig.table.reconcile()
+    assert set(rig.table.placed()) == set(names[4:])
+    assert set(rig.table.problems) == set(names[:4]), "a refusal is remembered until the next try"
+
+
+async def test_an_agent_that_sleeps_is_not_read_again_until_something_changes(rig: Rig) -> None:
+    for number in range(1, 9):
+        rig.world.set_agent(number)
+    await rig.follow(1)
+    rig.rpc.asked.clear()
+    for _ in range(5):
+        await rig.follow(1)
+    quiet = rig.rpc.asked.count("eth_getProof")
+    rig.world.set_agent(3, paused=True)
+    await rig.follow(1)
+    assert len(rig.table.placed()) == 7, "a change of one is found at once"
+    assert quiet <= 5 * 10, "per checkpoint one proof for each word of the network, none for each agent"
+
+
+async def test_pauses_of_sleeping_agents_are_asked_only_when_a_newer_block_changed_something(
+    rig: Rig,
+) -> None:
+    names = {rig.world.set_agent(n) for n in range(1, 7)}
+    await rig.follow(1)
+    watched: list[bytes] = []
+
+    async def watch(agent: bytes) -> None:
+        watched.append(agent)
+        await rig.watch.watch_pause(agent)
+
+    async def sweep() -> int:
+        watched.clear()
+        await rig.watch._sweep("pauses", watch, names, set(rig.watch._restricted))
+        return len(watched)
+
+    assert await sweep() == 6
+    assert await sweep() == 0
+    rig.world.set_agent(2, paused=True)
+    rig.world.mine()
+    assert await sweep() == 6
+    paused = next(a for a in names if rig.watch.seen_paused(a))
+    assert await sweep() == 1, "one that is seen paused is watched on, until a checkpoint proves its end"
+    assert watched == [paused]
+    names.add(rig.world.set_agent(7))
+    rig.world.mine()
+    assert await sweep() == 7
+    rig.rpc.refuse = {"eth_getProof"}
+    assert await sweep() == 7, "an endpoint that does not say whether anything changed is asked about everybody"
+
+
+async def test_an_owner_has_at_most_the_configured_number_of_agents_here_and_those_held_stay(make: Make) -> None:
+    rig = await make()
+    rig.table._devices = replace(rig.table._devices, budget=Budget(owner_agents=2))
+    first = rig.world.set_agent(1, paused=True)
+    hers = [rig.world.set_agent(n) for n in (2, 3, 4)]
+    his = rig.world.set_agent(5, owner=b"\x0b" * 20)
+    await rig.follow(1)
+    assert set(rig.table.placed()) == {*hers[:2], his}
+    assert {a: e.code for a, e in rig.table.problems.items()} == {hers[2]: "worker.owner_quota"}
+    rig.world.set_agent(1, paused=False)
+    await rig.follow(1)
+    assert set(rig.table.placed()) == {*hers[:2], his}, "what is held stays"
+    rig.world.set_agent(2, paused=True)
+    await rig.follow(1)
+    assert set(rig.table.placed()) == {first, hers[1], his}, "then the oldest comes"

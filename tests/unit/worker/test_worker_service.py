@@ -85,6 +85,10 @@ BAD: dict[str, dict[str, Any]] = {
     "an unknown log level": {"log_level": "loud"},
     "an operator that is no address": {"operator": "0x12"},
     "an operator in capitals": {"operator": "0x" + "0A" * 20},
+    "processes that stop while their requests come": {"agents": {"idle_s": 1}},
+    "no process at all": {"agents": {"processes": 0}},
+    "memory for no process": {"agents": {"memory_mb": 1}},
+    "a budget of an unknown name": {"agents": {"process": 3}},
 }
 
 
@@ -331,7 +335,8 @@ async def test_from_start_to_a_verified_answer_to_the_end(scene: Scene, monkeypa
     assert (got.body, got.status) == (b"hello", 200)
     status = json.loads(await connection.ask(Kind.STATUS, b""))
     expected = {"vendor": "tdx", "agents": 1, "served": 1, "refused": 0, "active": 0, "problems": {}, "unendorsed": {}}
-    expected |= {"unanswered": {}, "witnessed": 0}
+    expected |= {"unanswered": {}, "witnessed": 0, "processes": 1}
+    assert status.pop("resident") > 0
     assert status == {"worker": "0x" + worker.node.address.hex(), **expected}
     nonce = os.urandom(32)
     shown = json.loads(await connection.ask(Kind.EVIDENCE, nonce))

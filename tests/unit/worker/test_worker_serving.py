@@ -15,6 +15,7 @@ from cloister.core.receipts.receipt import Receipt
 from cloister.sandbox.errors import THREW
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker import serve
+from cloister.worker.processes import Pause
 from support.fake_world import MPK, test_key
 from support.worker_kit import Agent, Calls, Got, Reply, Rig, Sink, get, hello, opened, put, refused, until
 
@@ -258,7 +259,7 @@ async def test_a_start_that_fails_is_sealed_and_not_repeated_at_once(rig: Rig) -
     assert codes == ["sandbox.agent_threw"] * 3
     assert rig.sandbox.starts == 1
     rig.sandbox.error = None
-    rig.placed(agent).failed = None
+    rig.placed(agent).pool.pause = Pause()
     assert (await rig.call(agent)).whole
 
 

@@ -265,3 +265,19 @@ def test_the_full_form_of_deno_names_no_runtime() -> None:
     written = jcs.encode({**normalize({}).to_json(), "runtime": "deno"})
     with pytest.raises(CloisterError):
         Manifest.parse(written)
+
+
+def test_a_manifest_with_one_process_keeps_the_hash_that_it_had_before_there_were_several() -> None:
+    assert "processes" not in normalize({}).to_json()
+    assert bytes(normalize({"processes": 1})) == bytes(normalize({}))
+    several = normalize({"processes": 4})
+    assert several.processes == 4
+    assert parse(bytes(several)) == several
+    assert bytes(several) != bytes(normalize({}))
+
+
+@pytest.mark.parametrize("value", [0, 9, -1, True, "2", 1.5, None, [2]])
+def test_a_number_of_processes_that_no_worker_offers_is_refused(value: object) -> None:
+    with pytest.raises(CloisterError) as caught:
+        normalize({"processes": value})
+    assert caught.value.code == "manifest.processes"
