@@ -103,12 +103,14 @@ async def dry_run(
     method: Annotated[str, typer.Option(help="Method of the call.")] = "GET",
     path: Annotated[str, typer.Option(help="Path of the call.")] = "/",
     host: Annotated[str, typer.Option(help="A host that its code would reach.", metavar="HOST")] = "",
+    tool: Annotated[str, typer.Option(help="A tool that it would call; agent:0x… is one.", metavar="NAME")] = "",
+    model: Annotated[str, typer.Option(help="A model that it would ask.", metavar="NAME")] = "",
     egress: Names = None,
     no_list: Unlisted = None,
     hook: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask the rules, or the rules as they would be, what they say to a call and to a host. Runs the hook here."""
+    """Ask the rules, or the rules as they would be, about a call, a host, a tool, a model. Runs the hook here."""
     from cloister.client import policies
 
     change = _change(egress, None, None, no_list, hook, None, None)
@@ -116,7 +118,8 @@ async def dry_run(
     async with settings_of(context).client() as client:
         rules = change.applied(await policies.read_rules(client, await client.agent_id(agent)))
         with progress("asking over proven state"):
-            rows = await policies.dry_run(client, rules, caller=who, method=method.upper(), path=path, host=host)
+            asked = {"method": method.upper(), "path": path, "host": host, "tool": tool, "model": model}
+            rows = await policies.dry_run(client, rules, caller=who, **asked)
     print_rows(rows, ("question", "answer"), as_json=as_json, empty="nothing asked")
 
 

@@ -127,9 +127,17 @@ def differences(before: Rules, after: Rules) -> list[dict[str, str]]:
 
 
 async def dry_run(
-    client: Client, rules: Rules, *, caller: bytes | None, method: str, path: str, host: str
+    client: Client,
+    rules: Rules,
+    *,
+    caller: bytes | None,
+    method: str,
+    path: str,
+    host: str = "",
+    tool: str = "",
+    model: str = "",
 ) -> list[dict[str, Any]]:
-    """What the rules would say to one call and one host: rows of ``question`` and ``answer``.
+    """What the rules would say to one call, one host, one tool and one model: rows of ``question`` and ``answer``.
 
     A hook is run here over proven state, as workers do."""
     rows: list[dict[str, Any]] = []
@@ -144,6 +152,11 @@ async def dry_run(
         rows.append(
             {"question": f"may its code reach {host}?", "answer": "if its manifest says so" if allowed else "no"}
         )
+    for kind, name, names in (("tool", tool, rules.lists[1]), ("model", model, rules.lists[2])):
+        if name:
+            no = names is not None and name not in names
+            answer = "no: while its manifest names it, it does not run" if no else "if its manifest names it"
+            rows.append({"question": f"may its code use the {kind} {name}?", "answer": answer})
     return rows
 
 

@@ -156,6 +156,29 @@ async def test_without_a_hook_everybody_may_call(net: tuple[World, Client, bytes
     assert [r["answer"] for r in rows] == ["yes: no access hook"]
 
 
+@pytest.mark.parametrize(
+    ("why", "lists", "tool", "model", "answers"),
+    [
+        ("no lists: the manifest's word", (None, None), "t", "m", ["if its manifest names it"] * 2),
+        ("listed", (("t",), ("m",)), "t", "m", ["if its manifest names it"] * 2),
+        ("not listed", (("u",), ()), "t", "m", ["no: while its manifest names it, it does not run"] * 2),
+        ("not asked", (("u",), ()), "", "", []),
+    ],
+)
+async def test_a_dry_run_says_what_lists_mean_for_a_tool_and_a_model(
+    net: tuple[World, Client, bytes],
+    why: str,
+    lists: tuple[tuple[str, ...] | None, tuple[str, ...] | None],
+    tool: str,
+    model: str,
+    answers: list[str],
+) -> None:
+    _, client, agent = net
+    rules = replace(await read_rules(client, agent), lists=(None, *lists))
+    rows = await dry_run(client, rules, caller=None, method="GET", path="/", tool=tool, model=model)
+    assert [row["answer"] for row in rows[1:]] == answers, why
+
+
 # --- what a caller may pin ---
 
 
