@@ -599,13 +599,13 @@ def keys_of(world: World, node: NodeIdentity, agent: bytes, **terms: Any) -> Age
     """What ``leases.acquire`` gives for the newest block."""
     lease = world.lease(agent, node.address, node.boot, **terms)
     identities = identities_of(lease, world.network.id)
-    root = ROOTS[lease.master_epoch]
+    root = ROOTS.get(lease.master_epoch, ROOTS[1])
     derived = {n: DerivedKey(to_bytes(hash_identity(bytes(i)) * root)) for n, i in identities.items()}
     hpke_key = private_key(os.urandom(32))
     public = hpke_key.public_key().public_bytes_raw()
     certificate = KeyCertificate.under(lease, network=world.network.id, hpke_key=public)
     seat = Seat(certificate, certificate.sign(node.sign), world.sign(lease))
-    return AgentKeys(MPKS[lease.master_epoch], seat, derived, hpke_key)
+    return AgentKeys(MPKS.get(lease.master_epoch, MPK), seat, derived, hpke_key)
 
 
 def set_cluster_epoch(world: World, epoch: int) -> None:
