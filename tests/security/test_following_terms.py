@@ -19,6 +19,7 @@ from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.signatures import Signed, SignerSet, address_of, sign_digest
 from cloister.core.encoding.statements import Lease
 from cloister.core.errors import CloisterError
+from cloister.wire.terms import LOOK_AGAIN_S
 from support.direct_gateway import Direct, Stage, make_stage
 from support.fake_world import MEMBERS, MPK, MPKS, NOW, World, test_key
 
@@ -289,6 +290,20 @@ def test_a_gateway_that_serves_two_successors_is_refused_by_name(stage: Stage) -
     stage.world.sit(MEMBERS, 1)
     stage.world.hand_over(THIRD)
     assert code_of(lambda: height(client)) == "chainview.handover_fork"
+
+
+def test_a_client_that_learns_of_a_second_successor_trusts_the_first_no_more(stage: Stage) -> None:
+    client = resolver(stage)
+    next_term(stage)
+    assert resolved(client, stage.agent).sittings
+    here = (stage.world.term, stage.world.members)
+    stage.world.sit(MEMBERS, 1)
+    stage.world.hand_over(THIRD)
+    stage.world.sit(here[1], here[0])
+    stage.world.mine()
+    stage.world.now += LOOK_AGAIN_S
+    for _ in range(3):
+        assert code_of(lambda: height(client)) == "chainview.handover_fork"
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ class TermWalk:
         self._looked = float("-inf")
         self._again = clock() + LOOK_AGAIN_S
         self._turn = asyncio.Lock()
+        self._refused: CloisterError | None = None
 
     async def look(self) -> bool:
         """Follow what is offered now; True: another term is in office than before. At most twice a second.
@@ -54,21 +55,31 @@ class TermWalk:
         async with self._turn:
             now = self._clock()
             if 0 <= now - self._looked < LOOK_S:
+                if self._refused is not None:
+                    raise self._refused
                 return False
-            self._looked, self._again = now, now + LOOK_AGAIN_S
+            self._looked, self._again, self._refused = now, now + LOOK_AGAIN_S, None
             try:
                 offered = await self._fetch()
             except CloisterError:
                 return False
-            found = follow(self.terms, offered, int(now))
+            found = self._follow(offered, now)
             moved, self.terms = found is not self.terms, found
             if moved and self._keep is not None:
                 self._keep(found)
             return moved
 
+    def _follow(self, offered: Sequence[SignedHandover], now: float) -> Terms:
+        """A refusal stays, and whoever asks is told again, until a later look finds nothing wrong."""
+        try:
+            return follow(self.terms, offered, int(now))
+        except CloisterError as error:
+            self._refused, self._again = error.with_traceback(None), now
+            raise
+
     @property
     def due(self) -> bool:
-        """Whether ten minutes went by since the last look."""
+        """Whether ten minutes went by since the last look, or it found something wrong."""
         return self._clock() >= self._again
 
     async def knows(self, term: int) -> None:
