@@ -19,7 +19,7 @@ from cloister.client import Client, Demand
 from cloister.core.envelope.certificate import XWING_SUITE
 from cloister.devnet.network import Devnet
 
-pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="session")]
 PROGRAM = Path(sys.executable).parent / "cloister"
 
 
@@ -42,7 +42,7 @@ async def run(home: Path, *arguments: str, code: int = 0, key: str | None = None
             pass_fds=(read,),
             cwd=home,
         )
-        out, err = await asyncio.wait_for(process.communicate(), 120)
+        out, err = await asyncio.wait_for(process.communicate(), 300)
     finally:
         os.close(read)
     assert process.returncode == code, (arguments, out.decode(), err.decode())

@@ -97,15 +97,11 @@ class _Revoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: _Hex20
 
 
-class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Entry(_New, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A key as the state keeps it. ``owner``: who made it; ``block``: of the lease under which it was made."""
 
     id: _Hex20
-    name: _Name
     owner: _Hex20
-    mac_key: _Hex32
-    expiry: _Second
-    per_minute: _Rate
     block: int
     revoked: bool = False
 
