@@ -139,6 +139,7 @@ LIES: dict[str, tuple[dict[int, dict[str, Any]], bool]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sentence", LIES)
 async def test_only_t_of_the_set_that_the_anchor_holds_count(chain: TestChain, sentence: str) -> None:
     lies, moves = LIES[sentence]

@@ -50,24 +50,31 @@ class Listed:
         return self.names.get(name)
 
 
+@pytest.fixture(scope="module")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Office:
+    """One member's office, made once: the key generation is dear and not what is tested."""
+    world, folder = World(policy()), tmp_path_factory.mktemp("office")
+    seats = [Seat(world, folder / f"gk-{i}", i, 1) for i in range(3)]
+    sit(world, seats, 2)
+    store = Store(seats[0].folder / "state.db")
+    found = Shares(store, seats[0].keys, secrets_of("chains")).office(world.now.seats, {1: 1})
+    store.close()
+    assert isinstance(found, Office)
+    return found
+
+
 class Desk:
     """One member and one other chain, served by two endpoints in memory."""
 
-    def __init__(self, folder: Path) -> None:
-        world = World(policy())
-        self.seats = [Seat(world, folder / f"gk-{i}", i, 1) for i in range(3)]
-        sit(world, self.seats, 2)
-        self.world, self.folder = world, folder
+    def __init__(self, folder: Path, office: Office) -> None:
+        self.folder, self.office = folder, office
         self.blocks = made(8)
         self.record, self.at = record(self.blocks), Listed()
         self.at.names[self.record.key()] = HOME_ANCHOR
         self.open()
 
     def open(self) -> None:
-        self.store = Store(self.seats[0].folder / "state.db")
-        office = Shares(self.store, self.seats[0].keys, secrets_of("chains")).office(self.world.now.seats, {1: 1})
-        assert isinstance(office, Office)
-        self.office = office
+        self.store = Store(self.folder / "state.db")
         setting = ChainSetting(Path("unused"), ["http://127.0.0.1:9", "http://127.0.0.1:9"])
         self.chain = ConnectedChain(setting, self.record, self.store)
         self.ends = [ScriptedRpc(self.answer), ScriptedRpc(self.answer)]
@@ -90,8 +97,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made_desk = Desk(tmp_path)
+def desk(tmp_path: Path, office: Office) -> Iterator[Desk]:
+    made_desk = Desk(tmp_path, office)
     yield made_desk
     made_desk.store.close()
 

@@ -228,6 +228,7 @@ async def test_an_act_that_a_reorganisation_swallowed_is_brought_again(town: Tow
     assert await town.entry() == (1, b"done")
 
 
+@pytest.mark.long
 async def test_two_seats_race_and_it_counts_once(town: Town) -> None:
     await town.put()
     at = await town.now(later=10 * PATIENCE_S, seats=(0, 1))
@@ -238,6 +239,7 @@ async def test_two_seats_race_and_it_counts_once(town: Town) -> None:
     assert await town.entry() == (1, b"done")
 
 
+@pytest.mark.long
 async def test_the_second_seat_leaves_the_first_its_time(town: Town) -> None:
     await town.put()
     order = {i: [d for d in (0, PATIENCE_S + 5) if is_due(town, i, d, await town.now(d, (0, 1)))] for i in (0, 1)}
@@ -255,6 +257,7 @@ def sign_nothing(digest: bytes) -> bytes:
     raise AssertionError("nothing is signed here")
 
 
+@pytest.mark.long
 async def test_an_act_that_was_overtaken_is_dropped_and_does_not_overwrite(town: Town) -> None:
     await town.put(b"first")
     await (await town.desk()).turn(await town.now())
@@ -269,6 +272,7 @@ async def test_an_act_that_was_overtaken_is_dropped_and_does_not_overwrite(town:
     assert await town.waits() is None
 
 
+@pytest.mark.long
 async def test_many_keys_and_versions_in_one_request(town: Town) -> None:
     desk = await town.desk()
     pairs = [(bytes([i]) * 32, b"%d" % i) for i in range(5)]
@@ -282,7 +286,7 @@ async def test_many_keys_and_versions_in_one_request(town: Town) -> None:
     assert await town.entry(pairs[0][0]) == (2, b"again")
 
 
-@pytest.mark.parametrize("size", [0, 1, 31, 32, 33, 64, 1024])
+@pytest.mark.parametrize("size", [33, *(pytest.param(n, marks=pytest.mark.long) for n in (0, 1, 31, 32, 64, 1024))])
 async def test_values_of_every_length_are_read_back_by_proof(town: Town, size: int) -> None:
     value = bytes(range(256)) * 4
     await town.put(value[:size])
@@ -300,7 +304,7 @@ async def test_the_same_act_again_is_none_and_another_one_waits_its_turn(town: T
     assert await town.waits() == to_hex(b"one")
 
 
-@pytest.mark.parametrize("version", [1, 7])
+@pytest.mark.parametrize("version", [pytest.param(1, marks=pytest.mark.long), 7])
 async def test_a_version_that_is_not_there_is_refused_at_once(town: Town, version: int) -> None:
     assert await refusal(town.put(b"x", version)) == "worker.act_version"
 
@@ -338,12 +342,14 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sentence", BAD)
 async def test_bad_arguments_are_refused(town: Town, sentence: str) -> None:
     what, args = BAD[sentence]
     assert await refusal(town.request((what, args))) in {"sandbox.argument", "worker.no_chain"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tools", [frozenset(), frozenset({"chain:1"}), frozenset({"agent:0x00"})])
 async def test_a_manifest_that_does_not_name_the_chain_gets_nothing(town: Town, tools: frozenset[str]) -> None:
     calls = await town.host(tools=tools)
