@@ -12,6 +12,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -429,12 +430,14 @@ def seeds() -> dict[str, tuple[bytes, ...]]:
         "member_info": messages.Info(bytes(20), 1, 1, NETWORK, bytes(32), "intel", True, 5).to_json(),
         "error_fields": {"code": "envelope.replay", "check": "c", "expected": "e", "found": "f", "remedy": "r"},
     }
+    others = json.loads((Path(__file__).parents[2] / "spec/vectors/callers.json").read_text())
+    heads_of_callers = [others["callers"][name].encode() for name in ("head_by_key", "head_by_contract")]
     return {name: (json.dumps(value).encode(),) for name, value in plain.items()} | {
-        "record": (record,),
+        "record": (record, bytes.fromhex(others["xwing"]["record"][2:])),
         "request": (record,),
-        "request_head": (model.encode_json(head()),),
+        "request_head": (model.encode_json(head()), *heads_of_callers),
         "answer_stream": (stream,),
-        "certificate": (seat.certificate.encoded,),
+        "certificate": (seat.certificate.encoded, others["xwing"]["certificate"].encode()),
         "kept_receipt": (seal_kept(receipt, bytes(32), OwnerKey(bytes(32), BOOT)),),
         "receipt": (receipt.encoded,),
         "canonical_json": (receipt.encoded, b'{"a":[1,{"b":null}],"\xc3\xa9":"\\n"}'),
