@@ -6,7 +6,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from cloister.chain import abi
@@ -37,6 +37,8 @@ from cloister.core.encoding.signatures import Signed
 from cloister.core.errors import ChainError
 
 MAX_LOGS: Final = 4096
+# Logs read at once: those of one block at least.
+PIECE: Final = 1024
 NAME: Final = "Anchor"
 # Key (32 bytes), the version that it replaces, the new value.
 Update = tuple[bytes, int, bytes]
@@ -87,6 +89,24 @@ class AnchorChain:
         logs = await get_logs(self.rpc, self.address, topics, since, until, span=self._span, most=most)
         found = [_asked(log, agent) for log in logs]
         return sorted(found, key=lambda one: one[0].index)
+
+    async def claims(self, agent: bytes, since: int, until: int) -> AsyncIterator[tuple[Asked, bytes, int]]:
+        """``requests``, a piece of the chain at a time, however many there are. Raises ChainError.
+
+        A piece of too many logs is asked for in halves, down to one block."""
+        start, span = since, until - since + 1
+        while start <= until:
+            end = min(start + span - 1, until)
+            try:
+                piece = await self.requests(agent, start, end, most=PIECE)
+            except ChainError as error:
+                if error.code != BAD_ANSWER.code or span == 1:
+                    raise
+                span = max(1, span // 2)
+                continue
+            for claim in piece:
+                yield claim
+            start = end + 1
 
     async def is_open(self, request: Asked) -> bool:
         """Whether the newest block has the request open. Unproven."""

@@ -108,12 +108,13 @@ async def request_status(client: Client, agent: bytes, index: int) -> dict[str, 
     anchor, view = _anchor(client), await client.resolver.view()
     queue = await anchor.queue(view.state, agent)
     policy = await view.state.policy()
-    found = await anchor.requests(agent, policy.founded_at, view.checkpoint.number)
-    line = [asked for asked, _, _ in found]
-    require_line(Start(), line, queue)
-    if not 1 <= index <= queue.count:
+    reached, asked = Start(), None
+    async for one, _, _ in anchor.claims(agent, policy.founded_at, view.checkpoint.number):
+        require_line(reached, [one], following := reached.after(one.commitment()))
+        reached, asked = following, one if one.index == index else asked
+    require_line(reached, [], queue)
+    if asked is None:
         raise NO_REQUEST(expected=f"a request from 1 to {queue.count}", found=str(index))
-    asked = line[index - 1]
     is_open = (await anchor.open(view.state, [asked]))[0]
     facts: dict[str, Any] = {
         "agent": to_hex(agent),

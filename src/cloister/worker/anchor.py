@@ -9,11 +9,10 @@ closed. So a crash between any two steps repeats a step, and a reorganisation th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from cloister.chain.abi import BAD_ANSWER
 from cloister.chain.anchor import AnchorChain, already
 from cloister.chain.proven import ProvenState
 from cloister.chain.tx import NO_FUNDS
@@ -29,8 +28,6 @@ from cloister.worker.anchor_outbox import BATCH, MAX_OPEN, Answered, Cursor, Ent
 
 # Requests of one agent that its code works on at once.
 AT_ONCE: Final = 16
-# Logs asked for at once: those of one block at least.
-PIECE: Final = 1024
 # A seat that is not first in line waits so long for those before it, each.
 PATIENCE_S: Final = 30
 # A lease at the Anchor: how long, and how long before its end a new one is asked for.
@@ -170,7 +167,10 @@ class AnchorDesk:
         if queue.count <= cursor.queue.count or room <= 0:
             return queue.count <= cursor.queue.count
         reached, end, kept, full = cursor.queue, cursor, list[tuple[Entry, Cursor]](), False
-        async for asked, payload, block in self._claimed(at, cursor):
+        since = max(cursor.block, at.founded)
+        async for asked, payload, block in self._chain.claims(at.agent, since, at.checkpoint.number):
+            if asked.index <= cursor.queue.count:
+                continue
             if asked.index != reached.count + 1:  # 1
                 raise WITHHELD(expected=f"request {reached.count + 1}", found=f"request {asked.index}")
             reached = reached.after(asked.commitment())
@@ -188,24 +188,6 @@ class AnchorDesk:
             if not await self._outbox.take([entry for entry, _ in line], till):
                 return False
         return not full
-
-    async def _claimed(self, at: Turn, cursor: Cursor) -> AsyncIterator[tuple[Asked, bytes, int]]:
-        """Requests behind the cursor as logs claim them, a piece of the chain at a time. Raises ChainError."""
-        start, until = max(cursor.block, at.founded), at.checkpoint.number
-        span = until - start + 1
-        while start <= until:
-            end = min(start + span - 1, until)
-            try:
-                piece = await self._chain.requests(at.agent, start, end, most=PIECE)
-            except ChainError as error:
-                if error.code != BAD_ANSWER.code or span == 1:
-                    raise
-                span = max(1, span // 2)
-                continue
-            for claim in piece:
-                if claim[0].index > cursor.queue.count:
-                    yield claim
-            start = end + 1
 
     # --- 2: what ended ---
 

@@ -421,7 +421,7 @@ async def test_requests_beyond_what_is_held_wait_on_the_chain(world: World, monk
 
     monkeypatch.setattr(anchor, "MAX_OPEN", 5)
     monkeypatch.setattr(anchor_outbox, "MAX_OPEN", 5)
-    monkeypatch.setattr(anchor, "PIECE", 8)
+    monkeypatch.setattr("cloister.chain.anchor.PIECE", 8)
     seat = await world.seat("a", answer)
     for _ in range(2):
         await flood(world, 6)
