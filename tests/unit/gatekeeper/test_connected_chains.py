@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 
 from cloister.chain.connected import ChainSetting, load_chains
 from cloister.chain.finality import Finality, RpcQuorum
@@ -16,10 +17,13 @@ from cloister.core.encoding.network import ContractRef
 from cloister.core.encoding.signatures import verify_signer
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import CloisterError
+from cloister.gatekeeper.api import build
 from cloister.gatekeeper.chains import ConnectedChain, ConnectedChains
 from cloister.gatekeeper.office import Office, Shares
 from cloister.gatekeeper.store import Store
+from cloister.wire.messages import SignedBy
 from support.gatekeepers import CHAIN_ID, Seat, World, policy, secrets_of, sit
+from support.liar import serving
 from support.scripted_rpc import ScriptedRpc
 from support.scripted_rpc import chain_of as made
 
@@ -268,3 +272,50 @@ def test_settings_are_checked(tmp_path: Path) -> None:
         with pytest.raises(CloisterError):
             load_chains(settings, home)
             pytest.fail(sentence)
+
+
+# --- over HTTP ---
+
+
+class Member:
+    """What the routes ask of a gatekeeper."""
+
+    def __init__(self, chain: ConnectedChain) -> None:
+        self.chains = ConnectedChains([], chain._store)  # type: ignore[arg-type]
+        self.chains._chains = {OTHER: chain}
+        self.asked: list[tuple[int, int]] = []
+
+    def small(self, remote: str) -> None:
+        """No limit here."""
+
+    def require_desks(self) -> None:
+        """In office."""
+
+    async def signer_set(self, chain: int, term: int) -> dict[str, object]:
+        self.asked.append((chain, term))
+        return {"signed": term}
+
+
+async def test_the_routes_of_a_connected_chain(desk: Desk) -> None:
+    await desk.turn()
+    member = Member(desk.chain)
+    wanted = {
+        f"/v1/chains/{OTHER}/checkpoint": (200, 5),
+        f"/v1/chains/{OTHER}/checkpoint/5": (200, 5),
+        f"/v1/chains/{OTHER}/checkpoint/4": (404, "chainview.no_checkpoint"),
+        "/v1/chains/78/checkpoint": (404, "gatekeeper.unknown_chain"),
+        f"/v1/chains/{OTHER}/checkpoint/x": (400, ""),
+        f"/v1/chains/{OTHER}/signers/3": (200, 3),
+        f"/v1/chains/{OTHER}/signers/-1": (400, ""),
+    }
+    async with serving(build(member)) as url, ClientSession() as session:  # type: ignore[arg-type]
+        for path, (status, what) in wanted.items():
+            async with session.get(url + path) as answer:
+                said = await answer.json()
+                assert answer.status == status, path
+            if status == 200:
+                found = said.get("signed") or SignedBy.from_json(Checkpoint, said).statement.number  # type: ignore[attr-defined]
+                assert found == what, path
+            elif what:
+                assert said["error"]["code"] == what, path
+    assert member.asked == [(OTHER, 3)]
