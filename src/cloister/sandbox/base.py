@@ -25,6 +25,7 @@ from typing import Any, Final, Self
 from cloister.core.policy.egress import Rule, parse_rules
 from cloister.core.policy.manifest import ENV_NAME, MAX_BUNDLE, RESERVED
 from cloister.sandbox import seccomp
+from cloister.sandbox.cache import BundleStore
 from cloister.sandbox.egress import EgressProxy, Resolve, check_map
 from cloister.sandbox.errors import BUNDLE, MACHINE, SPEC, START
 from cloister.sandbox.launch import Watched
@@ -57,6 +58,8 @@ class ProcessSandbox(ABC):
     per agent, by default exactly as root; otherwise bubblewrap's own namespaces and a bridge. ``resolve``: addresses
     of a name that agents want. Use ``async with`` or ``close()``.
     """
+
+    _bundles: BundleStore
 
     def __init__(
         self, work: Path, runtime: str, staged: Mapping[str, Path], *, rooted: bool | None, resolve: Resolve
@@ -104,8 +107,13 @@ class ProcessSandbox(ABC):
             raise START(expected=f"a start within {spec.limits.start_s} s", found=type(error).__name__) from None
 
     async def _start(self, spec: AgentSpec, host: HostCalls, rules: tuple[Rule, ...]) -> SandboxProcess:
-        bundle = await self._prepare(spec)
-        folder = private_folder(self._agents / secrets.token_hex(8))
+        self._bundles.hold(spec.code_hash)
+        try:
+            bundle = await self._prepare(spec)
+            folder = private_folder(self._agents / secrets.token_hex(8))
+        except BaseException:
+            self._bundles.release(spec.code_hash)
+            raise
         meter = Meter(spec.limits)
         proxy = EgressProxy(
             rules,
@@ -115,7 +123,7 @@ class ProcessSandbox(ABC):
             also=spec.also,
             spend=lambda count, outwards: (meter.sent if outwards else meter.received).spend(count),
         )
-        parts = Parts(folder, proxy, meter)
+        parts = Parts(folder, proxy, meter, lambda: self._bundles.release(spec.code_hash))
         process = SandboxProcess(spec, host, parts)
         self._processes = {p for p in self._processes if p.alive} | {process}
         try:

@@ -28,11 +28,12 @@ _LAST_WORDS_S: Final = 0.5
 
 @dataclass(slots=True)
 class Parts:
-    """What belongs to one agent and ends with it."""
+    """What belongs to one agent and ends with it. ``done`` is called once, when all has ended."""
 
     folder: Path
     proxy: EgressProxy
     meter: Meter
+    done: Callable[[], None] = lambda: None
     watched: Watched | None = None
 
 
@@ -199,3 +200,4 @@ class SandboxProcess:
             await watched.exited
         await self._parts.proxy.close()
         shutil.rmtree(self._parts.folder, ignore_errors=True)
+        self._parts.done()

@@ -85,3 +85,54 @@ async def test_one_caller_that_goes_away_does_not_stop_the_others(tmp_path: Path
     leaving.cancel()
     assert (await staying / "agent.js").exists()
     await store.close()
+
+
+def hashes(folder: Path) -> set[bytes]:
+    return {bytes.fromhex(path.name) for path in folder.iterdir()}
+
+
+async def test_the_bundles_that_were_longest_unused_go_and_come_back_when_they_are_asked_for(tmp_path: Path) -> None:
+    warmer = Warmer()
+    store = BundleStore(tmp_path, warmer, most=3)
+    names = [bytes([n]) * 32 for n in range(5)]
+    for name in names[:3]:
+        await store.ready(name, name)
+    await store.ready(names[0], names[0])  # used again
+    await store.ready(names[3], names[3])
+    await store.ready(names[4], names[4])
+    assert hashes(tmp_path) == {names[0], names[3], names[4]}
+    assert (await store.ready(names[1], names[1]) / "agent.js").read_bytes() == names[1]
+    assert warmer.seen.count(names[1]) == 2
+    assert len(hashes(tmp_path)) == 3
+
+
+async def test_bundles_of_processes_that_run_are_kept_however_many_they_are(tmp_path: Path) -> None:
+    store = BundleStore(tmp_path, Warmer(), most=1)
+    names = [bytes([n]) * 32 for n in range(4)]
+    for name in names[:3]:
+        store.hold(name)
+        store.hold(name)
+        await store.ready(name, name)
+    assert hashes(tmp_path) == set(names[:3])
+    for name in names[:3]:
+        store.release(name)
+    await store.ready(names[3], names[3])
+    assert hashes(tmp_path) >= set(names[:3]), "each is still held once"
+    for name in names[:3]:
+        store.release(name)
+    await store.ready(names[3], names[3])
+    assert hashes(tmp_path) == {names[3]}
+    assert not store._held
+
+
+async def test_a_bundle_that_is_being_made_is_not_dropped(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    async def slow(script: Path, folder: Path) -> None:
+        await gate.wait()
+
+    store = BundleStore(tmp_path, slow, most=1)
+    making = [asyncio.ensure_future(store.ready(bytes([n]) * 32, b"x")) for n in range(3)]
+    await asyncio.sleep(0.01)
+    gate.set()
+    assert all((folder / "agent.js").exists() for folder in await asyncio.gather(*making))
