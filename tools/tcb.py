@@ -53,8 +53,11 @@ SERVICES = {
         worker.access worker.listed worker.anchor worker.anchor_courier worker.anchor_outbox worker.anchor_run
         worker.anchor_service""",
     ),
+    "following the committee from term to term, and its master keys": (
+        560, "core.chainview.terms core.chainview.epochs core.encoding.handover wire.terms worker.masters chain.places"
+    ),
     "agents that sign, and call agents": (
-        2_700,
+        2_780,
         """client core.envelope.client core.envelope.opener core.receipts.verify core.encoding.typed_data
         core.keys.account
         core.chainview.checkpoints core.chainview.founding core.policy.committee core.attestation.policy
