@@ -43,15 +43,16 @@ def run(name: str, *line: str, **environment: str) -> dict[str, Any]:
 
 
 LONG = (sys.executable, "-m", "pytest", "-q", "-m", "long", "-p", "no:cacheprovider", "--timeout", "3600")
-BITS = ("tests/security/test_bit_flips.py", "tests/unit/core/attestation")
+BITS, EVIDENCE = "tests/security/test_bit_flips.py", "tests/unit/core/attestation"
 NETWORKS = ("tests/scenarios", "tests/security/test_master_secret_in_memory.py")
 
 
 def suites(counts: Path) -> dict[str, tuple[tuple[str, ...], dict[str, str]]]:
     """Command line and environment of each suite. Together they run every test that is marked ``long``, once."""
-    others = tuple(f"--ignore={path}" for path in (*BITS, *NETWORKS, "tests/fuzz"))
+    others = tuple(f"--ignore={path}" for path in (BITS, EVIDENCE, *NETWORKS, "tests/fuzz"))
     return {
-        "every bit": ((*LONG, *BITS), {}),
+        "every bit": ((*LONG, BITS), {}),
+        "evidence": ((*LONG, EVIDENCE), {}),
         "fuzz": ((*LONG, "tests/fuzz"), {"FUZZ_COUNTS": str(counts)}),
         "networks": ((*LONG, *NETWORKS), {}),
         "the rest": ((*LONG, "tests", *others), {}),

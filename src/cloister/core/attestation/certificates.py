@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
 from cloister.core.attestation.refusals import BAD_CERTIFICATE, MALFORMED, OUT_OF_DATE, REVOKED, fail_closed
@@ -54,8 +55,12 @@ def load_pem_chain(text: bytes, name: str) -> list[x509.Certificate]:
 
 
 def _whole(certificate: x509.Certificate) -> x509.Certificate:
-    """The library reads names late, and raises its own error then; so they are read where errors are caught."""
+    """The library reads names late, and raises its own error then; so they are read where errors are caught.
+
+    A signature is whole bytes. The library lets a count of unused bits pass that says otherwise: a second spelling."""
     _ = certificate.subject, certificate.issuer
+    if certificate.public_bytes(Encoding.DER)[-len(certificate.signature) - 1] != 0:
+        raise ValueError("a signature with unused bits")
     return certificate
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from functools import lru_cache
@@ -11,6 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -318,3 +320,22 @@ def test_damaged_certificates_in_files_are_refused_by_name_or_read(part: str) ->
         except CloisterError as error:
             refused += bool(error.remedy)
     assert refused > 10
+
+
+# -- one spelling of a signature ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unused", range(1, 8))
+def test_a_signature_with_unused_bits_is_no_certificate(unused: int) -> None:
+    """Found by flipping every byte of a real manifest: the library reads such a count and goes on."""
+    made = _issuer("leaf", _issuer("root", None)).certificate
+    good = made.public_bytes(Encoding.DER)
+    place = len(good) - len(made.signature) - 1
+    assert good[place] == 0
+    assert certificates.load(good, "test") == made
+    bad = good[:place] + bytes([unused]) + good[place + 1 :]
+    assert _code(lambda: certificates.load(bad, "test")) == "attestation.malformed"
+    armour = x509.load_pem_x509_certificate(made.public_bytes(Encoding.PEM)).public_bytes(Encoding.PEM)
+    spoilt = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(bad) + b"-----END CERTIFICATE-----\n"
+    assert certificates.load_pem_chain(armour, "test") == [made]
+    assert _code(lambda: certificates.load_pem_chain(spoilt, "test")) == "attestation.malformed"
