@@ -5,7 +5,7 @@ PY := .venv/bin/python
 # Two test processes: a file stays in one, all scenarios (they share a network) in one, and these come first.
 SIDE_BY_SIDE := -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: help setup demo up test check long attack fuzz-setup browser-setup contracts tcb bench-baseline bench-attestation docs fmt clean
+.PHONY: help setup demo up test check long attack fuzz-setup browser-setup contracts tcb bench-baseline bench-attestation bench-agents docs fmt clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -56,6 +56,9 @@ bench-baseline: setup ## the speed table of DESIGN section 15; bench-calls, -jou
 
 bench-attestation: setup ## verifications of every kind of evidence, beside bare dcap-qvl
 	@$(PY) -m bench.baseline attestation
+
+bench-agents: setup ## many agents: starts and memory of four bundles, spares, thousands that sleep
+	@$(PY) -m bench.baseline agents
 
 bench-%: setup
 	@$(PY) -m bench.baseline $*
