@@ -108,9 +108,7 @@ async def relay(
     context: typer.Context,
     agent: AgentName,
     index: Annotated[int, typer.Argument(help="Number of the request.", min=1)],
-    record: Annotated[
-        Path | None, typer.Option("--record", help="A connected chain's record.", metavar="FILE")
-    ] = None,
+    record: Annotated[Path | None, typer.Option("--record", help="A connected chain's record.", metavar="FILE")] = None,
     rpc: Annotated[str, typer.Option("--rpc", help="Its endpoint, for --record.", metavar="URL")] = "",
     kind: Annotated[str, typer.Option(help="How that chain's endpoints behave.")] = "ethereum",
     wallet: WalletName = None,
