@@ -63,6 +63,7 @@ def plan_file(chain: TestChain, folder: Path, **changes: Any) -> Path:
     return file
 
 
+@pytest.mark.long
 def test_deploy_verify_and_what_upgrade_refuses(run: Any, chain: TestChain, tmp_path: Path) -> None:
     home_of(chain.fund(OWNER))
     out, plan = tmp_path / "network.json", plan_file(chain, tmp_path)
