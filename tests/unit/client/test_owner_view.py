@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloister.client import owner as owners
 from cloister.client.agentlogs import Gap, Line
 from cloister.client.call import Request
 from cloister.client.client import Client
@@ -198,7 +199,10 @@ SPOILT: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("sentence", SPOILT)
-async def test_an_answer_of_another_form_is_refused_by_name(desk: Desk, sentence: str) -> None:
+async def test_an_answer_of_another_form_is_refused_by_name(
+    desk: Desk, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owners, "MAX_ROUNDS", 3)
     await owner(desk).publish()
     await said(desk, "one")
     change, code = SPOILT[sentence]

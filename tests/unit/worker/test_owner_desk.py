@@ -20,8 +20,9 @@ from cloister.core.receipts.verify import verify_signed
 from cloister.fabric.ports import FENCED
 from cloister.sandbox.errors import THREW
 from cloister.sandbox.ports import AgentRequest
+from cloister.worker import owner as work
 from cloister.worker.figures import BUCKETS, bucket_of
-from cloister.worker.owner import COMMAND, KEPT_BYTES, KEPT_RESULTS, MAX_REPLY, PREFIX, require_owner
+from cloister.worker.owner import COMMAND, KEPT_BYTES, MAX_REPLY, PREFIX, require_owner
 from support.fake_world import OWNER, test_key
 from support.worker_kit import Calls, Got, Reply, Rig, get, put, until
 
@@ -173,13 +174,15 @@ async def test_a_repeated_command_gets_the_first_answer_and_runs_once(make: Make
     assert await rig.placed(name).state.peek("count") == b"1"
 
 
-async def test_only_the_newest_answers_are_kept_and_no_long_ones(make: Make) -> None:
+async def test_only_the_newest_answers_are_kept_and_no_long_ones(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "KEPT_RESULTS", 4)
+
     async def agent(request: AgentRequest, ctx: Calls) -> Reply:
         return Reply(body=(b"x" * (KEPT_BYTES + 1 if request.body == b"long" else 1),))
 
     rig = await make(agent)
     name = await rig.deploy()
-    ids = [to_hex(os.urandom(16)) for _ in range(KEPT_RESULTS + 1)]
+    ids = [to_hex(os.urandom(16)) for _ in range(5)]
     for one in ids:
         await ask(rig, name, "command", request_id=one)
     assert (await ask(rig, name, "command", request_id=ids[0])).code == "state.already_done"
