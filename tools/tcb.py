@@ -73,6 +73,7 @@ SERVICES = {
     ),
     "agents in Python": (900, "sandbox.python sandbox.runtimes core.policy.archive harness.py cloister_agent.py"),
     "agents that wake up by a schedule": (300, "worker.schedule core.policy.cron"),
+    "many agents: processes on demand, in reserve, and each owner's share": (360, "worker.processes"),
 }
 # What an image for this kind of machine holds of ``evidence``; the rest of the table stays out.
 MACHINES = {
