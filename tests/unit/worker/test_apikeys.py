@@ -289,37 +289,38 @@ async def test_the_ring_is_bounded_and_revoked_keys_make_room(rig: Rig, monkeypa
 GOOD = {"name": "n", "mac_key": "0x" + "ab" * 32, "expiry": 5, "per_minute": 1}
 
 
-@pytest.mark.parametrize(
-    ("why", "what", "body"),
-    [
-        ("no JSON", "keys/new", b"{"),
-        ("no object", "keys/new", b"[]"),
-        ("not UTF-8", "keys/new", b'{"name":"\xff"}'),
-        ("a field too many", "keys/new", {**GOOD, "more": 1}),
-        *[(f"no {name}", "keys/new", {n: v for n, v in GOOD.items() if n != name}) for name in GOOD],
-        ("an empty name", "keys/new", {**GOOD, "name": ""}),
-        ("a long name", "keys/new", {**GOOD, "name": "n" * 65}),
-        ("a name of two lines", "keys/new", {**GOOD, "name": "a\nb"}),
-        ("a name that ends a line", "keys/new", {**GOOD, "name": "a\n"}),
-        ("a short key", "keys/new", {**GOOD, "mac_key": "0x" + "ab" * 31}),
-        ("a key in capitals", "keys/new", {**GOOD, "mac_key": "0x" + "AB" * 32}),
-        ("a key that ends a line", "keys/new", {**GOOD, "mac_key": GOOD["mac_key"] + "\n"}),  # type: ignore[operator]
-        ("no expiry", "keys/new", {**GOOD, "expiry": 0}),
-        ("an expiry as a text", "keys/new", {**GOOD, "expiry": "5"}),
-        ("no requests at all", "keys/new", {**GOOD, "per_minute": 0}),
-        ("too many requests", "keys/new", {**GOOD, "per_minute": 1_000_001}),
-        ("a fraction", "keys/new", {**GOOD, "per_minute": 1.5}),
-        ("an id that is none", "keys/revoke", {"id": "0xab"}),
-        ("no id", "keys/revoke", {}),
-        ("another order", "keys/burn", {}),
-        ("no order", "", {}),
-    ],
-)
-async def test_an_order_out_of_form_is_refused_and_changes_nothing(rig: Rig, why: str, what: str, body: Any) -> None:
+OUT_OF_FORM: list[tuple[str, str, Any]] = [
+    ("no JSON", "keys/new", b"{"),
+    ("no object", "keys/new", b"[]"),
+    ("not UTF-8", "keys/new", b'{"name":"\xff"}'),
+    ("a field too many", "keys/new", {**GOOD, "more": 1}),
+    *[(f"no {name}", "keys/new", {n: v for n, v in GOOD.items() if n != name}) for name in GOOD],
+    ("an empty name", "keys/new", {**GOOD, "name": ""}),
+    ("a long name", "keys/new", {**GOOD, "name": "n" * 65}),
+    ("a name of two lines", "keys/new", {**GOOD, "name": "a\nb"}),
+    ("a name that ends a line", "keys/new", {**GOOD, "name": "a\n"}),
+    ("a short key", "keys/new", {**GOOD, "mac_key": "0x" + "ab" * 31}),
+    ("a key in capitals", "keys/new", {**GOOD, "mac_key": "0x" + "AB" * 32}),
+    ("a key that ends a line", "keys/new", {**GOOD, "mac_key": GOOD["mac_key"] + "\n"}),  # type: ignore[operator]
+    ("no expiry", "keys/new", {**GOOD, "expiry": 0}),
+    ("an expiry as a text", "keys/new", {**GOOD, "expiry": "5"}),
+    ("no requests at all", "keys/new", {**GOOD, "per_minute": 0}),
+    ("too many requests", "keys/new", {**GOOD, "per_minute": 1_000_001}),
+    ("a fraction", "keys/new", {**GOOD, "per_minute": 1.5}),
+    ("an id that is none", "keys/revoke", {"id": "0xab"}),
+    ("no id", "keys/revoke", {}),
+    ("another order", "keys/burn", {}),
+    ("no order", "", {}),
+]
+
+
+async def test_an_order_out_of_form_is_refused_and_changes_nothing(rig: Rig) -> None:
     agent = await rig.deploy()
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    await refused(order(rig.placed(agent), what, os.urandom(16).hex(), data), "worker.api_key_order")
-    assert (await tell(rig, agent, "keys"))["keys"] == [], why
+    for why, what, body in OUT_OF_FORM:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        error = await refused(order(rig.placed(agent), what, os.urandom(16).hex(), data), "worker.api_key_order")
+        assert error.status == 400, why
+    assert (await tell(rig, agent, "keys"))["keys"] == []
 
 
 async def test_revoking_what_is_not_there_is_refused_by_name(rig: Rig) -> None:

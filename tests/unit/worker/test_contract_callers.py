@@ -73,25 +73,30 @@ async def test_a_one_shot_request_may_be_a_contracts(rig: Rig) -> None:
     assert (await rig.send(session.certificate, sealed)).body.startswith(b"wallet ")
 
 
-@pytest.mark.parametrize(
-    ("why", "code"),
-    [
-        ("it says no", SAYS_NO),
-        ("it reverts", hooks.REVERTS),
-        ("it burns all its gas", hooks.ENDLESS),
-        ("it answers true, which is not the magic word", hooks.YES),
-        ("it answers the magic word at the wrong end", MAGIC_AT_THE_WRONG_END),
-        ("it answers four bytes", FOUR_BYTES),
-        ("it answers nothing", b"\x00"),
-        ("it destroys itself when it is asked", DESTROYS_ITSELF),
-        ("it says yes on another chain only", only_on_chain(CHAIN_ID + 1)),
-        ("it writes before it answers", hooks.WRITES),
-    ],
-)
-async def test_nothing_runs_for_a_contract_that_does_not_say_the_word(rig: Rig, why: str, code: bytes) -> None:
-    agent = await account(rig, code)
-    for _ in range(2):
-        assert (await rig.call(agent, session=as_contract(rig, agent))).code == "policy.contract_signature", why
+SAY_NO: list[tuple[str, bytes]] = [
+    ("it says no", SAYS_NO),
+    ("it reverts", hooks.REVERTS),
+    ("it burns all its gas", hooks.ENDLESS),
+    ("it answers true, which is not the magic word", hooks.YES),
+    ("it answers the magic word at the wrong end", MAGIC_AT_THE_WRONG_END),
+    ("it answers four bytes", FOUR_BYTES),
+    ("it answers nothing", b"\x00"),
+    ("it destroys itself when it is asked", DESTROYS_ITSELF),
+    ("it says yes on another chain only", only_on_chain(CHAIN_ID + 1)),
+    ("it writes before it answers", hooks.WRITES),
+]
+
+
+async def test_nothing_runs_for_a_contract_that_does_not_say_the_word(rig: Rig) -> None:
+    agent = await rig.deploy()
+    accounts = [bytes([number + 1]) * 20 for number in range(len(SAY_NO))]
+    for address, (_, code) in zip(accounts, SAY_NO, strict=True):
+        rig.world.others[address] = Other(code, {0: int.from_bytes(WORD, "big")})
+    await rig.follow(1)
+    for address, (why, _) in zip(accounts, SAY_NO, strict=True):
+        session = rig.session(agent)
+        session.authenticate(address, int(rig.world.now) + 60, lambda digest: WORD, kind="contract")
+        assert (await rig.call(agent, session=session)).code == "policy.contract_signature", why
     assert not rig.sandbox.processes, "nothing was started"
 
 
