@@ -138,7 +138,7 @@ class KeyCertificate:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready fields, bytes as hex."""
-        plain = {name: getattr(self, name) for name in _fields(self.suite)}
+        plain = {name: getattr(self, name) for name in sorted(_fields(self.suite))}
         return {name: to_hex(value) if isinstance(value, bytes) else value for name, value in plain.items()}
 
     @classmethod
