@@ -22,7 +22,7 @@ HOST_REFUSED = define("test.host_refused", SandboxError, check="the test's host 
 ECHOED = frozenset(
     f"keys.{name}" for name in ("sign_message", "sign_typed_data", "account", "ed25519_key", "sign_ed25519", "send")
 )
-SHOWN = frozenset(f"chain.{name}" for name in ("at", "word", "call", "get", "put")) | {"keys.sent", "lists"}
+SHOWN = frozenset(f"chain.{name}" for name in ("at", "word", "call", "get", "put")) | {"keys.sent"}
 
 
 @dataclass

@@ -166,7 +166,7 @@ CASES: dict[str, tuple[str, str, Any]] = {
     "what may be used now is asked of the worker": (
         "return await ctx.lists();",
         "return await ctx.lists()",
-        {"asked": "lists"},
+        {"tools": ["search"], "models": None},
     ),
     "the account is a set of facts": (
         "return await ctx.keys.account();",
