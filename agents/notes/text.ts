@@ -1,12 +1,13 @@
 const WORDS = 120;
 
-/** Pieces of about 120 words, cut between paragraphs where possible: an embedding blurs longer texts. */
+/** Pieces of about 120 words, cut between paragraphs where possible: an embedding blurs longer texts. A heading begins a piece. */
 export function split(text: string): string[] {
   const pieces: string[] = [];
   let current: string[] = [];
   for (const paragraph of text.split(/\n\s*\n/)) {
     const words = paragraph.split(/\s+/).filter(Boolean);
-    if (current.length + words.length > WORDS && current.length) pieces.push(current.join(" ")), current = [];
+    const full = current.length + words.length > WORDS || /^#+ /.test(paragraph);
+    if (full && current.length) pieces.push(current.join(" ")), current = [];
     while (words.length > WORDS) pieces.push(words.splice(0, WORDS).join(" "));
     current.push(...words);
   }
