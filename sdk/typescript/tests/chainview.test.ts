@@ -32,7 +32,7 @@ Deno.test("a checkpoint counts with t signatures and while it is fresh", () => {
   refuses("chainview.stale", () => accept({}, DATA.now + 61));
   refuses("chainview.stale", () => accept({}, DATA.now - 31));
   refuses("encoding.too_few_signers", () => accept({}, DATA.now, SIGNATURES.slice(0, 2)));
-  refuses("encoding.wrong_term", () => accept({ term: 2 }));
+  refuses("chainview.unknown_term", () => accept({ term: 2 }));
   for (const change of [{ number: 7 }, { state_root: new Uint8Array(32) }, { timestamp: 1 }, { chain_id: 1n }]) {
     refuses("encoding.signature", () => accept(change));
   }

@@ -16,3 +16,10 @@ export const SECOND_AT_HEIGHT = define(
   "the chain reorganised below finality or an endpoint lies: stop and find out which",
   409,
 );
+export const UNKNOWN_TERM = define(
+  "chainview.unknown_term",
+  ChainViewError,
+  "a statement is of a term that this verifier knows",
+  "fetch newer hand-overs; a term before the pinned one is not trusted",
+  409,
+);

@@ -42,7 +42,7 @@ export const NO_SEAT = define(
 export const OTHER_COMMITTEE = define(
   "client.committee",
   ChainViewError,
-  "the committee and MPK in office are those of the pinned network file",
+  "the committee and MPK in office are those that hand-overs from the pinned network file lead to",
   "get the newest network.json and its fingerprint from the network's operators",
 );
 export const OLD_SEAT = define(
