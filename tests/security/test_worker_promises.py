@@ -216,7 +216,8 @@ async def test_secrets_of_a_host_are_not_taken_for_the_owners(tmp_path: Path) ->
     await rig.follow(1)
     plain = rig.fabric.blobs
     assert (await rig.call(agent)).whole
-    await rig.placed(agent).process.close()  # type: ignore[union-attr]
+    for one in rig.placed(agent).pool.all():
+        await one.process.close()
 
     class Planted(Lying):
         async def get(self, digest: bytes) -> bytes:

@@ -426,7 +426,7 @@ HOSTILE: dict[str, bytes] = {
     "a stream opened twice": (HEADER.pack(1, 1, Type.REQUEST) + b"\1") * 2,
     "credit of three bytes": HEADER.pack(3, 1, Type.CREDIT) + b"abc",
     "a cancel with a payload": HEADER.pack(1, 1, Type.CANCEL) + b"x",
-    "an announcement over its cap": HEADER.pack((4 << 20) + 1, 0, Type.ANNOUNCE),
+    "an announcement over its cap": HEADER.pack((8 << 20) + 1, 0, Type.ANNOUNCE),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ class Anchor:
     async def queue(self, state: Any, agent: bytes) -> Queue:
         return Queue().after(ASKED.commitment())
 
-    async def requests(self, agent: bytes, since: int, until: int, *, most: int = 0) -> list[tuple[Asked, bytes, int]]:
-        return [(ASKED, b"?", 3)]
+    async def claims(self, agent: bytes, since: int, until: int) -> AsyncIterator[tuple[Asked, bytes, int]]:
+        yield ASKED, b"?", 3
 
     async def open(self, state: Any, requests: list[Asked]) -> tuple[bool, ...]:
         return tuple(self.open_ for _ in requests)
