@@ -138,8 +138,9 @@ class Image:
 # --- lines ---
 
 
+@cache
 def code_lines(source: str) -> int:
-    """Lines of Python that are code: no blank ones, comments, docstrings."""
+    """Lines of Python that are code: no blank ones, comments, docstrings. Images share files: each is read once."""
     held: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in _NO_CODE and token.string:
