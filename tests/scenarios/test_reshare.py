@@ -9,6 +9,7 @@ old disk, and is of no use to anybody.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -77,10 +78,21 @@ async def followed(stage: Stage, network: Network) -> Terms:
     return terms_from(pinned, handovers, network.id, now, 3600)
 
 
-async def the_keys(stage: Stage, worker: Worker, agent: bytes, terms: Terms, names: Sequence[str]) -> Any:
-    """The agent's keys that these members release, in the term in office."""
+async def the_keys(
+    stage: Stage, worker: Worker, agent: bytes, terms: Terms, names: Sequence[str], *, patient: bool = True
+) -> Any:
+    """The agent's keys that these members release, in the term in office; who just came into it has to sign first."""
     committee = Committee(stage.urls(*names), terms.in_office.signers, terms.network)
+
+    async def speak() -> bool:
+        with contextlib.suppress(CloisterError):
+            await committee.checkpoint()
+            return True
+        return False
+
     try:
+        if patient:
+            await until(speak)
         return (await worker.released(committee, agent))[1]
     finally:
         await committee.close()
@@ -139,7 +151,7 @@ async def test_shares_are_refreshed_and_a_member_is_replaced_while_every_key_sta
 
     await until(sees_the_chain)
     with pytest.raises(CloisterError) as caught:
-        await the_keys(stage, worker, agent, terms, [*stayed[:2], LEAVER])
+        await the_keys(stage, worker, agent, terms, [*stayed[:2], LEAVER], patient=False)
     assert caught.value.code in ("gatekeeper.too_few", "gatekeeper.not_in_office")
 
 

@@ -167,7 +167,7 @@ async def test_no_gatekeeper_holds_the_master_secret_in_any_phase(stage: Stage, 
 
     await until(final)
     await asyncio.sleep(0.5)
-    _, keys = await worker.keys(asked, agent)
+    _, keys = await worker.released(asked, agent)
     await asked.close()
     assert {purpose for purpose, _ in keys} == set(Purpose)
     await searched(stage, known, "after serving keys", shares)
