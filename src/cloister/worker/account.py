@@ -108,7 +108,7 @@ class Signers(Protocol):
 
 
 class AccountDesk:
-    """Serves one agent's account. ``registry``: the Agents contract; ``key()``: the agent's signing key of now."""
+    """Serves one agent's account. ``registry``: the Agents contract; ``refusals``: why calls that wait were refused."""
 
     def __init__(
         self, worker: bytes, chain_id: int, registry: bytes, state: AgentState, sender: Sends, signers: Signers
@@ -221,12 +221,12 @@ class AccountDesk:
     async def _end(self, call: AccountCall, state: str) -> None:
         """Tell the end, once. A race with another seat is no error: the next turn repeats."""
         name = request_id(f"account {call.nonce.hex()} {state}")
-        why = self.refusals.pop(call.nonce, None) if state == "expired" else None
+        why = self.refusals.pop(call.nonce, None)
         self._tried.pop(call.nonce, None)
         try:
             tx = await self._state.begin(name)
             ends = jcs.decode(await tx.get(ENDED) or b"[]")
-            entry = {"nonce": call.nonce.hex(), "state": state, "reason": why}
+            entry = {"nonce": call.nonce.hex(), "state": state, "reason": why if state == "expired" else None}
             await tx.put(ENDED, jcs.encode([*ends, entry][-KEPT_ENDS:]))
             await tx.delete(call.name)
             await tx.commit(name)

@@ -275,6 +275,7 @@ async def test_what_the_owner_allows_later_is_made_then(world: World) -> None:
     assert await world.paid() == before, "a refused call is not asked of the chain at every block"
     await desk.turn(RETRY_S + 1)
     await desk.settle(RETRY_S + 2)
+    assert desk.desk.refusals == {}, "nothing is kept of a call that ended"
     assert await world.paid() - before == COIN
     assert await world.told(nonce) == ("made", None)
 

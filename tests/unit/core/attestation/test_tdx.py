@@ -319,3 +319,29 @@ def test_few_machines_are_remembered() -> None:
     for number in range(dcap.MAX_FACTS + 2):
         _verify(platform().quote(MEASUREMENT, REPORT) + bytes(number))
     assert len(dcap._FACTS) == dcap.MAX_FACTS
+
+
+STATUSES = (
+    *("UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded"),
+    *("OutOfDate", "OutOfDateConfigurationNeeded", "Revoked", "Nonsense"),
+)
+
+
+@pytest.mark.parametrize("part", ["tcb_info", "qe_identity"])
+def test_a_machine_that_is_remembered_is_judged_as_at_first(part: str) -> None:
+    """The shorter way of dcap-qvl and the longer one agree on every status, refusals included."""
+
+    def said(quote: bytes, aux: bytes) -> tuple[str, Any]:
+        try:
+            claims = _verify(quote, aux)
+        except CloisterError as error:
+            return error.code, error.found
+        return claims.tcb_status, claims.advisories
+
+    machine, seen = platform(), set()
+    for status in STATUSES:
+        aux = _changed(part, lambda value, word=status: [one.update(tcbStatus=word) for one in value["tcbLevels"]])  # type: ignore[misc]
+        first, second = (said(machine.quote(MEASUREMENT, bytes([n]) * 64), aux) for n in (1, 2))
+        assert first == second, status
+        seen.add(first[0])
+    assert {"UpToDate", "OutOfDate", "attestation.tdx_quote"} <= seen
