@@ -10,7 +10,7 @@ import { MAX_MEMBERS, type SignerSet, verifyCommittee, verifySigner } from "../e
 import { Lease } from "../encoding/statements.ts";
 
 export const SUITE = 1;
-/** The certificate has an X-Wing key besides. This client uses the X25519 key. */
+/** The certificate has an X-Wing key besides; the client chooses (spec/sealed-http.md 14). */
 export const XWING_SUITE = 2;
 
 export const WRONG_NETWORK = define(
@@ -107,6 +107,11 @@ export class KeyCertificate {
   /** Identity bytes of the `call` key of the certificate's period, to which PSKs are encrypted. */
   get callIdentity(): Uint8Array {
     return callIdentity(this.fields, this.fields.period);
+  }
+
+  /** Whether the certificate has an X-Wing key. */
+  get hybrid(): boolean {
+    return this.fields.suite === XWING_SUITE;
   }
 
   /** JSON-ready fields, bytes as hex. */

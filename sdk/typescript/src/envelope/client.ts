@@ -1,12 +1,12 @@
 /**
- * The client's end of sealed HTTP: PSKs, sessions, one-shot requests (spec/sealed-http.md 2 to 5, 9).
+ * The client's end of sealed HTTP: PSKs, sessions, one-shot requests (spec/sealed-http.md 2 to 5, 9, 14).
  *
  * A session is one HPKE context towards one worker's certificate. Verify the seat first: this module seals to whatever
  * it is given.
  */
 
 import { sha256 } from "@noble/hashes/sha2.js";
-import { equalBytes, type Rng } from "../encoding/bytes.ts";
+import { concat, equalBytes, type Rng } from "../encoding/bytes.ts";
 import { fromHex, needBytes, toHex } from "../encoding/hexes.ts";
 import { CallerSession } from "../encoding/statements.ts";
 import { type Context, type NamedPsk, setupSender } from "../keys/hpke.ts";
@@ -22,6 +22,7 @@ import {
   encodeRecord,
   encodeRequestHead,
   FLAG_IBE,
+  FLAG_XWING,
   KIND_ONE_SHOT,
   KIND_SESSION,
   PSK_SIZE,
@@ -75,15 +76,27 @@ export type SignSession = (session: CallerSession) => Promise<Uint8Array> | Uint
 export class ClientSession {
   confirmed = false;
   readonly #enc: Uint8Array;
+  readonly #sent: Uint8Array;
   readonly #context: Context;
   #next = 0;
   #caller?: Caller;
   #callerKnown = false;
 
-  constructor(readonly certificate: KeyCertificate, readonly psk: Psk, rng: Rng, readonly oneShot = false) {
+  /** `xwing`: whether to seal by X-Wing; by default if and only if the certificate has a key for it. */
+  constructor(
+    readonly certificate: KeyCertificate,
+    readonly psk: Psk,
+    rng: Rng,
+    readonly oneShot = false,
+    readonly xwing = certificate.hybrid,
+  ) {
     if (!equalBytes(psk.certificateId, certificate.id)) throw new TypeError("this PSK is for another certificate");
-    const { enc, context } = setupSender(certificate.fields.hpke_key, certificate.info, rng, psk);
-    [this.#enc, this.#context] = [enc, context];
+    const { hpke_key, xwing_key } = certificate.fields;
+    if (xwing && !xwing_key) throw new TypeError("this certificate has no X-Wing key");
+    const { enc, context } = setupSender(xwing ? xwing_key! : hpke_key, certificate.info, rng, psk);
+    this.#enc = xwing ? sha256(enc) : enc;
+    this.#sent = xwing ? concat(enc, psk.ciphertext) : psk.ciphertext;
+    this.#context = context;
   }
 
   /** The 32 bytes that a caller's wallet signs in `CallerSession`. */
@@ -117,7 +130,7 @@ export class ClientSession {
     return {
       data: encodeRecord(
         header,
-        sendsIbe ? this.psk.ciphertext : NONE,
+        sendsIbe ? this.#sent : NONE,
         this.#context.sealAt(seq, aad, encodePlaintext(headBytes, body)),
       ),
       seq,
@@ -138,7 +151,7 @@ export class ClientSession {
     const { certificate } = this;
     return encodeHeader({
       kind: this.oneShot ? KIND_ONE_SHOT : KIND_SESSION,
-      flags: sendsIbe ? FLAG_IBE : 0,
+      flags: (sendsIbe ? FLAG_IBE : 0) | (this.xwing ? FLAG_XWING : 0),
       boot: certificate.fields.boot,
       certificateId: certificate.id,
       enc: this.#enc,

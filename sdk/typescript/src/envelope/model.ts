@@ -9,6 +9,7 @@ export const MAGIC = utf8("CLS1");
 export const KIND_SESSION = 1;
 export const KIND_ONE_SHOT = 2;
 export const FLAG_IBE = 1;
+export const FLAG_XWING = 2;
 export const HEADER_SIZE = 142;
 export const MAX_HEAD = 64 * 1024;
 export const MAX_CHUNK = 256 * 1024;
@@ -148,9 +149,9 @@ export function requestAad(header: Uint8Array, agent: Uint8Array): Uint8Array {
   return frame(Context.SEALED_REQUEST, header, agent);
 }
 
-/** The record's bytes. `ibe` is empty exactly if the header's flag says so. */
-export function encodeRecord(header: Uint8Array, ibe: Uint8Array, ciphertext: Uint8Array): Uint8Array<ArrayBuffer> {
-  return concat(header, uintBytes(ibe.length, 2), ibe, ciphertext);
+/** The record's bytes. `sent`: encapsulation and IBE ciphertext; empty exactly if the header's flag says so. */
+export function encodeRecord(header: Uint8Array, sent: Uint8Array, ciphertext: Uint8Array): Uint8Array<ArrayBuffer> {
+  return concat(header, uintBytes(sent.length, 2), sent, ciphertext);
 }
 
 /** u32 head length ‖ head ‖ body. */

@@ -1,5 +1,7 @@
 /**
- * HPKE (RFC 9180), one suite: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM; modes base and psk.
+ * HPKE (RFC 9180), modes base and psk, HKDF-SHA256 and AES-256-GCM, with one of two KEMs.
+ *
+ * The size of a public key says which: 32 bytes DHKEM(X25519, HKDF-SHA256); 1216 bytes X-Wing (`xwing.ts`).
  *
  * Contexts only: a caller numbers its messages itself and must never seal twice under one number.
  */
@@ -11,12 +13,14 @@ import { sha256 } from "@noble/hashes/sha2.js";
 import { define, SealError } from "../errors.ts";
 import { concat, type Rng, u64, uintBytes, utf8 } from "../encoding/bytes.ts";
 import { needBytes } from "../encoding/hexes.ts";
+import { encapsulate, PUBLIC_SIZE, XWingKey } from "./xwing.ts";
 
 const MAX_EXPORT = 255 * 32;
 const MIN_PSK = 32;
 const NONE = new Uint8Array(0);
 const KEM = concat(utf8("HPKE-v1KEM"), Uint8Array.of(0, 0x20));
 const SUITE = concat(utf8("HPKE-v1HPKE"), Uint8Array.of(0, 0x20, 0, 1, 0, 2));
+const XWING = concat(utf8("HPKE-v1HPKE"), Uint8Array.of(0x64, 0x7a, 0, 1, 0, 2));
 
 export const BAD_KEY = define(
   "seal.hpke_key",
@@ -63,7 +67,7 @@ export class Context {
   readonly #nonce: Uint8Array;
   readonly #exporter: Uint8Array;
 
-  constructor(key: Uint8Array, nonce: Uint8Array, exporter: Uint8Array) {
+  constructor(key: Uint8Array, nonce: Uint8Array, exporter: Uint8Array, readonly suite: Uint8Array = SUITE) {
     [this.#key, this.#nonce, this.#exporter] = [key, nonce, exporter];
   }
 
@@ -84,7 +88,7 @@ export class Context {
   /** `length` secret bytes for this context text (section 5.3). */
   export(context: Uint8Array, length: number): Uint8Array {
     if (length < 1 || length > MAX_EXPORT) throw new RangeError(`an export of 1 to ${MAX_EXPORT} bytes`);
-    return expand(this.#exporter, "sec", context, length);
+    return expand(this.#exporter, "sec", context, length, this.suite);
   }
 
   #nonceAt(seq: number): Uint8Array {
@@ -93,21 +97,34 @@ export class Context {
   }
 }
 
-/** Set up towards `publicKey` (32 bytes). `rng(32)` gives the ephemeral key. Throws SealError. */
+/**
+ * Set up towards `publicKey`: 32 bytes, or 1216 for X-Wing; `enc` is 32 bytes, or 1120. `rng(32)` gives the ephemeral
+ * key, and with X-Wing ML-KEM's message after it. Throws SealError.
+ */
 export function setupSender(
   publicKey: Uint8Array,
   info: Uint8Array,
   rng: Rng,
   psk?: NamedPsk,
 ): { enc: Uint8Array; context: Context } {
+  if (publicKey.length === PUBLIC_SIZE) {
+    const { enc, shared } = encapsulate(publicKey, rng);
+    return { enc, context: schedule(shared, info, psk, XWING) };
+  }
   needBytes("public key", publicKey, 32);
   const ephemeral = needBytes("ephemeral key", rng(32), 32);
   const enc = x25519.getPublicKey(ephemeral);
   return { enc, context: schedule(shared(ephemeral, publicKey, concat(enc, publicKey)), info, psk) };
 }
 
-/** The recipient's end, with its private key (32 bytes). Throws SealError. */
-export function setupRecipient(enc: Uint8Array, key: Uint8Array, info: Uint8Array, psk?: NamedPsk): Context {
+/** The recipient's end, with its private key: 32 bytes of X25519, or an X-Wing key. Throws SealError. */
+export function setupRecipient(
+  enc: Uint8Array,
+  key: Uint8Array | XWingKey,
+  info: Uint8Array,
+  psk?: NamedPsk,
+): Context {
+  if (key instanceof XWingKey) return schedule(key.decapsulate(enc), info, psk, XWING);
   needBytes("enc", enc, 32);
   return schedule(shared(key, enc, concat(enc, x25519.getPublicKey(key))), info, psk);
 }
@@ -125,16 +142,21 @@ function exchange(key: Uint8Array, peer: Uint8Array): Uint8Array {
   }
 }
 
-function schedule(secret: Uint8Array, info: Uint8Array, psk?: NamedPsk): Context {
+function schedule(secret: Uint8Array, info: Uint8Array, psk?: NamedPsk, suite: Uint8Array = SUITE): Context {
   if (psk && (psk.secret.length < MIN_PSK || psk.id.length === 0)) { // KeySchedule, section 5.1
     throw BAD_PSK("psk and psk_id, or none", "one of them missing or too short");
   }
   const mode = Uint8Array.of(psk ? 1 : 0);
-  const names = concat(mode, extract(NONE, "psk_id_hash", psk?.id ?? NONE), extract(NONE, "info_hash", info));
-  const root = extract(secret, "secret", psk?.secret ?? NONE);
+  const names = concat(
+    mode,
+    extract(NONE, "psk_id_hash", psk?.id ?? NONE, suite),
+    extract(NONE, "info_hash", info, suite),
+  );
+  const root = extract(secret, "secret", psk?.secret ?? NONE, suite);
   return new Context(
-    expand(root, "key", names, 32),
-    expand(root, "base_nonce", names, 12),
-    expand(root, "exp", names, 32),
+    expand(root, "key", names, 32, suite),
+    expand(root, "base_nonce", names, 12, suite),
+    expand(root, "exp", names, 32, suite),
+    suite,
   );
 }
