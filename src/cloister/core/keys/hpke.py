@@ -1,6 +1,6 @@
-"""HPKE (RFC 9180), modes base and psk, HKDF-SHA256 and AES-256-GCM, with one of two KEMs.
+"""HPKE (RFC 9180), modes base and psk, HKDF-SHA256, with one of two KEMs; AES-256-GCM unless another AEAD is asked for.
 
-The size of a public key says which: 32 bytes DHKEM(X25519, HKDF-SHA256); 1216 bytes X-Wing (``xwing.py``).
+The size of a public key says which KEM: 32 bytes DHKEM(X25519, HKDF-SHA256); 1216 bytes X-Wing (``xwing.py``).
 
 Contexts only: a caller numbers its messages itself (``seal_at``, ``open_at``) and must never seal twice under one
 number. ``Recipient`` keeps what does not change between set-ups (public key, info hash), so that opening a session
@@ -16,7 +16,7 @@ from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from cloister.core.encoding.hexes import need_bytes, need_uint
 from cloister.core.errors import SealError, define
@@ -33,6 +33,16 @@ MIN_PSK: Final = 32
 _KEM = b"HPKE-v1KEM\x00\x20"
 _SUITE = b"HPKE-v1HPKE\x00\x20\x00\x01\x00\x02"
 _XWING = b"HPKE-v1HPKE\x64\x7a\x00\x01\x00\x02"
+AES_128_GCM: Final = 1
+AES_256_GCM: Final = 2
+CHACHA20_POLY1305: Final = 3
+NONCE_SIZE: Final = 12
+# RFC 9180 section 7.3: cipher and key size by AEAD id, the last byte of a suite id.
+AEADS: Final[dict[int, tuple[type[AESGCM] | type[ChaCha20Poly1305], int]]] = {
+    AES_128_GCM: (AESGCM, 16),
+    AES_256_GCM: (AESGCM, 32),
+    CHACHA20_POLY1305: (ChaCha20Poly1305, 32),
+}
 _BASE, _PSK = b"\0", b"\1"
 _ONE = b"\1"
 
@@ -103,7 +113,7 @@ class Context:
     __slots__ = ("_aead", "_base_nonce", "_exporter")
 
     def __init__(self, key: bytes, base_nonce: bytes, exporter: bytes, suite: bytes = _SUITE) -> None:
-        self._aead = AESGCM(key)
+        self._aead = AEADS[suite[-1]][0](key)
         self._base_nonce = int.from_bytes(base_nonce, "big")
         self._exporter = _Exporter(exporter, suite)
 
@@ -136,13 +146,14 @@ class Context:
 class Recipient:
     """A private key under one info: set up contexts from it as senders arrive."""
 
-    __slots__ = ("_info_hash", "_key", "_public")
+    __slots__ = ("_info_hash", "_key", "_public", "_suite")
 
-    def __init__(self, key: X25519PrivateKey | xwing.XWingKey | bytes, info: bytes) -> None:
+    def __init__(self, key: X25519PrivateKey | xwing.XWingKey | bytes, info: bytes, *, aead: int = AES_256_GCM) -> None:
         self._key = private_key(key) if isinstance(key, bytes) else key
         hybrid = isinstance(self._key, xwing.XWingKey)
         self._public = self._key.public if isinstance(self._key, xwing.XWingKey) else _raw(self._key)
-        self._info_hash = _extract(b"", b"info_hash", info, _XWING if hybrid else _SUITE)
+        self._suite = _suite(aead, hybrid=hybrid)
+        self._info_hash = _extract(b"", b"info_hash", info, self._suite)
 
     def __repr__(self) -> str:
         return f"Recipient(0x{self._public[-32:].hex()})"
@@ -157,9 +168,9 @@ class Recipient:
 
         Raises SealError for a bad enc."""
         if isinstance(self._key, xwing.XWingKey):
-            return _schedule(self._key.decapsulate(enc), self._info_hash, psk, psk_id, _XWING)
+            return _schedule(self._key.decapsulate(enc), self._info_hash, psk, psk_id, self._suite)
         shared = _shared(self._key, need_bytes("enc", enc, ENC_SIZE), enc + self._public)
-        return _schedule(shared, self._info_hash, psk, psk_id)
+        return _schedule(shared, self._info_hash, psk, psk_id, self._suite)
 
 
 def private_key(raw: bytes) -> X25519PrivateKey:
@@ -168,19 +179,27 @@ def private_key(raw: bytes) -> X25519PrivateKey:
 
 
 def setup_sender(
-    public: bytes, info: bytes, *, psk: bytes | None = None, psk_id: bytes = b"", rng: Rng
+    public: bytes,
+    info: bytes,
+    *,
+    psk: bytes | None = None,
+    psk_id: bytes = b"",
+    rng: Rng,
+    aead: int = AES_256_GCM,
 ) -> tuple[bytes, Context]:
     """Set up towards ``public`` (32 bytes, or 1216): (enc 32 bytes, or 1120, and the context). ``rng(32)`` gives the
-    ephemeral key.
+    ephemeral key. ``aead``: an id of ``AEADS``.
 
     Raises SealError for a weak key or a psk without name."""
+    suite = _suite(aead, hybrid=len(public) == xwing.PUBLIC_SIZE)
+    info_hash = _extract(b"", b"info_hash", info, suite)
     if len(public) == xwing.PUBLIC_SIZE:
         enc, shared = xwing.encapsulate(public, rng)
-        return enc, _schedule(shared, _extract(b"", b"info_hash", info, _XWING), psk, psk_id, _XWING)
+        return enc, _schedule(shared, info_hash, psk, psk_id, suite)
     ephemeral = private_key(rng(KEY_SIZE))
     enc = ephemeral.public_key().public_bytes_raw()
     shared = _shared(ephemeral, need_bytes("public key", public, KEY_SIZE), enc + public)
-    return enc, _schedule(shared, _extract(b"", b"info_hash", info), psk, psk_id)
+    return enc, _schedule(shared, info_hash, psk, psk_id, suite)
 
 
 def setup_recipient(
@@ -190,9 +209,10 @@ def setup_recipient(
     *,
     psk: bytes | None = None,
     psk_id: bytes = b"",
+    aead: int = AES_256_GCM,
 ) -> Context:
     """The recipient's end of ``setup_sender``. Raises SealError for a weak enc or a psk without name."""
-    return Recipient(key, info).context(enc, psk=psk, psk_id=psk_id)
+    return Recipient(key, info, aead=aead).context(enc, psk=psk, psk_id=psk_id)
 
 
 def _shared(key: X25519PrivateKey, peer: bytes, kem_context: bytes) -> bytes:
@@ -209,10 +229,16 @@ def _raw(key: X25519PrivateKey) -> bytes:
     return key.public_key().public_bytes_raw()
 
 
-_NO_PSK_ID = {suite: _extract(b"", b"psk_id_hash", b"", suite) for suite in (_SUITE, _XWING)}
+def _suite(aead: int, *, hybrid: bool) -> bytes:
+    """The suite id of a KEM with an AEAD. KeyError for one that RFC 9180 section 7.3 does not list: our mistake."""
+    return _SUITES[hybrid, aead]
 
 
-def _schedule(shared: bytes, info_hash: bytes, psk: bytes | None, psk_id: bytes, suite: bytes = _SUITE) -> Context:
+_SUITES = {(kem is _XWING, aead): kem[:-1] + bytes([aead]) for kem in (_SUITE, _XWING) for aead in AEADS}
+_NO_PSK_ID = {suite: _extract(b"", b"psk_id_hash", b"", suite) for suite in _SUITES.values()}
+
+
+def _schedule(shared: bytes, info_hash: bytes, psk: bytes | None, psk_id: bytes, suite: bytes) -> Context:
     """KeySchedule, RFC 9180 section 5.1."""
     if psk is None and not psk_id:
         mode, psk, psk_id_hash = _BASE, b"", _NO_PSK_ID[suite]
@@ -222,6 +248,6 @@ def _schedule(shared: bytes, info_hash: bytes, psk: bytes | None, psk_id: bytes,
         raise BAD_PSK(expected="psk and psk_id, or none", found="one of them missing or too short")
     context = mode + psk_id_hash + info_hash
     secret = _extract(shared, b"secret", psk, suite)
-    key = _expand(secret, b"key", context, KEY_SIZE, suite)
-    nonce = _expand(secret, b"base_nonce", context, 12, suite)
+    key = _expand(secret, b"key", context, AEADS[suite[-1]][1], suite)
+    nonce = _expand(secret, b"base_nonce", context, NONCE_SIZE, suite)
     return Context(key, nonce, _expand(secret, b"exp", context, 32, suite), suite)
