@@ -1,0 +1,233 @@
+"""Oblivious HTTP (RFC 9458): key configurations, encapsulated requests and responses. Bytes in, bytes out.
+
+KEM: DHKEM(X25519, HKDF-SHA256); KDF: HKDF-SHA256; AEAD: the three of RFC 9180. The labels are those of binary HTTP.
+A context serves one request and one response; both ends drop it then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hmac import digest as _hmac
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+
+from cloister.core.encoding.hexes import need_bytes
+from cloister.core.errors import EnvelopeError, SealError, define
+from cloister.core.keys import hpke
+
+REQUEST_TYPE: Final = "message/ohttp-req"
+RESPONSE_TYPE: Final = "message/ohttp-res"
+KEYS_TYPE: Final = "application/ohttp-keys"
+KEY_PROBLEM: Final = "https://iana.org/assignments/http-problem-types#ohttp-key"
+KEM_X25519: Final = 0x0020
+KDF_SHA256: Final = 1
+HDR_SIZE: Final = 7
+MAX_CONFIG: Final = 128
+MAX_CONFIGS: Final = 16
+# What a configuration of ours offers, best first.
+OFFERED: Final = ((KDF_SHA256, hpke.AES_256_GCM), (KDF_SHA256, hpke.CHACHA20_POLY1305), (KDF_SHA256, hpke.AES_128_GCM))
+_TAG: Final = hpke.TAG_SIZE
+_REQUEST: Final = b"message/bhttp request"
+_RESPONSE: Final = b"message/bhttp response"
+
+MALFORMED = define(
+    "ohttp.malformed",
+    EnvelopeError,
+    check="key configurations and encapsulated messages have the shape of RFC 9458",
+    remedy="fetch the key configuration again and encapsulate anew; the bytes may have been damaged",
+)
+TOO_LARGE = define(
+    "ohttp.too_large",
+    EnvelopeError,
+    check="an encapsulated message stays within its cap",
+    remedy="send less, or put large data into a blob",
+    status=413,
+)
+KEY_UNKNOWN = define(
+    "ohttp.key_unknown",
+    EnvelopeError,
+    check="the key that the request names is one that is held now",
+    remedy="fetch the key configuration again: periods and leases end",
+)
+SUITE = define(
+    "ohttp.suite",
+    EnvelopeError,
+    check="the request uses algorithms that the key configuration offers",
+    remedy="use one of the pairs of KDF and AEAD in the key configuration",
+)
+NOT_AUTHENTIC = define(
+    "ohttp.not_authentic",
+    EnvelopeError,
+    check="the encapsulated message opens under this key, as it was sent",
+    remedy="fetch the key configuration again and encapsulate anew; the message was altered or is for another key",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyConfig:
+    """A key configuration (RFC 9458 section 3.1). ``public``: X25519, 32 bytes; ``suites``: pairs (KDF, AEAD)."""
+
+    key_id: int
+    public: bytes
+    suites: tuple[tuple[int, int], ...] = OFFERED
+
+    def encode(self) -> bytes:
+        """The configuration's bytes, without the length before it."""
+        pairs = b"".join(kdf.to_bytes(2, "big") + aead.to_bytes(2, "big") for kdf, aead in self.suites)
+        lead = bytes([self.key_id]) + KEM_X25519.to_bytes(2, "big") + need_bytes("key", self.public, hpke.KEY_SIZE)
+        return lead + len(pairs).to_bytes(2, "big") + pairs
+
+    @classmethod
+    def decode(cls, data: bytes) -> KeyConfig:
+        """Parse one configuration. Raises EnvelopeError: ohttp.malformed, and ohttp.suite for another KEM."""
+        if not 3 < len(data) <= MAX_CONFIG:
+            raise MALFORMED(expected=f"a configuration of 4 to {MAX_CONFIG} bytes", found=f"{len(data)} bytes")
+        kem = int.from_bytes(data[1:3], "big")
+        if kem != KEM_X25519:
+            raise SUITE(expected=f"KEM {KEM_X25519:#06x}", found=f"{kem:#06x}")
+        public, size, pairs = data[3:35], int.from_bytes(data[35:37], "big"), data[37:]
+        if len(data) < 41 or size != len(pairs) or size % 4:
+            raise MALFORMED(expected="a key and whole pairs of algorithms", found=f"{len(data)} bytes")
+        words = [int.from_bytes(pairs[at : at + 2], "big") for at in range(0, size, 2)]
+        return cls(data[0], public, tuple(zip(words[::2], words[1::2], strict=True)))
+
+    def choose(self) -> int:
+        """The AEAD to use: the first of the configuration that we speak. Raises EnvelopeError (ohttp.suite)."""
+        for kdf, aead in self.suites:
+            if kdf == KDF_SHA256 and aead in hpke.AEADS:
+                return aead
+        raise SUITE(expected="HKDF-SHA256 with an AEAD of RFC 9180", found=f"{len(self.suites)} other pairs")
+
+    def hdr(self, aead: int) -> bytes:
+        """The seven bytes that a request under it begins with."""
+        words = (KEM_X25519, KDF_SHA256, aead)
+        return bytes([self.key_id]) + b"".join(word.to_bytes(2, "big") for word in words)
+
+
+def encode_configs(configs: tuple[KeyConfig, ...]) -> bytes:
+    """The media type application/ohttp-keys: each configuration after its length (u16)."""
+    return b"".join(len(one).to_bytes(2, "big") + one for one in (config.encode() for config in configs))
+
+
+def decode_configs(data: bytes) -> tuple[KeyConfig, ...]:
+    """Parse application/ohttp-keys; configurations of other KEMs are left out. Raises EnvelopeError."""
+    found: list[KeyConfig] = []
+    at, count = 0, 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 2], "big")
+        if at + 2 + size > len(data) or count >= MAX_CONFIGS or size < 3:
+            raise MALFORMED(expected=f"at most {MAX_CONFIGS} configurations after their lengths", found="another shape")
+        one = data[at + 2 : at + 2 + size]
+        if one[1:3] == KEM_X25519.to_bytes(2, "big"):
+            found.append(KeyConfig.decode(one))
+        at, count = at + 2 + size, count + 1
+    return tuple(found)
+
+
+class Exchange:
+    """One request's context: what its response is sealed under. ``enc`` names it: 32 bytes. Either end holds one."""
+
+    __slots__ = ("_aead", "_context", "enc")
+
+    def __init__(self, context: hpke.Context, enc: bytes, aead: int) -> None:
+        self._context, self.enc, self._aead = context, enc, aead
+
+    def export(self, context: bytes, length: int) -> bytes:
+        """``length`` secret bytes that both ends have (RFC 9180 section 5.3)."""
+        return self._context.export(context, length)
+
+    @property
+    def context(self) -> hpke.Context:
+        """The HPKE context of the request."""
+        return self._context
+
+    def seal_response(self, response: bytes, rng: hpke.Rng) -> bytes:
+        """nonce ‖ ciphertext (RFC 9458 section 4.4). Once per request: each call draws a new nonce."""
+        nonce = need_bytes("response nonce", rng(self._nonce_size), self._nonce_size)
+        cipher, iv = self._keys(nonce)
+        return nonce + cipher.encrypt(iv, response, b"")
+
+    def open_response(self, data: bytes, *, max_size: int) -> bytes:
+        """The response. Raises EnvelopeError: ohttp.too_large, ohttp.malformed, ohttp.not_authentic."""
+        if len(data) > max_size:
+            raise TOO_LARGE(expected=f"at most {max_size} bytes", found=f"{len(data)} bytes")
+        if len(data) < self._nonce_size + _TAG:
+            raise MALFORMED(expected="an encapsulated response", found=f"{len(data)} bytes")
+        cipher, iv = self._keys(data[: self._nonce_size])
+        try:
+            return cipher.decrypt(iv, data[self._nonce_size :], b"")
+        except (InvalidTag, ValueError):
+            raise NOT_AUTHENTIC(expected="the response to this request", found="other bytes") from None
+
+    @property
+    def _nonce_size(self) -> int:
+        return max(hpke.NONCE_SIZE, hpke.AEADS[self._aead][1])
+
+    def _keys(self, nonce: bytes) -> tuple[AESGCM | ChaCha20Poly1305, bytes]:
+        """Section 4.4: key and nonce from the exported secret, salted by enc and the response's nonce."""
+        cipher, size = hpke.AEADS[self._aead]
+        prk = _hmac(self.enc + nonce, self._context.export(_RESPONSE, self._nonce_size), "sha256")
+        key = _hmac(prk, b"key\x01", "sha256")[:size]
+        return cipher(key), _hmac(prk, b"nonce\x01", "sha256")[: hpke.NONCE_SIZE]
+
+
+def encapsulate(config: KeyConfig, request: bytes, rng: hpke.Rng, *, aead: int | None = None) -> tuple[bytes, Exchange]:
+    """(encapsulated request, its exchange): hdr ‖ enc ‖ ciphertext (RFC 9458 section 4.3).
+
+    Raises EnvelopeError (ohttp.suite), SealError for a weak key."""
+    chosen = config.choose() if aead is None else aead
+    if (KDF_SHA256, chosen) not in config.suites:
+        raise SUITE(expected="an AEAD of the configuration", found=str(chosen))
+    hdr = config.hdr(chosen)
+    enc, context = hpke.setup_sender(config.public, _info(hdr), rng=rng, aead=chosen)
+    return hdr + enc + context.seal_at(0, b"", request), Exchange(context, enc, chosen)
+
+
+def key_id_of(data: bytes, *, max_size: int) -> int:
+    """Which key an encapsulated request names. Raises EnvelopeError: ohttp.too_large, ohttp.malformed."""
+    if len(data) > max_size:
+        raise TOO_LARGE(expected=f"at most {max_size} bytes", found=f"{len(data)} bytes")
+    if len(data) < HDR_SIZE + hpke.ENC_SIZE + _TAG:
+        raise MALFORMED(expected="an encapsulated request", found=f"{len(data)} bytes")
+    return data[0]
+
+
+class Recipient:
+    """A private key under its configuration: opens requests. Nothing here remembers what was opened."""
+
+    __slots__ = ("_by_hdr", "config")
+
+    def __init__(self, key: X25519PrivateKey | bytes, config: KeyConfig) -> None:
+        """Raises ValueError if the configuration has another key: our mistake."""
+        hdrs = [(config.hdr(aead), aead) for kdf, aead in config.suites if kdf == KDF_SHA256 and aead in hpke.AEADS]
+        self._by_hdr = {hdr: (aead, hpke.Recipient(key, _info(hdr), aead=aead)) for hdr, aead in hdrs}
+        if any(one.public != config.public for _, one in self._by_hdr.values()):
+            raise ValueError("the configuration is of another key")
+        self.config = config
+
+    def __repr__(self) -> str:
+        return f"Recipient(key_id={self.config.key_id})"
+
+    def open(self, data: bytes, *, max_size: int) -> tuple[bytes, Exchange]:
+        """(request, exchange). 1. size and shape; 2. the key; 3. its algorithms; 4. it opens.
+
+        Raises EnvelopeError: ohttp.too_large, ohttp.malformed, ohttp.key_unknown, ohttp.suite, ohttp.not_authentic."""
+        named = key_id_of(data, max_size=max_size)  # 1
+        if named != self.config.key_id:  # 2
+            raise KEY_UNKNOWN(expected=f"key {self.config.key_id}", found=f"key {named}")
+        hdr, enc, text = data[:HDR_SIZE], data[HDR_SIZE : HDR_SIZE + hpke.ENC_SIZE], data[HDR_SIZE + hpke.ENC_SIZE :]
+        if hdr not in self._by_hdr:  # 3
+            raise SUITE(expected="algorithms of the key configuration", found=f"0x{hdr[1:].hex()}")
+        aead, recipient = self._by_hdr[hdr]
+        try:
+            context = recipient.context(enc)  # 4
+            return context.open_at(0, b"", text), Exchange(context, enc, aead)
+        except SealError:
+            raise NOT_AUTHENTIC(expected="a request encapsulated to this key", found="other bytes") from None
+
+
+def _info(hdr: bytes) -> bytes:
+    return _REQUEST + b"\0" + hdr
