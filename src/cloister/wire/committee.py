@@ -1,5 +1,7 @@
 """Asking the gatekeepers: all in parallel, done as soon as enough members say the same (spec/gatekeeper-api.md).
 
+Keys cost a member milliseconds: t members, chosen by lot, are asked for them first, the others as soon as one of the t
+refuses or is slow.
 Who answered is known by the signature in the answer, never by the endpoint. Dead and lying members cost nothing as
 long as t others agree; when too few do, the error names the commonest refusal.
 """
@@ -8,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from random import SystemRandom
+from typing import Any, Final, TypeVar
 
 import aiohttp
 
@@ -45,6 +49,8 @@ from cloister.wire.messages import (
 )
 
 T = TypeVar("T")
+_LOT: Final = SystemRandom()
+_PATIENCE_S: Final = 0.15  # how long t members may take before the others are asked too
 
 TOO_FEW = define(
     "gatekeeper.too_few",
@@ -157,7 +163,7 @@ class Committee:
                     return self._granted(lease, list(answers.values()))
             return None
 
-        return await self._need("POST", "/v1/keys", request.to_json(), take, last=last)
+        return await self._need("POST", "/v1/keys", request.to_json(), take, last=last, sparing=True)
 
     async def admission(self, request: AdmissionRequest) -> Signed:
         """A WorkerAdmission with t signatures. Raises as ``keys``."""
@@ -212,7 +218,8 @@ class Committee:
                 self._endorsement(move, item, mine, errors)
             return True if all(len(mine) >= quorum for mine in got) else None
 
-        await self._collect("POST", "/v1/heads", request.to_json(), take, refused, quorum)
+        question = partial(self.caught, method="POST", path="/v1/heads", body=request.to_json())
+        await self._collect(question, take, refused, quorum, len(self.endpoints))
         return tuple(
             Signed(move.statement(self.signers.term), tuple(mine.values()))
             if len(mine) >= quorum
@@ -296,35 +303,45 @@ class Committee:
         *,
         need: int | None = None,
         last: Callable[[], T | None] = lambda: None,
+        sparing: bool = False,
     ) -> T:
-        """``last``: what to make of the answers when all have come and ``take`` found nothing."""
+        """``last``: what to make of the answers when all have come and ``take`` found nothing. ``sparing``: ask only as
+        many as are needed at first."""
         refused: list[CloisterError] = []
         quorum = self.signers.threshold if need is None else need
-        found = await self._collect(method, path, body, take, refused, quorum) or last()
+        question = partial(self.caught, method=method, path=path, body=body)
+        first = quorum if sparing else len(self.endpoints)
+        found = await self._collect(question, take, refused, quorum, first) or last()
         if found is None:
             raise self.too_few(quorum, refused)
         return found
 
     async def _collect(
         self,
-        method: str,
-        path: str,
-        body: Any,
+        question: Callable[[str], Awaitable[Any]],
         take: Callable[[Any], T | None],
         refused: list[CloisterError],
         need: int,
+        first: int,
     ) -> T | None:
-        """Give answers to ``take`` as they come until it returns something, or success became impossible."""
-        tasks = {asyncio.create_task(self.caught(url, method, path, body)) for url in self.endpoints}
+        """Give answers to ``take`` as they come until it returns something, or success became impossible.
+
+        ``first``: how many are asked at once; the others once one refused, all answered, or the time is up."""
+        waiting = _LOT.sample(self.endpoints, len(self.endpoints))
+        tasks: set[asyncio.Future[Any]] = set()
         try:
-            while tasks:
-                done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            while tasks or waiting:
+                tasks |= {asyncio.ensure_future(question(url)) for url in waiting[:first]}
+                del waiting[:first]
+                patience = _PATIENCE_S if waiting else None
+                done, tasks = await asyncio.wait(tasks, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     found = _taken(take, task.result(), refused)
                     if found is not None:
                         return found
                 if len(self.endpoints) - len(refused) < need and _commonest(refused)[1] >= need:
                     return None
+                first = 0 if done and tasks and not refused else len(waiting)
             return None
         finally:
             for task in tasks:

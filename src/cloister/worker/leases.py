@@ -24,7 +24,7 @@ from cloister.core.keys.hpke import private_key
 from cloister.core.keys.xwing import XWingKey
 from cloister.core.policy.identities import identities_of
 from cloister.core.threshold.ibe import DerivedKey, decrypt
-from cloister.core.threshold.partial import Partial, TransportKey, recover, verify_partial
+from cloister.core.threshold.partial import Partial, TransportKey, Wanted, recover_all, verify_partial
 from cloister.core.threshold.shares import PublicShares
 from cloister.evidence.tee import Tee
 from cloister.wire.committee import Granted
@@ -143,8 +143,11 @@ async def acquire(
     checkpoint: Signed,
     agent: bytes,
     rng: Rng,
+    code: bytes | None = None,
 ) -> AgentKeys:
-    """Get the agent's keys for the checkpoint's period. Raises the committee's refusal, EvidenceError, ThresholdError.
+    """Get the agent's keys for the checkpoint's period; ``code``: under a lease of the canary with this hash.
+
+    Raises the committee's refusal, EvidenceError, ThresholdError.
 
     1. a transport key for this request alone; 2. evidence that binds it; 3. t agreeing members; 4. each key recovered
     and checked against the MPK of its epoch; if that fails a member lied: ask again and take only partials that verify
@@ -155,15 +158,15 @@ async def acquire(
     assert isinstance(at, Checkpoint)  # noqa: S101 - the chain watch holds checkpoints only
     transport = TransportKey.generate(rng)  # 1
     shown = await show(tee, node.binding("worker", at.block_hash, bytes(32), {"transport": transport.public}))  # 2
-    request = KeysRequest(shown, agent, checkpoint)
+    request = KeysRequest(shown, agent, checkpoint, code)
     granted = await committee.keys(request)  # 3
     epochs = {granted.terms.master_epoch, *(i.version.master_epoch for i in granted.old)}
     shares = {epoch: await masters(epoch) for epoch in epochs}
     try:
-        derived, old = await _recovered(granted, signers.threshold, shares, transport)  # 4
+        derived, old = await _recovered(granted, signers.threshold, shares, transport, rng)  # 4
     except ThresholdError:
         granted = await committee.keys(request, verify=lambda a: _honest(a, node.network, shares, transport))
-        derived, old = await _recovered(granted, signers.threshold, shares, transport)
+        derived, old = await _recovered(granted, signers.threshold, shares, transport, rng)
     granted.lease.verify(signers, node.network)  # 5
     hpke_key = private_key(rng(32))  # 6
     public = hpke_key.public_key().public_bytes_raw()
@@ -174,20 +177,22 @@ async def acquire(
 
 
 async def _recovered(
-    granted: Granted, threshold: int, shares: Mapping[int, PublicShares], transport: TransportKey
+    granted: Granted, threshold: int, shares: Mapping[int, PublicShares], transport: TransportKey, rng: Rng
 ) -> tuple[dict[tuple[Purpose, int], DerivedKey], dict[Purpose, OldKey]]:
-    """Every key of the grant. Each takes milliseconds of pairings: requests are served in between."""
+    """Every key of the grant, and those of earlier epochs. About ten milliseconds: requests are served in between."""
 
-    async def one(identity: KeyIdentity, parts: Sequence[KeyPartial]) -> DerivedKey:
-        await asyncio.sleep(0)
-        partials = [Partial(p.index, p.e1, p.e2, p.e3, p.term) for p in parts]
-        return recover(partials, threshold, _shares(shares, identity), bytes(identity), transport)
+    def all_of(parts: Mapping[KeyIdentity, Sequence[KeyPartial]]) -> list[DerivedKey]:
+        wanted = [
+            Wanted(bytes(i), _shares(shares, i), [Partial(p.index, p.e1, p.e2, p.e3, p.term) for p in of])
+            for i, of in parts.items()
+        ]
+        return recover_all(wanted, threshold, transport, rng)
 
-    derived = {name: await one(granted.identities[name], parts) for name, parts in granted.partials.items()}
-    old = {
-        i.purpose: OldKey(i.version, await one(i, parts), _shares(shares, i).mpk) for i, parts in granted.old.items()
-    }
-    return derived, old
+    now = all_of({granted.identities[name]: parts for name, parts in granted.partials.items()})
+    await asyncio.sleep(0)
+    old = zip(granted.old, all_of(granted.old), strict=True)
+    derived = dict(zip(granted.partials, now, strict=True))
+    return derived, {i.purpose: OldKey(i.version, key, _shares(shares, i).mpk) for i, key in old}
 
 
 def _shares(shares: Mapping[int, PublicShares], identity: KeyIdentity) -> PublicShares:

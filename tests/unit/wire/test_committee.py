@@ -626,3 +626,49 @@ async def test_a_signature_over_a_head_has_one_spelling(spelling: str) -> None:
         (found,) = await asked.endorse_heads(request)
     assert isinstance(found, Signed)
     found.verify(SignerSet(1, 4, SIGNERS.members), NETWORK)
+
+
+# --- keys cost members work: t are asked first ---
+
+
+def counting(handler: Handler, asked: list[int], i: int) -> Handler:
+    """The member, which writes down that it was asked."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        asked.append(i)
+        return await handler(request)
+
+    return handle
+
+
+async def test_while_all_answer_only_t_members_are_asked_for_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloister.wire.committee._PATIENCE_S", 30.0)
+    asked: list[int] = []
+    async with committee(*(counting(granting(i), asked, i) for i in range(5)), timeout_s=30) as members:
+        await members.keys(keys_request())
+    assert len(asked) == len(set(asked)) == 3
+
+
+SPARED: dict[str, Callable[[int], Handler]] = {
+    "refuse": lambda i: answering(lambda r, b: refusal("policy.paused")),
+    "hang": lambda i: hang,
+    "lie": lambda i: answering(lambda r, b: {"lease": 7}),
+    "answer otherwise than the rest": lambda i: granting(i, lease(agent_epoch=9)),
+}
+
+
+@pytest.mark.parametrize("fault", SPARED)
+@pytest.mark.parametrize("bad", list(itertools.combinations(range(5), 2))[::3])
+async def test_the_others_are_asked_when_two_members(fault: str, bad: tuple[int, int]) -> None:
+    members = [SPARED[fault](i) if i in bad else granting(i) for i in range(5)]
+    async with committee(*members) as asked:
+        granted = await asyncio.wait_for(asked.keys(keys_request()), 4)
+    assert all({p.index - 1 for p in parts}.isdisjoint(bad) for parts in granted.partials.values())
+
+
+async def test_everybody_is_asked_at_once_for_what_costs_little() -> None:
+    asked: list[int] = []
+    async with committee(*(counting(hang, asked, i) for i in range(5)), timeout_s=0.3) as members:
+        with pytest.raises(CloisterError):
+            await members.heartbeat(bytes(32))
+    assert sorted(asked) == [0, 1, 2, 3, 4]

@@ -24,13 +24,13 @@ from cloister.core.encoding.contexts import Context, digest, frame
 from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
 from cloister.core.errors import CloisterError, ThresholdError, define
 from cloister.core.threshold.groups import (
-    G2,
     G2_SIZE,
     MAX_MEMBERS,
     SCALAR_SIZE,
     Rng,
     g2_evaluate,
     g2_from_bytes,
+    g2_times,
     hash_to_scalar,
     random_scalar,
     scalar_bytes,
@@ -275,7 +275,7 @@ def _challenge(ceremony: Ceremony, dealer: int, commitments: Sequence[bytes], no
 
 def prove(ceremony: Ceremony, dealer: int, commitments: Sequence[bytes], secret: Scalar, nonce: Scalar) -> bytes:
     """64 bytes that prove possession of the first coefficient. The nonce is used once."""
-    challenge = _challenge(ceremony, dealer, commitments, to_bytes(G2 * nonce))
+    challenge = _challenge(ceremony, dealer, commitments, to_bytes(g2_times(nonce)))
     return scalar_bytes(challenge) + scalar_bytes(nonce + challenge * secret)
 
 
@@ -284,7 +284,7 @@ def _check_proof(ceremony: Ceremony, dealing: Dealing, first: G2Point) -> None:
     try:
         challenge = scalar_from_bytes(dealing.proof[:32])
         answer = scalar_from_bytes(dealing.proof[32:])
-        nonce = to_bytes(G2 * answer - first * challenge)
+        nonce = to_bytes(g2_times(answer) - first * challenge)
     except CloisterError:
         raise BAD_PROOF(expected=name, found="no proof at all") from None
     if _challenge(ceremony, dealing.dealer, dealing.commitments, nonce) != challenge:
@@ -331,7 +331,7 @@ def open_share(ceremony: Ceremony, dealing: Dealing, me: int, private: X25519Pri
 
 def require_fit(ceremony: Ceremony, dealing: Dealing, receiver: int, value: Scalar) -> None:
     """Raise ThresholdError unless g2^value is what the dealing's commitments say of this receiver's share."""
-    if G2 * value != g2_evaluate(commitments_of(ceremony, dealing), receiver):
+    if g2_times(value) != g2_evaluate(commitments_of(ceremony, dealing), receiver):
         found = f"wrong shares from dealers [{dealing.dealer}]"
         raise BAD_SHARE(expected=f"a share for member {receiver} that fits the commitments", found=found)
 
@@ -363,7 +363,7 @@ class Dealt:
         body = need_fields("dealt", jcs.decode(data, max_size=MAX_DEALT), {"dealing", "polynomial"})
         dealing = Dealing.from_json(body["dealing"])
         polynomial = _hex_list("polynomial", body["polynomial"], SCALAR_SIZE)
-        points = tuple(to_bytes(G2 * scalar_from_bytes(a, "coefficient")) for a in polynomial)
+        points = tuple(to_bytes(g2_times(scalar_from_bytes(a, "coefficient"))) for a in polynomial)
         if points != dealing.commitments:
             raise BAD_SHAPE(expected="the polynomial behind the commitments", found="another")
         return cls(dealing, polynomial)
@@ -380,7 +380,7 @@ def make_dealing(
     """
     drawn = [random_scalar(rng) for _ in range(ceremony.threshold - (first is not None))]  # 1
     polynomial = drawn if first is None else [first, *drawn]
-    commitments = tuple(to_bytes(G2 * a) for a in polynomial)  # 2
+    commitments = tuple(to_bytes(g2_times(a)) for a in polynomial)  # 2
     proof = prove(ceremony, index, commitments, polynomial[0], random_scalar(rng))  # 3
     shares = []
     for member in ceremony.members:  # 4

@@ -28,11 +28,11 @@ from cloister.core.threshold.dealing import (
     transcript_of,
 )
 from cloister.core.threshold.groups import (
-    G2,
     Rng,
     g2_combine,
     g2_evaluate,
     g2_sum,
+    g2_times,
     scalar_bytes,
     scalar_from_bytes,
     to_bytes,
@@ -180,7 +180,7 @@ def finish_over(
     total = Scalar(0)
     for value, weight in zip(received.values(), weights, strict=True):
         total = total + value * weight
-    if total.is_zero() or to_bytes(G2 * total) != public.share_key(my_index):  # 4
+    if total.is_zero() or to_bytes(g2_times(total)) != public.share_key(my_index):  # 4
         _name_dealers(ceremony, dealings, my_index, received)
     return KeyShare(my_index, scalar_bytes(total), public)
 

@@ -3,6 +3,7 @@
 Public keys are in G2 (96 bytes compressed), derived keys and transport keys in G1 (48 bytes compressed), scalars are
 32 bytes big-endian. Decoding refuses wrong sizes, points off the curve or outside the prime-order subgroup, and the
 identity. The library is not constant time; callers keep secrets in the library's ``Scalar``, never in Python integers.
+Multiples of the two generators come from tables (``g1_times``, ``g2_times``): as many additions for every scalar.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Final
+from math import lcm, prod
+from typing import Final, TypeVar
 
 from py_arkworks_bls12381 import GT, G1Point, G2Point, Scalar
 
@@ -19,6 +21,7 @@ from cloister.core.encoding.hexes import need_bytes
 from cloister.core.errors import ThresholdError, define
 
 Rng = Callable[[int], bytes]
+_Point = TypeVar("_Point", G1Point, G2Point)
 
 ORDER: Final = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
 G1_SIZE, G2_SIZE, SCALAR_SIZE, GT_SIZE = 48, 96, 32, 576
@@ -139,6 +142,38 @@ def to_bytes(point: G1Point | G2Point) -> bytes:
     return bytes(point.to_compressed_bytes())
 
 
+def _table(base: _Point, nothing: _Point) -> tuple[tuple[_Point, ...], ...]:
+    """Row w holds 0..255 times 256^w times the base: about 8,000 points, 3 MB."""
+    rows = []
+    for _ in range(SCALAR_SIZE):
+        row = [nothing]
+        for _ in range(255):
+            row.append(row[-1] + base)
+        rows.append(tuple(row))
+        base = row[-1] + base
+    return tuple(rows)
+
+
+_g1_table = lru_cache(maxsize=1)(lambda: _table(G1, _NO_G1))
+_g2_table = lru_cache(maxsize=1)(lambda: _table(G2, _NO_G2))
+
+
+def g1_times(scalar: Scalar) -> G1Point:
+    """G1 * scalar, from a table made at first use (about 15 ms). Five times as fast as by doubling."""
+    total = _NO_G1
+    for digit, row in zip(reversed(scalar_bytes(scalar)), _g1_table(), strict=True):
+        total = total + row[digit]
+    return total
+
+
+def g2_times(scalar: Scalar) -> G2Point:
+    """G2 * scalar, from a table made at first use (about 30 ms). Five times as fast as by doubling."""
+    total = _NO_G2
+    for digit, row in zip(reversed(scalar_bytes(scalar)), _g2_table(), strict=True):
+        total = total + row[digit]
+    return total
+
+
 def pairing_bytes(g1: G1Point, g2: G2Point) -> bytes:
     """e(g1, g2) as 576 bytes: twelve field elements of 48 bytes, little-endian, in tower order (spec/sharing.md 6)."""
     return need_bytes("pairing value", bytes.fromhex(str(GT.pairing(g1, g2))), GT_SIZE)
@@ -148,16 +183,6 @@ def pairings_equal(left: tuple[G1Point, G2Point], *right: tuple[G1Point, G2Point
     """Whether e(left) equals the product of e(right), by one check of a product of pairings."""
     g1s = [-left[0], *(pair[0] for pair in right)]
     return bool(GT.pairing_check(g1s, [left[1], *(pair[1] for pair in right)]))
-
-
-def g1_combine(points: Sequence[G1Point], scalars: Sequence[Scalar]) -> G1Point:
-    """Sum of scalar * point, for points that were already checked. Raises RuntimeError if the lengths differ."""
-    if len(points) != len(scalars):
-        raise RuntimeError("points and scalars differ in number")
-    total = _NO_G1
-    for point, scalar in zip(points, scalars, strict=True):
-        total = total + point * scalar
-    return total
 
 
 def g2_sum(points: Sequence[G2Point]) -> G2Point:
@@ -198,6 +223,31 @@ def lagrange_at_zero(indexes: Sequence[int]) -> list[Scalar]:
                 above, below = above * Scalar(j), below * (Scalar(j) - Scalar(i))
         result.append(above * below.inverse())
     return result
+
+
+def whole_weights(indexes: Sequence[int]) -> tuple[list[int], Scalar]:
+    """``lagrange_at_zero`` without fractions: whole numbers w_i and one scalar d with l_i = d * w_i.
+
+    Small numbers multiply points in a fraction of the time. Raises ThresholdError as ``lagrange_at_zero``.
+    """
+    lagrange_at_zero(indexes)
+    above = [prod(j for j in indexes if j != i) for i in indexes]
+    below = [prod(j - i for j in indexes if j != i) for i in indexes]
+    whole = lcm(*below)
+    return [a * (whole // b) for a, b in zip(above, below, strict=True)], _scalar_of(whole).inverse()
+
+
+def g1_whole_sum(points: Sequence[G1Point], weights: Sequence[int]) -> G1Point:
+    """Sum of weight * point for whole numbers of either sign and points that were already checked."""
+    total = _NO_G1
+    for point, weight in zip(points, weights, strict=True):
+        part = point * _scalar_of(abs(weight))
+        total = total + part if weight > 0 else total - part
+    return total
+
+
+def _scalar_of(value: int) -> Scalar:
+    return Scalar.from_be_bytes((value % ORDER).to_bytes(SCALAR_SIZE, "big"))
 
 
 def _size(data: object) -> str:

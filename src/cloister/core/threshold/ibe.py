@@ -27,6 +27,7 @@ from cloister.core.threshold.groups import (
     draw,
     g1_from_bytes,
     g2_from_bytes,
+    g2_times,
     hash_identity,
     hash_to_scalar,
     pairing_bytes,
@@ -99,7 +100,7 @@ def encrypt(mpk: bytes, identity: bytes, message: bytes, aad: bytes, rng: Rng) -
     master, h = public_key(mpk), hash_identity(identity)
     sigma = draw(rng, 32)  # 2
     r = hash_to_scalar(Context.IBE_SCALAR, sigma, mpk, identity, aad, message)  # 3
-    u = to_bytes(G2 * r)
+    u = to_bytes(g2_times(r))
     v = _xor(sigma, digest(Context.IBE_MASK, pairing_bytes(h * r, master)))  # 4
     w = AESGCM(_body_key(sigma, u)).encrypt(_NONCE, message, _body_aad(mpk, identity, aad, u, v))  # 5
     return bytes([VERSION]) + u + v + w
@@ -126,7 +127,7 @@ def decrypt(key: DerivedKey, mpk: bytes, identity: bytes, ciphertext: bytes, aad
     except InvalidTag:
         raise NOT_OPENED(expected="a ciphertext for this key, identity and data", found="another") from None
     r = hash_to_scalar(Context.IBE_SCALAR, sigma, mpk, identity, aad, message)
-    if G2 * r != point:  # 5
+    if g2_times(r) != point:  # 5
         raise NOT_OPENED(expected="a ciphertext for this key, identity and data", found="another")
     return message
 

@@ -6,7 +6,7 @@ encryption of h(id)^{s_i} under T that everybody can check against i's share key
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,21 +22,25 @@ from cloister.core.threshold.groups import (
     G2_SIZE,
     MAX_MEMBERS,
     Rng,
-    g1_combine,
+    draw,
     g1_from_bytes,
+    g1_times,
+    g1_whole_sum,
     g2_from_bytes,
+    g2_times,
     hash_identity,
-    lagrange_at_zero,
     pairings_equal,
     public_key,
     random_scalar,
     scalar_bytes,
     scalar_from_bytes,
     to_bytes,
+    whole_weights,
 )
 from cloister.core.threshold.ibe import DerivedKey
 from cloister.core.threshold.shares import OTHER_TERM, KeyShare, PublicShares
 
+_NO_G1: Final = G1Point.identity()
 MAX_PARTIALS: Final = 4 * MAX_MEMBERS
 
 BAD_PARTIAL = define(
@@ -78,7 +82,7 @@ class TransportKey:
     def generate(cls, rng: Rng) -> TransportKey:
         """A fresh key from 48 random bytes."""
         x = random_scalar(rng)
-        return cls(to_bytes(G1 * x), scalar_bytes(x))
+        return cls(to_bytes(g1_times(x)), scalar_bytes(x))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ def evaluate(share: KeyShare, identity: bytes, transport_public: bytes, rng: Rng
     transport = g1_from_bytes(transport_public, "transport key")
     h, r = hash_identity(identity), random_scalar(rng)
     e3 = h * scalar_from_bytes(share.secret, "share") + transport * r
-    return Partial(share.index, to_bytes(G1 * r), to_bytes(G2 * r), to_bytes(e3), share.public.term)
+    return Partial(share.index, to_bytes(g1_times(r)), to_bytes(g2_times(r)), to_bytes(e3), share.public.term)
 
 
 def verify_partial(partial: Partial, identity: bytes, public: PublicShares, transport_public: bytes) -> None:
@@ -194,6 +198,44 @@ def recover_and_blame(
     return Recovered(key, culprits)
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A key to recover: its identity, the public shares of its master epoch, and t or more partials."""
+
+    identity: bytes
+    public: PublicShares
+    partials: Sequence[Partial]
+
+
+def recover_all(wanted: Sequence[Wanted], threshold: int, transport: TransportKey, rng: Rng) -> list[DerivedKey]:
+    """``recover`` for many keys at once: one product of pairings checks them all. Raises ThresholdError as it.
+
+    1. combine and open each from its first t partials; 2. with weights of 128 random bits that no member knew:
+    e(sum w_i k_i, g2) = product over MPKs of e(sum w_i h(id_i), MPK). A wrong key passes with odds of 2^-128;
+    3. if a point was bad or the check fails, each key alone, which names the members at fault.
+    """
+    if not wanted:
+        return []
+    total, hashed = _NO_G1, dict[bytes, G1Point]()
+    keys: list[DerivedKey] = []
+    for one in wanted:
+        distinct = _distinct(one.partials, one.public.term)[:threshold]
+        point = _opened(distinct, transport) if len(distinct) == threshold else None  # 1
+        if point is None:
+            break
+        weight = Scalar.from_be_bytes_mod_order(draw(rng, 16))
+        total = total + point * weight
+        hashed[one.public.mpk] = hashed.get(one.public.mpk, _NO_G1) + hash_identity(one.identity) * weight
+        keys.append(DerivedKey(to_bytes(point)))
+    if len(keys) == len(wanted) and _all_fit(total, hashed):  # 2
+        return keys
+    return [recover(one.partials, threshold, one.public, one.identity, transport) for one in wanted]  # 3
+
+
+def _all_fit(total: G1Point, hashed: Mapping[bytes, G1Point]) -> bool:
+    return pairings_equal((total, G2), *((h, public_key(mpk)) for mpk, h in hashed.items()))
+
+
 def require_term(partial: Partial, public: PublicShares) -> None:
     """Raise ThresholdError (threshold.other_term) unless the partial is of the term that the share keys are of."""
     if partial.term != public.term:
@@ -230,17 +272,19 @@ def _try_open(
     partials: Sequence[Partial], public: PublicShares, h: G1Point, transport: TransportKey
 ) -> DerivedKey | None:
     """Combine and open: k = sum l_i * (E3_i - x * E1_i). None if a point is bad or k does not fit MPK."""
+    point = _opened(partials, transport)
+    fits = point is not None and pairings_equal((point, G2), (h, public_key(public.mpk)))
+    return DerivedKey(to_bytes(point)) if point is not None and fits else None
+
+
+def _opened(partials: Sequence[Partial], transport: TransportKey) -> G1Point | None:
+    """sum l_i * (E3_i - x * E1_i), with l_i = d * w_i; None if a point is bad or the sum is the identity."""
     x = scalar_from_bytes(transport.private, "transport private key")
-    mpk = public_key(public.mpk)
     try:
-        weights = lagrange_at_zero([p.index for p in partials])
-        e1 = _combined([p.e1 for p in partials], weights)
-        point = _combined([p.e3 for p in partials], weights) - e1 * x
-        encoded = to_bytes(point)
+        weights, d = whole_weights([p.index for p in partials])
+        e1, e3 = ([g1_from_bytes(getattr(p, name)) for p in partials] for name in ("e1", "e3"))
+        point = g1_whole_sum(e3, weights) * d - g1_whole_sum(e1, weights) * (d * x)
+        to_bytes(point)
     except CloisterError:
         return None
-    return DerivedKey(encoded) if pairings_equal((point, G2), (h, mpk)) else None
-
-
-def _combined(encoded: Sequence[bytes], weights: Sequence[Scalar]) -> G1Point:
-    return g1_combine([g1_from_bytes(item) for item in encoded], weights)
+    return point

@@ -10,7 +10,7 @@ from cloister.core.encoding import jcs
 from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
 from cloister.core.encoding.terms import term_field, term_of
 from cloister.core.errors import ThresholdError, define
-from cloister.core.threshold.groups import G2, G2_SIZE, MAX_MEMBERS, scalar_from_bytes, to_bytes
+from cloister.core.threshold.groups import G2_SIZE, MAX_MEMBERS, g2_times, scalar_from_bytes, to_bytes
 
 MAX_JSON = 1 << 16
 
@@ -113,7 +113,7 @@ class KeyShare:
 
     def verify(self) -> None:
         """Raise ThresholdError unless g2^secret is this member's share key."""
-        if to_bytes(G2 * scalar_from_bytes(self.secret, "share")) != self.public.share_key(self.index):
+        if to_bytes(g2_times(scalar_from_bytes(self.secret, "share"))) != self.public.share_key(self.index):
             raise SHARE_MISMATCH(expected=f"the share of member {self.index}", found="another value")
 
     def to_bytes(self) -> bytes:

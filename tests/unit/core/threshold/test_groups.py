@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from py_arkworks_bls12381 import G1Point, G2Point, Scalar
 
@@ -119,9 +119,33 @@ def test_the_identity_is_never_sent(point: G1Point | G2Point) -> None:
         g.to_bytes(point)
 
 
-def test_sums_of_other_lengths_are_our_mistake() -> None:
-    with pytest.raises(RuntimeError):
-        g.g1_combine([g.G1], [])
+@settings(max_examples=30, deadline=None)
+@given(st.one_of(st.integers(1, 300), st.integers(1, g.ORDER - 1), st.integers(g.ORDER - 300, g.ORDER - 1)))
+def test_tables_give_the_multiples_of_the_generators(value: int) -> None:
+    scalar = g.scalar_from_bytes(value.to_bytes(32, "big"))
+    assert g.g1_times(scalar) == g.G1 * scalar
+    assert g.g2_times(scalar) == g.G2 * scalar
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, g.MAX_MEMBERS), min_size=1, max_size=12, unique=True))
+def test_whole_weights_are_the_lagrange_coefficients(indexes: list[int]) -> None:
+    weights, d = g.whole_weights(indexes)
+    wanted = g.lagrange_at_zero(indexes)
+    found = [d * g.scalar_from_bytes((w % g.ORDER).to_bytes(32, "big")) for w in weights]
+    assert [g.scalar_bytes(w) for w in found] == [g.scalar_bytes(w) for w in wanted]
+
+
+def test_whole_sums_take_weights_of_either_sign() -> None:
+    one, two = g.hash_identity(b"one"), g.hash_identity(b"two")
+    assert g.g1_whole_sum([one, two], [2, -3]) == one + one - two - two - two
+
+
+@pytest.mark.parametrize("indexes", [[1, 1], [0], [65]])
+def test_whole_weights_refuse_what_lagrange_refuses(indexes: list[int]) -> None:
+    with pytest.raises(ThresholdError) as error:
+        g.whole_weights(indexes)
+    assert error.value.code == "threshold.indexes"
 
 
 @pytest.mark.parametrize("source", [lambda size: bytes(size), lambda size: b"\x01", lambda size: "text"])
