@@ -14,7 +14,6 @@ import contextlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 
 import aiohttp
 
@@ -28,24 +27,20 @@ from cloister.core.chainview.founding import SeatsRecord
 from cloister.core.chainview.header import Header
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.network import Genesis
-from cloister.core.encoding.signatures import SignerSet
 from cloister.core.encoding.statements import Checkpoint, HeartBeat
 from cloister.core.errors import CloisterError, PolicyError, define
 from cloister.evidence.detect import MachineConfig, open_tee
 from cloister.evidence.tee import Tee
-from cloister.gatekeeper.account import AccountSignerDesk
-from cloister.gatekeeper.admissions import AdmissionDesk
-from cloister.gatekeeper.anchor import AnchorLeaseDesk
 from cloister.gatekeeper.audit import AuditLog
+from cloister.gatekeeper.candidates import Candidacy, CandidateDesk
 from cloister.gatekeeper.ceremonies import Ceremonies
 from cloister.gatekeeper.chains import ConnectedChains
-from cloister.gatekeeper.checkpoints import HALTED, Checkpoints
+from cloister.gatekeeper.checkpoints import HALTED
 from cloister.gatekeeper.config import GatekeeperConfig
 from cloister.gatekeeper.deeds import Deeds
-from cloister.gatekeeper.grants import KeyDesk
+from cloister.gatekeeper.desks import DeskMaker, Desks
 from cloister.gatekeeper.handovers import Handovers
 from cloister.gatekeeper.limits import RateLimit
-from cloister.gatekeeper.logs import LogDesk
 from cloister.gatekeeper.membership import Announcement, Membership
 from cloister.gatekeeper.memory import HeadDesk
 from cloister.gatekeeper.office import NOT_IN_OFFICE, Office, Shares
@@ -62,19 +57,15 @@ from cloister.node import logs
 from cloister.node.config import config_hash
 from cloister.node.identity import NodeKeys
 from cloister.wire.ask import new_session
-from cloister.wire.committee import Committee
 from cloister.wire.messages import HeartbeatRequest, Info, Shown, SignedBy, parse
 
 SEALING_CONTEXT = b"cloister/v1/gatekeeper"
-KEYS_PER_S, KEYS_BURST = 50.0, 600
 SMALL_PER_S, SMALL_BURST = 200.0, 2000
 EVIDENCE_PER_S, EVIDENCE_BURST = 5.0, 50
 # How often members are asked again for their tables while agents are in doubt: tables may be long.
 DOUBT_BLOCKS = 4
 # How often a member in office looks for ceremonies while it takes part in none.
 IDLE_BLOCKS = 4
-# How long after a hand-over a new member asks the members of the term before for their tables.
-ELDER_BLOCKS = 64
 
 STARTING = define(
     "gatekeeper.starting",
@@ -91,21 +82,6 @@ REVOKED = define(
     status=403,
 )
 _log = logs.get("gatekeeper")
-
-
-@dataclass(frozen=True, slots=True)
-class Desks:
-    """What answers workers, once in office."""
-
-    office: Office
-    checkpoints: Checkpoints
-    keys: KeyDesk
-    admissions: AdmissionDesk
-    heads: HeadDesk
-    logs: LogDesk
-    committee: Committee
-    account_signers: AccountSignerDesk
-    anchor_leases: AnchorLeaseDesk | None = None
 
 
 class Gatekeeper:
@@ -138,6 +114,7 @@ class Gatekeeper:
         self._rpcs: list[Rpc] = []
         self.chains = ConnectedChains(load_chains(config.chains, genesis.chain_id), self.store)
         self._signer_sets = SignerSetDesk(self.store, keys, self.chains)
+        self._maker = DeskMaker(chain, self.store, self.audit, policy, genesis, self.chains)
 
     def _wire(self, me: Announcement) -> None:
         """The parts that ceremonies are made of."""
@@ -152,6 +129,8 @@ class Gatekeeper:
         self.handovers = Handovers(self.store, self.keys, self.session)
         self.votes = Votes(self.store, self.keys, self.session)
         self.triggers = Triggers(deeds, self.handovers, self.votes, self.keys)
+        self.candidates = CandidateDesk(self.chain, self.membership, self.audit)
+        self.candidacy = Candidacy(self.keys.address, deeds)
 
     @classmethod
     async def open(cls, config: GatekeeperConfig) -> Gatekeeper:
@@ -253,6 +232,7 @@ class Gatekeeper:
         await self.ceremonies.step(at, head)
         if not self.ceremonies.busy:
             await self.membership.stand(at, head)
+            await self.candidacy.step(at, head, seats)
         await self.membership.meet(at, head)
         if seats.term:
             await self._bury(at, head)
@@ -348,84 +328,10 @@ class Gatekeeper:
 
     async def _enter(self, office: Office, headers: list[Header], at: Snapshot, since: int) -> None:
         before = self.desks or self._former
-        stayed = before is not None and before.office.term in (office.term, office.term - 1)
-        checkpoints = await self._book(office, headers, since, before if stayed else None)
-        endpoints = await self._endpoints(at, office.signers.members)
-        committee, elders = Committee(endpoints, office.signers, office.network), None
-        if not stayed and office.term > 1 and headers[-1].number <= since + ELDER_BLOCKS:
-            old = await at.term_record(office.term - 1)
-            signers = SignerSet(old.term, old.threshold, old.members)
-            elders = Committee(await self._endpoints(at, old.members), signers, office.network)
-        table = before.heads.table if stayed and before is not None else None
-        first = office.term == 1 and not self._had_shares
-        limit = RateLimit(per_s=KEYS_PER_S, burst=KEYS_BURST, clock=time.monotonic)
-        rng, policy = secrets.token_bytes, self.policy
-        heads = HeadDesk(
-            office, checkpoints, self.chain, self.store, committee, limit=limit, first=first, table=table, elders=elders
-        )
-        keys = KeyDesk(
-            office,
-            checkpoints,
-            self.chain,
-            self.store,
-            self.audit,
-            policy=policy,
-            limit=limit,
-            rng=rng,
-            sealed=heads.sealed,
-        )
-        admissions = AdmissionDesk(office, checkpoints, self.chain, self.audit, policy=policy, limit=limit)
-        log_desk = LogDesk(office, checkpoints, self.chain, self.store, limit=limit)
-        self.desks = Desks(
-            office,
-            checkpoints,
-            keys,
-            admissions,
-            heads,
-            log_desk,
-            committee,
-            AccountSignerDesk(office, checkpoints, self.chain, self.store, self.audit, limit=limit),
-            self._anchor_leases(office, checkpoints, limit),
-        )
+        self.desks = await self._maker.make(office, headers, at, since, before, founded=not self._had_shares)
         if before is not None:
             await before.committee.close()
         _log.info("in office", network=to_hex(office.network), term=office.term, index=office.index)
-
-    async def _book(self, office: Office, headers: list[Header], since: int, before: Desks | None) -> Checkpoints:
-        """The book of checkpoints for an office; blocks up to ``since`` were for the term before."""
-        mine = [h for h in headers if h.number >= since + (office.term > 1)]
-        if before is not None:
-            book = Checkpoints(self.store, office, self.genesis.chain_id, after=before.checkpoints.head)
-            if mine:
-                book.sign(mine)
-            return book
-        book = Checkpoints(self.store, office, self.genesis.chain_id)
-        kept = self.store.checkpoints()
-        if book.halted or not kept:
-            if mine and not book.halted:
-                book.sign(mine[-1:])
-        elif book.head is not None:
-            self.chain.resume(book.head)
-        else:
-            last = kept[-1][0]
-            book.require_still_there(last, await self.chain.header(last.number))
-            if mine and mine[-1].number > last.number:
-                book.sign(mine[-1:])
-        return book
-
-    @staticmethod
-    async def _endpoints(at: Snapshot, members: tuple[bytes, ...]) -> list[str]:
-        return [c.endpoint for c in await at.candidates(members) if c is not None]
-
-    def _anchor_leases(self, office: Office, checkpoints: Checkpoints, limit: RateLimit) -> AnchorLeaseDesk | None:
-        """None on a network without an Anchor."""
-        anchor = self.genesis.contracts.get("Anchor")
-        if anchor is None:
-            return None
-        own = {self.genesis.chain_id: anchor.address}
-        return AnchorLeaseDesk(
-            office, checkpoints, self.chain, self.audit, places=lambda: own | self.chains.anchors(), limit=limit
-        )
 
     # --- what is asked of the member itself ---
 
