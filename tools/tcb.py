@@ -57,15 +57,15 @@ SERVICES = {
         560, "core.chainview.terms core.chainview.epochs core.encoding.handover wire.terms worker.masters chain.places"
     ),
     "agents that sign, and call agents": (
-        2_780,
+        2_880,
         """client core.envelope.client core.envelope.opener core.receipts.verify core.encoding.typed_data
         core.keys.account
         core.chainview.checkpoints core.chainview.founding core.policy.committee core.attestation.policy
         core.attestation.roots worker.outbound worker.callers worker.offers worker.signing""",
     ),
     "connected chains": (
-        620,
-        """worker.acts worker.chains worker.anchors worker.chain_calls chain.connected chain.kinds chain.logs
+        760,
+        """worker.acts worker.chains worker.anchors worker.carrier worker.chain_calls chain.connected chain.kinds chain.logs
         core.encoding.chain_record core.chainview.directory""",
     ),
     "what owners see and command": (

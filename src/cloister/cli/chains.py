@@ -1,4 +1,4 @@
-"""``cloister chain status | verify | deploy | upgrade``: the contracts of a network, on its chain."""
+"""``cloister chain status | verify | deploy | upgrade | carry``: contracts of a network, on its chain and others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cloister.cli.options import AsJson, PassphraseFd, WalletName
 from cloister.cli.output import print_facts, print_rows, progress, say
 from cloister.cli.running import command
 from cloister.cli.settings import settings_of
+from cloister.core.encoding.hexes import to_hex
 from cloister.core.errors import CloisterError
 
 app = typer.Typer(help="The contracts of a network.", no_args_is_help=True)
@@ -96,6 +97,31 @@ async def upgrade(
     print_facts(facts, as_json=as_json)
     if "order" in facts:
         say("this wallet may not propose: let the timelock's proposers send the order, then run it again")
+
+
+@command(app, "carry")
+async def carry(
+    context: typer.Context,
+    record: Annotated[Path, typer.Argument(help="The connected chain's record.", metavar="RECORD")],
+    rpc: Endpoint,
+    kind: Annotated[str, typer.Option(help="How that chain's endpoints behave.")] = "ethereum",
+    gatekeeper: Annotated[
+        list[str] | None, typer.Option(help="One that left office and still runs; repeat it.", metavar="URL")
+    ] = None,
+    wallet: WalletName = None,
+    passphrase_fd: PassphraseFd = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell a connected chain's Anchor of the committee in office. Workers do it by themselves; anybody may."""
+    from cloister.client.relaying import Elsewhere, carry_committee
+
+    settings = settings_of(context)
+    async with settings.client(settings.wallet(wallet, passphrase_fd)) as client:
+        there = Elsewhere.load(record, rpc, kind)
+        with progress("carrying the committee"):
+            receipts = await carry_committee(client, there, gatekeeper or ())
+    carried = [{"block": one.block_number, "gas": one.gas_used, "transaction": to_hex(one.tx_hash)} for one in receipts]
+    print_rows(carried, ("block", "gas", "transaction"), as_json=as_json, empty="nothing to carry: the Anchor knows it")
 
 
 async def _proven(context: typer.Context) -> list[dict[str, Any]]:

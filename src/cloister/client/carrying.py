@@ -14,6 +14,7 @@ import aiohttp
 
 from cloister.chain.anchor import NAME, AnchorChain
 from cloister.chain.contracts import call
+from cloister.chain.rpc import quantity
 from cloister.chain.tx import Receipt, Sender
 from cloister.core.encoding.contract_statements import SignerHandover
 from cloister.core.encoding.handover import members_hash
@@ -25,11 +26,18 @@ from cloister.wire.messages import SIGNATURE
 
 MAX_TERMS = 64
 
+EXPIRED = define(
+    "client.set_expired",
+    ChainError,
+    check="the signer set that a connected Anchor holds counts still",
+    remedy="an expired set hands over no more: publish a new Anchor there, and its record in the Directory",
+    status=409,
+)
 NOT_CARRIED = define(
     "client.set_not_carried",
     ChainError,
     check="t signers of the set that the Anchor holds sign its successor",
-    remedy="ask more members of that term; a set that expired hands over no more: a new Anchor is published",
+    remedy="ask more members of that term: those who resigned still sign while they run",
     status=503,
 )
 
@@ -40,9 +48,15 @@ async def carry_signers(
     """Hand the Anchor of the payer's chain over, set by set, until it holds ``term``. What is done already is left.
 
     ``endpoints``: of gatekeepers, of all terms since; ``network``: the network id. Raises client.set_not_carried,
-    ChainError."""
+    client.set_expired, ChainError."""
     chain, done = AnchorChain(payer.rpc, anchor, payer, payer.kind), []
     held = await call(payer.rpc, anchor, NAME, "signerSet")
+    if int(held["term"]) >= term:
+        return done
+    newest = await payer.rpc.call("eth_getBlockByNumber", "latest", False)
+    now = quantity(newest.get("timestamp") if isinstance(newest, dict) else None, "timestamp")
+    if int(held["expiry"]) <= now:
+        raise EXPIRED(expected=f"a set that counts at {now}", found=f"term {held['term']}, until {held['expiry']}")
     for old in range(int(held["term"]), min(term, int(held["term"]) + MAX_TERMS)):
         signed, members = await _gathered(session, endpoints, network, payer, anchor, old)
         done.append(await chain.hand_over(signed, members))

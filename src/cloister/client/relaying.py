@@ -1,4 +1,4 @@
-"""Bringing a contract's answer for workers that cannot pay: anybody may (spec/chains.md 18-20).
+"""Bringing a contract's answer for workers that cannot pay, or a new committee: anybody may (spec/chains.md 18-25).
 
 What a gateway hands over is a claim. Only two calls are made of it, both to the Anchor that the payer names, and the
 contract verifies every signature; what it would refuse is not sent.
@@ -6,6 +6,8 @@ contract verifies every signature; what it would refuse is not sent.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from cloister.chain.anchor import NAME, AnchorChain
 from cloister.chain.contracts import call
 from cloister.chain.kinds import ChainKind, kind_of
+from cloister.chain.places import endpoints_of
 from cloister.chain.rpc import Rpc
 from cloister.chain.tx import Receipt, Sender
+from cloister.client.carrying import carry_signers
 from cloister.client.gateway import Gateway
 from cloister.core.chainview.directory import read_newest, require_connected
 from cloister.core.encoding.chain_record import MAX_RECORD, ChainRecord
@@ -22,6 +26,7 @@ from cloister.core.encoding.contract_statements import AnchorLease
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.errors import ChainError, define
 from cloister.wire.anchor import Ready
+from cloister.wire.ask import new_session
 
 if TYPE_CHECKING:
     from cloister.client.client import Client
@@ -65,6 +70,29 @@ async def relay_request(client: Client, agent: bytes, index: int, there: Elsewhe
     async with Rpc(there.rpc) as rpc:
         payer = Sender(rpc, key, there.record.chain_id, kind=there.kind)
         return await relay(payer, there.record.anchor.address, ready)
+
+
+async def carry_committee(client: Client, there: Elsewhere, more: Sequence[str] = ()) -> list[Receipt]:
+    """Hand a connected chain's Anchor over to the committee in office, with the client's wallet; none: it knows it.
+
+    ``more``: base URLs of gatekeepers that left and still sign for their terms. 1. the Directory names the record, by
+    proof; 2. members say on chain where they answer; 3. carried, term by term (spec/chains.md 21-24). Raises
+    client.set_not_carried, client.set_expired, ChainError, ChainViewError."""
+    key, genesis, name = client.need_wallet().key, client.network.genesis, there.record.key()
+    state = (await client.resolver.view()).state
+    newest, committee = await asyncio.gather(
+        state.read("Directory", lambda s, at: read_newest(s, at, name)), state.committee()
+    )
+    require_connected(newest, genesis.address(NAME))  # 1
+    found = await endpoints_of(client.rpc, genesis.address("Gatekeepers"), committee.members)  # 2
+    session = new_session()
+    try:
+        async with Rpc(there.rpc) as rpc:
+            payer = Sender(rpc, key, there.record.chain_id, kind=there.kind)
+            everybody, anchor = tuple(dict.fromkeys((*found, *more))), there.record.anchor.address
+            return await carry_signers(session, everybody, client.network.id, payer, anchor, committee.term)  # 3
+    finally:
+        await session.close()
 
 
 async def fetch_ready(gateway: Gateway, chain_id: int, agent: bytes, index: int) -> Ready:

@@ -130,6 +130,12 @@ class LiveCommittee:
         """The terms that are known."""
         return self.walk.terms
 
+    @property
+    def everybody(self) -> tuple[str, ...]:
+        """Base URLs of members in office, of those before, and of those named at the start."""
+        past = [url for committee in self._past for url in committee.endpoints]
+        return tuple(dict.fromkeys((*self.now.endpoints, *past, *self._first)))[:MAX_ASKED]
+
     async def offered(self) -> list[SignedHandover]:
         """What members serve: those in office, and those whom this party knew at its start."""
         return await offered_by(self.now.session(), (*self.now.endpoints, *self._first))

@@ -11,6 +11,7 @@ from cloister.node import logs
 from cloister.wire.anchor import Ready
 from cloister.worker.anchor import Waiting
 from cloister.worker.anchor_service import AnchorService
+from cloister.worker.carrier import Carrier
 from cloister.worker.chains import ChainView, OtherChain
 
 NOT_WAITING = define(
@@ -24,14 +25,19 @@ _log = logs.get("chains")
 
 
 class Anchors:
-    """``own``: of the network's own chain, turned by itself. ``others``: connected chains."""
+    """``own``: of the network's own chain, turned by itself. ``others``: connected chains. ``carry`` brings signer sets
+    to them."""
 
     def __init__(
-        self, own: ChainView, others: Sequence[OtherChain], serve: Callable[[ChainView], AnchorService]
+        self,
+        own: ChainView,
+        others: Sequence[OtherChain],
+        serve: Callable[[ChainView], AnchorService],
+        carry: Callable[[OtherChain], Carrier],
     ) -> None:
         self.own = serve(own)
-        self._others = {chain.chain_id: (chain, serve(chain)) for chain in others}
-        self._services = {own.chain_id: self.own} | {n: service for n, (_, service) in self._others.items()}
+        self._others = {chain.chain_id: (chain, serve(chain), carry(chain)) for chain in others}
+        self._services = {own.chain_id: self.own} | {n: service for n, (_, service, _) in self._others.items()}
         self._said: dict[int, str] = {}
 
     @property
@@ -41,12 +47,15 @@ class Anchors:
 
     async def turn_others(self) -> None:
         """A turn of each connected chain, side by side. A new refusal is logged; none holds up another chain."""
-        await asyncio.gather(*(self._turn(chain, service) for chain, service in self._others.values()))
+        await asyncio.gather(*(self._turn(*one) for one in self._others.values()))
 
-    async def _turn(self, chain: OtherChain, service: AnchorService) -> None:
+    async def _turn(self, chain: OtherChain, service: AnchorService, carrier: Carrier) -> None:
         try:
             await chain.refresh()
-            await service.turn()
+            try:
+                await service.turn()
+            finally:  # what waits for a new signer set does not hold it up
+                await carrier.turn()
             self._said.pop(chain.chain_id, None)
         except CloisterError as error:
             if self._said.get(chain.chain_id) != error.code:
@@ -63,5 +72,5 @@ class Anchors:
 
     async def close(self) -> None:
         """Close connections."""
-        for chain, _ in self._others.values():
+        for chain, _, _ in self._others.values():
             await chain.close()

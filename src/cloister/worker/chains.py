@@ -105,9 +105,8 @@ class OtherChain:
         kind = kind_of(setting.kind)
         self.record, self.rpc = record, Rpc(setting.rpc[0])
         self.chain_id = self.remote = record.chain_id
-        self.anchor = AnchorChain(
-            self.rpc, record.anchor.address, Sender(self.rpc, node.key, record.chain_id, kind=kind), kind
-        )
+        self.sender = Sender(self.rpc, node.key, record.chain_id, kind=kind)
+        self.anchor = AnchorChain(self.rpc, record.anchor.address, self.sender, kind)
         self._network, self._watch, self._committee = network, watch, committee
         self._newest: Checkpoint | None = None
         self._blocks: dict[int, tuple[bytes, bytes]] = {}

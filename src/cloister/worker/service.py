@@ -46,6 +46,7 @@ from cloister.worker.anchors import Anchors
 from cloister.worker.apikeys import ApiKeys
 from cloister.worker.bundles import Outside
 from cloister.worker.callers import Callers
+from cloister.worker.carrier import Carrier
 from cloister.worker.chains import ChainView, OtherChain, OwnChain
 from cloister.worker.chainwatch import ChainWatch, short
 from cloister.worker.config import WorkerConfig, budget_of, check_config, mapped_hosts, operator_of, work_folder
@@ -144,7 +145,7 @@ class Worker:
         self.server = Server(
             self.watch, self.table, self.sessions, receipts, self.access, callers, self.owner, now_ms=host_now_ms
         )
-        self.anchors = Anchors(own, others, self._anchor_service)
+        self.anchors = Anchors(own, others, self._anchor_service, self._carrier)
         self.link = GatewayLink(
             config.gateway, node, self.server, self.table, self.evidence, self.status, door, self.anchors.ready
         )
@@ -294,11 +295,11 @@ class Worker:
     async def _worker(self, address: bytes) -> WorkerRecord | None:
         return await self.watch.state().worker(address)
 
-    async def _acquire(self, agent: bytes) -> AgentKeys:
+    async def _acquire(self, agent: bytes, code: bytes | None = None) -> AgentKeys:
         signed = self.watch.signed
         committee = self.committee.now
         return await acquire(
-            self.node, self.tee, committee, committee.signers, self.masters.of, signed, agent, secrets.token_bytes
+            self.node, self.tee, committee, committee.signers, self.masters.of, signed, agent, secrets.token_bytes, code
         )
 
     async def _heads(self, agent: bytes) -> tuple[Sequence[Answer], int]:
@@ -341,6 +342,9 @@ class Worker:
             rng=secrets.token_bytes,
         )
 
+    def _carrier(self, chain: OtherChain) -> Carrier:
+        return Carrier(chain, self.watch, self.node, lambda: self.committee.everybody)
+
     async def _register(self, member: Membership) -> None:
         signed = self.watch.signed
         record = await self.watch.state().worker(self.node.address)
@@ -379,7 +383,7 @@ class Worker:
 
     async def _rules(self) -> None:
         """The lists of running agents: connections that a new list leaves out end as soon as it is loaded."""
-        self.lists.keep(self.table.placed())
+        self.lists.keep(self.table.versions())
         for agent in list(self.table.placed()):
             await self.access.load(agent)
 

@@ -125,6 +125,21 @@ async def test_the_set_is_carried_from_term_to_term_once(chain: TestChain) -> No
         assert not await call(there.rpc, there.anchor, "Anchor", "isSigner", address_of(keys_of(1)[4]))
 
 
+async def test_an_expired_set_hands_over_no_more(chain: TestChain) -> None:
+    async with (
+        elsewhere(chain) as there,
+        gatekeepers(lambda i, term: there.said(term, keys_of(term)[i])) as urls,
+    ):
+        kept = await there.rpc.call("evm_snapshot")
+        await there.rpc.call("evm_setNextBlockTimestamp", there.now + SET_S)
+        await there.rpc.call("evm_mine")
+        with pytest.raises(CloisterError) as caught:
+            await carried(there, urls, 2)
+        assert caught.value.code == "client.set_expired"
+        assert await there.held() == 1
+        await there.rpc.call("evm_revert", kept)
+
+
 LIES: dict[str, tuple[dict[int, dict[str, Any]], bool]] = {
     "two are silent": ({3: {"silent": True}, 4: {"silent": True}}, True),
     "three are silent": ({2: {"silent": True}, 3: {"silent": True}, 4: {"silent": True}}, False),
