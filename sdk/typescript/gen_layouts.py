@@ -22,7 +22,7 @@ TABLES = {
     "Agents": ("_agents",),
     "Workers": ("_workers",),
     "Clusters": ("_clusters",),
-    "Gatekeepers": ("_committee", "_candidates"),
+    "Gatekeepers": ("_committee", "_candidates", "_epochs", "_terms"),
 }
 GETTERS = {"Agents": "agent", "Workers": "worker"}
 HEAD = """// deno-fmt-ignore-file

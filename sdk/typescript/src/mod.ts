@@ -5,6 +5,7 @@ export type { Answered } from "./client/call.ts";
 export { Client, connect, type ConnectOptions } from "./client/client.ts";
 export type { Demand } from "./client/demand.ts";
 export type { Kept } from "./client/receipts.ts";
+export { browserTerms, fileTerms, memoryTerms, type TermStore } from "./client/terms.ts";
 export { type Proof, proofToJson, Reply } from "./client/reply.ts";
 export {
   apiKeySigner,

@@ -11,6 +11,7 @@ import type { ContractRef } from "../encoding/network.ts";
 import type { Checkpoint } from "../encoding/statements.ts";
 import { addressKey } from "../chainview/layout.ts";
 import { GETTERS, UNKNOWN_AGENT } from "../chainview/layouts.ts";
+import { type EpochRecord, readMaster, readTermHeight } from "../chainview/epochs.ts";
 import { type Account, BAD_PROOF, MAX_NODE, MAX_NODES, verifyAccount, verifySlot } from "../chainview/proofs.ts";
 import {
   type AgentRecord,
@@ -82,6 +83,16 @@ export class ProvenState {
   /** The committee in office. Throws chainview.no_committee before the founding is complete. */
   committee(): Promise<CommitteeRecord> {
     return this.#read("Gatekeepers", readCommittee);
+  }
+
+  /** The master epoch whose keys leases carry now. Throws chainview.master_epoch. */
+  master(): Promise<EpochRecord> {
+    return this.#read("Gatekeepers", readMaster);
+  }
+
+  /** The block that put a term in office; 0 for one that never was. */
+  termHeight(term: number): Promise<number> {
+    return this.#read("Gatekeepers", (slots) => readTermHeight(slots, term));
   }
 
   /** Throw PolicyError (policy.committee_vendors) unless the committee in office rests on enough vendors. */

@@ -9,7 +9,7 @@ export const FUTURE_SKEW_S = 30;
 /**
  * The checkpoint, if it counts for a reader whose clock says `now`. Times are in seconds. Throws CloisterError.
  *
- * 1. it is of the pinned term: this client follows no hand-overs; 2. t members of the term signed it under this network; 3. it is at most `maxAge` old;
+ * 1. it is of the term of `signers`; 2. t members of the term signed it under this network; 3. it is at most `maxAge` old;
  * 4. it is not from the future.
  */
 export function acceptCheckpoint(

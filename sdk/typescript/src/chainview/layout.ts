@@ -1,7 +1,7 @@
 /** Where the compiler put things: mapping and array slots, and structs as `layouts.ts` lists them. */
 
 import { bigOf, concat, uintBytes } from "../encoding/bytes.ts";
-import { needBytes } from "../encoding/hexes.ts";
+import { needBytes, needUint } from "../encoding/hexes.ts";
 import { keccak256 } from "../encoding/keccak.ts";
 
 const WRAP = (1n << 256n) - 1n;
@@ -29,6 +29,11 @@ export function dataSlot(slot: bigint): bigint {
 /** Slot arithmetic wraps at 2^256. */
 export function add(slot: bigint, offset: number): bigint {
   return (slot + BigInt(offset)) & WRAP;
+}
+
+/** A number as a mapping key. */
+export function numberKey(number: number): Uint8Array {
+  return uintBytes(needUint("number", number, 64), 32);
 }
 
 /** An address as a mapping key. */

@@ -112,7 +112,8 @@ class Sessions {
   readonly #psks = new Map<string, Psk>();
   readonly #sessions = new Map<string, { session: Promise<ClientSession>; end: number }>();
 
-  constructor(readonly mpk: Uint8Array, readonly rng: Rng) {}
+  /** `mpk`: the master public key of a master epoch. */
+  constructor(readonly mpk: (epoch: number) => Uint8Array, readonly rng: Rng) {}
 
   /** The session with this seat as this caller; a new one where none is open or the caller's word expires. */
   session(sitting: Sitting, who: Signer | undefined, now: number): Promise<ClientSession> {
@@ -146,7 +147,7 @@ class Sessions {
   #psk(sitting: Sitting): Psk {
     const { certificate } = sitting.seat;
     const name = toHex(certificate.id);
-    const psk = this.#psks.get(name) ?? encapsulate(certificate, this.mpk, this.rng);
+    const psk = this.#psks.get(name) ?? encapsulate(certificate, this.mpk(certificate.fields.master_epoch), this.rng);
     touch(this.#psks, name, psk);
     return psk;
   }
@@ -176,7 +177,7 @@ export class Caller {
   readonly #sessions: Sessions;
 
   constructor(readonly options: CallerOptions) {
-    this.#sessions = new Sessions(options.resolver.network.mpk, options.rng);
+    this.#sessions = new Sessions((epoch) => options.resolver.mpk(epoch), options.rng);
   }
 
   /** Send and collect the whole answer. Throws by name: see the module's first lines. */

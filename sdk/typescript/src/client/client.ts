@@ -18,6 +18,7 @@ import { type Fetch, Gateway } from "./gateway.ts";
 import { load } from "./network.ts";
 import type { Kept } from "./receipts.ts";
 import { Resolver } from "./resolve.ts";
+import { type TermStore, TermWalk, usualStore } from "./terms.ts";
 import { addressBytes, type Signer } from "./wallet.ts";
 
 const TIMEOUT_MS = 30_000;
@@ -37,13 +38,18 @@ export interface ConnectOptions {
   /** Unix seconds. */
   clock?: () => number;
   rng?: Rng;
+  /** Where the terms of the committee are remembered; the page's storage where there is one. null: nowhere. */
+  terms?: TermStore | null;
 }
 
-/** Connect and pin. Throws EncodingError (encoding.fingerprint, …), ConfigError or TransportError. */
+/** Connect and pin. Throws EncodingError (encoding.fingerprint, …), ConfigError (client.terms, …) or TransportError. */
 export async function connect(url: string, options: ConnectOptions): Promise<Client> {
   const send = options.fetch ?? ((input, init) => fetch(input, init));
   const gateway = new Gateway(url, options.timeoutMs ?? TIMEOUT_MS, send);
-  return new Client(gateway, await load(gateway, options.fingerprint), options);
+  const network = await load(gateway, options.fingerprint);
+  const store = options.terms === undefined ? usualStore() : options.terms ?? undefined;
+  const walk = await TermWalk.from(network, () => gateway.handovers(), options.clock ?? seconds, store);
+  return new Client(gateway, network, options, walk);
 }
 
 /** One network over one gateway. Make it with `connect`. */
@@ -53,11 +59,16 @@ export class Client {
   readonly resolver: Resolver;
   readonly calls: Caller;
 
-  constructor(readonly gateway: Gateway, readonly network: Network, readonly options: ConnectOptions) {
-    this.clock = options.clock ?? (() => Date.now() / 1000);
+  constructor(
+    readonly gateway: Gateway,
+    readonly network: Network,
+    readonly options: ConnectOptions,
+    walk?: TermWalk,
+  ) {
+    this.clock = options.clock ?? seconds;
     this.rng = options.rng ?? randomBytes;
     const { clock, rng } = this;
-    this.resolver = new Resolver(network, gateway, new Rpc((body) => gateway.rpc(body)), clock, rng);
+    this.resolver = new Resolver(network, gateway, new Rpc((body) => gateway.rpc(body)), clock, rng, walk);
     this.calls = new Caller({ gateway, resolver: this.resolver, rng, clock, onReceipt: options.onReceipt });
   }
 
@@ -89,6 +100,10 @@ export class Client {
   toString(): string {
     return `Client(${this.gateway.url}, network ${toHex(this.network.id)})`;
   }
+}
+
+function seconds(): number {
+  return Date.now() / 1000;
 }
 
 function randomBytes(size: number): Uint8Array {

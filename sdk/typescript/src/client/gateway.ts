@@ -7,6 +7,7 @@
 
 import { CloisterError, ConfigError, define, fromWire, isObject, TransportError } from "../errors.ts";
 import { concat } from "../encoding/bytes.ts";
+import { offers, type SignedHandover } from "../chainview/terms.ts";
 import { toHex } from "../encoding/hexes.ts";
 import { parse } from "../encoding/jcs.ts";
 import { MAX_ANSWER as MAX_RPC } from "../chain/rpc.ts";
@@ -74,6 +75,11 @@ export class Gateway {
   /** {checkpoint, signatures}, unverified. */
   checkpoint(): Promise<Record<string, unknown>> {
     return this.#json("/v1/checkpoint");
+  }
+
+  /** Hand-overs from term to term, unverified: give them to `follow`. */
+  async handovers(): Promise<SignedHandover[]> {
+    return offers(await this.#json("/v1/handovers"));
   }
 
   /** The seats of an agent, unverified: at most 64 are looked at. */

@@ -2,7 +2,7 @@
  * From an agent id to workers that may be sealed to, believing nobody on the way (spec/chainview.md, sealed-http.md 1).
  *
  * Numbered as the code: 1 a checkpoint with t signatures, fresh by this client's own clock, never going back; 2 the
- * committee, MPK, vendors and epochs by proof at it; 3 the agent's record by proof, not paused there nor in any newer
+ * committee, along hand-overs from the pinned one, MPK, vendors and epochs by proof at it; 3 the agent's record by proof, not paused there nor in any newer
  * block seen; 4 the seats that the gateway lists: each certificate under its lease, of the agent's present code and
  * epochs; 5 each seat's worker by proof: admitted, live, this boot, not removed in any newer block seen. Seats that
  * fail are left out; if none is left, the first reason is thrown.
@@ -14,7 +14,9 @@ import { ProvenState } from "../chain/proven.ts";
 import type { Rpc } from "../chain/rpc.ts";
 import { acceptCheckpoint } from "../chainview/checkpoints.ts";
 import { type AgentRecord, type CommitteeRecord, liveAt, type WorkerRecord } from "../chainview/records.ts";
+import type { EpochRecord } from "../chainview/epochs.ts";
 import { SECOND_AT_HEIGHT } from "../chainview/refusals.ts";
+import { pinned } from "../chainview/terms.ts";
 import { concat, equalBytes, type Rng } from "../encoding/bytes.ts";
 import { fromHex, needFields, needList, toHex } from "../encoding/hexes.ts";
 import type { AgentVersion } from "../encoding/identity.ts";
@@ -28,6 +30,7 @@ import { AGENT_UNKNOWN, PAUSED, WORKER_REMOVED } from "../policy/refusals.ts";
 import type { Admission } from "../receipts/verify.ts";
 import type { Gateway } from "./gateway.ts";
 import type { Proof } from "./reply.ts";
+import { TermWalk } from "./terms.ts";
 
 const MAX_SEATS = 64;
 const CAREFUL_S = 5;
@@ -43,7 +46,7 @@ export const OTHER_COMMITTEE = define(
   "client.committee",
   ChainViewError,
   "the committee and MPK in office are those that hand-overs from the pinned network file lead to",
-  "get the newest network.json and its fingerprint from the network's operators",
+  "use another gateway; if it lasts, get the newest network.json and its fingerprint from the operators",
 );
 export const OLD_SEAT = define(
   "client.old_seat",
@@ -108,7 +111,10 @@ export function proofOf(resolution: Resolution, sitting: Sitting, receiptId: Uin
   };
 }
 
-/** Resolves agents of one pinned network over one gateway. `clock`: Unix seconds; `rng` spreads the load. */
+/**
+ * Resolves agents of one pinned network over one gateway. `clock`: Unix seconds; `rng` spreads the load. `walk`: the
+ * terms that this client knows; by default from the pin, remembered nowhere.
+ */
 export class Resolver {
   readonly parameters: NetworkParameters;
   readonly #rules: CommitteeRules;
@@ -116,7 +122,8 @@ export class Resolver {
   readonly #cache = new Map<string, Resolution>();
   readonly #queues = new Map<string, Promise<unknown>>();
   #view: View | undefined;
-  #diverse = false;
+  #diverse = 0; // the term whose vendors were looked at
+  readonly #mpks: Map<number, Uint8Array>;
 
   constructor(
     readonly network: Network,
@@ -124,7 +131,14 @@ export class Resolver {
     readonly rpc: Rpc,
     readonly clock: () => number,
     rng: Rng,
+    readonly walk: TermWalk = new TermWalk(
+      network,
+      pinned(network, Math.floor(clock())),
+      () => gateway.handovers(),
+      clock,
+    ),
   ) {
+    this.#mpks = new Map([[network.masterEpoch, network.mpk]]);
     const policy = readPolicy(network.genesis);
     [this.parameters, this.#rules, this.#salt] = [policy.network, policy.committee, rng(8)];
   }
@@ -133,8 +147,7 @@ export class Resolver {
   async view(): Promise<View> {
     const { checkpoint: claimed, signatures } = parseCheckpoint(await this.gateway.checkpoint());
     const [now, limit] = [this.clock(), this.parameters.max_checkpoint_age_s];
-    const { founding, id } = this.network;
-    const checkpoint = acceptCheckpoint(claimed, signatures, founding, id, Math.floor(now), limit);
+    const checkpoint = await this.#accepted(claimed, signatures, Math.floor(now), limit);
     const last = this.#view;
     if (last && checkpoint.number === last.checkpoint.number) return sameHeight(last, checkpoint);
     if (!last || checkpoint.number > last.checkpoint.number) {
@@ -144,6 +157,20 @@ export class Resolver {
       throw NO_SEAT(`a checkpoint above ${last.checkpoint.number}`, String(checkpoint.number));
     }
     return last;
+  }
+
+  /**
+   * 1. hand-overs, where a later term is named; 2. the term in office was so lately, by our own clock (H3); 3. a term
+   * that may speak of this block signed it, and it is fresh.
+   */
+  async #accepted(claimed: Checkpoint, signatures: Uint8Array[], now: number, limit: number): Promise<Checkpoint> {
+    await (this.walk.due ? this.walk.look() : this.walk.knows(claimed.term)); // 1
+    const { terms } = this.walk;
+    terms.requireFresh(now); // 2
+    const signers = terms.signersOf(claimed.term, claimed.number); // 3
+    const checkpoint = acceptCheckpoint(claimed, signatures, signers, this.network.id, now, limit);
+    if (claimed.term === terms.inOffice.signers.term) await this.walk.spoke();
+    return checkpoint;
   }
 
   /** Step 3 alone: an agent's proven record, paused or not. Throws PolicyError (policy.agent_unknown). */
@@ -203,20 +230,21 @@ export class Resolver {
       record,
       sittings: await this.#sittings(view, record, version, offered), // 4, 5
       parameters: this.parameters,
-      threshold: this.network.founding.threshold,
+      threshold: this.walk.terms.inOffice.signers.threshold,
       taken: this.clock(),
     };
   }
 
-  async #version({ state }: View, record: AgentRecord): Promise<AgentVersion> {
-    const [committee, cluster] = await Promise.all([state.committee(), state.cluster(record.cluster)]);
-    this.#requireSameCommittee(committee);
-    if (!this.#diverse) await state.requireDiverse(this.#rules);
-    this.#diverse = true;
+  async #version(view: View, record: AgentRecord): Promise<AgentVersion> {
+    const { state } = view;
+    const [{ committee, master }, cluster] = await Promise.all([this.committee(view), state.cluster(record.cluster)]);
+    const { term } = committee.signers;
+    if (this.#diverse !== term) await state.requireDiverse(this.#rules);
+    this.#diverse = term;
     if (!cluster) throw AGENT_UNKNOWN("the agent's cluster", toHex(record.cluster));
     return {
       network: this.network.id,
-      master_epoch: committee.masterEpoch,
+      master_epoch: master.epoch,
       cluster: record.cluster,
       cluster_epoch: cluster.epoch,
       agent: record.agent,
@@ -224,13 +252,46 @@ export class Resolver {
     };
   }
 
-  #requireSameCommittee(found: CommitteeRecord): void {
-    const own = this.network;
-    const same = own.founding.equals(found.signers) && equalBytes(own.mpk, found.mpk) &&
-      own.masterEpoch === found.masterEpoch && equalBytes(own.id, found.networkId) &&
-      equalBytes(own.transcript, found.transcript);
-    const name = (term: number, mpk: Uint8Array) => `term ${term}, MPK ${toHex(mpk).slice(0, 18)}…`;
-    if (!same) throw OTHER_COMMITTEE(name(own.founding.term, own.mpk), name(found.signers.term, found.mpk));
+  /** The master public key (96 bytes) of an epoch that a seat was judged by. Throws TypeError for others: our mistake. */
+  mpk(epoch: number): Uint8Array {
+    const found = this.#mpks.get(epoch);
+    if (!found) throw new TypeError(`no seat of master epoch ${epoch} was resolved`);
+    return found;
+  }
+
+  /**
+   * The committee in office and the master epoch in use, by proof. Throws client.committee, ChainViewError.
+   *
+   * 1. of this network, and of the term that signed the checkpoint; in its first block the next term is proven, and the
+   * one before has signed; 2. a term that is known has the members that it was handed to; 3. the pinned term has the
+   * pinned key; 4. no hand-over named another key of the epoch.
+   */
+  async committee({ checkpoint: at, state }: View): Promise<{ committee: CommitteeRecord; master: EpochRecord }> {
+    const [committee, master] = await Promise.all([state.committee(), state.master()]);
+    const { signers } = committee;
+    const [own, { terms }] = [this.network, this.walk];
+    const first = signers.term === at.term + 1 && await state.termHeight(signers.term) === at.number;
+    if (!equalBytes(committee.networkId, own.id) || (signers.term !== at.term && !first)) { // 1
+      const name = (network: Uint8Array, term: number) => `network ${toHex(network).slice(0, 18)}…, term ${term}`;
+      throw OTHER_COMMITTEE(name(own.id, at.term), name(committee.networkId, signers.term));
+    }
+    const known = terms.known.find((one) => one.signers.term === signers.term);
+    if (known && !known.signers.equals(signers)) { // 2
+      throw OTHER_COMMITTEE(`the members that term ${signers.term} was handed to`, "others");
+    }
+    const pin = own.founding.term === signers.term && own.masterEpoch === committee.masterEpoch;
+    if (pin && !this.#pinnedKey(committee, master)) { // 3
+      throw OTHER_COMMITTEE(`MPK ${toHex(own.mpk).slice(0, 18)}…`, `${toHex(committee.mpk).slice(0, 18)}…`);
+    }
+    terms.requireKey(master.epoch, master.mpk); // 4
+    this.#mpks.set(master.epoch, master.mpk);
+    return { committee, master };
+  }
+
+  #pinnedKey(committee: CommitteeRecord, master: EpochRecord): boolean {
+    const { mpk, transcript } = this.network;
+    return equalBytes(committee.mpk, mpk) && equalBytes(committee.transcript, transcript) &&
+      equalBytes(master.mpk, mpk);
   }
 
   async #sittings(
@@ -258,7 +319,9 @@ export class Resolver {
     const seat = Seat.fromJson(offer);
     const { fields } = seat.certificate;
     const height = view.checkpoint.number;
-    seat.verify(this.network.founding, this.network.id, height); // 4
+    await this.walk.knows(seat.lease.term); // 4
+    const signers = this.walk.terms.lessors(seat.lease, this.parameters.period_blocks);
+    seat.verify(signers, this.network.id, height);
     sameAgent(fields, record, version);
     const worker = await view.state.worker(fields.worker); // 5
     if (!worker || !liveAt(worker, height) || !equalBytes(worker.boot, fields.boot)) {

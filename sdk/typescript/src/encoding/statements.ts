@@ -91,6 +91,30 @@ export const Lease = new StatementType("Lease", {
 });
 export type Lease = Values<typeof Lease.fields>;
 
+/**
+ * Term `next_term` = `term` + 1 took office in block `height` at `timestamp` (Unix seconds of that block).
+ *
+ * members = `membersHash`; mpk = keccak256 of the 96 bytes; master_epoch: the one that the MPK belongs to. Signed by t
+ * members of `term` (spec/gatekeepers.md H1).
+ */
+export const Handover = new StatementType("Handover", {
+  term: "uint64",
+  next_term: "uint64",
+  threshold: "uint64",
+  members: "bytes32",
+  master_epoch: "uint64",
+  mpk: "bytes32",
+  height: "uint64",
+  timestamp: "uint64",
+});
+export type Handover = Values<typeof Handover.fields>;
+
+/** keccak256(abi.encode(address[])) of the member addresses in order (20 bytes each). */
+export function membersHash(members: readonly Uint8Array[]): Uint8Array {
+  const words = members.map((member) => concat(new Uint8Array(12), needBytes("member address", member, 20)));
+  return keccak256(uintBytes(32, 32), uintBytes(words.length, 32), ...words);
+}
+
 /** A wallet opens one sealed session: bound to the agent, the worker's boot and this very HPKE context. */
 export const CallerSession = new StatementType("CallerSession", {
   agent: "bytes32",
