@@ -29,11 +29,13 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
 
     /// @dev `owner` repeats ERC-721's, so that one storage proof of one record is enough. The four secrets epochs name
     /// the keys that the owner's secrets are sealed to. State sealed under an epoch below `wipedBelow` is left behind.
+    /// `canary`: 0 without a second version, else 1 + its share of the calls in percent.
     struct Agent {
         address owner;
         uint64 epoch;
         bool paused;
         UpgradeMode upgradeMode;
+        uint8 canary;
         address guardian;
         uint64 upgradeDelay;
         address account;
@@ -53,6 +55,13 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
     }
 
     struct PendingCode {
+        bytes32 codeHash;
+        bytes32 manifestHash;
+        uint64 readyAt;
+    }
+
+    /// @notice A second version beside the one in force; workers may run it from block `readyAt` on.
+    struct Canary {
         bytes32 codeHash;
         bytes32 manifestHash;
         uint64 readyAt;
@@ -96,6 +105,7 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
     mapping(bytes32 agentId => Rules) private _rules;
     mapping(uint64 masterEpoch => uint256) public bornUnder;
     mapping(uint256 tokenId => uint64) public bornIn;
+    mapping(bytes32 agentId => Canary) private _canaries;
 
     IGatekeepers public immutable gatekeepers;
     Clusters public immutable clusters;
@@ -105,6 +115,8 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
     event CodeSet(bytes32 indexed agent, bytes32 codeHash, bytes32 manifestHash);
     event CodeProposed(bytes32 indexed agent, bytes32 codeHash, bytes32 manifestHash, uint64 readyAt);
     event CodeCancelled(bytes32 indexed agent);
+    event CanarySet(bytes32 indexed agent, bytes32 codeHash, bytes32 manifestHash, uint8 share, uint64 readyAt);
+    event CanaryDropped(bytes32 indexed agent);
     event UpgradeRuleSet(bytes32 indexed agent, UpgradeMode mode, uint64 delay);
     event SecretsSet(bytes32 indexed agent, bytes32 secretsHash, uint64 version, address indexed setter);
     event PausedSet(bytes32 indexed agent, bool paused, address indexed by);
@@ -133,6 +145,8 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
     error BadUpgradeRule();
     error UpgradeRuleLoosened();
     error CodeFrozen();
+    error BadShare(uint8 percent);
+    error SameCode();
     error NothingPending();
     error TooEarly(uint64 readyAt, uint256 now_);
     error WrongEpoch(uint64 given, uint64 current);
@@ -219,7 +233,7 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         _dropPending(id);
     }
 
-    /// @notice Make the upgrade rule stricter. It never becomes looser. A change that waits under the old rule is dropped.
+    /// @notice Make the upgrade rule stricter. It never becomes looser. A change that waits under the old rule is dropped, and a canary.
     function setUpgradeRule(uint256 tokenId, UpgradeMode mode, uint64 delay) public onlyTokenOwner(tokenId) {
         _requireRule(mode, delay);
         Agent storage a = _agentOf(tokenId);
@@ -228,13 +242,52 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         if (mode == UpgradeMode.Frozen && a.codeHash == 0) revert EmptyHash();
         (a.upgradeMode, a.upgradeDelay) = (mode, delay);
         bytes32 id = agentIdOf(tokenId);
-        if (_pendingCode[id].codeHash != 0) _dropPending(id);
+        _dropChanges(id);
         emit UpgradeRuleSet(id, mode, delay);
     }
 
     /// @notice No more code changes, for ever.
     function freeze(uint256 tokenId) external {
         setUpgradeRule(tokenId, UpgradeMode.Frozen, 0);
+    }
+
+    // --- canary ---
+
+    /// @notice Let a second version run beside the one in force, for `share` percent of the calls; 0: for those only who
+    /// ask for it. It waits as long as the upgrade rule says. Another share of the same version waits no more.
+    function setCanary(uint256 tokenId, bytes32 codeHash, bytes32 manifestHash, uint8 share)
+        external
+        onlyTokenOwner(tokenId)
+    {
+        if (share > 100) revert BadShare(share);
+        Agent storage a = _agentOf(tokenId);
+        if (codeHash == 0 || manifestHash == 0 || a.codeHash == 0) revert EmptyHash();
+        if (a.upgradeMode == UpgradeMode.Frozen) revert CodeFrozen();
+        if (codeHash == a.codeHash) revert SameCode();
+        bytes32 id = agentIdOf(tokenId);
+        Canary storage c = _canaries[id];
+        if (c.codeHash != codeHash || c.manifestHash != manifestHash) {
+            (c.codeHash, c.manifestHash, c.readyAt) =
+                (codeHash, manifestHash, uint64(block.number) + a.upgradeDelay);
+        }
+        a.canary = share + 1;
+        emit CanarySet(id, codeHash, manifestHash, share, c.readyAt);
+    }
+
+    /// @notice Put the canary in force for all calls. It has waited as long as any change.
+    function promoteCanary(uint256 tokenId) external onlyTokenOwner(tokenId) {
+        bytes32 id = agentIdOf(tokenId);
+        Canary memory c = _canaries[id];
+        if (c.codeHash == 0) revert NothingPending();
+        if (block.number < c.readyAt) revert TooEarly(c.readyAt, block.number);
+        _applyCode(id, c.codeHash, c.manifestHash);
+    }
+
+    /// @notice The owner takes the canary back, or the guardian stops it.
+    function dropCanary(uint256 tokenId) external onlyOwnerOrGuardian(tokenId) {
+        bytes32 id = agentIdOf(tokenId);
+        if (_agents[id].canary == 0) revert NothingPending();
+        _dropCanary(id);
     }
 
     // --- secrets ---
@@ -316,11 +369,11 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         _setEmergency(tokenId, 0);
     }
 
-    /// @notice Name who may pause and veto. A change that waits is dropped: nobody loses a veto under it.
+    /// @notice Name who may pause and veto. A change that waits is dropped, and a canary: nobody loses a veto under it.
     function setGuardian(uint256 tokenId, address guardian) external onlyTokenOwner(tokenId) {
         _agentOf(tokenId).guardian = guardian;
         bytes32 id = agentIdOf(tokenId);
-        if (_pendingCode[id].codeHash != 0) _dropPending(id);
+        _dropChanges(id);
         emit GuardianSet(id, guardian);
     }
 
@@ -453,6 +506,10 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         return _pendingCode[agentId];
     }
 
+    function canary(bytes32 agentId) external view returns (Canary memory) {
+        return _canaries[agentId];
+    }
+
     function rules(bytes32 agentId) external view returns (Rules memory) {
         return _rules[agentId];
     }
@@ -499,7 +556,7 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         _setWallet(tokenId, msg.sender);
     }
 
-    /// @dev A transfer bumps the epoch and takes away what the old owner set: secrets, guardian, pending code, wallet.
+    /// @dev A transfer bumps the epoch and takes away what the old owner set: secrets, guardian, pending code, canary, wallet.
     function _update(address to, uint256 tokenId, address auth) internal override returns (address from) {
         from = super._update(to, tokenId, auth);
         Agent storage a = _agentOf(tokenId);
@@ -509,7 +566,7 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         (a.secretsHash, a.secretsSetter, a.secretsEpoch) = (0, address(0), 0);
         uint64 version = ++a.secretsVersion;
         a.guardian = address(0);
-        if (_pendingCode[id].codeHash != 0) _dropPending(id);
+        _dropChanges(id);
         emit SecretsSet(id, 0, version, address(0));
         emit GuardianSet(id, address(0));
         _setWallet(tokenId, address(0));
@@ -558,7 +615,21 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
     function _applyCode(bytes32 id, bytes32 codeHash, bytes32 manifestHash) private {
         (_agents[id].codeHash, _agents[id].manifestHash) = (codeHash, manifestHash);
         delete _pendingCode[id];
+        _dropCanary(id);
         emit CodeSet(id, codeHash, manifestHash);
+    }
+
+    /// @dev What waits or runs beside the version in force, under an older rule or guardian.
+    function _dropChanges(bytes32 id) private {
+        if (_pendingCode[id].codeHash != 0) _dropPending(id);
+        _dropCanary(id);
+    }
+
+    function _dropCanary(bytes32 id) private {
+        if (_agents[id].canary == 0) return;
+        _agents[id].canary = 0;
+        delete _canaries[id];
+        emit CanaryDropped(id);
     }
 
     function _dropPending(bytes32 id) private {

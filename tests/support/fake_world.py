@@ -25,7 +25,7 @@ from cloister.core.attestation.roots import Roots
 from cloister.core.chainview.epochs import EpochState
 from cloister.core.chainview.evm import AccountFacts, Block, NeedState, Outcome, ProvenWorld, view
 from cloister.core.chainview.layout import Layout, Place, add, address_key, data_slot, mapping_slot
-from cloister.core.chainview.records import AgentRecord, AgentRules, UpgradeMode, WorkerRecord, agent_id
+from cloister.core.chainview.records import AgentRecord, AgentRules, Canary, UpgradeMode, WorkerRecord, agent_id
 from cloister.core.chainview.terms import SignedHandover
 from cloister.core.encoding.contexts import Context, digest
 from cloister.core.encoding.handover import Handover, members_hash
@@ -268,7 +268,12 @@ class World:
         record = self.agents[agent] = AgentRecord(**values)
         names = {n: n.split("_")[0] + "".join(p.capitalize() for p in n.split("_")[1:]) for n in values}
         fields = {names[n]: getattr(record, n) for n in values if n != "agent"}
+        fields["canary"] = 0 if record.canary is None else 1 + record.canary.share
         self.stores["Agents"].struct("_agents", agent, fields)
+        if record.canary is not None or base.canary is not None:
+            beside = record.canary or Canary(bytes(32), bytes(32), 0, 0)
+            hashes = {"codeHash": beside.code_hash, "manifestHash": beside.manifest_hash}
+            self.stores["Agents"].struct("_canaries", agent, {**hashes, "readyAt": beside.ready_at})
         self.stores["Agents"].variable("count", len(self.agents))
         return agent
 

@@ -443,8 +443,10 @@ class Rig:
             offer=Offers(self.node, self.world.network, self.fabric.blobs, self.loopback, self.lists, self.now_ms).of,
         )
 
-    async def acquire(self, agent: bytes) -> AgentKeys:
+    async def acquire(self, agent: bytes, code: bytes | None = None) -> AgentKeys:
         """A lease of the newest block and the keys that go with it, as t members would give them.
+
+        ``code``: of the canary with this hash, whose ``terms`` stay as they are.
 
         ``refuse`` is raised instead, ``terms`` change the lease, ``on_acquire`` runs before the answer."""
         self.acquired.append(agent)
@@ -453,6 +455,11 @@ class Rig:
             raise self.refuse
         if self.on_acquire is not None:
             await self.on_acquire(agent)
+        beside = self.world.agents[agent].canary
+        if code is not None:
+            assert beside is not None, "the table asks for a canary that is none"
+            assert code == beside.code_hash, "the table asks for another version than the chain names"
+            return keys_of(self.world, self.node, agent, code_hash=code, manifest_hash=beside.manifest_hash)
         return keys_of(self.world, self.node, agent, **self.terms)
 
     async def heads(self, agent: bytes) -> tuple[Sequence[Answer], int]:

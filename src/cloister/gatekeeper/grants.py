@@ -81,7 +81,7 @@ class KeyDesk:
             partials = tuple([self._partial(identity, transport) for identity in grant.identities])  # 7
             old = tuple([OldPartial(i.version.epochs, self._partial(i, transport)) for i in grant.old])
             answer = KeysAnswer(grant.lease, self._office.sign(grant.lease), partials, old)
-            self._store.record_grant(grant.lease)  # 8
+            self._store.record_grant(grant.lease, canary=grant.canary)  # 8
         except CloisterError as error:
             self._note(request, error.code, None)
             raise
@@ -102,7 +102,7 @@ class KeyDesk:
             checkpoints=self._checkpoints.recent() | {checkpoint.block_hash},
         )
         facts = await self._facts(checkpoint, requester, request.agent)  # 5
-        return may_release(facts)  # 6
+        return may_release(replace(facts, code=request.code))  # 6
 
     async def _facts(self, checkpoint: Checkpoint, requester: Requester, agent: bytes) -> Facts:
         at = self._chain.at(checkpoint)
@@ -157,6 +157,8 @@ class KeyDesk:
         if grant is not None:
             lease = grant.lease
             facts |= {"checkpoint": str(lease.checkpoint), "epoch": str(lease.agent_epoch), "period": str(lease.period)}
+            if grant.canary:
+                facts["code"] = to_hex(lease.code_hash)
             if grant.old:
                 facts["reason"] = grant.reason
         self._audit.append("keys", **facts)

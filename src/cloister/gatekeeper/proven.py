@@ -69,6 +69,7 @@ class ProvenSnapshot:
         cluster = None if a is None else await self._state.cluster(a.cluster)
         if a is None or cluster is None:
             return None
+        canary = a.canary_at(self._number)
         return AgentFacts(
             agent,
             a.code_hash,
@@ -80,6 +81,7 @@ class ProvenSnapshot:
             a.paused,
             a.secrets_at,
             a.wiped_below,
+            canary=None if canary is None else (canary.code_hash, canary.manifest_hash),
         )
 
     async def policy(self) -> PolicyRecord:
@@ -105,6 +107,10 @@ class ProvenSnapshot:
     async def standing(self) -> tuple[bytes, ...]:
         """Candidates."""
         return await self._state.standing()
+
+    async def admitted_until(self, member: bytes) -> int:
+        """Until when a candidate is admitted."""
+        return await self._state.admitted_until(member)
 
     async def open_ceremony(self) -> CeremonyView | None:
         """The ceremony that was opened last."""

@@ -165,9 +165,12 @@ class Store:
         ).fetchone()
         return (0, 0, 0) if row is None else (*row,)
 
-    def record_grant(self, lease: Lease) -> None:
-        """Remember a lease before it leaves. Nothing is written when nothing in it is new."""
-        if self.granted(lease.term, lease.worker, lease.agent) == lease:
+    def record_grant(self, lease: Lease, *, canary: bool = False) -> None:
+        """Remember a lease before it leaves. Nothing is written when nothing in it is new.
+
+        A ``canary``'s lease does not replace the one beside it: that is what heads are judged by."""
+        known = self.granted(lease.term, lease.worker, lease.agent)
+        if known == lease or (canary and known is not None and known.epochs == lease.epochs):
             return
         body = jcs.encode(lease.to_json())
         floor = (lease.agent, lease.agent_epoch, lease.cluster_epoch, lease.master_epoch)

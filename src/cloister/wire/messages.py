@@ -194,25 +194,31 @@ class AdmissionRequest:
 
 @dataclass(frozen=True, slots=True)
 class KeysRequest:
-    """POST /v1/keys: a worker shows evidence and names the agent (32-byte id) whose keys it wants."""
+    """POST /v1/keys: a worker shows evidence and names the agent (32-byte id) whose keys it wants.
+
+    ``code``: the code hash of the canary, for a lease of that version; None: of the version in force."""
 
     shown: Shown
     agent: bytes
     checkpoint: Signed
+    code: bytes | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
         extra = {"agent": to_hex(self.agent), "checkpoint": signed_to_json(self.checkpoint)}
-        return {**self.shown.to_json(), **extra}
+        asked = {} if self.code is None else {"code_hash": to_hex(self.code)}
+        return {**self.shown.to_json(), **extra, **asked}
 
     @classmethod
     def from_json(cls, value: object) -> KeysRequest:
         """Parse ``to_json`` output."""
-        data = need_fields("keys request", value, {"evidence", "binding", "agent", "checkpoint"})
+        asked = {"code_hash"} if isinstance(value, dict) and "code_hash" in value else set()
+        data = need_fields("keys request", value, {"evidence", "binding", "agent", "checkpoint", *asked})
         return cls(
             Shown.from_json({n: data[n] for n in ("evidence", "binding")}),
             from_hex(data["agent"], 32, name="agent"),
             signed_from_json(Checkpoint, data["checkpoint"]),
+            from_hex(data["code_hash"], 32, name="code hash") if asked else None,
         )
 
 

@@ -14,6 +14,8 @@ from cloister.node.logs import BLANK
 BURST: Final = 64 << 10
 PER_S: Final = 8 << 10
 MIN_SECRET: Final = 4
+# Versions of an agent that may run at once, or come to their end: in force, canary, what they replaced.
+MAX_VERSIONS: Final = 4
 _OVERHEAD: Final = 64
 
 Sink = Callable[[str, str], None]
@@ -26,15 +28,20 @@ class AgentLog:
 
     def __init__(self, sink: Sink | None, monotonic: Callable[[], float]) -> None:
         self._sink, self._monotonic = sink, monotonic
+        self._hidden: dict[bytes, set[str]] = {}
         self._secrets: tuple[str, ...] = ()
         self._left, self._at = float(BURST), monotonic()
         self._full = False
         self.lines = 0
         self.dropped = 0
 
-    def hide(self, secrets: Iterable[str]) -> None:
-        """Blank these values (of at least 4 characters) from now on."""
-        self._secrets = tuple(sorted({s for s in secrets if len(s) >= MIN_SECRET}, key=len, reverse=True))
+    def hide(self, secrets: Iterable[str], version: bytes = b"") -> None:
+        """Blank these values (of at least 4 characters) from now on, beside those of the other newest versions."""
+        self._hidden.pop(version, None)
+        self._hidden[version] = {s for s in secrets if len(s) >= MIN_SECRET}
+        while len(self._hidden) > MAX_VERSIONS:
+            del self._hidden[next(iter(self._hidden))]
+        self._secrets = tuple(sorted(set().union(*self._hidden.values()), key=len, reverse=True))
 
     def line(self, level: str, text: str) -> None:
         """Take one line."""

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from cloister.core.chainview.records import AgentRecord
 from cloister.core.encoding.hexes import to_hex
@@ -38,6 +38,7 @@ from cloister.worker.listed import Listed
 from cloister.worker.moves import Moves, standing, state_keys
 from cloister.worker.processes import NOT_HERE, OWNER_FULL, Budget, Pool, Processes
 from cloister.worker.state import AgentState
+from cloister.worker.wanted import Wanted
 
 # Agents that are leased or dropped at once: one that hangs holds nobody else up.
 AT_ONCE = 8
@@ -60,7 +61,7 @@ class Placed:
     """One agent on this worker. ``keys`` is the newest period's lease, ``older`` the one before while it is valid.
 
     ``pool``: its processes. ``secrets``: of the newest one. ``closed``: dropped; requests that still hold it start
-    nothing and commit nothing."""
+    nothing and commit nothing. ``canary``: the second version that runs beside it, over the same state."""
 
     keys: AgentKeys
     record: AgentRecord
@@ -70,49 +71,48 @@ class Placed:
     older: AgentKeys | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)
     closed: bool = False
+    canary: Placed | None = None
+
+    def versions(self) -> Iterator[Placed]:
+        """Itself and its canary."""
+        yield self
+        if self.canary is not None:
+            yield self.canary
+
+    def serving(self, certificate: KeyCertificate) -> Placed:
+        """The version that a certificate was made for: the caller chose it, and it alone answers.
+
+        Raises worker.no_such_agent when it ended meanwhile."""
+        for one in self.versions():
+            if one.keys.terms.code_hash == certificate.code_hash:
+                return one
+        raise NOT_HERE(expected="a version that runs", found=to_hex(certificate.code_hash)[:18])
 
     def open_psk(self, certificate: KeyCertificate, ibe: bytes) -> bytes:
         """Decrypt a caller's pre-shared key by the lease that the certificate belongs to.
 
         Raises worker.no_such_agent when that lease has ended, ThresholdError for a ciphertext that does not open."""
-        for keys in (self.keys, self.older):
+        for keys in (keys for one in self.versions() for keys in (one.keys, one.older)):
             if keys is not None and keys.seat.certificate.id == certificate.id:
                 return keys.open_psk(certificate, ibe)
         raise NOT_HERE(expected="a certificate of a lease held now", found=f"period {certificate.period}")
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """An agent that finalised state places here: its record and the epochs above its own."""
+class Acquire(Protocol):
+    """Gets an agent's keys under a lease of its version in force, or of the canary with this code hash."""
 
-    record: AgentRecord
-    cluster_epoch: int
-    master_epoch: int
-
-    def only_code(self, terms: Lease) -> bool:
-        """Whether nothing but code or manifest is newer than a lease: what began under it may end."""
-        epochs = (terms.agent_epoch, terms.cluster_epoch, terms.master_epoch)
-        here = (self.record.epoch, self.cluster_epoch, self.master_epoch)
-        return epochs == here and terms.cluster == self.record.cluster
-
-    def fits(self, terms: Lease) -> bool:
-        """Whether a lease is of this very version: code, manifest, cluster and all three epochs."""
-        record = self.record
-        code = (record.code_hash, record.manifest_hash, record.cluster)
-        epochs = (record.epoch, self.cluster_epoch, self.master_epoch)
-        return (terms.code_hash, terms.manifest_hash, terms.cluster) == code and (
-            (terms.agent_epoch, terms.cluster_epoch, terms.master_epoch) == epochs
-        )
+    async def __call__(self, agent: bytes, code: bytes | None = None) -> AgentKeys:
+        """Raises the committee's refusal, EvidenceError, ThresholdError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What the table needs from this machine. ``acquire(agent)`` gets keys; ``heads(agent)`` what the committee
-    remembers, with the quorum; ``endorse(keys, moves)`` a quorum's signatures on the last of these moves;
+    """What the table needs from this machine. ``acquire(agent)`` gets keys, ``(agent, code)`` those of its canary;
+    ``heads(agent)`` what the committee remembers, with the quorum; ``endorse(keys, moves)`` a quorum's signatures on the last of these moves;
     ``attest(nonce)`` evidence for agent code; ``log(agent)`` an agent's log; ``offer(placed)`` what its code may ask
     besides its state; ``budget``: what processes may use."""
 
-    acquire: Callable[[bytes], Awaitable[AgentKeys]]
+    acquire: Acquire
     heads: Callable[[bytes], Awaitable[tuple[Sequence[Answer], int]]]
     endorse: Callable[[AgentKeys, Sequence[HeadMove]], Awaitable[Signed]]
     attest: Callable[[bytes], Awaitable[Mapping[str, Any]]]
@@ -156,8 +156,13 @@ class AgentTable:
         return self._placed
 
     def seats(self) -> list[Seat]:
-        """What this worker announces: one seat per agent, of the newest lease; none when it is leaving."""
-        return [] if self._left else [p.keys.seat for p in self._placed.values()]
+        """What this worker announces: one seat per agent and version, of the newest lease; none when it is leaving."""
+        return [] if self._left else [one.keys.seat for p in self._placed.values() for one in p.versions()]
+
+    def versions(self) -> set[tuple[bytes, bytes]]:
+        """(agent, manifest hash) of all that is held here, what drains included."""
+        held = (one for p in (*self._placed.values(), *self._draining.values()) for one in p.versions())
+        return {(one.record.agent, one.keys.terms.manifest_hash) for one in held}
 
     def get(self, agent: bytes) -> Placed:
         """An agent held here. Raises worker.no_such_agent, or policy.paused from any block seen."""
@@ -176,12 +181,15 @@ class AgentTable:
         self._height = height
         for certificate in self._sessions.advance(height):
             placed = self._placed.get(certificate.agent)
-            if placed is None:
-                continue
-            if placed.older is not None and placed.older.seat.certificate.id == certificate.id:
-                placed.older = None
-            if placed.keys.seat.certificate.id == certificate.id:
-                self._drop(certificate.agent)
+            for one in () if placed is None else tuple(placed.versions()):
+                if one.older is not None and one.older.seat.certificate.id == certificate.id:
+                    one.older = None
+                if one.keys.seat.certificate.id != certificate.id:
+                    continue
+                if one is placed:
+                    self._drop(certificate.agent)
+                elif placed is not None:
+                    self._drop_canary(placed)
 
     async def reconcile(self) -> None:
         """Bring leases and processes in line with the newest checkpoint. A failing agent does not stop the others.
@@ -214,7 +222,7 @@ class AgentTable:
 
         Raises policy.not_listed where a list on chain is against its manifest, what ``Processes.take``, ``agent_spec``
         and the sandbox raise."""
-        await self._access.require(placed.record.agent)
+        await self._access.require(placed.record.agent, placed.keys.terms.manifest_hash)
         return await self.processes.take(placed.pool)
 
     def leave(self) -> None:
@@ -245,7 +253,7 @@ class AgentTable:
                     continue
                 cluster = await state.cluster(record.cluster)
                 if cluster and self._worker in place(committee.term_seed, record.agent, live, cluster.seats):
-                    wanted[record.agent] = Wanted(record, cluster.epoch, master.epoch)
+                    wanted[record.agent] = Wanted(record, cluster.epoch, master.epoch, height)
         return wanted
 
     def _over_share(self, wanted: Mapping[bytes, Wanted]) -> dict[bytes, CloisterError]:
@@ -262,19 +270,44 @@ class AgentTable:
 
     def _follow(self, agent: bytes, wanted: Wanted) -> bool:
         """Whether the agent needs a lease. 1. another version than the one held ends at once; where nothing but its
-        code is older, when its requests have ended; 2. new secrets; 3. a lease of this period and term."""
+        code is older, when its requests have ended; a canary that came in force takes its place; 2. new secrets; a
+        canary that was dropped ends; 3. a lease of this period and term, for each version."""
         older = self._draining.get(agent)
         if older is not None and not wanted.only_code(older.keys.terms):  # 1
             self._drop_older(agent)
         placed = self._placed.get(agent)
         if placed is not None and not wanted.fits(placed.keys.terms):
-            self._drop(agent, drain=wanted.only_code(placed.keys.terms))
-            placed = None
+            placed = self._replaced(agent, placed, wanted)
         if placed is None:
             return True
         self._follow_secrets(placed, wanted.record)  # 2
+        beside = wanted.canary
+        if placed.canary is not None and (beside is None or not beside.fits(placed.canary.keys.terms)):
+            self._drop_canary(placed)
+        elif placed.canary is not None and beside is not None:
+            self._follow_secrets(placed.canary, beside.record)
+        return self._aged(placed) or (beside is not None and self._aged(placed.canary))  # 3
+
+    def _aged(self, placed: Placed | None) -> bool:
+        """Whether a version has no lease of this period and term."""
+        if placed is None:
+            return True
         at, terms = self._watch.checkpoint, placed.keys.terms
-        return terms.period < at.number // max(1, self._watch.period_blocks) or terms.term < at.term  # 3
+        return terms.period < at.number // max(1, self._watch.period_blocks) or terms.term < at.term
+
+    def _replaced(self, agent: bytes, placed: Placed, wanted: Wanted) -> Placed | None:
+        """The version held is no more in force: it ends. The canary goes on in its place where it is the one wanted."""
+        promoted = placed.canary
+        if promoted is None or not wanted.fits(promoted.keys.terms):
+            self._drop(agent, drain=wanted.only_code(placed.keys.terms))
+            return None
+        placed.canary = None
+        self._sessions.erase_version(agent, placed.keys.terms.code_hash)
+        self._drop_older(agent)
+        self._drain(agent, placed)
+        self._placed[agent] = promoted
+        self.changed.set()
+        return promoted
 
     async def _lease(self, agents: Collection[bytes], wanted: Mapping[bytes, Wanted]) -> dict[bytes, CloisterError]:
         """Lease or renew; the refusals."""
@@ -293,8 +326,15 @@ class AgentTable:
 
     async def _keep(self, agent: bytes, wanted: Wanted) -> None:
         """1. a lease of this period and term; 2. it says what the chain says; 3. nothing ended meanwhile; 4. the older
-        lease serves on until it ends."""
+        lease serves on until it ends; 5. the same for the canary, beside a version that is held."""
         placed = self._placed.get(agent)
+        if self._aged(placed):
+            await self._keep_one(agent, placed, wanted)
+        placed, beside = self._placed.get(agent), wanted.canary
+        if placed is not None and beside is not None and self._aged(placed.canary):  # 5
+            await self._keep_canary(placed, beside)
+
+    async def _keep_one(self, agent: bytes, placed: Placed | None, wanted: Wanted) -> None:
         self._moves.refuse(agent)
         keys = await self._devices.acquire(agent)  # 1
         self._require_lease(agent, keys.terms, wanted)  # 2
@@ -305,6 +345,20 @@ class AgentTable:
             self._placed[agent] = fresh
         elif placed is not None:
             placed.older, placed.keys = placed.keys, keys  # 4
+        self._sessions.add(keys.seat.certificate, keys.hpke_key, keys.xwing_key)
+        self.changed.set()
+
+    async def _keep_canary(self, placed: Placed, wanted: Wanted) -> None:
+        """As ``_keep_one``. It shares the state that is loaded, and the log; its processes are its own."""
+        agent, canary = wanted.record.agent, placed.canary
+        keys = await self._devices.acquire(agent, wanted.record.code_hash)
+        self._require_lease(agent, keys.terms, wanted)
+        if self._placed.get(agent) is not placed or placed.canary is not canary or self._watch.seen_paused(agent):
+            return
+        if canary is None:
+            placed.canary = self._made(keys, wanted.record, placed.state, placed.host.logged)
+        else:
+            canary.older, canary.keys = canary.keys, keys
         self._sessions.add(keys.seat.certificate, keys.hpke_key, keys.xwing_key)
         self.changed.set()
 
@@ -323,7 +377,10 @@ class AgentTable:
             self._moves.refuse(agent)
         state = AgentState(self._fabric.state, state_keys(keys), agent.hex(), self._devices.rng)
         await state.load(answers, quorum, over=keys.version.epochs[:3] > (1, 1, 1))
-        host = AgentHost(self._devices.attest, self._devices.log(agent))
+        return self._made(keys, record, state, self._devices.log(agent))
+
+    def _made(self, keys: AgentKeys, record: AgentRecord, state: AgentState, log: AgentLog) -> Placed:
+        host = AgentHost(self._devices.attest, log)
         placed = Placed(keys, record, state, host, Pool(record.owner, lambda: self._start(placed)))
         host.offer(self._devices.offer(placed))
         return placed
@@ -341,11 +398,12 @@ class AgentTable:
                 record,
                 placed.state,
                 self._devices.outside,
-                also=self._access.allows(record.agent),
-                bind=partial(self._access.bind, record.agent),
+                also=self._access.allows(record.agent, record.manifest_hash),
+                bind=partial(self._access.bind, record.agent, record.manifest_hash),
             )
             secrets = tuple(spec.secrets.values())
-            placed.host.logged.hide({*secrets, *placed.secrets})  # processes that end may still log the older ones
+            # Processes that end may still log the older ones.
+            placed.host.logged.hide({*secrets, *placed.secrets}, record.manifest_hash)
             placed.secrets = secrets
             process = await self._sandbox.start(spec, placed.host)
             if secret_facts(record) == secret_facts(placed.record):
@@ -369,23 +427,38 @@ class AgentTable:
         if placed is None:
             return
         if drain:
-            self._draining[agent] = placed
-            self._later(self._drain(agent, placed))
+            self._drain(agent, placed)
         else:
-            placed.closed = True
-            self._later(self.processes.drop(placed.pool))
+            self._end(placed)
         self.changed.set()
+
+    def _drop_canary(self, placed: Placed) -> None:
+        """End the canary at once, with what it has under way: the owner took it back, or another one came."""
+        canary, placed.canary = placed.canary, None
+        if canary is not None:
+            self._sessions.erase_version(canary.record.agent, canary.keys.terms.code_hash)
+            self._end(canary)
+            self.changed.set()
+
+    def _end(self, placed: Placed) -> None:
+        for one in placed.versions():
+            one.closed = True
+            self._later(self.processes.drop(one.pool))
 
     def _drop_older(self, agent: bytes) -> None:
         """End at once what still drains of an earlier version."""
         older = self._draining.pop(agent, None)
         if older is not None:
-            older.closed = True
-            self._later(self.processes.drop(older.pool))
+            self._end(older)
 
-    async def _drain(self, agent: bytes, placed: Placed) -> None:
-        await self.processes.retire(placed.pool)
-        placed.closed = True
+    def _drain(self, agent: bytes, placed: Placed) -> None:
+        self._draining[agent] = placed
+        self._later(self._drained(agent, placed))
+
+    async def _drained(self, agent: bytes, placed: Placed) -> None:
+        await asyncio.gather(*(self.processes.retire(one.pool) for one in placed.versions()))
+        for one in placed.versions():
+            one.closed = True
         if self._draining.get(agent) is placed:
             del self._draining[agent]
 

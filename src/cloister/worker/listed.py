@@ -14,46 +14,51 @@ from cloister.core.policy.access import Narrowing, Uses
 from cloister.core.policy.manifest import Manifest
 from cloister.worker.access import Access
 
+# Agent id and manifest hash.
+Version = tuple[bytes, bytes]
+
 
 class Listed:
-    """What lists leave of each agent's manifest now. ``bind`` at each start; ``require`` before each request."""
+    """What lists leave of each agent's manifest now. ``bind`` at each start; ``require`` before each request.
+
+    ``version``: the manifest's hash. An agent and its canary are bound each by its own."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        self._uses: dict[bytes, Uses] = {}
+        self._uses: dict[Version, Uses] = {}
 
     async def load(self, agent: bytes) -> Narrowing:
         """``Access.load``."""
         return await self._access.load(agent)
 
-    def allows(self, agent: bytes) -> Callable[[str, int], bool]:
+    def allows(self, agent: bytes, version: bytes) -> Callable[[str, int], bool]:
         """For the egress proxy of one agent: whether a host and port may be reached now."""
         reaches = self._access.allows(agent)
-        return lambda host, port: reaches(host, port) and self._fits(agent)
+        return lambda host, port: reaches(host, port) and self._fits(agent, version)
 
-    def bind(self, agent: bytes, manifest: Manifest) -> None:
+    def bind(self, agent: bytes, version: bytes, manifest: Manifest) -> None:
         """Remember what the code says that it uses. Raises policy.not_listed where a list leaves it out."""
-        self._uses[agent] = uses_of(manifest)
-        self._access.narrowing(agent).require_uses(self._uses[agent])
+        self._uses[agent, version] = uses_of(manifest)
+        self._access.narrowing(agent).require_uses(self._uses[agent, version])
 
-    def keep(self, agents: Collection[bytes]) -> None:
-        """Forget what other agents use."""
-        for agent in set(self._uses) - set(agents):
-            del self._uses[agent]
+    def keep(self, versions: Collection[Version]) -> None:
+        """Forget what others use."""
+        for version in set(self._uses) - set(versions):
+            del self._uses[version]
 
-    async def require(self, agent: bytes) -> None:
+    async def require(self, agent: bytes, version: bytes) -> None:
         """Raise policy.not_listed while a list in force leaves out what the manifest names.
 
         A list that was just named is read first. An agent that was never started is bound when it is."""
-        if not self._fits(agent):
-            (await self._access.load(agent)).require_uses(self._uses.get(agent, Uses()))
+        if not self._fits(agent, version):
+            (await self._access.load(agent)).require_uses(self._uses.get((agent, version), Uses()))
 
     def left(self, agent: bytes, manifest: Manifest) -> Uses:
         """Tools and models that manifest and lists leave now; None: nothing binds."""
         return self._access.narrowing(agent).left(uses_of(manifest))
 
-    def _fits(self, agent: bytes) -> bool:
-        uses = self._uses.get(agent)
+    def _fits(self, agent: bytes, version: bytes) -> bool:
+        uses = self._uses.get((agent, version))
         if uses is None or not (uses.tools or uses.models):
             return True  # most manifests name nothing that a list could leave out
         try:

@@ -107,8 +107,9 @@ class Server:
         """Serve one record. Raises CloisterError for what could not be opened, and when the caller is gone.
 
         1. a fresh view of the chain, and no key of a lease that it ends; 2. the agent is held here and not paused;
-        3. open; 4. a calling agent is the one that it says, and the access hook lets the caller in; 5. run and commit;
-        6. head and body; 7. receipt. From 4 on every refusal is sealed to the caller.
+        3. open, for the version that the certificate names; 4. a calling agent is the one that it says, and the access
+        hook lets the caller in; 5. run and commit; 6. head and body; 7. receipt. From 4 on every refusal is sealed to
+        the caller.
         """
         self._active += 1
         self._idle.clear()
@@ -117,6 +118,7 @@ class Server:
             self._table.advance(self._watch.height)
             placed = self._table.get(agent)  # 2
             request = self._sessions.open_request(agent, record, self._now_ms(), placed.open_psk)  # 3
+            placed = placed.serving(request.certificate)
             await self._within_time(placed, request, checkpoint.number, answer)
             self.served += 1
         except SealedRefusalError as refusal:

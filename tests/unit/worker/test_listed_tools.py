@@ -129,9 +129,12 @@ async def test_what_gone_agents_used_is_forgotten(make: Make) -> None:
     await ask(rig, agent)
     await listed(rig, agent, models=())
     with pytest.raises(CloisterError, match=r"policy\.not_listed"):
-        await rig.lists.require(agent)
+        await rig.lists.require(agent, rig.world.agents[agent].manifest_hash)
+    rig.lists.keep(rig.table.versions())
+    with pytest.raises(CloisterError, match=r"policy\.not_listed"):
+        await rig.lists.require(agent, rig.world.agents[agent].manifest_hash)
     rig.lists.keep([])
-    await rig.lists.require(agent)
+    await rig.lists.require(agent, rig.world.agents[agent].manifest_hash)
 
 
 # --- calls of other agents ---

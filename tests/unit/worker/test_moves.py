@@ -52,7 +52,7 @@ class Scene:
             self.table.propose(move.agent, move.as_head(), wiped=wiped)
         return self.rig.world.sign(moves[-1].statement(1))
 
-    async def acquire(self, agent: bytes) -> AgentKeys:
+    async def acquire(self, agent: bytes, code: bytes | None = None) -> AgentKeys:
         """What members grant, with keys of earlier epochs as ``core.policy.release`` gives them."""
         from cloister.core.policy.release import (
             AgentFacts,

@@ -38,10 +38,23 @@ class UpgradeMode(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Canary:
+    """A second version of an agent beside the one in force. ``share``: percent of the calls, 0 to 100.
+
+    ``ready_at``: the block from which it may run, by the agent's upgrade rule. Hashes of 32 bytes."""
+
+    code_hash: bytes
+    manifest_hash: bytes
+    share: int
+    ready_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class AgentRecord:
     """An agent in the Agents contract. Hashes of 32 bytes are zero when unset; so are 20-byte addresses.
 
-    wiped_below: state sealed under an agent epoch below this one is left behind, by the owner's choice."""
+    wiped_below: state sealed under an agent epoch below this one is left behind, by the owner's choice. canary: a
+    second version, announced or running; None if there is none."""
 
     agent: bytes
     token_id: int
@@ -63,6 +76,11 @@ class AgentRecord:
     secrets_cluster_epoch: int = 0
     secrets_master_epoch: int = 0
     wiped_below: int = 0
+    canary: Canary | None = None
+
+    def canary_at(self, number: int) -> Canary | None:
+        """The canary that may run at block ``number``."""
+        return self.canary if self.canary is not None and self.canary.ready_at <= number else None
 
     @property
     def secrets_at(self) -> Epochs | None:
@@ -192,6 +210,7 @@ def read_agent(slots: Slots, layout: Layout, agent: bytes) -> AgentRecord | None
         secrets_cluster_epoch=at.number("secretsClusterEpoch"),
         secrets_master_epoch=at.number("secretsMasterEpoch"),
         wiped_below=at.number("wipedBelow"),
+        canary=_read_canary(slots, layout, agent, at.number("canary")),
     )
 
 
@@ -286,6 +305,18 @@ def read_listed_at(slots: Slots, layout: Layout, measurement_id: bytes) -> int:
 
 
 # --- inside ---
+
+
+def _read_canary(slots: Slots, layout: Layout, agent: bytes, mark: int) -> Canary | None:
+    """``mark``: 0 for none, else 1 + percent; the contract writes both together."""
+    if mark == 0:
+        return None
+    table = layout.variable("_canaries")
+    at = Struct(layout, layout.value_type(table), slots, [mapping_slot(table.slot, agent)])
+    found = Canary(at.word("codeHash"), at.word("manifestHash"), mark - 1, at.number("readyAt"))
+    if found.share > 100 or bytes(32) in (found.code_hash, found.manifest_hash):
+        raise BAD_RECORD(expected="a canary with code, manifest and 0 to 100 percent", found=f"{found.share} percent")
+    return found
 
 
 def _read_workers(slots: Slots, layout: Layout, workers: Sequence[bytes]) -> list[WorkerRecord]:

@@ -233,6 +233,10 @@ class ServerSessions:
         """Drop everything of one agent."""
         self._drop(lambda c: c.agent == agent)
 
+    def erase_version(self, agent: bytes, code: bytes) -> None:
+        """Drop everything of one version of an agent, by its code hash."""
+        self._drop(lambda c: c.agent == agent and c.code_hash == code)
+
     def advance(self, height: int) -> list[KeyCertificate]:
         """A checkpoint of ``height`` was verified: drop and return the certificates that it ends."""
         return self._drop(lambda c: c.expiry <= height)
@@ -334,40 +338,13 @@ class ServerSessions:
         return OpenRequest(head, body, caller, responder, parsed.enc, session.certificate, parsed.seq, head_bytes, salt)
 
     def _check_deadline(self, head: RequestHead, session: _Session) -> None:
-        ahead = head.deadline_ms - self._now
-        if not 0 < ahead <= MAX_DEADLINE_MS:
-            raise DEADLINE(expected="1 ms to 10 minutes ahead of the worker's clock", found=f"{ahead} ms")
+        need_deadline(head, self._now)
         session.horizon = max(session.horizon, head.deadline_ms)
 
     def _caller(self, given: Caller | None, session: _Session) -> VerifiedCaller | None:
         """Step 11: the caller that this session belongs to, verified once."""
-        caller = session.caller if given is None else self._verified(given, session)
-        if caller is not None and caller.expiry * 1000 <= self._now:
-            raise BAD_CALLER(expected="an expiry ahead", found=f"{caller.expiry} (Unix seconds)")
-        session.caller = caller
-        return caller
-
-    def _verified(self, given: Caller, session: _Session) -> VerifiedCaller:
-        """1. the form of its kind; 2. the session's own caller, if it has one; 3. a wallet's signature."""
-        address, word = given.parts()  # 1
-        if given.agent is not None and given.kind != "wallet":
-            raise BAD_CALLER(expected="an agent that calls by its wallet", found=given.kind)
-        caller = VerifiedCaller(address, given.expiry, given.agent, given.kind)
-        cert, known = session.certificate, session.caller
-        if known == caller:
-            return caller
-        if known is not None and (known.kind, known.address) != (given.kind, address):  # 2
-            raise BAD_CALLER(expected="the caller that opened the session", found=f"{given.kind} {to_hex(address)}")
-        exporter = session.context.export(CALLER_EXPORT, 32)
-        statement = CallerSession(agent=cert.agent, boot=cert.boot, exporter=exporter, expiry=given.expiry)
-        digest = statement.digest(cert.network)
-        if given.kind != "wallet":
-            return replace(caller, claim=Claim(digest, word))
-        try:
-            verify_signer(digest, word, address)  # 3
-        except CloisterError:
-            raise BAD_CALLER(expected=f"a signature of {to_hex(address)} over this session", found="another") from None
-        return caller
+        session.caller = caller_of(given, session.certificate, session.context, session.caller, self._now)
+        return session.caller
 
     def _drop(self, ends: Callable[[KeyCertificate], bool]) -> list[KeyCertificate]:
         gone = {name: held.certificate for name, held in self._held.items() if ends(held.certificate)}
@@ -377,3 +354,46 @@ class ServerSessions:
         for name in [n for n, s in self._sessions.items() if s.certificate.id in gone]:
             del self._sessions[name]
         return list(gone.values())
+
+
+def need_deadline(head: RequestHead, now_ms: int) -> None:
+    """Step 10. Raises EnvelopeError (envelope.deadline)."""
+    ahead = head.deadline_ms - now_ms
+    if not 0 < ahead <= MAX_DEADLINE_MS:
+        raise DEADLINE(expected="1 ms to 10 minutes ahead of the worker's clock", found=f"{ahead} ms")
+
+
+def caller_of(
+    given: Caller | None, certificate: KeyCertificate, context: hpke.Context, known: VerifiedCaller | None, now_ms: int
+) -> VerifiedCaller | None:
+    """Step 11 for one context: whom the request is from, given what it says and who was ``known`` before.
+
+    Raises EnvelopeError (envelope.caller), EncodingError."""
+    caller = known if given is None else _verified(given, certificate, context, known)
+    if caller is not None and caller.expiry * 1000 <= now_ms:
+        raise BAD_CALLER(expected="an expiry ahead", found=f"{caller.expiry} (Unix seconds)")
+    return caller
+
+
+def _verified(
+    given: Caller, certificate: KeyCertificate, context: hpke.Context, known: VerifiedCaller | None
+) -> VerifiedCaller:
+    """1. the form of its kind; 2. the session's own caller, if it has one; 3. a wallet's signature."""
+    address, word = given.parts()  # 1
+    if given.agent is not None and given.kind != "wallet":
+        raise BAD_CALLER(expected="an agent that calls by its wallet", found=given.kind)
+    caller = VerifiedCaller(address, given.expiry, given.agent, given.kind)
+    if known == caller:
+        return caller
+    if known is not None and (known.kind, known.address) != (given.kind, address):  # 2
+        raise BAD_CALLER(expected="the caller that opened the session", found=f"{given.kind} {to_hex(address)}")
+    exporter = context.export(CALLER_EXPORT, 32)
+    statement = CallerSession(agent=certificate.agent, boot=certificate.boot, exporter=exporter, expiry=given.expiry)
+    digest = statement.digest(certificate.network)
+    if given.kind != "wallet":
+        return replace(caller, claim=Claim(digest, word))
+    try:
+        verify_signer(digest, word, address)  # 3
+    except CloisterError:
+        raise BAD_CALLER(expected=f"a signature of {to_hex(address)} over this session", found="another") from None
+    return caller

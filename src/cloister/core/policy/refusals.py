@@ -60,6 +60,13 @@ EPOCH_CLOSED = define(
     remedy="ask again with a newer checkpoint: keys of closed epochs are not released",
     status=409,
 )
+NO_VERSION = define(
+    "policy.no_such_version",
+    PolicyError,
+    check="keys are asked for the agent's code in force, or for a canary whose time has come",
+    remedy="ask again with a newer checkpoint: the owner changed or dropped the version",
+    status=409,
+)
 ROTATING = define(
     "policy.rotating",
     PolicyError,

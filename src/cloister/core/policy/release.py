@@ -8,7 +8,7 @@ identities itself; a requester never names an epoch, a period or an identity.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from cloister.core.encoding.hexes import BAD_FIELD
@@ -22,6 +22,7 @@ from cloister.core.policy.refusals import (
     CAP,
     EPOCH_CLOSED,
     MEASUREMENT_MISMATCH,
+    NO_VERSION,
     PAUSED,
     ROTATING,
     WORKER_EXPIRED,
@@ -57,7 +58,8 @@ class AgentFacts:
     """The agent's and its cluster's record at the checkpoint, and where placement puts it.
 
     secrets: the epochs under which the owner's secrets were set; None if none are set. wiped_below: state sealed under
-    an agent epoch below this one is left behind, by the owner's choice."""
+    an agent epoch below this one is left behind, by the owner's choice. canary: code and manifest hash of the second
+    version that may run at the checkpoint; None without one."""
 
     agent: bytes
     code_hash: bytes
@@ -69,6 +71,7 @@ class AgentFacts:
     paused: bool
     secrets: Epochs | None = None
     wiped_below: int = 0
+    canary: tuple[bytes, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that a release depends on. ``live``: workers registered, not removed, not expired at the checkpoint."""
+    """All that a release depends on. ``live``: workers registered, not removed, not expired at the checkpoint.
+
+    ``code``: the code hash that is asked for; None: of the version in force."""
 
     checkpoint: Checkpoint
     requester: Requester
@@ -152,18 +157,21 @@ class Facts:
     newest: Newest = field(default_factory=Newest)
     ledger: Ledger = field(default_factory=Ledger)
     masters: EpochFacts = field(default_factory=EpochFacts)
+    code: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
     """The lease to sign and the key identities to evaluate. Equal facts give equal bytes at every member.
 
-    old: keys of earlier epochs, for re-sealing alone; ``reason`` says why they go along, or why none do."""
+    old: keys of earlier epochs, for re-sealing alone; ``reason`` says why they go along, or why none do. canary: the
+    lease is of the second version."""
 
     lease: Lease
     identities: tuple[KeyIdentity, ...]
     old: tuple[KeyIdentity, ...] = ()
     reason: str = ""
+    canary: bool = False
 
 
 def vendor_class_id(name: str) -> bytes:
@@ -179,9 +187,9 @@ def vendor_class_id(name: str) -> bytes:
 def may_release(facts: Facts) -> Grant:
     """Decide. Raises the PolicyError of the first rule that says no.
 
-    1. the checkpoint is of this term; 2. the worker's record; 3. the agent's record; 4. no newer epoch was released,
-    and the master epoch is not paused by a rotation; 5. placement; 6. caps; 7. build the lease and the identities;
-    8. keys of the epochs that state and secrets are still sealed under.
+    1. the checkpoint is of this term; 2. the worker's record; 3. the agent's record, in the version that is asked for;
+    4. no newer epoch was released, and the master epoch is not paused by a rotation; 5. placement; 6. caps; 7. build
+    the lease and the identities; 8. keys of the epochs that state and secrets are still sealed under.
     """
     if facts.checkpoint.term != facts.committee.term:  # 1
         raise WRONG_TERM(expected=f"term {facts.committee.term}", found=f"term {facts.checkpoint.term}")
@@ -192,7 +200,7 @@ def may_release(facts: Facts) -> Grant:
     _within_cap(facts, agent)  # 6
     lease, identities = _grant(facts, agent)  # 7
     old, reason = _resealing(facts, agent, lease)  # 8
-    return Grant(lease, identities, old, reason)
+    return Grant(lease, identities, old, reason, canary=facts.agent != agent)
 
 
 def _may_worker(facts: Facts) -> None:
@@ -221,7 +229,16 @@ def _may_agent(facts: Facts) -> AgentFacts:
     if agent.paused or facts.newest.paused:
         where = "at the checkpoint" if agent.paused else "at a newer block"
         raise PAUSED(expected="a running agent", found=f"paused {where}")
-    return agent
+    return _in_version(agent, facts.code)
+
+
+def _in_version(agent: AgentFacts, code: bytes | None) -> AgentFacts:
+    """The agent as the version that is asked for: the one in force, or its canary. Raises policy.no_such_version."""
+    if code is None or code == agent.code_hash:
+        return agent
+    if agent.canary is None or agent.canary[0] != code:
+        raise NO_VERSION(expected="the code in force or a canary that may run", found=f"0x{code.hex()[:16]}…")
+    return replace(agent, code_hash=agent.canary[0], manifest_hash=agent.canary[1])
 
 
 def _not_closed(facts: Facts, agent: AgentFacts) -> None:
