@@ -54,6 +54,8 @@ class Context(Enum):
     SEALED_RESPONSE = "cloister/v1/sealed/response"
     SEALED_INFO = "cloister/v1/sealed/info"
     SEALED_ONESHOT = "cloister/v1/sealed/one-shot"
+    OBLIVIOUS_KEY = "cloister/v1/oblivious/key"
+    KEY_SIGNATURE = "cloister/v1/key-signature"
     KEYSTORE = "cloister/v1/keystore"
     SECRETS = "cloister/v1/secrets"
     AGENT_SIGNING = "cloister/v1/agent/signing"

@@ -6,6 +6,7 @@ A context serves one request and one response; both ends drop it then.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from hmac import digest as _hmac
 from typing import Final
@@ -135,13 +136,9 @@ class Exchange:
     def __init__(self, context: hpke.Context, enc: bytes, aead: int) -> None:
         self._context, self.enc, self._aead = context, enc, aead
 
-    def export(self, context: bytes, length: int) -> bytes:
-        """``length`` secret bytes that both ends have (RFC 9180 section 5.3)."""
-        return self._context.export(context, length)
-
     @property
     def context(self) -> hpke.Context:
-        """The HPKE context of the request."""
+        """The HPKE context of the request: for exports. Its one message is the request."""
         return self._context
 
     def seal_response(self, response: bytes, rng: hpke.Rng) -> bytes:
@@ -175,7 +172,15 @@ class Exchange:
 
 
 def encapsulate(config: KeyConfig, request: bytes, rng: hpke.Rng, *, aead: int | None = None) -> tuple[bytes, Exchange]:
-    """(encapsulated request, its exchange): hdr ‖ enc ‖ ciphertext (RFC 9458 section 4.3).
+    """``encapsulate_with`` of a request that does not depend on its exchange."""
+    return encapsulate_with(config, lambda exchange: request, rng, aead=aead)
+
+
+def encapsulate_with(
+    config: KeyConfig, request: Callable[[Exchange], bytes], rng: hpke.Rng, *, aead: int | None = None
+) -> tuple[bytes, Exchange]:
+    """(encapsulated request, its exchange): hdr ‖ enc ‖ ciphertext (RFC 9458 section 4.3). ``request`` makes the
+    message, which may hold what the exchange exports; ``rng(32)`` gives the ephemeral key.
 
     Raises EnvelopeError (ohttp.suite), SealError for a weak key."""
     chosen = config.choose() if aead is None else aead
@@ -183,7 +188,8 @@ def encapsulate(config: KeyConfig, request: bytes, rng: hpke.Rng, *, aead: int |
         raise SUITE(expected="an AEAD of the configuration", found=str(chosen))
     hdr = config.hdr(chosen)
     enc, context = hpke.setup_sender(config.public, _info(hdr), rng=rng, aead=chosen)
-    return hdr + enc + context.seal_at(0, b"", request), Exchange(context, enc, chosen)
+    exchange = Exchange(context, enc, chosen)
+    return hdr + enc + context.seal_at(0, b"", request(exchange)), exchange
 
 
 def key_id_of(data: bytes, *, max_size: int) -> int:

@@ -104,7 +104,7 @@ class Responder:
     def final(self, receipt: bytes, signature: bytes, batch: WireBatch | None = None) -> bytes:
         """Close a good answer with its receipt (canonical bytes), signature (65 bytes) and place in a batch."""
         self._need(started=True)
-        return self._last(encode_json(WireFinal(msgspec.Raw(receipt), to_hex(signature), batch)))
+        return self._last(final_json(receipt, signature, batch))
 
     def error(self, error: CloisterError) -> bytes:
         """Close a failed answer: before the head or after it, but not after ``final``."""
@@ -139,3 +139,8 @@ class Responder:
     def _last(self, data: bytes) -> bytes:
         self._done = True
         return self._next(data, 1)
+
+
+def final_json(receipt: bytes, signature: bytes, batch: WireBatch | None) -> bytes:
+    """What ends a good answer: the receipt's canonical bytes, its signature (65 bytes) and its place in a batch."""
+    return encode_json(WireFinal(msgspec.Raw(receipt), to_hex(signature), batch))
