@@ -110,6 +110,8 @@ abstract contract Ceremonies is Office, Candidates {
     uint64 public oldestEpoch;
     /// @notice Counts agents that did not re-seal. The founder names it once.
     IReseals public reseals;
+    /// @dev E9: the block before which an election considers a candidate. It describes itself anew: 0 again.
+    mapping(address member => uint64) internal _admittedUntil;
 
     event EpochChanged(uint64 indexed epoch, EpochState state);
     event CeremonyOpened(

@@ -20,6 +20,17 @@ library CommitteeStatements {
         address member;
     }
 
+    /// @notice Members verified this candidate lately, as the contract describes it. `endpoint`: keccak256 of its URL.
+    struct CandidateAdmission {
+        uint64 term;
+        address member;
+        address operator;
+        bytes32 vendorClass;
+        bytes32 dkgKey;
+        bytes32 endpoint;
+        uint64 expiry;
+    }
+
     struct MasterRotation {
         uint64 term;
         uint64 masterEpoch;
@@ -41,6 +52,10 @@ library CommitteeStatements {
         "uint64 height,uint64 timestamp)"
     );
     bytes32 internal constant SEAT_REVOCATION = keccak256("SeatRevocation(uint64 term,address member)");
+    bytes32 internal constant CANDIDATE_ADMISSION = keccak256(
+        "CandidateAdmission(uint64 term,address member,address operator,bytes32 vendorClass,bytes32 dkgKey,"
+        "bytes32 endpoint,uint64 expiry)"
+    );
     bytes32 internal constant MASTER_ROTATION = keccak256("MasterRotation(uint64 term,uint64 masterEpoch)");
     bytes32 internal constant MASTER_RESUME =
         keccak256("MasterResume(uint64 term,bytes32 ceremony,uint64 masterEpoch)");
@@ -53,6 +68,10 @@ library CommitteeStatements {
 
     function hash(SeatRevocation memory s) internal pure returns (bytes32) {
         return keccak256(abi.encode(SEAT_REVOCATION, s.term, s.member));
+    }
+
+    function hash(CandidateAdmission memory s) internal pure returns (bytes32) {
+        return keccak256(bytes.concat(CANDIDATE_ADMISSION, abi.encode(s)));
     }
 
     function hash(MasterRotation memory s) internal pure returns (bytes32) {

@@ -19,7 +19,11 @@ contract Seats is Ceremonies {
     address public immutable founder;
     Election public immutable election;
 
+    /// @notice E9: how long t members' word on a candidate counts at most.
+    uint64 public constant ADMISSION_BLOCKS = 4096;
+
     event SeatRevoked(address indexed member, uint64 indexed term);
+    event CandidateAdmitted(address indexed member, uint64 expiry);
 
     error NotFounder(address caller);
     error FoundingAlreadyOpen();
@@ -32,6 +36,8 @@ contract Seats is Ceremonies {
     error RevokedSeatsFirst();
     error WrongEpoch(uint64 given, uint64 newest);
     error NotResealed(uint256 agents);
+    error NotAsDescribed(address member);
+    error BadExpiry(uint64 expiry);
 
     constructor(address founder_, Token token_) Ownable(founder_) Candidates(token_) {
         founder = founder_;
@@ -58,6 +64,7 @@ contract Seats is Ceremonies {
         if (c.since == 0 || c.leaving) (c.since, c.leaving) = (uint64(block.number), false);
         (c.operator, c.vendorClass, c.evidenceHash, c.endpoint) = (operator, vendorClass, evidenceHash, endpoint);
         if (c.dkgKey != dkgKey) _useKey(c, dkgKey);
+        delete _admittedUntil[msg.sender];
         _list(msg.sender);
         emit CandidateSet(msg.sender, operator, vendorClass, dkgKey, evidenceHash, endpoint);
     }
@@ -71,7 +78,21 @@ contract Seats is Ceremonies {
         if (dkgKey == 0 || evidenceHash == 0) revert BadCandidate();
         _useKey(c, dkgKey);
         c.evidenceHash = evidenceHash;
+        delete _admittedUntil[msg.sender];
         emit KeySet(msg.sender, dkgKey, evidenceHash);
+    }
+
+    /// @notice E9: t members verified a candidate's evidence. Until `expiry`, or until it describes itself anew, elections
+    /// consider it. Anybody may bring their word; an older one changes nothing.
+    function admit(CommitteeStatements.CandidateAdmission calldata s, bytes[] calldata sigs) external {
+        Candidate storage c = _candidates[s.member];
+        bool same = s.operator == c.operator && s.vendorClass == c.vendorClass && s.dkgKey == c.dkgKey
+            && s.endpoint == keccak256(bytes(c.endpoint));
+        if (!same || c.operator == address(0) || !_fresh(c)) revert NotAsDescribed(s.member);
+        if (s.expiry <= _admittedUntil[s.member] || s.expiry > block.number + ADMISSION_BLOCKS) revert BadExpiry(s.expiry);
+        _requireStatement(s.term, s.hash(), sigs);
+        _admittedUntil[s.member] = s.expiry;
+        emit CandidateAdmitted(s.member, s.expiry);
     }
 
     /// @notice Stake tokens for a candidate. They go back to its operator.
@@ -227,7 +248,12 @@ contract Seats is Ceremonies {
         return _candidates[member];
     }
 
-    /// @notice Everybody whom an election considers, sitting or not, in no order.
+    /// @notice E9: the block before which elections consider a candidate; 0 if t members did not admit it.
+    function admittedUntil(address member) external view returns (uint64) {
+        return _admittedUntil[member];
+    }
+
+    /// @notice Everybody who stands, sitting or not, in no order. Elections consider those of them that are admitted.
     function candidates() external view returns (address[] memory) {
         return _candidateList;
     }
@@ -322,13 +348,13 @@ contract Seats is Ceremonies {
         for (uint256 i = 0; i < list.length; ++i) list[i] = _describe(_committee.members[i]);
     }
 
-    /// @dev Candidates that may take a seat: not sitting, enough stake, a fresh key.
+    /// @dev Candidates that may take a seat: not sitting, admitted, enough stake, a fresh key.
     function _standing() private view returns (Election.Standing[] memory list) {
         list = new Election.Standing[](_candidateList.length);
         uint256 found;
         for (uint256 i = 0; i < list.length; ++i) {
             address member = _candidateList[i];
-            if (_isSeated(member) || !_fresh(_candidates[member])) continue;
+            if (_isSeated(member) || !_fresh(_candidates[member]) || _admittedUntil[member] <= block.number) continue;
             Election.Standing memory one = _describe(member);
             if (one.status == Election.Status.Stays) list[found++] = one;
         }

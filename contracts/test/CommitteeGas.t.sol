@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {CommitteeStatements} from "../src/CommitteeStatements.sol";
 import {Seats} from "../src/Seats.sol";
 import {Founded} from "./Founded.sol";
 
@@ -47,6 +48,9 @@ contract CommitteeGasTest is Founded {
         found();
         newKeys();
         vm.roll(block.number + 6000);
+        setCandidate(address(77), address(77), bytes32(uint256(77)));
+        admit(address(77));
+        take("admit a candidate, 5 of 5");
         seats.nominate();
         take("nominate, 5 seats");
         run(gatekeepers.ceremony().id, mpk(), GENESIS);
@@ -63,7 +67,8 @@ contract CommitteeGasTest is Founded {
         uint256 n = 64;
         address[] memory chosen = new address[](n);
         for (uint256 i = 0; i < n; ++i) {
-            chosen[i] = address(uint160(0x5000 + i));
+            memberKeys.push(0x5000 + i);
+            chosen[i] = vm.addr(0x5000 + i);
             setCandidate(chosen[i], address(uint160(1 + i)), bytes32(1 + i));
         }
         seats.openFounding(chosen, 33, GENESIS);
@@ -77,6 +82,13 @@ contract CommitteeGasTest is Founded {
         for (uint256 i = 0; i < n; ++i) setCandidate(address(uint160(0x9000 + i)), address(uint160(0x100 + i)), bytes32(0x100 + i));
         newKeys();
         vm.roll(block.number + 6000);
+        for (uint256 i = 0; i < n; ++i) {
+            address who = address(uint160(0x9000 + i));
+            CommitteeStatements.CandidateAdmission memory s = admissionOf(who, uint64(block.number) + 4096);
+            bytes[] memory sigs = signAll(CommitteeStatements.hash(s), 33);
+            seats.admit(s, sigs);
+        }
+        equal(take("admit a candidate, 33 of 64") < BLOCK, true);
         seats.nominate();
         equal(take("nominate, 64 seats, 128 candidates") < BLOCK, true);
     }

@@ -3,6 +3,7 @@ pragma solidity ^0.8.28;
 
 import {Candidates} from "../src/Candidates.sol";
 import {Ceremonies} from "../src/Ceremonies.sol";
+import {CommitteeStatements} from "../src/CommitteeStatements.sol";
 import {Gatekeepers} from "../src/Gatekeepers.sol";
 import {Phases} from "../src/Phases.sol";
 import {Seats} from "../src/Seats.sol";
@@ -18,6 +19,8 @@ contract Everybody is Founded {
 
     constructor(Gatekeepers at, Token token, address[] memory people) {
         (gatekeepers, seats, pha, who) = (at, Seats(address(at)), token, people);
+        for (uint256 i = 0; i < N; ++i) memberKeys.push(uint256(keccak256(abi.encode("member", i))));
+        for (uint256 i = 0; i < 4; ++i) memberKeys.push(900 + i);
         pha.approve(address(at), type(uint256).max);
     }
 
@@ -44,6 +47,26 @@ contract Everybody is Founded {
         bytes32 key = newKey();
         vm.prank(one);
         try seats.setCandidate(operatorOf(one), bytes32(uint256(1 + uint160(one) % 5)), key, key, "x") {} catch {}
+    }
+
+    /// @dev Everybody in office who has a key signs (E9).
+    function admitOne(uint256 seed) external {
+        CommitteeStatements.CandidateAdmission memory s = admissionOf(pick(seed), uint64(block.number) + 4096);
+        bytes[] memory sigs = new bytes[](memberKeys.length);
+        uint256 found;
+        for (uint256 i = 0; i < memberKeys.length; ++i) {
+            if (sits(vm.addr(memberKeys[i]))) sigs[found++] = signOne(memberKeys[i], CommitteeStatements.hash(s));
+        }
+        assembly {
+            mstore(sigs, found)
+        }
+        try seats.admit(s, sigs) {} catch {}
+    }
+
+    function sits(address one) internal view returns (bool) {
+        address[] memory members = gatekeepers.members();
+        for (uint256 i = 0; i < members.length; ++i) if (members[i] == one) return true;
+        return false;
     }
 
     function operatorOf(address one) public pure returns (address) {

@@ -2,6 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {Candidates} from "../src/Candidates.sol";
+import {CommitteeStatements} from "../src/CommitteeStatements.sol";
 import {Gatekeepers} from "../src/Gatekeepers.sol";
 import {Seats} from "../src/Seats.sol";
 import {Token} from "../src/Token.sol";
@@ -108,6 +109,24 @@ abstract contract Founded is Checks {
         bytes32 key = newKey();
         vm.prank(member);
         seats.setCandidate(operator, class, key, bytes32(uint256(8)), "http://127.0.0.1:1");
+    }
+
+    function admissionOf(address member, uint64 expiry)
+        internal
+        view
+        returns (CommitteeStatements.CandidateAdmission memory)
+    {
+        Candidates.Candidate memory c = seats.candidate(member);
+        bytes32 endpoint = keccak256(bytes(c.endpoint));
+        return CommitteeStatements.CandidateAdmission(
+            gatekeepers.term(), member, c.operator, c.vendorClass, c.dkgKey, endpoint, expiry
+        );
+    }
+
+    /// @dev t members admit a candidate for as long as they may (E9).
+    function admit(address member) internal {
+        CommitteeStatements.CandidateAdmission memory s = admissionOf(member, uint64(block.number) + 4096);
+        seats.admit(s, signAll(CommitteeStatements.hash(s), memberKeys.length));
     }
 
     function newKey() internal returns (bytes32) {

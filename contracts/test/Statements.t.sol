@@ -245,6 +245,18 @@ contract StatementsTest is Checks {
         check("SeatRevocation", CommitteeStatements.SEAT_REVOCATION, CommitteeStatements.hash(s));
     }
 
+    function test_candidate_admission() public view {
+        CommitteeStatements.CandidateAdmission memory s;
+        s.term = u64("CandidateAdmission", "term");
+        s.member = account("CandidateAdmission", "member");
+        s.operator = account("CandidateAdmission", "operator");
+        s.vendorClass = b32("CandidateAdmission", "vendor_class");
+        s.dkgKey = b32("CandidateAdmission", "dkg_key");
+        s.endpoint = b32("CandidateAdmission", "endpoint");
+        s.expiry = u64("CandidateAdmission", "expiry");
+        check("CandidateAdmission", CommitteeStatements.CANDIDATE_ADMISSION, CommitteeStatements.hash(s));
+    }
+
     function test_master_rotation() public view {
         CommitteeStatements.MasterRotation memory s = CommitteeStatements.MasterRotation(
             u64("MasterRotation", "term"), u64("MasterRotation", "master_epoch")

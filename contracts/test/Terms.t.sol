@@ -225,6 +225,9 @@ contract TermsTest is Founded {
         vm.expectRevert(Election.NothingToElect.selector);
         seats.nominate();
         newcomer(77, STAKE);
+        vm.expectRevert(Election.NothingToElect.selector);
+        seats.nominate(); // nobody admitted it yet (E9)
+        admit(vm.addr(77));
         seats.nominate();
         bytes32 id = gatekeepers.ceremony().id;
         for (uint256 i = 0; i < N; ++i) commitAs(id, i == 0 ? bad : gatekeepers.members()[i]);
@@ -253,6 +256,80 @@ contract TermsTest is Founded {
         equal(gatekeepers.termOf(1).revoked, 1);
     }
 
+    // --- E9 ---
+
+    function test_an_admission_ends_and_counts_for_what_the_candidate_said_then_alone() public {
+        address who = newcomer(77, STAKE);
+        later();
+        CommitteeStatements.CandidateAdmission memory s = admissionOf(who, uint64(block.number) + 100);
+        bytes[] memory sigs = signAll(s.hash(), T);
+        seats.admit(s, sigs);
+        equal(seats.admittedUntil(who), block.number + 100);
+        vm.expectRevert(abi.encodeWithSelector(Seats.BadExpiry.selector, s.expiry));
+        seats.admit(s, sigs); // an older word changes nothing
+        Candidates.Candidate memory c = seats.candidate(who);
+        vm.prank(who);
+        seats.setCandidate(c.operator, bytes32(uint256(78)), c.dkgKey, c.evidenceHash, c.endpoint);
+        equal(seats.admittedUntil(who), 0);
+        vm.expectRevert(abi.encodeWithSelector(Seats.NotAsDescribed.selector, who));
+        seats.admit(s, sigs);
+        admit(who);
+        bytes32 key = newKey();
+        vm.prank(who);
+        seats.setKey(key, key);
+        equal(seats.admittedUntil(who), 0);
+        seats.revoke(gatekeepers.members()[0]);
+        admit(who);
+        vm.roll(block.number + 4096);
+        vm.expectRevert(Election.NothingToElect.selector);
+        seats.nominate(); // it ended
+    }
+
+    function test_an_admission_needs_t_members_of_the_term_and_is_short() public {
+        address who = newcomer(77, STAKE);
+        CommitteeStatements.CandidateAdmission memory s = admissionOf(who, uint64(block.number) + 4097);
+        bytes[] memory sigs = signAll(s.hash(), T);
+        vm.expectRevert(abi.encodeWithSelector(Seats.BadExpiry.selector, s.expiry));
+        seats.admit(s, sigs);
+        s.expiry -= 1;
+        sigs = signAll(s.hash(), T - 1);
+        vm.expectRevert(abi.encodeWithSelector(Office.TooFewSigners.selector, T - 1, T));
+        seats.admit(s, sigs);
+        s.term = 2;
+        sigs = signAll(s.hash(), T);
+        vm.expectRevert(abi.encodeWithSelector(Office.WrongTerm.selector, 2, 1));
+        seats.admit(s, sigs);
+    }
+
+    function test_an_admission_names_all_that_stands_on_chain() public {
+        address who = newcomer(77, STAKE);
+        for (uint256 i = 0; i < 5; ++i) {
+            CommitteeStatements.CandidateAdmission memory s = admissionOf(who, uint64(block.number) + 100);
+            if (i == 0) s.member = vm.addr(78);
+            if (i == 1) s.operator = address(1);
+            if (i == 2) s.vendorClass = bytes32(uint256(1));
+            if (i == 3) s.dkgKey = bytes32(uint256(1));
+            if (i == 4) s.endpoint = bytes32(uint256(1));
+            bytes[] memory sigs = signAll(s.hash(), T);
+            vm.expectRevert(abi.encodeWithSelector(Seats.NotAsDescribed.selector, s.member));
+            seats.admit(s, sigs);
+        }
+    }
+
+    function test_a_key_that_a_ceremony_used_up_is_not_admitted_again() public {
+        address who = newcomer(77, STAKE);
+        later();
+        seats.revoke(gatekeepers.members()[0]);
+        admit(who);
+        seats.nominate();
+        vm.roll(block.number + 60);
+        gatekeepers.close(gatekeepers.ceremony().id);
+        CommitteeStatements.CandidateAdmission memory s = admissionOf(who, uint64(block.number) + 4096);
+        bytes[] memory sigs = signAll(s.hash(), N);
+        vm.expectRevert(abi.encodeWithSelector(Seats.NotAsDescribed.selector, who));
+        seats.admit(s, sigs);
+    }
+
     function test_stake_is_locked_while_a_seat_is_held_and_free_after_unbonding() public {
         address who = gatekeepers.members()[1];
         address operator = seats.candidate(who).operator;
@@ -263,6 +340,7 @@ contract TermsTest is Founded {
         seats.withdraw(who);
         newcomer(77, STAKE);
         later();
+        admit(vm.addr(77));
         seats.nominate();
         vm.expectRevert(abi.encodeWithSelector(Candidates.StillLocked.selector, who));
         seats.withdraw(who);
@@ -281,6 +359,7 @@ contract TermsTest is Founded {
         later();
         seats.revoke(gatekeepers.members()[0]);
         address who = newcomer(77, STAKE);
+        admit(who);
         seats.nominate();
         vm.prank(who);
         seats.resign(who);
@@ -341,7 +420,10 @@ contract TermsTest is Founded {
         test_of_a_failed_ceremony_only_dealers_that_did_not_commit_pay();
         newcomer(77, STAKE);
         newcomer(78, STAKE + 1);
+        newcomer(79, STAKE + 2); // nobody admits it (E9)
         later();
+        admit(vm.addr(77));
+        admit(vm.addr(78));
         seats.nominate();
         address[] memory next = gatekeepers.ceremony().receivers;
         equal(next[1], vm.addr(78));

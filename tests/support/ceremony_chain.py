@@ -22,6 +22,7 @@ from cloister.core.encoding.contexts import Context, frame
 from cloister.core.encoding.signatures import sign_digest
 from cloister.core.encoding.statements import Statement
 from cloister.core.errors import CloisterError
+from cloister.core.policy.candidates import ADMISSION_BLOCKS, admission_of
 from cloister.core.policy.release import vendor_class_id
 from cloister.core.threshold import actions as do
 from cloister.core.threshold.dealing import Ceremony, Dealing
@@ -147,6 +148,16 @@ class Town:
             endpoint = f"http://127.0.0.1/{one.name}"
             calls.append((one.sender, "setCandidate", (operator, one.vendor, self._key(one), b"\x08" * 32, endpoint)))
         await self.together(calls)
+
+    async def admit(self, one: Gatekeeper, by: Sequence[Gatekeeper]) -> None:
+        """t members say that they verified a candidate (E9)."""
+        state = await self.state()
+        (record,) = await state.candidates((one.address,))
+        assert record is not None
+        expiry = state.checkpoint.number + ADMISSION_BLOCKS
+        said = admission_of(record, int(await self.view("term")), expiry)
+        await self.send(self.founder, "admit", said, await self.signed(said, by))
+        assert await self.view("admittedUntil", one.address) == expiry
 
     async def new_keys(self, who: Sequence[Gatekeeper]) -> None:
         """Register a key for the next ceremony."""

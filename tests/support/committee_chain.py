@@ -1,7 +1,7 @@
 """The Gatekeepers contract in memory, by the rules of spec/gatekeepers.md: candidates, ceremonies, terms, epochs.
 
 It is copied with each pretend block. Elections are the contract's own business (tests of the contract); here whoever
-writes the test says who is nominated.
+writes the test says who is nominated; a newcomer that is not admitted is passed over, and the sitting stay (E9).
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from cloister.core.chainview.ceremonies import (
 )
 from cloister.core.chainview.founding import CandidateRecord, SeatsRecord
 from cloister.core.chainview.seats import RulesRecord
-from cloister.core.encoding.handover import Handover, MasterResume, members_hash
+from cloister.core.encoding.handover import CandidateAdmission, Handover, MasterResume, members_hash
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.network import network_id
 from cloister.core.encoding.signatures import recover
 from cloister.core.errors import ChainError, define
+from cloister.core.policy.candidates import ADMISSION_BLOCKS, admission_of
 from cloister.core.threshold.facts import Confirmation, Facts, Fault
 from cloister.core.threshold.phases import Deadlines, Kind, Phase, agreed_value, late_viewers, phase_at
 from cloister.gatekeeper.membership import keyless
@@ -97,6 +98,7 @@ class Contract:
     nominated: tuple[bytes, ...] = ()
     elected_at: int = 0
     elections: set[int] = field(default_factory=set)
+    admitted: dict[bytes, int] = field(default_factory=dict)
 
     @property
     def newest(self) -> Opened | None:
@@ -163,13 +165,27 @@ class Contract:
         if sender in self.seats.members or self._receiving(sender):
             raise refuse("FrozenCandidate")
         self._fresh_key(sender, key)
+        self.admitted.pop(sender, None)
         self.candidates[sender] = CandidateRecord(sender, operator, vendor, key, evidence, endpoint)
 
     def do_setKey(self, sender: bytes, number: int, key: bytes, evidence: bytes) -> None:
         if self._receiving(sender):
             raise refuse("FrozenCandidate")
         self._fresh_key(sender, key)
+        self.admitted.pop(sender, None)
         self.candidates[sender] = replace(self.candidates[sender], dkg_key=key, evidence_hash=evidence)
+
+    def do_admit(self, sender: bytes, number: int, fields: tuple[Any, ...], signatures: Sequence[bytes]) -> None:
+        said = CandidateAdmission(*fields)
+        record = self.candidates.get(said.member)
+        if record is None or said != admission_of(record, said.term, said.expiry) or self.used.get(said.dkg_key):
+            raise refuse("NotAsDescribed")
+        if not self.admitted.get(said.member, 0) < said.expiry <= number + ADMISSION_BLOCKS:
+            raise refuse("BadExpiry")
+        signers = {recover(said.digest(self.seats.network_id), s) for s in signatures}
+        if said.term != self.seats.term or len(signers & set(self.seats.members)) < self.seats.threshold:
+            raise refuse("TooFewSigners")
+        self.admitted[said.member] = said.expiry
 
     def do_commitDealing(self, sender: bytes, number: int, identity: bytes, digest: bytes) -> None:
         one = self._in(identity, number, Phase.COMMIT)
@@ -245,7 +261,10 @@ class Contract:
         if number < self.elected_at + self.rules.term_blocks:
             raise refuse("TooEarly")
         self.elections.add(len(self.ceremonies) + 1)
-        self.open(Kind.RESHARE, self.nominated or self.seats.members, self.seats.threshold, number)
+        new = set(self.nominated) - set(self.seats.members)
+        admitted = all(self.admitted.get(one, 0) > number and not self.used.get(self._key_of(one)) for one in new)
+        chosen = self.nominated if self.nominated and admitted else self.seats.members
+        self.open(Kind.RESHARE, chosen, self.seats.threshold, number)
 
     def do_refresh(self, sender: bytes, number: int) -> None:
         if number < self.terms[self.seats.term].height + self.rules.refresh_blocks:
@@ -297,6 +316,9 @@ class Contract:
         if key in self.used:
             raise refuse("UsedKey")
         self.used[key] = 0
+
+    def _key_of(self, member: bytes) -> bytes:
+        return self.candidates[member].dkg_key
 
     def _receiving(self, sender: bytes) -> bool:
         one = self.newest

@@ -173,6 +173,9 @@ class WorldSnapshot:
     async def standing(self) -> tuple[bytes, ...]:
         return tuple(self._state.candidates)[:64]
 
+    async def admitted_until(self, member: bytes) -> int:
+        return self._state.contract.admitted.get(member, 0)
+
     async def open_ceremony(self) -> CeremonyView | None:
         newest = self._state.contract.newest
         return None if newest is None else newest.view

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from cloister.chain.seats import SeatedState
 from cloister.core.chainview import ceremonies as view
+from cloister.core.chainview.founding import read_admitted_until
 from cloister.core.chainview.seats import RulesRecord, read_rules
 from cloister.core.threshold.facts import Facts
 
@@ -33,6 +34,10 @@ class CeremonyState(SeatedState):
     async def handover_signatures(self, term: int) -> tuple[bytes, ...]:
         """The stored signatures of a term's hand-over; empty before."""
         return await self._read("Gatekeepers", lambda s, at: view.read_handover(s, at, term))
+
+    async def admitted_until(self, member: bytes) -> int:
+        """The block below which elections consider a candidate; 0 if t members did not admit it."""
+        return await self._read("Gatekeepers", lambda s, at: read_admitted_until(s, at, member))
 
     async def rules(self) -> RulesRecord:
         """The contract's parameters."""

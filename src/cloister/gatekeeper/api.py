@@ -9,6 +9,7 @@ from aiohttp import web
 
 from cloister.core.encoding.hexes import from_hex, need_uint, to_hex
 from cloister.core.errors import CloisterError, TransportError, define
+from cloister.gatekeeper.candidates import ROUTE as CANDIDACY_ROUTE
 from cloister.gatekeeper.service import Gatekeeper
 from cloister.node import logs
 from cloister.wire.account import ROUTE as ACCOUNT_ROUTE
@@ -55,6 +56,7 @@ def build(gatekeeper: Gatekeeper) -> web.Application:
             web.get("/v1/chains/{chain}/checkpoint/{number}", api.chain_checkpoint),
             web.get("/v1/chains/{chain}/signers/{term}", api.signer_set),
             web.post("/v1/admission", api.admission),
+            web.post(CANDIDACY_ROUTE, api.candidacy),
             web.post("/v1/keys", api.keys),
             web.post(ANCHOR_ROUTE, api.anchor_lease),
             web.post(ACCOUNT_ROUTE, api.account_signer),
@@ -136,6 +138,13 @@ class _Api:
     async def admission(self, request: web.Request) -> web.Response:
         desk = self._gatekeeper.require_desks().admissions
         return _answer((await desk.answer(await _body(request), _remote(request))).to_json())
+
+    async def candidacy(self, request: web.Request) -> web.Response:
+        gatekeeper = self._gatekeeper
+        gatekeeper.small(_remote(request))
+        desks = gatekeeper.require_desks()
+        signature = await gatekeeper.candidates.answer(await _body(request), desks.office, desks.checkpoints)
+        return _answer({"signature": to_hex(signature)})
 
     async def keys(self, request: web.Request) -> web.Response:
         desk = self._gatekeeper.require_desks().keys

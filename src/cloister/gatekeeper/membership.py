@@ -197,6 +197,10 @@ class Membership:
             if isinstance(error, BaseException) and not isinstance(error, CloisterError):
                 raise error
 
+    async def verify(self, at: Snapshot, head: Header, candidate: CandidateRecord) -> None:
+        """Verify one candidate now, or lately: within the last 64 blocks. Raises CloisterError."""
+        await self._verify_one(at, head, candidate)
+
     async def _verify(self, at: Snapshot, head: Header, candidates: Sequence[CandidateRecord]) -> None:
         answers = await asyncio.gather(*(self._verify_one(at, head, c) for c in candidates), return_exceptions=True)
         refused: list[CloisterError] = []

@@ -48,6 +48,9 @@ class Snapshot(Protocol):
     async def standing(self) -> tuple[bytes, ...]:
         """Addresses of those who stand as candidates, oldest first; the first 64."""
 
+    async def admitted_until(self, member: bytes) -> int:
+        """The block below which elections consider a candidate; 0 if t members did not admit it."""
+
     async def open_ceremony(self) -> CeremonyView | None:
         """The ceremony that was opened last, ended or not; None before the first."""
 

@@ -96,6 +96,8 @@ async def test_refresh_then_another_member_then_a_new_master_key(town: Town) -> 
     await town.stand([town.all[5]])
     await town.send(town.all[1].sender, "resign", town.all[1].address)
     await prepare(town)
+    await town.admit(town.all[5], town.all[:3])
+    assert await (await town.state()).admitted_until(town.all[5].address) > 0
     await town.send(town.founder, "nominate")
     view, _, phase = await town.run()
     assert phase is Phase.DONE
@@ -220,6 +222,7 @@ async def test_a_revoked_member_signs_nothing_and_the_reshare_removes_it(town: T
     await town.stand([town.all[5]])
     await town.new_keys(town.all[1:5])
     await town.rest()
+    await town.admit(town.all[5], town.all[1:4])
     await town.send(town.founder, "nominate")
     view, facts, phase = await town.run()
     assert phase is Phase.DONE

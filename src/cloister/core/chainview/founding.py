@@ -100,6 +100,12 @@ def read_candidates(slots: Slots, layout: Layout, members: Sequence[bytes]) -> t
     return tuple(found)
 
 
+def read_admitted_until(slots: Slots, layout: Layout, member: bytes) -> int:
+    """The block below which elections consider a candidate; 0 if t members did not admit it (E9)."""
+    place = layout.variable("_admittedUntil")
+    return slots.get([mapping_slot(place.slot, address_key(member))])[0] & (1 << 64) - 1
+
+
 def read_dealings(slots: Slots, layout: Layout, ceremony: bytes, members: Sequence[bytes]) -> tuple[bytes, ...]:
     """Digest of each member's dealing in a founding ceremony; 32 zero bytes where none was committed."""
     number, seats = _seats(slots, layout, ceremony, members)

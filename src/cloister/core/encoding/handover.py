@@ -1,4 +1,4 @@
-"""What the committee says of itself: hand-overs, removed seats, master epochs (spec/gatekeepers.md H1, E7, M1-M4)."""
+"""What the committee says of itself: hand-overs, who may sit, master epochs (spec/gatekeepers.md H1, E7, E9, M1-M4)."""
 
 from __future__ import annotations
 
@@ -48,6 +48,31 @@ class SeatRevocation(Statement):
     TYPES: ClassVar[dict[str, str]] = {"term": U64, "member": ADDRESS}
     term: int
     member: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateAdmission(Statement):
+    """``member`` showed good evidence lately and is as the contract says: elections below block ``expiry`` may seat it.
+
+    dkg_key: its key for the next ceremony, for which alone this counts. endpoint: keccak256 of its URL (E9)."""
+
+    NAME: ClassVar[str] = "CandidateAdmission"
+    TYPES: ClassVar[dict[str, str]] = {
+        "term": U64,
+        "member": ADDRESS,
+        "operator": ADDRESS,
+        "vendor_class": B32,
+        "dkg_key": B32,
+        "endpoint": B32,
+        "expiry": U64,
+    }
+    term: int
+    member: bytes
+    operator: bytes
+    vendor_class: bytes
+    dkg_key: bytes
+    endpoint: bytes
+    expiry: int
 
 
 @dataclass(frozen=True, slots=True)
