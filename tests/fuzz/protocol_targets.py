@@ -34,7 +34,7 @@ from cloister.core.encoding.log_statements import LogHead, WorkerLog
 from cloister.core.encoding.network import Genesis, Network
 from cloister.core.encoding.signatures import Signed, recover, sign_digest
 from cloister.core.encoding.statements import Checkpoint, Lease, WorkerAdmission
-from cloister.core.envelope import model
+from cloister.core.envelope import bhttp, model, oblivious, ohttp
 from cloister.core.envelope.certificate import KeyCertificate, Seat
 from cloister.core.envelope.opener import Opener
 from cloister.core.errors import CloisterError, from_wire
@@ -44,14 +44,30 @@ from cloister.core.receipts.kept import OwnerKey, open_as_caller, open_as_owner,
 from cloister.core.receipts.log import LogProof
 from cloister.core.receipts.receipt import Exchange, Receipt, ReceiptChain
 from cloister.gateway import relay
-from cloister.gateway.calls import TARGET
+from cloister.gateway.calls import SEALED_CALLS
+from cloister.gateway.oblivious import KEYS as OBLIVIOUS_KEYS
 from cloister.wire import heads, messages
 from cloister.wire.announce import Announcement, split_call
 from cloister.wire.connection import HEADER, Connection, Type, parse_error
 from cloister.wire.http import HttpConnection, HttpServer
 from cloister.wire.logs import HeldLog, LogAnswer, LogRequest
 from support.doors import NETWORK_FILE, checkpoint
-from support.sealed import AGENT, BOOT, NETWORK, NOW, WORKER, World, answer, head, key, lease, make_seat, open_fixed
+from support.sealed import (
+    AGENT,
+    BOOT,
+    MPK,
+    NETWORK,
+    NOW,
+    WORKER,
+    World,
+    answer,
+    derived,
+    head,
+    key,
+    lease,
+    make_seat,
+    open_fixed,
+)
 
 Target = Callable[[bytes], object]
 MAX_SIZE: Final = 65536
@@ -102,6 +118,56 @@ def _request(data: bytes) -> None:
     except CloisterError:
         return
     raise AssertionError("a forged record opened" if data != good else "a record opened twice")
+
+
+def _bhttp_request(data: bytes) -> None:
+    """What was read can be written, and is read again as the same."""
+    found = bhttp.decode_request(data, max_content=MAX_SIZE)
+    for indeterminate in (False, True):
+        text = bhttp.encode_request(found, indeterminate=indeterminate, size=len(data))
+        assert bhttp.decode_request(text, max_content=MAX_SIZE) == found
+
+
+def _bhttp_response(data: bytes) -> None:
+    found = bhttp.decode_response(data, max_content=MAX_SIZE)
+    for indeterminate in (False, True):
+        text = bhttp.encode_response(found, indeterminate=indeterminate, size=len(data))
+        assert bhttp.decode_response(text, max_content=MAX_SIZE) == found
+
+
+def _ohttp_keys(data: bytes) -> None:
+    for config in ohttp.decode_configs(data):
+        assert ohttp.KeyConfig.decode(config.encode()) == config
+
+
+@functools.cache
+def oblivious_world() -> tuple[Any, Any, bytes, bytes]:
+    """A certificate, its oblivious key, a request to it and its answer, opened."""
+    certificate = make_seat(b"\x09" * 32).certificate
+    shown, recipient = oblivious.issue(certificate, derived(certificate), MPK, lambda d: sign_digest(WORKER, d), random)
+    sealed = oblivious.seal(ohttp.KeyConfig.decode(shown.config), certificate, head(), b"question", random)
+    return certificate, recipient, sealed.data, recipient.open(sealed.data, max_size=MAX_SIZE)[0]
+
+
+def _ohttp_request(data: bytes) -> None:
+    """Nothing that differs from what was sealed may open."""
+    _, recipient, good, _ = oblivious_world()
+    try:
+        recipient.open(data, max_size=MAX_SIZE)
+    except CloisterError:
+        return
+    assert data == good, "a forged request opened"
+
+
+def _oblivious_call(data: bytes) -> None:
+    """A message from inside the seal: whoever knows the key may write anything there."""
+    certificate = oblivious_world()[0]
+    found = oblivious.from_message(bhttp.decode_request(data, max_content=MAX_SIZE), certificate)
+    assert oblivious.from_message(oblivious.to_message(certificate, found, b""), certificate) == found
+
+
+def _oblivious_answer(data: bytes) -> None:
+    oblivious.Answer.of(bhttp.decode_response(data, max_content=MAX_SIZE), bytes(32))
 
 
 def _head(data: bytes) -> None:
@@ -379,7 +445,15 @@ TARGETS: Final[dict[str, Target]] = {
     "error_frame": parse_error,
     "error_fields": _json(from_wire),
     "http": _in_a_loop(_http),
-    "call_target": lambda data: TARGET.fullmatch(data.decode("latin-1")),
+    "call_target": lambda data: SEALED_CALLS.target.fullmatch(data.decode("latin-1")),
+    "oblivious_target": lambda data: OBLIVIOUS_KEYS.fullmatch(data.decode("latin-1")),
+    "bhttp_request": _bhttp_request,
+    "bhttp_response": _bhttp_response,
+    "ohttp_keys": _ohttp_keys,
+    "ohttp_request": _ohttp_request,
+    "oblivious_key": _json(oblivious.ObliviousKey.from_json, oblivious.ObliviousKey.to_json),
+    "oblivious_call": _oblivious_call,
+    "oblivious_answer": _oblivious_answer,
     "rpc_body": _relay,
     "keys_request": _json(messages.KeysRequest.from_json, messages.KeysRequest.to_json),
     "keys_answer": _json(messages.KeysAnswer.from_json, messages.KeysAnswer.to_json),
@@ -413,6 +487,7 @@ def seeds() -> dict[str, tuple[bytes, ...]]:
     signed_log = Signed(LogHead(1, log.worker, BOOT, 4, bytes(32)), (bytes(65),))
     plain: dict[str, Any] = {
         "seat": seat.to_json(),
+        "oblivious_key": oblivious.ObliviousKey(bytes(32), b"\1", bytes(65), bytes(96)).to_json(),
         "checkpoint": checkpoint(5).to_json(),
         "lease": lease().to_json(),
         "wallet_file": wallet,
@@ -430,6 +505,11 @@ def seeds() -> dict[str, tuple[bytes, ...]]:
         "member_info": messages.Info(bytes(20), 1, 1, NETWORK, bytes(32), "intel", True, 5).to_json(),
         "error_fields": {"code": "envelope.replay", "check": "c", "expected": "e", "found": "f", "remedy": "r"},
     }
+    asked = bhttp.BinaryRequest("POST", "https", "a.example", "/x", (("a", "b"),), b"body", (("t", "u"),))
+    final = (("cloister-receipt", '{"receipt":{},"signature":"0x' + "00" * 65 + '"}'),)
+    told = bhttp.BinaryResponse(200, (("cloister-checkpoint", "5"),), b"body", final, ((103, (("a", "b"),)),))
+    failure = b'{"status":409,"error":{"code":"envelope.replay"}}'
+    refused = bhttp.BinaryResponse(409, (("cloister-refusal", "envelope.replay"),), failure)
     others = json.loads((Path(__file__).parents[2] / "spec/vectors/callers.json").read_text())
     heads_of_callers = [others["callers"][name].encode() for name in ("head_by_key", "head_by_contract")]
     return {name: (json.dumps(value).encode(),) for name, value in plain.items()} | {
@@ -460,6 +540,13 @@ def seeds() -> dict[str, tuple[bytes, ...]]:
         ),
         "error_frame": (b'{"code":"frames.busy","status":503}',),
         "http": (post, chunked, post[:30]),
+        "oblivious_target": (b"/v1/oblivious/0x" + b"22" * 32 + b"/keys?boot=0x" + b"33" * 32,),
+        "bhttp_request": (bhttp.encode_request(asked), bhttp.encode_request(asked, indeterminate=True, size=512)),
+        "bhttp_response": (bhttp.encode_response(told), bhttp.encode_response(told, indeterminate=True, size=512)),
+        "ohttp_keys": (ohttp.encode_configs((oblivious_world()[1].config,) * 2),),
+        "ohttp_request": (oblivious_world()[2],),
+        "oblivious_call": (oblivious_world()[3],),
+        "oblivious_answer": (bhttp.encode_response(told), bhttp.encode_response(refused)),
         "call_target": (b"/v1/call/0x" + b"22" * 32 + b"?boot=0x" + b"33" * 32,),
     }
 

@@ -19,7 +19,6 @@ from cloister.wire.frames import LOST, Call
 from cloister.wire.http import Exchange
 
 SEALED: Final = "application/cloister-sealed"
-TARGET: Final = re.compile(r"/v1/call/0x([0-9a-f]{64})\?boot=0x([0-9a-f]{64})")
 _NO_STORE: Final = b"cache-control: no-store\r\n"
 
 BAD_CALL = define(
@@ -44,6 +43,27 @@ WORKER_GONE = define(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One kind of call: its target (agent, boot), content types of request and answer, the stream to the worker, and
+    how a refusal is said."""
+
+    target: re.Pattern[str]
+    takes: str
+    gives: str
+    kind: Kind
+    refuse: Callable[[Exchange, CloisterError], None]
+
+
+SEALED_CALLS: Final = Door(
+    re.compile(r"/v1/call/0x([0-9a-f]{64})\?boot=0x([0-9a-f]{64})"),
+    SEALED,
+    SEALED,
+    Kind.CALL,
+    lambda exchange, error: exchange.error(error),
+)
+
+
 @dataclass(slots=True)
 class Counts:
     """What happened so far, for operators."""
@@ -64,19 +84,19 @@ class Calls:
         self.counts = Counts()
         self.observe: Callable[[float], None] = _nobody
 
-    def serve(self, exchange: Exchange) -> None:
+    def serve(self, exchange: Exchange, door: Door = SEALED_CALLS) -> None:
         """Begin one call. Raises TransportError: gateway.bad_call, no_worker, overloaded."""
         request = exchange.request
-        match = TARGET.fullmatch(request.target)
-        if match is None or request.headers.get("content-type") != SEALED:
+        match = door.target.fullmatch(request.target)
+        if match is None or request.headers.get("content-type") != door.takes:
             raise BAD_CALL(expected="an agent, a boot and a sealed body", found="another target or content type")
         if self.counts.in_flight >= self._max:
             raise OVERLOADED(expected=f"at most {self._max} calls at once", found="one more")
         agent, boot = bytes.fromhex(match[1]), bytes.fromhex(match[2])
         try:
             linked = self._workers.by_boot(boot)
-            running = _Running(exchange, self.counts, self.observe)
-            running.call = linked.connection.open(Kind.CALL, call_payload(agent, request.body), running)
+            running = _Running(exchange, self.counts, self.observe, door)
+            running.call = linked.connection.open(door.kind, call_payload(agent, request.body), running)
         except CloisterError:
             self.counts.refused += 1
             raise
@@ -90,10 +110,10 @@ class Calls:
 class _Running:
     """A call in progress: the worker's stream on one side, the caller's HTTP answer on the other."""
 
-    __slots__ = ("_begun", "_counts", "_exchange", "_observe", "_over", "_unread", "call")
+    __slots__ = ("_begun", "_counts", "_door", "_exchange", "_observe", "_over", "_unread", "call")
 
-    def __init__(self, exchange: Exchange, counts: Counts, observe: Callable[[float], None]) -> None:
-        self._exchange, self._counts, self._observe = exchange, counts, observe
+    def __init__(self, exchange: Exchange, counts: Counts, observe: Callable[[float], None], door: Door) -> None:
+        self._exchange, self._counts, self._observe, self._door = exchange, counts, observe, door
         self._begun = time.monotonic()
         self.call: Call | None = None
         self._unread = 0
@@ -117,7 +137,7 @@ class _Running:
         self._counts.bytes_out += len(data)
         self._finish()
         if not self._exchange.started:
-            self._exchange.reply(200, data, SEALED, _NO_STORE)
+            self._exchange.reply(200, data, self._door.gives, _NO_STORE)
             return
         self._exchange.write(data)
         self._exchange.finish()
@@ -130,7 +150,7 @@ class _Running:
             error = WORKER_GONE(expected="an answer", found="a closed connection")
         else:
             self._counts.refused += 1
-        self._exchange.error(error)
+        self._door.refuse(self._exchange, error)
 
     # What the caller does
 
@@ -148,7 +168,7 @@ class _Running:
 
     def _write(self, data: bytes) -> None:
         self._counts.bytes_out += len(data)
-        self._exchange.start(200, SEALED)
+        self._exchange.start(200, self._door.gives)
         self._exchange.write(data)
 
     def _finish(self) -> None:

@@ -13,6 +13,7 @@ from cloister import __version__
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.errors import CloisterError, TransportError, define
 from cloister.fabric.ports import Fabric
+from cloister.gateway import oblivious
 from cloister.gateway.calls import OVERLOADED, Calls
 from cloister.gateway.config import GatewayConfig
 from cloister.gateway.handovers import Handovers
@@ -97,6 +98,7 @@ class Routes:
             ("PUT", re.compile(r"/v1/blobs"), self._put_blob),
             ("GET", re.compile(rf"/v1/blobs/{_HEX}"), self._get_blob),
             ("GET", re.compile(rf"/v1/workers/0x([0-9a-f]{{40}})/evidence\?nonce={_HEX}"), self._get_evidence),
+            ("GET", oblivious.KEYS, self._get_oblivious),
             ("GET", re.compile(r"/v1/status"), self._get_status),
             ("GET", re.compile(rf"/v1/receipts/{_HEX}(/proof)?"), self._get_receipt),
             (
@@ -108,7 +110,7 @@ class Routes:
 
     def max_body(self, method: str, target: str) -> int:
         """The cap of a request's body, before it is read."""
-        if method == "POST" and target.startswith("/v1/call/"):
+        if method == "POST" and target.startswith(("/v1/call/", oblivious.PREFIX)):
             return self._config.max_call
         if method == "PUT" and target == "/v1/blobs":
             return self._config.max_blob
@@ -119,6 +121,9 @@ class Routes:
         method, target = exchange.request.method, exchange.request.target
         if method == "POST" and target.startswith("/v1/call/"):
             self._calls.serve(exchange)
+            return
+        if method == "POST" and target.startswith(oblivious.PREFIX):
+            oblivious.serve(self._calls, exchange)
             return
         if method == "OPTIONS":
             exchange.reply(200, b"", "text/plain", _PREFLIGHT)
@@ -164,6 +169,18 @@ class Routes:
             exchange.reply(200, await _ask(linked.connection, Kind.EVIDENCE, nonce, MAX_EVIDENCE, _EVIDENCE_S))
         finally:
             self._asking -= 1
+
+    async def _get_oblivious(self, exchange: Exchange, parts: tuple[str, ...]) -> None:
+        agent, plain, boot = bytes.fromhex(parts[0]), parts[1] == "ohttp-keys", bytes.fromhex(parts[2])
+        linked = self._workers.by_boot(boot)
+        if self._asking >= _MAX_EVIDENCE_AT_ONCE:
+            raise OVERLOADED(expected=f"at most {_MAX_EVIDENCE_AT_ONCE} such requests at once", found="one more")
+        self._asking += 1
+        try:
+            said = await _ask(linked.connection, Kind.OBLIVIOUS_KEYS, agent, MAX_RECEIPT, _RECEIPT_S)
+        finally:
+            self._asking -= 1
+        oblivious.show(exchange, said, plain=plain)
 
     async def _get_receipt(self, exchange: Exchange, parts: tuple[str, ...]) -> None:
         """Whichever connected worker has it: workers that share a store have each other's."""

@@ -7,6 +7,8 @@ announcement replaces the one before. The gateway then opens streams towards it,
 - ``EVIDENCE``: nonce (32 bytes). Answer: JSON {evidence, binding}.
 - ``STATUS``: nothing. Answer: a JSON object for operators.
 - ``ANSWER``: chain id (8 bytes) ‖ agent (32 bytes) ‖ index (8 bytes). Answer: JSON of ``wire.anchor.Ready``.
+- ``OBLIVIOUS``: agent (32 bytes) ‖ encapsulated request. Answer: the encapsulated response (spec/ohttp.md).
+- ``OBLIVIOUS_KEYS``: agent (32 bytes). Answer: JSON {keys: [ObliviousKey]}.
 - ``RECEIPT``: u8 (1 receipt, 2 proof) ‖ receipt id (32 bytes). Answer: JSON of spec/receipts.md 15.
 """
 
@@ -40,6 +42,8 @@ class Kind(IntEnum):
     STATUS = 3
     RECEIPT = 4
     ANSWER = 5
+    OBLIVIOUS = 6
+    OBLIVIOUS_KEYS = 7
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ The gateway is not trusted with anything here: it names an agent and hands over 
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cloister.wire.announce import MAX_ANNOUNCEMENT, MAX_SEATS, Announcement, Ki
 from cloister.wire.frames import FrameClient, Incoming
 from cloister.worker.agents import AgentTable
 from cloister.worker.leases import NodeIdentity
+from cloister.worker.oblivious import ObliviousCalls
 from cloister.worker.receipts import ReceiptDoor
 from cloister.worker.serve import Server
 
@@ -47,6 +49,7 @@ class GatewayLink:
         self._ready = ready
         self._node, self._server, self._table, self._receipts = node, server, table, receipts
         self._evidence, self._status = evidence, status
+        self._oblivious = ObliviousCalls(node, secrets.token_bytes)
         self._client = FrameClient(socket, handler=self.handle, announce=self.announcement, report=_report)
 
     def start(self) -> None:
@@ -79,6 +82,12 @@ class GatewayLink:
         if incoming.kind == Kind.CALL:
             agent, record = split_call(incoming.payload)
             await self._server.serve(agent, record, incoming)
+        elif incoming.kind == Kind.OBLIVIOUS:
+            agent, record = split_call(incoming.payload)
+            await self._server.opened(agent, lambda placed, now: self._oblivious.open(placed, record, now), incoming)
+        elif incoming.kind == Kind.OBLIVIOUS_KEYS:
+            agent = need_bytes("agent", incoming.payload, 32)
+            await incoming.send(self._oblivious.keys(self._table.get(agent)))
         elif incoming.kind == Kind.EVIDENCE:
             shown = await self._evidence(need_bytes("nonce", incoming.payload, 32))
             await incoming.send(json.dumps(shown).encode())

@@ -104,7 +104,16 @@ class Server:
         self.refused = 0
 
     async def serve(self, agent: bytes, record: bytes, answer: Answer) -> None:
-        """Serve one record. Raises CloisterError for what could not be opened, and when the caller is gone.
+        """Serve one sealed record, as ``opened`` does."""
+
+        def opened(placed: Placed, now_ms: int) -> OpenRequest:
+            return self._sessions.open_request(agent, record, now_ms, placed.open_psk)
+
+        await self.opened(agent, opened, answer)
+
+    async def opened(self, agent: bytes, opens: Callable[[Placed, int], OpenRequest], answer: Answer) -> None:
+        """Serve the request that ``opens(agent held here, Unix ms)`` gives. Raises CloisterError for what could not be
+        opened, and when the caller is gone.
 
         1. a fresh view of the chain, and no key of a lease that it ends; 2. the agent is held here and not paused;
         3. open, for the version that the certificate names; 4. a calling agent is the one that it says, and the access
@@ -117,7 +126,7 @@ class Server:
             checkpoint = self._watch.require_fresh()  # 1
             self._table.advance(self._watch.height)
             placed = self._table.get(agent)  # 2
-            request = self._sessions.open_request(agent, record, self._now_ms(), placed.open_psk)  # 3
+            request = opens(placed, self._now_ms())  # 3
             placed = placed.serving(request.certificate)
             await self._within_time(placed, request, checkpoint.number, answer)
             self.served += 1
