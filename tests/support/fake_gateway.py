@@ -28,7 +28,7 @@ from cloister.core.errors import CloisterError
 from cloister.core.keys import hpke
 from cloister.core.receipts.batch import BatchPath, sign_together
 from cloister.core.receipts.log import LogProof
-from cloister.core.receipts.merkle import inclusion_path, leaf_hash, part_of, root_of
+from cloister.core.receipts.merkle import consistency_path, inclusion_path, leaf_hash, part_of, root_of
 from cloister.core.receipts.receipt import Exchange, Receipt, ReceiptChain
 from cloister.core.threshold import ibe
 from support.fake_world import MEMBERS, MPKS, World, fresh, test_key
@@ -165,6 +165,7 @@ class FakeGateway:
         made.router.add_get("/v1/workers/{worker}/evidence", self._evidence)
         made.router.add_get("/v1/status", self._status)
         made.router.add_get("/v1/receipts/{id}/proof", self._proof)
+        made.router.add_get("/v1/receipts/{id}/consistency", self._consistency)
         return made
 
     async def _network(self, request: web.Request) -> web.Response:
@@ -283,6 +284,15 @@ class FakeGateway:
     async def _proof(self, request: web.Request) -> web.StreamResponse:
         found = self.proofs.get(from_hex(request.match_info["id"], 32))
         return web.json_response(found) if found is not None else web.json_response({"error": {}}, status=404)
+
+    async def _consistency(self, request: web.Request) -> web.StreamResponse:
+        receipt_id, old, new = from_hex(request.match_info["id"], 32), int(request.query["from"]), request.query["to"]
+        for worker in self.workers:
+            if receipt_id in [one.id for one in worker.issued]:
+                leaves = [leaf_hash(one.id) for one in worker.issued]
+                path = consistency_path(old, int(new), part_of(leaves))
+                return web.json_response({"path": to_hex(b"".join(path))})
+        return web.json_response({"error": {}}, status=404)
 
     async def _status(self, request: web.Request) -> web.Response:
         return web.json_response({"workers": len(self.workers), "version": "test"})

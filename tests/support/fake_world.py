@@ -127,10 +127,10 @@ def _trie(words: frozenset[tuple[int, int]]) -> HexaryTrie:
 class World:
     """The whole network. Change records, then ``mine``; ``now`` is everybody's clock (Unix seconds)."""
 
-    def __init__(self, policy: Policy | None = None, now: int = NOW) -> None:
+    def __init__(self, policy: Policy | None = None, now: int = NOW, contracts: Sequence[str] = CONTRACTS) -> None:
         self.now = float(now)
         self.policy = policy or devnet(Roots.of({"intel": [hashlib.sha256(b"root").digest()]}))
-        self.stores = {n: Store(n, hashlib.sha256(n.encode()).digest()[:20]) for n in CONTRACTS}
+        self.stores = {n: Store(n, hashlib.sha256(n.encode()).digest()[:20]) for n in contracts}
         self.blocks: dict[int, dict[str, Any]] = {}
         self.proofs: dict[int, tuple[HexaryTrie, dict[str, HexaryTrie]]] = {}
         self.blobs: dict[bytes, bytes] = {}
@@ -237,6 +237,21 @@ class World:
         return ibe.DerivedKey(to_bytes(hash_identity(bytes(version.key(purpose, period))) * ROOTS[self.master_epoch]))
 
     # --- records ---
+
+    def add_root(self, worker: bytes, boot: bytes, root: bytes, size: int) -> int:
+        """Record a root of a receipt log as the contract does; returns its number. Not on chain before ``mine``."""
+        store, kind = self.stores["Receipts"], "t_struct(Root)_storage"
+        head = mapping_slot(store.layout.variable("_roots").slot, address_key(worker))
+        index = store.words.get(head, 0)
+        base = add(data_slot(head), index * store.layout.words(kind))
+        values = {"boot": boot, "root": root, "size": size, "atBlock": self.number + 1}
+        for name, value in values.items():
+            number = int.from_bytes(value, "big") if isinstance(value, bytes) else value
+            store.put(base, store.layout.fields(kind)[name], number)
+        store.words[head] = index + 1
+        inner = mapping_slot(store.layout.variable("_sizes").slot, address_key(worker))
+        store.words[mapping_slot(inner, boot)] = size
+        return index
 
     def set_agent(self, token_id: int = 1, **changes: Any) -> bytes:
         """Write an agent's record; returns its id. Not on chain before ``mine``."""

@@ -41,7 +41,8 @@ NO_NETWORK_FILE = define(
     "cli.no_network_file",
     ConfigError,
     check="an offline check has the network file",
-    remedy="give --network FILE (it is what GET /v1/network serves), or leave --offline out",
+    remedy="give --network FILE (it is what GET /v1/network serves), or --fingerprint where the file that is checked "
+    "brings it along, or leave --offline out",
 )
 
 
@@ -74,13 +75,16 @@ class Settings:
         file, fingerprint = self.devnet.get("network_file"), self.devnet.get("fingerprint")
         return (Path(file) if isinstance(file, str) else None), (fingerprint if isinstance(fingerprint, str) else None)
 
-    def network_offline(self) -> Network:
-        """The pinned network from a file, without asking a gateway. Raises ConfigError (cli.no_network_file)."""
+    def network_offline(self, offered: bytes | None = None) -> Network:
+        """The pinned network from a file, without asking a gateway. ``offered``: network.json as somebody sent it
+        along; it counts where it has the fingerprint that is given. Raises ConfigError (cli.no_network_file)."""
         from cloister.client.home import read_file
         from cloister.client.network import pin
         from cloister.core.encoding.network import MAX_FILE
 
         file, fingerprint = self.pinned()
+        if file is None and offered is not None and fingerprint is not None:
+            return pin(offered, fingerprint=fingerprint, home=self.home, where="the file")
         if file is None:
             raise NO_NETWORK_FILE(expected="--network FILE", found="none")
         raw = read_file(file, MAX_FILE)

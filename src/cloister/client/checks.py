@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, TypeVar
 from cloister.chain.abi import BAD_ANSWER
 from cloister.chain.headers import fetch_header
 from cloister.chain.rpc import quantity
+from cloister.client.anchored import Anchor, Bundle, anchor, require_one_log
 from cloister.client.receipts import Kept
 from cloister.client.resolve import NOT_ADMITTED, Sitting, View
 from cloister.core.attestation.appraise import MEASUREMENT, Listed, appraise
 from cloister.core.attestation.model import Binding, Evidence, Verdict
 from cloister.core.attestation.policy import Policy
+from cloister.core.chainview.logged import RootRecord
 from cloister.core.chainview.proofs import MAX_NODE, MAX_NODES, verify_account
 from cloister.core.chainview.records import AgentRecord, WorkerRecord
-from cloister.core.chainview.terms import Terms
+from cloister.core.chainview.terms import Terms, follow
 from cloister.core.encoding.hexes import from_hex, need_fields, to_hex
 from cloister.core.encoding.network import Network
 from cloister.core.encoding.statements import Lease
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Found = tuple[T, str]
 Shown = tuple[Evidence, Binding]
+_EVER = 1 << 53
 
 WRONG_CHAIN = define(
     "client.wrong_chain",
@@ -283,6 +286,48 @@ async def logged(terms: Terms, kept: Kept) -> Found[None]:
         raise NOT_INCLUDED(expected="a saved proof", found="none")
     kept.proof.verify(kept.receipt, terms.members_of(kept.proof.statement), terms.network)
     return None, f"number {kept.proof.index} in a log of {kept.proof.statement.size}"
+
+
+async def anchored(client: Client, view: View, kept: Kept) -> Found[tuple[Anchor, RootRecord]]:
+    """A root of the receipt's log in the Receipts contract, by proof. What was recorded is proven once more by itself,
+    as whoever gets the file will do."""
+    found = await anchor(client, view, kept)
+    return await shown_root(client.network, client.resolver.walk.terms, kept, found)
+
+
+async def shown_root(network: Network, terms: Terms, kept: Kept, found: Anchor) -> Found[tuple[Anchor, RootRecord]]:
+    """The root that an anchor's proofs lead to."""
+    root = await found.root(network, terms, kept.receipt.worker)
+    number = getattr(found.checkpoint.statement, "number", 0)
+    return (found, root), f"root {found.index} of {root.size} receipts, since block {root.at_block}, at block {number}"
+
+
+async def led(terms: Terms, bundle: Bundle) -> Found[Terms]:
+    """The terms that a file's hand-overs lead to, from those that are known. Their age does not matter here: what is
+    proven is that something was so, not that it is."""
+    said = int(getattr(bundle.anchor.checkpoint.statement, "timestamp", 0))
+    found = follow(terms, bundle.handovers, max(terms.in_office.seen, said), _EVER)
+    return found, f"term {found.in_office.signers.term}"
+
+
+async def one_log(kept: Kept, found: Anchor, root: RootRecord) -> Found[None]:
+    """The root and the witnessed head are of one log, and the root covers the receipt."""
+    if kept.proof is None:
+        raise NOT_INCLUDED(expected="a saved proof", found="none")
+    require_one_log(kept.proof, root, found.path)
+    return None, f"{kept.proof.statement.size} receipts witnessed, {root.size} on chain"
+
+
+async def recorded_admission(view: View, receipt: Receipt) -> Found[None]:
+    """Not removed, by storage proof. That it had this boot, the contract saw when it took the root."""
+    record = await view.state.worker(receipt.worker)
+    if record is None:
+        raise WORKER_UNKNOWN(expected="a registered worker", found="never registered")
+    if record.boot == receipt.boot:
+        return await receipt_admission(view, receipt)
+    if record.removed:
+        raise NOT_ADMITTED(expected="a worker that was not removed", found="removed")
+    return None, f"{vendor(record)}, an earlier boot"
 
 
 async def receipt_admission(view: View, receipt: Receipt) -> Found[None]:

@@ -125,6 +125,10 @@ class Gateway:
         """Its place in a log that the committee signed, unverified: give it to ``LogProof.from_json``."""
         return await self._json("GET", f"/v1/receipts/{to_hex(receipt_id)}/proof")
 
+    async def receipt_consistency(self, receipt_id: bytes, old: int, new: int) -> dict[str, Any]:
+        """{path}: from the first ``old`` to the first ``new`` receipts of a receipt's log, unverified."""
+        return await self._json("GET", f"/v1/receipts/{to_hex(receipt_id)}/consistency?from={old}&to={new}")
+
     async def answer(self, chain_id: int, agent: bytes, index: int) -> dict[str, Any]:
         """A contract's answer that a worker signed and cannot pay to bring, unverified: ``client.relaying``."""
         return await self._json("GET", f"/v1/answers/{to_hex(agent)}/{index}?chain={chain_id}")

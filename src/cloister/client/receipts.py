@@ -145,6 +145,11 @@ class Ledger:
             raise UNREADABLE(expected=f"to write {path}", found=error.strerror or type(error).__name__) from None
 
 
+def kept_of(home: Home, name: str) -> Kept:
+    """The receipt that this home keeps under an id or prefix of it, as people write it. Raises NOT_KEPT."""
+    return Ledger(home).load(from_hex(name.lower().rstrip("…"), name="receipt id", max_size=32))
+
+
 def _parsed(line: bytes) -> Kept | None:
     try:
         kept = Kept.parse(line)

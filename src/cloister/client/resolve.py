@@ -68,11 +68,14 @@ NOT_ADMITTED = define(
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One verified checkpoint, the state under it, and when this client took it (Unix seconds, own clock)."""
+    """One verified checkpoint, the state under it, and when this client took it (Unix seconds, own clock).
+
+    ``signed``: the checkpoint with its signatures, for whoever keeps it as proof."""
 
     checkpoint: Checkpoint
     state: SeatedState
     taken: float
+    signed: Signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +178,7 @@ class Resolver:
             return last
         if last is None or checkpoint.number > last.checkpoint.number:
             state = SeatedState(self._rpc, self._addresses, checkpoint, code_hashes=self._code_hashes)
-            self._view = last = View(checkpoint, state, now)
+            self._view = last = View(checkpoint, state, now, signed)
         elif now - last.checkpoint.timestamp > limit:  # the gateway went back, and what we hold is stale itself
             raise NO_SEAT(expected=f"a checkpoint above {last.checkpoint.number}", found=str(checkpoint.number))
         return last

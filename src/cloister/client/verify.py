@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cloister.client import checks
+from cloister.client.anchored import NOT_ANCHORED, Bundle
 from cloister.client.checks import (
     BUNDLE,
     CONTRACT_CODE,
@@ -27,8 +28,9 @@ from cloister.client.resolve import NOT_ADMITTED, OTHER_COMMITTEE
 from cloister.core.attestation.appraise import MEASUREMENT, UNAUTHENTIC
 from cloister.core.attestation.model import Check
 from cloister.core.attestation.policy import Policy
+from cloister.core.chainview.logged import RootRecord
 from cloister.core.chainview.refusals import STALE
-from cloister.core.chainview.terms import Terms, pinned
+from cloister.core.chainview.terms import HANDOVER_FORK, Terms, pinned
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.network import Network
 from cloister.core.envelope.certificate import NOT_LEASED
@@ -36,7 +38,7 @@ from cloister.core.errors import CloisterError, Refusal, from_wire
 from cloister.core.policy.committee import BAD_POLICY, NOT_DIVERSE
 from cloister.core.policy.refusals import AGENT_UNKNOWN, PAUSED, WORKER_UNKNOWN
 from cloister.core.receipts.log import LogProof
-from cloister.core.receipts.merkle import NOT_INCLUDED
+from cloister.core.receipts.merkle import NOT_CONSISTENT, NOT_INCLUDED
 from cloister.core.receipts.receipt import MALFORMED, Receipt
 from cloister.core.receipts.verify import BAD_SIGNATURE
 
@@ -203,13 +205,62 @@ async def verify_saved_receipt(network: Network, kept: Kept, terms: Terms | None
     return report
 
 
-async def _alone(report: Report, network: Network, terms: Terms, kept: Kept) -> Receipt:
+async def verify_anchored_receipt(client: Client, kept: Kept) -> tuple[Report, Bundle | None]:
+    """A receipt against the chain: 1 form; 2 certificate under a lease; 3 fields and signature; 4 its place in a log
+    that q members witnessed; 5 checkpoint; 6 a root in the Receipts contract by proof; 7 the root and the witnessed
+    head are of one log; 8 the worker was not removed. And the file that shows it to others, if all of it holds.
+
+    ``kept`` needs its proof (``with_proof``)."""
+    report, terms = Report("receipt"), client.resolver.walk.terms
+    try:
+        receipt = await _alone(report, client.network, terms, kept, demand=True)
+        view = await report.step(STALE, "t signatures, fresh", lambda: checks.checkpoint(client))
+        found, root = await report.step(
+            NOT_ANCHORED, "a root over it, by proof", lambda: checks.anchored(client, view, kept)
+        )
+        await report.step(NOT_CONSISTENT, "one log", lambda: checks.one_log(kept, found, root))
+        await report.tried(NOT_ADMITTED, "not removed", lambda: checks.recorded_admission(view, receipt))
+    except _Stop:
+        return report, None
+    _said(report, receipt)
+    _on_chain(report, root)
+    told = client.resolver.walk.terms.told
+    return report, Bundle(client.network.encode(), told, kept, found) if report.ok else None
+
+
+async def verify_receipt_bundle(bundle: Bundle, network: Network, terms: Terms | None = None) -> Report:
+    """The same from a file alone: 1 its hand-overs; 2 to 5 as 1 to 4 there; 6 the root by the file's proofs; 7 one log.
+
+    ``terms``: those that this client remembers; the file's hand-overs lead on from there. Whether the worker was
+    removed after the file's checkpoint, only the chain can say."""
+    report, kept, found = Report("receipt"), bundle.kept, bundle.anchor
+    try:
+        terms = await report.step(HANDOVER_FORK, "one line", lambda: checks.led(terms or pinned(network, 0), bundle))
+        receipt = await _alone(report, network, terms, kept, demand=True)
+        _, root = await report.step(
+            NOT_ANCHORED, "a root over it, by proof", lambda: checks.shown_root(network, terms, kept, found)
+        )
+        await report.step(NOT_CONSISTENT, "one log", lambda: checks.one_log(kept, found, root))
+    except _Stop:
+        return report
+    _said(report, receipt)
+    _on_chain(report, root)
+    report.notes.append("checked offline: a worker that was removed since is not noticed")
+    return report
+
+
+def _on_chain(report: Report, root: RootRecord) -> None:
+    report.facts |= {"root": to_hex(root.root), "size": root.size, "at_block": root.at_block}
+    report.notes.append("whoever changed or hid this receipt would need another log than the one on chain")
+
+
+async def _alone(report: Report, network: Network, terms: Terms, kept: Kept, *, demand: bool = False) -> Receipt:
     period = Policy.from_json(dict(network.genesis.policy)).network.period_blocks
     receipt = await report.step(MALFORMED, "canonical JSON", lambda: checks.parsed(kept))
     report.subject = f"receipt {to_hex(receipt.id)}"
     await report.step(NOT_LEASED, "t signatures over the lease", lambda: checks.leased(terms, period, kept))
     await report.step(BAD_SIGNATURE, "the seat's fields, the worker's signature", lambda: checks.signed(kept))
-    if kept.proof is None:
+    if kept.proof is None and not demand:
         report.notes.append("without a proof that the committee saw it in its worker's log")
     else:
         await report.step(NOT_INCLUDED, "a log signed by q members", lambda: checks.logged(terms, kept))

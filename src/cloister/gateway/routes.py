@@ -103,6 +103,11 @@ class Routes:
             ("GET", re.compile(rf"/v1/receipts/{_HEX}(/proof)?"), self._get_receipt),
             (
                 "GET",
+                re.compile(rf"/v1/receipts/{_HEX}/consistency\?from=([1-9][0-9]{{0,15}})&to=([1-9][0-9]{{0,15}})"),
+                self._get_consistency,
+            ),
+            (
+                "GET",
                 re.compile(rf"/v1/answers/{_HEX}/([1-9][0-9]{{0,15}})\?chain=([1-9][0-9]{{0,15}})"),
                 self._get_answer,
             ),
@@ -184,26 +189,26 @@ class Routes:
 
     async def _get_receipt(self, exchange: Exchange, parts: tuple[str, ...]) -> None:
         """Whichever connected worker has it: workers that share a store have each other's."""
+        await self._seek(exchange, bytes([2 if parts[1] else 1]) + bytes.fromhex(parts[0]))
+
+    async def _get_consistency(self, exchange: Exchange, parts: tuple[str, ...]) -> None:
+        """That a receipt's log of one size begins with that of another."""
+        sizes = b"".join(int(one).to_bytes(8, "big") for one in parts[1:])
+        await self._seek(exchange, b"\x03" + bytes.fromhex(parts[0]) + sizes)
+
+    async def _seek(self, exchange: Exchange, question: bytes, kind: Kind = Kind.RECEIPT) -> None:
         if self._seeking >= _MAX_RECEIPTS_AT_ONCE:
-            raise OVERLOADED(expected=f"at most {_MAX_RECEIPTS_AT_ONCE} receipts asked for at once", found="one more")
-        question = bytes([2 if parts[1] else 1]) + bytes.fromhex(parts[0])
+            raise OVERLOADED(expected=f"at most {_MAX_RECEIPTS_AT_ONCE} such questions at once", found="one more")
         self._seeking += 1
         try:
-            exchange.reply(200, await self._sought(question), extra=b"cache-control: no-store\r\n")
+            exchange.reply(200, await self._sought(question, kind), extra=b"cache-control: no-store\r\n")
         finally:
             self._seeking -= 1
 
     async def _get_answer(self, exchange: Exchange, parts: tuple[str, ...]) -> None:
         """A contract's answer that no worker can pay to bring: whoever asks may."""
-        if self._seeking >= _MAX_RECEIPTS_AT_ONCE:
-            raise OVERLOADED(expected=f"at most {_MAX_RECEIPTS_AT_ONCE} answers asked for at once", found="one more")
         question = int(parts[2]).to_bytes(8, "big") + bytes.fromhex(parts[0]) + int(parts[1]).to_bytes(8, "big")
-        self._seeking += 1
-        try:
-            found = await self._sought(question, Kind.ANSWER)
-            exchange.reply(200, found, extra=b"cache-control: no-store\r\n")
-        finally:
-            self._seeking -= 1
+        await self._seek(exchange, question, Kind.ANSWER)
 
     async def _sought(self, question: bytes, kind: Kind = Kind.RECEIPT) -> bytes:
         refusal: CloisterError = NO_WORKER(expected="a connected worker", found="none")

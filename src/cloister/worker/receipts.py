@@ -57,7 +57,7 @@ NOT_WITNESSED = define(
 BAD_QUESTION = define(
     "worker.receipt_question",
     ReceiptError,
-    check="a question about a receipt is a kind and an id",
+    check="a question about a receipt is a kind, an id, and sizes that its log has",
     remedy="run the worker and the gateway in the same version",
 )
 
@@ -260,10 +260,14 @@ class ReceiptDoor:
         self._old: OrderedDict[str, Log] = OrderedDict()
 
     async def answer(self, question: bytes) -> dict[str, Any]:
-        """What a gateway's stream of kind RECEIPT asks: u8 (1 receipt, 2 proof) ‖ id 32. Raises CloisterError."""
-        if len(question) != 33 or question[0] not in (1, 2):
-            raise BAD_QUESTION(expected="1 or 2 and an id of 32 bytes", found=f"{len(question)} bytes")
-        return await (self.receipt if question[0] == 1 else self.proof)(question[1:])
+        """What a gateway's stream of kind RECEIPT asks: u8 (1 receipt, 2 proof, 3 consistency) ‖ id 32, and with 3 also
+        u64 from ‖ u64 to. Raises CloisterError."""
+        kind, named, sizes = question[:1], question[1:33], question[33:]
+        if kind in (b"\1", b"\2") and len(named) == 32 and not sizes:
+            return await (self.receipt if kind == b"\1" else self.proof)(named)
+        if kind != b"\3" or len(sizes) != 16:
+            raise BAD_QUESTION(expected="1 or 2 and an id, or 3, an id and two sizes", found=f"{len(question)} bytes")
+        return await self.consistency(named, int.from_bytes(sizes[:8], "big"), int.from_bytes(sizes[8:], "big"))
 
     async def receipt(self, receipt_id: bytes) -> dict[str, Any]:
         """{id, worker, boot, seq, kept, signature, batch}. Raises fabric.no_receipt."""
@@ -287,9 +291,19 @@ class ReceiptDoor:
         size = 0 if head is None else getattr(head.statement, "size", 0)
         if head is None or number >= size:
             raise NOT_WITNESSED(expected=f"a head beyond receipt {number}", found=f"a log of {size}")
-        log = await self._log(name)
+        log = await self._log(name, size)
         tiles = await tiles_from(self._store, name, log, (number, size))
         return LogProof(number, tuple(log.inclusion(number, size, tiles)), head).to_json()
+
+    async def consistency(self, receipt_id: bytes, old: int, new: int) -> dict[str, Any]:
+        """{path}: that a receipt's log begins with its first ``old`` receipts at ``new``. Raises fabric.no_receipt,
+        NOT_WITNESSED, BAD_QUESTION."""
+        name, _ = await self._store.find(receipt_id)
+        log = await self._log(name, new)
+        if not 0 < old <= new <= log.size:
+            raise BAD_QUESTION(expected=f"sizes in order, of at most {log.size}", found=f"{old} and {new}")
+        path = log.consistency(old, new, await tiles_from(self._store, name, log, (old, new)))
+        return {"path": to_hex(b"".join(path))}
 
     async def of_agent(self, keys: AgentKeys, boot: bytes, first: int) -> dict[str, Any]:
         """An agent's own receipts in a log of this worker, from number ``first`` on, as far as one answer goes.
@@ -305,15 +319,16 @@ class ReceiptDoor:
             at = batch.first + len(batch.ids)
         return {"boot": to_hex(boot), "size": size, "next": at, "receipts": found}
 
-    async def _log(self, name: str) -> Log:
-        """The tree of a log; an earlier boot's is read from the store, and a few are remembered."""
+    async def _log(self, name: str, size: int) -> Log:
+        """The tree of a log, with ``size`` receipts if the store has them; of logs of others, a few are remembered."""
         if name == self._desk.name:
             return self._desk.log
-        if name not in self._old:
-            self._old[name] = await _loaded(self._store, name)
-            if len(self._old) > _OLD_LOGS:
-                self._old.popitem(last=False)
-        return self._old[name]
+        log = self._old.setdefault(name, Log())
+        if log.size < size:
+            await _extend(log, self._store, name)
+        if len(self._old) > _OLD_LOGS:
+            self._old.popitem(last=False)
+        return log
 
 
 def _opened_of(batch: ReceiptBatch, first: int, agent: bytes, owner: OwnerKey) -> list[dict[str, Any]]:
@@ -338,15 +353,15 @@ def _path_in(batch: ReceiptBatch, at: int) -> dict[str, Any] | None:
     return BatchPath(batch.first, len(batch.ids), tuple(paths[at])).to_json()
 
 
-async def _loaded(store: ReceiptLogs, name: str) -> Log:
-    log = Log()
-    while log.size < _MAX_OLD:
-        ids = await store.ids(name, log.size, MAX_BATCH)
+async def _extend(log: Log, store: ReceiptLogs, name: str) -> None:
+    while (at := log.size) < _MAX_OLD:
+        ids = await store.ids(name, at, MAX_BATCH)
+        if log.size != at:
+            continue  # somebody else read them meanwhile
         for one in ids:
             log.append(one)
         if len(ids) < MAX_BATCH:
             break
-    return log
 
 
 async def signed_head(store: ReceiptLogs, name: str) -> Signed | None:

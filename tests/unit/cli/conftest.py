@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from cloister.cli.app import app
 from support.fake_gateway import FakeGateway, FakeWorker, serving
-from support.fake_world import World
+from support.fake_world import CONTRACTS, World
 
 Run = Callable[..., Result]
 
@@ -51,9 +51,9 @@ def cli_net(tmp_path: Path) -> Iterator[CliNet]:
 
 
 @contextmanager
-def network_in(home: Path) -> Iterator[CliNet]:
+def network_in(home: Path, contracts: tuple[str, ...] = CONTRACTS) -> Iterator[CliNet]:
     """A served network whose clients keep their things in ``home``."""
-    world = World(now=int(time.time()))
+    world = World(now=int(time.time()), contracts=contracts)
     agent = world.set_agent()
     workers = [FakeWorker(world, "one", "intel"), FakeWorker(world, "two", "amd")]
     gateway = FakeGateway(world, workers)
@@ -61,6 +61,13 @@ def network_in(home: Path) -> Iterator[CliNet]:
     gateway.offer(agent)
     with serving(gateway):
         yield CliNet(world, gateway, workers, agent, home)
+
+
+@pytest.fixture
+def chained_net(tmp_path: Path) -> Iterator[CliNet]:
+    """The same with a Receipts contract."""
+    with network_in(tmp_path / "home", (*CONTRACTS, "Receipts")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 from cloister.client import Client, Home
 from support.fake_gateway import FakeGateway, FakeWorker, serving
-from support.fake_world import World
+from support.fake_world import CONTRACTS, World
 
 
 @dataclass
@@ -32,9 +32,9 @@ class Net:
         return Client(self.gateway.url, clock=lambda: self.world.now, **options)
 
 
-def build_net(home: Path) -> tuple[Net, FakeGateway]:
+def build_net(home: Path, world: World | None = None) -> tuple[Net, FakeGateway]:
     """A world with an agent on two workers."""
-    world = World()
+    world = world or World()
     agent = world.set_agent()
     one, two = FakeWorker(world, "one", "intel"), FakeWorker(world, "two", "amd")
     gateway = FakeGateway(world, [one, two])
@@ -47,6 +47,14 @@ def build_net(home: Path) -> tuple[Net, FakeGateway]:
 def net(tmp_path: Path) -> Iterator[Net]:
     """A served network."""
     made, gateway = build_net(tmp_path / "home")
+    with serving(gateway):
+        yield made
+
+
+@pytest.fixture
+def chained(tmp_path: Path) -> Iterator[Net]:
+    """A network with a Receipts contract."""
+    made, gateway = build_net(tmp_path / "home", World(contracts=(*CONTRACTS, "Receipts")))
     with serving(gateway):
         yield made
 

@@ -38,6 +38,17 @@ async def test_the_worker_is_asked_for_the_receipt_or_its_proof(tail: str, kind:
         assert (status, json.loads(body)) == (200, {"asked": kind + "77" * 32})
 
 
+async def test_the_path_between_two_sizes_is_asked_for_with_both(tmp_path: Path) -> None:
+    async with door(tmp_path, echo) as here:
+        await here.linked()
+        status, body = await get(here, f"/v1/receipts/{RID}/consistency?from=3&to=300")
+        asked = "03" + "77" * 32 + (3).to_bytes(8, "big").hex() + (300).to_bytes(8, "big").hex()
+        assert (status, json.loads(body)) == (200, {"asked": asked})
+        for wrong in ("", "?from=0&to=3", "?from=3", "?to=3&from=1", "?from=03&to=4", "?from=-1&to=4", "?from=1&to=x"):
+            status, body = await get(here, f"/v1/receipts/{RID}/consistency{wrong}")
+            assert (status, code_of(body)) == (404, "gateway.no_route"), wrong
+
+
 async def test_a_worker_s_refusal_keeps_its_name_and_status(tmp_path: Path) -> None:
     async def refuse(incoming: Incoming) -> None:
         raise NO_RECEIPT(expected="a receipt", found="none")

@@ -233,6 +233,38 @@ async def test_a_new_boot_proves_receipts_of_an_earlier_one(stage: Stage) -> Non
         assert (await door.receipt(issued[number].receipt.id))["boot"] == to_hex(stage.node.boot)
 
 
+async def test_the_door_shows_that_a_log_begins_with_a_shorter_one(stage: Stage) -> None:
+    issued = [one for _ in range(2) for one in await stage.many(150)]
+    leaves = [leaf_hash(one.receipt.id) for one in issued]
+    named = issued[7].receipt.id
+    other = NodeIdentity(stage.node.key, os.urandom(32), bytes(32), stage.node.network)
+    for door in (
+        stage.door,
+        ReceiptDoor(ReceiptDesk(other, stage.store), stage.store),
+    ):  # this boot's, and a later one's
+        for old, new in ((1, 2), (3, 300), (256, 300), (257, 299), (300, 300)):
+            answer = await door.answer(b"\3" + named + old.to_bytes(8, "big") + new.to_bytes(8, "big"))
+            path = from_hex(answer["path"], name="path", max_size=4096)
+            wanted = consistency_path(old, new, part_of(leaves))
+            assert path == b"".join(wanted)
+        for old, new in ((0, 3), (4, 3), (1, 301), (1, 2**64 - 1)):
+            await refused(
+                door.answer(b"\3" + named + old.to_bytes(8, "big") + new.to_bytes(8, "big")), "worker.receipt_question"
+            )
+    await refused(stage.door.answer(b"\3" + bytes(32) + bytes(15) + b"\1"), "fabric.no_receipt")
+
+
+async def test_a_log_of_another_worker_is_read_on_as_it_grows(stage: Stage) -> None:
+    other = NodeIdentity(stage.node.key, os.urandom(32), bytes(32), stage.node.network)
+    door = ReceiptDoor(ReceiptDesk(other, stage.store), stage.store)
+    first = await stage.issue()
+    await put_head(stage, 1)
+    assert (await door.proof(first.receipt.id))["index"] == 0
+    later = (await stage.many(3))[-1]
+    await put_head(stage, 4)
+    assert (await door.proof(later.receipt.id))["index"] == 3
+
+
 async def test_a_log_that_grows_while_its_ids_are_read_is_proven_all_the_same(stage: Stage) -> None:
     """A tile that was the last one when it was asked for may be whole when the answer comes."""
     await stage.many(200)
