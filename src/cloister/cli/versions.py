@@ -1,4 +1,4 @@
-"""``cloister agent update | rollback | versions``: the owner's changes of an agent's code."""
+"""``cloister agent update | promote | rollback | versions``: the owner's changes of an agent's code."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ Folder = Annotated[Path, typer.Argument(help="Folder of the agent.")]
 def register(app: typer.Typer) -> None:
     """Add the commands to the group of agents."""
     command(app, "update")(update)
+    command(app, "promote")(promote)
     command(app, "rollback")(rollback)
     command(app, "versions")(versions)
 
@@ -36,18 +37,22 @@ async def update(
     folder: Folder = Path(),
     apply: Annotated[bool, typer.Option("--apply", help="Put the announced change in force, once it may be.")] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Take the announced change back.")] = False,
+    canary: Annotated[
+        int | None, typer.Option(min=0, max=100, help="Run it beside the version in force, for PERCENT of the callers.")
+    ] = None,
     wallet: WalletName = None,
     passphrase_fd: PassphraseFd = None,
     as_json: AsJson = False,
 ) -> None:
     """Build an agent again and give it the new code, as its upgrade rule allows.
 
-    Under a delay this announces the change; `--apply` puts it in force when the blocks have passed.
+    Under a delay this announces the change; `--apply` puts it in force when the blocks have passed. `--canary 10` lets
+    it run for a tenth of the callers, over the same state; `agent promote` puts it in force, `agent rollback` ends it.
     """
     from cloister.client import versions as work
 
-    if apply and cancel:
-        raise typer.BadParameter("--apply and --cancel exclude each other")
+    if apply + cancel + (canary is not None) > 1:
+        raise typer.BadParameter("--apply, --cancel and --canary exclude each other")
     settings = settings_of(context)
     built = None
     if not apply and not cancel:
@@ -63,9 +68,32 @@ async def update(
         with progress("applying" if built is None else "uploading and setting"):
             if built is None:
                 done = await work.apply_code(client, found)
+            elif canary is not None:
+                done = await work.set_canary(client, found, built.bundle, built.manifest, canary)
+                _told_canary(done, canary, as_json)
+                return
             else:
                 done = await work.update(client, found, built.bundle, built.manifest)
         _told(folder, done, as_json)
+
+
+async def promote(
+    context: typer.Context,
+    agent: AgentName,
+    folder: Folder = Path(),
+    wallet: WalletName = None,
+    passphrase_fd: PassphraseFd = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put an agent's canary in force for all calls, once it may run."""
+    from cloister.client import versions as work
+
+    settings = settings_of(context)
+    async with settings.client(settings.wallet(wallet, passphrase_fd)) as client:
+        found = await client.agent_id(agent)
+        with progress("putting the canary in force"):
+            done = await work.promote(client, found)
+    _told(folder, done, as_json)
 
 
 async def rollback(
@@ -77,7 +105,7 @@ async def rollback(
     passphrase_fd: PassphraseFd = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give an agent an earlier version again, of those that cloister.versions.json in FOLDER knows.
+    """End an agent's canary. Without one, give it an earlier version again, of those in FOLDER/cloister.versions.json.
 
     It is a change like any other: under a delay it is announced, and `agent update --apply` puts it in force.
     """
@@ -85,9 +113,15 @@ async def rollback(
 
     settings = settings_of(context)
     wanted = from_hex(to.lower(), 32, name="code hash") if to else None
-    known = work.read_versions(_home_of(folder))
     async with settings.client(settings.wallet(wallet, passphrase_fd)) as client:
         found = await client.agent_id(agent)
+        if wanted is None and await work.canary_ready_at(client, found) is not None:
+            with progress("ending the canary"):
+                receipt = await work.drop_canary(client, found)
+            ended: dict[str, Any] = {"agent": to_hex(found), "canary": None, "block": receipt.block_number}
+            print_facts(ended, as_json=as_json)
+            return
+        known = work.read_versions(_home_of(folder))
         target = work.earlier(known, found, await _present(client, found), wanted)
         with progress(f"going back to {to_hex(target.code_hash)[:18]}"):
             done = await work.roll_back(client, found, target.code_hash, target.manifest_hash)
@@ -120,6 +154,14 @@ def keep(folder: Path, version: Version) -> None:
 async def _present(client: Client, agent: bytes) -> tuple[bytes, bytes]:
     record = await client.resolver.record(agent)
     return record.code_hash, record.manifest_hash
+
+
+def _told_canary(done: Version, share: int, as_json: bool) -> None:
+    print_facts({**done.to_json(), "canary": share}, as_json=as_json)
+    when = (
+        "workers follow once the block is final" if done.ready_at is None else f"it may run from block {done.ready_at}"
+    )
+    say(f"canary for {share} % of the callers: {when}; then cloister agent promote, or rollback")
 
 
 def _told(folder: Path, done: Version, as_json: bool) -> None:

@@ -268,7 +268,7 @@ class Caller:
         tries = _Tries(request)
         while True:
             found = await self._resolver.resolve(agent, quick=request.repeatable, again=tries.resolve_again)
-            resolution = await check(found)
+            resolution = (await check(found)).routed(self._resolver.salt if who is None else who.address)
             sitting = tries.choose(resolution)
             started = False
             try:

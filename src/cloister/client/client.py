@@ -265,6 +265,8 @@ def record_facts(record: AgentRecord) -> dict[str, Any]:
         "upgrade": rules.get(record.upgrade_mode, f"delay {record.upgrade_delay} blocks"),
         "code_hash": to_hex(record.code_hash),
         "manifest_hash": to_hex(record.manifest_hash),
+        "canary": None if record.canary is None else to_hex(record.canary.code_hash),
+        "canary_share": None if record.canary is None else record.canary.share,
         "cluster": to_hex(record.cluster),
         "account": shown(record.account),
         "secrets_version": record.secrets_version,

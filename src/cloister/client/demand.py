@@ -38,6 +38,13 @@ TOO_SOON = define(
     remedy="ask its owner for a longer delay, which cannot be shortened again, or pin the code with code_hash",
     status=403,
 )
+NO_CANARY = define(
+    "client.no_canary_seat",
+    PolicyError,
+    check="a worker runs the canary that the caller pinned",
+    remedy="wait for the block from which it may run, and for the lease after it, or call the version in force",
+    status=503,
+)
 NO_SUCH_WORKER = define(
     "client.demand_worker",
     PolicyError,
@@ -82,7 +89,7 @@ class Demand:
 
     def check_record(self, record: AgentRecord, caller: bytes | None) -> None:
         """Raise PolicyError unless the agent itself meets the demand. ``caller``: 20-byte address or None."""
-        for name in ("code_hash", "manifest_hash"):
+        for name in () if self.means_canary(record) else ("code_hash", "manifest_hash"):
             wanted, found = getattr(self, name), getattr(record, name)
             if wanted is not None and wanted != found:
                 raise OTHER_CODE(expected=f"{name} {to_hex(wanted)}", found=to_hex(found))
@@ -92,6 +99,21 @@ class Demand:
         instant = record.upgrade_mode is UpgradeMode.INSTANT
         if instant and self.upgrade_not_instant and self.code_hash is None and caller != record.owner:
             raise INSTANT(expected="the upgrade rule `delay` or `frozen`", found="`instant`")
+
+    @property
+    def pins(self) -> bool:
+        """Whether it names one version of the agent."""
+        return self.code_hash is not None or self.manifest_hash is not None
+
+    def means_canary(self, record: AgentRecord) -> bool:
+        """Whether the version that it pins is the agent's canary, announced or running."""
+        beside = record.canary
+        if beside is None or self._fits(record.code_hash, record.manifest_hash):
+            return False
+        return self._fits(beside.code_hash, beside.manifest_hash)
+
+    def _fits(self, code: bytes, manifest: bytes) -> bool:
+        return self.code_hash in (None, code) and self.manifest_hash in (None, manifest)
 
     def accepts(self, sitting: Sitting) -> bool:
         """Whether a seat's worker meets the demand."""
@@ -104,6 +126,8 @@ class Demand:
     def apply(self, resolution: Resolution, caller: bytes | None) -> Resolution:
         """The resolution with the seats that meet the demand. Raises PolicyError where none does."""
         self.check_record(resolution.record, caller)
+        if self.pins:
+            resolution = self._pinned(resolution)
         kept = resolution.narrowed(self.accepts)
         if not kept:
             found = ", ".join(f"{s.vendor} {to_hex(s.worker.worker)}" for s in resolution.sittings)
@@ -112,6 +136,17 @@ class Demand:
             wanted = " ".join(filter(None, (self.vendor, to_hex(self.worker) if self.worker else None)))
             raise NO_SUCH_WORKER(expected=wanted, found=found)
         return replace(resolution, sittings=kept)
+
+    def _pinned(self, resolution: Resolution) -> Resolution:
+        """The seats of the version that is pinned, and no other. Raises client.no_canary_seat."""
+        if not self.means_canary(resolution.record):
+            return replace(resolution, canaries=())
+        found = resolution.beside()
+        if not found:
+            ready = resolution.record.canary.ready_at if resolution.record.canary else 0
+            said = f"none at block {resolution.checkpoint.number}; it may run from block {ready}"
+            raise NO_CANARY(expected="a seat of the canary", found=said)
+        return replace(resolution, sittings=found, canaries=())
 
 
 def _hybrid(sitting: Sitting) -> bool:

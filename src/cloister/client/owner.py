@@ -244,6 +244,7 @@ class Owner:
 
 def _of(worker: bytes | None) -> Callable[[Resolution], Awaitable[Resolution]]:
     async def check(resolution: Resolution) -> Resolution:
+        resolution = replace(resolution, canaries=())  # the version in force answers its owner
         if worker is None:
             return resolution
         kept = resolution.narrowed(lambda one: one.worker.worker == worker)

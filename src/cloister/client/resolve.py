@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloister.chain.rpc import Rpc
 from cloister.chain.seats import SeatedState
@@ -22,7 +22,7 @@ from cloister.client.terms import walk_of
 from cloister.core.attestation.policy import NetworkParameters, Policy
 from cloister.core.chainview.checkpoints import accept_checkpoint
 from cloister.core.chainview.epochs import EpochRecord
-from cloister.core.chainview.records import AgentRecord, CommitteeRecord, WorkerRecord
+from cloister.core.chainview.records import AgentRecord, Canary, CommitteeRecord, WorkerRecord
 from cloister.core.chainview.refusals import SECOND_AT_HEIGHT
 from cloister.core.encoding.hexes import from_hex, need_fields, to_hex
 from cloister.core.encoding.identity import AgentVersion
@@ -99,7 +99,9 @@ class Sitting:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """An agent, resolved: its proven record at a checkpoint and at least one seat to seal to."""
+    """An agent, resolved: its proven record at a checkpoint and at least one seat to seal to.
+
+    ``canaries``: seats of the second version that may run at the checkpoint; none without one."""
 
     network: bytes
     checkpoint: Checkpoint
@@ -108,6 +110,21 @@ class Resolution:
     parameters: NetworkParameters
     threshold: int
     taken: float
+    canaries: tuple[Sitting, ...] = ()
+
+    def routed(self, caller: bytes) -> Resolution:
+        """Where this caller's calls go first: to the canary for its share of callers (spec/canary.md 6).
+
+        ``caller``: what names it, the same in all its sessions. Where no canary answers, the version in force does."""
+        beside, found = self.record.canary, self.beside()
+        if beside is None or not found or not in_share(self.record.agent, beside, caller):
+            return self
+        return replace(self, sittings=(*found, *self.sittings), canaries=())
+
+    def beside(self) -> tuple[Sitting, ...]:
+        """Seats of the canary at the workers that are left in ``sittings``."""
+        here = {s.worker.worker for s in self.sittings}
+        return tuple(s for s in self.canaries if s.worker.worker in here)
 
     def proof(self, sitting: Sitting, receipt_id: bytes) -> Proof:
         """What was verified for an answer of this seat."""
@@ -160,6 +177,11 @@ class Resolver:
         self._addresses = {name: ref.address for name, ref in contracts.items()}
         self._diverse = 0  # the term whose vendors were looked at
         self._code_hashes = {name: ref.code_hash for name, ref in contracts.items()}
+
+    @property
+    def salt(self) -> bytes:
+        """What names an anonymous caller of this process, to itself."""
+        return self._salt
 
     @property
     def parameters(self) -> NetworkParameters:
@@ -254,7 +276,7 @@ class Resolver:
         if record.paused or paused:
             where = "at the checkpoint" if record.paused else "at a newer block"
             raise PAUSED(expected="a running agent", found=f"paused {where}")
-        sittings = await self._sittings(view, record, version, offered)  # 4, 5
+        sittings, canaries = await self._sittings(view, record, version, offered)  # 4, 5
         return Resolution(
             network=self.network.id,
             checkpoint=view.checkpoint,
@@ -263,28 +285,34 @@ class Resolver:
             parameters=self.parameters,
             threshold=self.walk.terms.in_office.signers.threshold,
             taken=self._clock(),
+            canaries=canaries,
         )
 
     async def _sittings(
         self, view: View, record: AgentRecord, version: AgentVersion, offered: Sequence[object]
-    ) -> tuple[Sitting, ...]:
+    ) -> tuple[tuple[Sitting, ...], tuple[Sitting, ...]]:
+        """Seats of the version in force, at least one, and those of the canary: one of each worker."""
         judged = await asyncio.gather(
             *(self._judge(view, record, version, seat) for seat in offered[:MAX_SEATS]), return_exceptions=True
         )
         good: dict[bytes, Sitting] = {}
+        beside: dict[bytes, Sitting] = {}
         refused: list[CloisterError] = []
         for found in judged:
             if isinstance(found, CloisterError):
                 refused.append(found)
             elif isinstance(found, BaseException):
                 raise found
-            elif found.worker.worker not in good or _newer(found, good[found.worker.worker]):
-                good[found.worker.worker] = found
+            else:
+                group = good if found.seat.certificate.code_hash == record.code_hash else beside
+                if found.worker.worker not in group or _newer(found, group[found.worker.worker]):
+                    group[found.worker.worker] = found
         if not good:
             if refused:
                 raise refused[0]
             raise NO_SEAT(expected="a seat", found="none")
-        return tuple(sorted(good.values(), key=self._rank))
+        ranked = (tuple(sorted(group.values(), key=self._rank)) for group in (good, beside))
+        return next(ranked), next(ranked)
 
     async def _judge(self, view: View, record: AgentRecord, version: AgentVersion, offer: object) -> Sitting:
         seat = Seat.from_json(offer)
@@ -292,7 +320,7 @@ class Resolver:
         await self.walk.knows(getattr(seat.lease.statement, "term", 0))  # 4
         signers = self.walk.terms.lessors(seat.lease.statement, self.parameters.period_blocks)
         seat.verify(signers, self.network.id, view.checkpoint.number)
-        _same_agent(certificate, record, version)
+        _same_agent(certificate, record, version, view.checkpoint.number)
         worker = await view.state.worker(certificate.worker)  # 5
         if worker is None or not worker.live_at(view.checkpoint.number) or worker.boot != certificate.boot:
             raise NOT_ADMITTED(
@@ -333,8 +361,17 @@ class Resolver:
         return self._mpks[epoch]
 
 
-def _same_agent(certificate: KeyCertificate, record: AgentRecord, version: AgentVersion) -> None:
+def in_share(agent: bytes, canary: Canary, caller: bytes) -> bool:
+    """Whether a caller is one of those whose calls go to the canary. Who is stays so while the share grows."""
+    drawn = hashlib.sha256(b"cloister/canary" + agent + canary.code_hash + caller).digest()[:8]
+    return int.from_bytes(drawn, "big") % 100 < canary.share
+
+
+def _same_agent(certificate: KeyCertificate, record: AgentRecord, version: AgentVersion, number: int) -> None:
     found = (certificate.code_hash, certificate.manifest_hash, certificate.version)
+    beside = record.canary_at(number)
+    if beside is not None and found == (beside.code_hash, beside.manifest_hash, version):
+        return
     if found != (record.code_hash, record.manifest_hash, version):
         raise OLD_SEAT(
             expected=f"code {to_hex(record.code_hash)[:18]}…, epoch {record.epoch}",

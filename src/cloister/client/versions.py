@@ -149,6 +149,54 @@ async def roll_back(client: Client, agent: bytes, code: bytes, manifest: bytes) 
     return await _set(client, record, code, manifest)
 
 
+async def set_canary(client: Client, agent: bytes, bundle: bytes, manifest: Manifest, share: int) -> Version:
+    """Upload a version and let it run beside the one in force, for ``share`` percent of the callers (0 to 100).
+
+    As ``update``, and it may be the canary already: then only its share changes. ``ready_at`` of the result: the block
+    from which it may run, None if it may now."""
+    if not 0 <= share <= 100:
+        raise ValueError("a share is 0 to 100 percent")
+    record = await client.resolver.record(agent)
+    _require_rule(record, manifest)
+    encoded = bytes(manifest)
+    code, digest = code_hash(bundle), hashlib.sha256(encoded).digest()
+    if code == record.code_hash:
+        raise SAME_CODE(expected="another version", found=to_hex(code)[:18])
+    await client.gateway.put_blob(bundle)
+    await client.gateway.put_blob(encoded)
+    receipt = await client.send("Agents", encode("Agents", "setCanary", record.token_id, code, digest, share))
+    version = _taken(client, agent, receipt, ("CanarySet",))
+    if (version.code_hash, version.manifest_hash) != (code, digest):
+        raise NOT_SET(expected=to_hex(code), found=to_hex(version.code_hash))
+    return version
+
+
+async def promote(client: Client, agent: bytes) -> Version:
+    """Put the canary in force for all calls. Raises ConfigError (client.nothing_waits), the chain's reason."""
+    record = await client.resolver.record(agent)
+    ready_at = await canary_ready_at(client, agent)
+    now = await _height(client)
+    if ready_at is None or now < ready_at:
+        found = "no canary" if ready_at is None else f"block {now}; it may run from block {ready_at}"
+        raise NOTHING_WAITS(expected="a canary whose delay is over", found=found)
+    receipt = await client.send("Agents", encode("Agents", "promoteCanary", record.token_id))
+    return _taken(client, agent, receipt)
+
+
+async def drop_canary(client: Client, agent: bytes) -> Receipt:
+    """End the canary. Raises ConfigError (client.nothing_waits), the chain's reason."""
+    record = await client.resolver.record(agent)
+    if await canary_ready_at(client, agent) is None:
+        raise NOTHING_WAITS(expected="a canary", found="none")
+    return await client.send("Agents", encode("Agents", "dropCanary", record.token_id))
+
+
+async def canary_ready_at(client: Client, agent: bytes) -> int | None:
+    """The block from which the agent's canary may run; None without one. Read as ``pending``."""
+    found = await call(client.rpc, client.address("Agents"), "Agents", "canary", agent)
+    return int(found["readyAt"]) if any(bytes(found["codeHash"])) else None
+
+
 async def apply_code(client: Client, agent: bytes) -> Version:
     """Put the announced change in force. Raises ConfigError (client.nothing_waits), the chain's reason."""
     record = await client.resolver.record(agent)
@@ -222,18 +270,22 @@ async def _height(client: Client) -> int:
         raise NOT_SET(expected="a block number", found="another form") from None
 
 
-def _taken(client: Client, agent: bytes, receipt: Receipt) -> Version:
-    """What the transaction's own log says: CodeSet or CodeProposed of this agent."""
+def _taken(
+    client: Client, agent: bytes, receipt: Receipt, events: tuple[str, ...] = ("CodeSet", "CodeProposed")
+) -> Version:
+    """What the transaction's own log says of this agent's code."""
     address = to_hex(client.address("Agents"))
     for log in receipt.logs:
-        name = next((n for n in ("CodeSet", "CodeProposed") if (log.get("topics") or [None])[0] == _topic(n)), None)
+        name = next((n for n in events if (log.get("topics") or [None])[0] == _topic(n)), None)
         if name is None or str(log.get("address")).lower() != address:
             continue
         fields = decode_event("Agents", log)[1]
         if bytes(fields["agent"]) == agent:
-            ready = int(fields["readyAt"]) if name == "CodeProposed" else None
+            ready = None if name == "CodeSet" else int(fields["readyAt"])
+            if name == "CanarySet" and ready is not None and ready <= receipt.block_number:
+                ready = None
             return Version(agent, bytes(fields["codeHash"]), bytes(fields["manifestHash"]), receipt.block_number, ready)
-    raise NOT_SET(expected="a CodeSet or CodeProposed log", found=f"{len(receipt.logs)} other logs")
+    raise NOT_SET(expected=f"a {' or '.join(events)} log", found=f"{len(receipt.logs)} other logs")
 
 
 def _topic(name: str) -> str:

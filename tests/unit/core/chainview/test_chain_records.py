@@ -58,6 +58,7 @@ def struct(contract: str, variable: str) -> tuple[int, dict[str, Place]]:
     return place.slot, layout.fields(layout.value_type(place) if is_map else place.type)
 
 
+SET = B32.filter(any)
 AGENTS = st.builds(
     r.AgentRecord,
     agent=B32,
@@ -80,6 +81,7 @@ AGENTS = st.builds(
     secrets_cluster_epoch=U64,
     secrets_master_epoch=U64,
     wiped_below=U64,
+    canary=st.none() | st.builds(r.Canary, code_hash=SET, manifest_hash=SET, share=st.integers(0, 100), ready_at=U64),
 )
 CAMEL = {"token_id": "tokenId", "code_hash": "codeHash", "manifest_hash": "manifestHash"} | {
     f"upgrade_{w}": f"upgrade{w.capitalize()}" for w in ("mode", "delay")
@@ -92,8 +94,15 @@ CAMEL = {"token_id": "tokenId", "code_hash": "codeHash", "manifest_hash": "manif
 
 def store_agent(memory: Memory, record: r.AgentRecord) -> None:
     slot, fields = struct("Agents", "_agents")
-    plain = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name != "agent"}
-    memory.put_struct(mapping_slot(slot, record.agent), fields, {CAMEL.get(k, k): v for k, v in plain.items()})
+    names = [f.name for f in dataclasses.fields(record) if f.name not in ("agent", "canary")]
+    plain = {CAMEL.get(name, name): getattr(record, name) for name in names}
+    beside = record.canary
+    mark = 0 if beside is None else 1 + beside.share
+    memory.put_struct(mapping_slot(slot, record.agent), fields, {**plain, "canary": mark})
+    if beside is not None:
+        slot, fields = struct("Agents", "_canaries")
+        said = {"codeHash": beside.code_hash, "manifestHash": beside.manifest_hash, "readyAt": beside.ready_at}
+        memory.put_struct(mapping_slot(slot, record.agent), fields, said)
 
 
 @given(AGENTS, B32)
@@ -103,6 +112,33 @@ def test_agents(record: r.AgentRecord, other: bytes) -> None:
     assert r.read_agent(memory, LAYOUTS["Agents"], record.agent) == record
     if other != record.agent:
         assert r.read_agent(memory, LAYOUTS["Agents"], other) is None
+
+
+CANARIES = {
+    "more than all calls": (102, b"\1" * 32, b"\2" * 32),
+    "the largest number": (255, b"\1" * 32, b"\2" * 32),
+    "no code": (11, bytes(32), b"\2" * 32),
+    "no manifest": (11, b"\1" * 32, bytes(32)),
+}
+
+
+@pytest.mark.parametrize("sentence", CANARIES)
+def test_a_canary_that_the_contract_cannot_have_written_is_refused(sentence: str) -> None:
+    mark, code, manifest = CANARIES[sentence]
+    memory, agent = Memory(), b"\xaa" * 32
+    slot, fields = struct("Agents", "_agents")
+    memory.put_struct(mapping_slot(slot, agent), fields, {"epoch": 1, "canary": mark})
+    slot, fields = struct("Agents", "_canaries")
+    memory.put_struct(mapping_slot(slot, agent), fields, {"codeHash": code, "manifestHash": manifest})
+    with pytest.raises(CloisterError) as caught:
+        r.read_agent(memory, LAYOUTS["Agents"], agent)
+    assert caught.value.code == "chainview.record"
+
+
+@given(AGENTS, U64)
+def test_a_canary_runs_from_its_block_on(record: r.AgentRecord, number: int) -> None:
+    runs = record.canary is not None and record.canary.ready_at <= number
+    assert record.canary_at(number) == (record.canary if runs else None)
 
 
 @given(AGENTS)

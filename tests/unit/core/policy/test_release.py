@@ -65,6 +65,8 @@ def asked_by(address: bytes, **changes: Any) -> Facts:
     return dataclasses.replace(base, requester=dataclasses.replace(base.requester, worker=address))
 
 
+CANARY = (b"\xca" * 32, b"\xcb" * 32)
+
 GRANTED: dict[str, Callable[[], Facts]] = {
     "the first seat gets the keys": facts,
     "the second seat gets the keys": lambda: asked_by(SPARE),
@@ -75,8 +77,23 @@ GRANTED: dict[str, Callable[[], Facts]] = {
     "the last free slot is given": lambda: facts(ledger=Ledger(held=frozenset({b"\1" * 32}))),
     "the newest epochs released before may be released again": lambda: facts(ledger=Ledger(floor=(3, 2, 1))),
     "the newest block still has this epoch": lambda: facts(newest=Newest(agent_epoch=3)),
+    "the code in force may be named": lambda: facts(code=b"\xc0" * 32),
+    "a canary beside it changes nothing for who does not ask": lambda: agent(canary=CANARY),
     "fewer workers than seats: all of them hold the agent": lambda: facts(live=frozenset({PLACED})),
 }
+
+
+def test_a_canary_is_leased_by_its_code_and_has_the_keys_of_the_agent() -> None:
+    plain, beside = (
+        may_release(agent(canary=CANARY)),
+        may_release(dataclasses.replace(agent(canary=CANARY), code=CANARY[0])),
+    )
+    assert (beside.lease.code_hash, beside.lease.manifest_hash) == CANARY
+    assert (plain.canary, beside.canary) == (False, True)
+    same = dataclasses.replace(beside.lease, code_hash=plain.lease.code_hash, manifest_hash=plain.lease.manifest_hash)
+    assert same == plain.lease, "nothing else of the lease differs"
+    assert beside.identities == plain.identities, "state, secrets and keys are the agent's, whichever version runs"
+
 
 REFUSED: dict[str, tuple[str, Callable[[], Facts]]] = {
     "a checkpoint of another term": (
@@ -102,6 +119,23 @@ REFUSED: dict[str, tuple[str, Callable[[], Facts]]] = {
     "an agent epoch that was bumped since the checkpoint": (
         "policy.epoch_closed",
         lambda: facts(newest=Newest(agent_epoch=4)),
+    ),
+    "code that is not on chain": ("policy.no_such_version", lambda: facts(code=b"\xca" * 32)),
+    "code that is neither in force nor the canary": (
+        "policy.no_such_version",
+        lambda: dataclasses.replace(agent(canary=CANARY), code=b"\xcc" * 32),
+    ),
+    "the canary's manifest in place of its code": (
+        "policy.no_such_version",
+        lambda: dataclasses.replace(agent(canary=CANARY), code=CANARY[1]),
+    ),
+    "a canary of a paused agent": (
+        "policy.paused",
+        lambda: dataclasses.replace(agent(canary=CANARY, paused=True), code=CANARY[0]),
+    ),
+    "a canary of an epoch that was bumped": (
+        "policy.epoch_closed",
+        lambda: dataclasses.replace(agent(canary=CANARY), code=CANARY[0], newest=Newest(agent_epoch=4)),
     ),
     "a live worker that placement did not choose": ("policy.not_placed", lambda: asked_by(UNPLACED)),
     "a chosen worker that is not live": (
