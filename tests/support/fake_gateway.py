@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 from coincurve import PrivateKey
 
-from cloister.chain.contracts import encode
+from cloister.chain.contracts import artifact, encode
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.identity import Purpose
 from cloister.core.encoding.keccak import keccak256
@@ -26,6 +26,7 @@ from cloister.core.envelope.model import Headers
 from cloister.core.envelope.server import OpenRequest, SealedRefusalError, ServerSessions
 from cloister.core.errors import CloisterError
 from cloister.core.keys import hpke
+from cloister.core.keys.xwing import XWingKey
 from cloister.core.receipts.batch import BatchPath, sign_together
 from cloister.core.receipts.log import LogProof
 from cloister.core.receipts.merkle import consistency_path, inclusion_path, leaf_hash, part_of, root_of
@@ -48,7 +49,8 @@ def echo(request: OpenRequest) -> tuple[int, Headers, list[bytes]]:
 class FakeWorker:
     """One worker boot. ``ran`` lists the requests that the agent saw; ``spoil`` changes the sealed answer's bytes.
 
-    ``neighbours``: so many receipts of others are signed together with each answer's; ``rebatch`` changes its path."""
+    ``hybrid``: new seats have an X-Wing key besides. ``neighbours``: so many receipts of others are signed together
+    with each answer's; ``rebatch`` changes its path."""
 
     world: World
     name: str = "one"
@@ -60,6 +62,7 @@ class FakeWorker:
     ran: list[OpenRequest] = field(default_factory=list)
     receipt_key: PrivateKey | None = None
     height: int | None = None
+    hybrid: bool = False
     neighbours: int = 0
     rebatch: Callable[[BatchPath], BatchPath] = field(default=lambda path: path)
     issued: list[Receipt] = field(default_factory=list)
@@ -78,6 +81,7 @@ class FakeWorker:
         self.boot = fresh()
         self.server = ServerSessions(self.boot, os.urandom)
         self.hpke = hpke.private_key(os.urandom(32))
+        self.xwing = XWingKey(os.urandom(32))
         self.issued = []
         self.chain = ReceiptChain(self.address, self.boot, lambda d: sign_digest(self.receipt_key or self.key, d))
         self.world.set_worker(self.key, self.boot, self.vendor)
@@ -87,9 +91,10 @@ class FakeWorker:
     def seat(self, agent: bytes, members: tuple[PrivateKey, ...] | None = None, **changes: Any) -> Seat:
         """A seat under a lease of the newest block; the worker serves it from now on."""
         lease = self.world.lease(agent, self.address, self.boot, **changes)
-        public = self.hpke.public_key().public_bytes_raw()
-        certificate = KeyCertificate.under(lease, network=self.world.network.id, hpke_key=public)
-        self.server.add(certificate, self.hpke)
+        public, xwing = self.hpke.public_key().public_bytes_raw(), self.xwing if self.hybrid else None
+        both = {} if xwing is None else {"xwing_key": xwing.public}
+        certificate = KeyCertificate.under(lease, network=self.world.network.id, hpke_key=public, **both)
+        self.server.add(certificate, self.hpke, xwing)
         return Seat(certificate, certificate.sign(lambda d: sign_digest(self.key, d)), self.world.sign(lease, members))
 
     def answer(self, agent: bytes, record: bytes) -> bytes:
@@ -224,10 +229,7 @@ class FakeGateway:
 
         if data[:4] == encode("Agents", "agent", bytes(32))[:4]:
             paused = data[4:36] in self.world.paused_now or self.world.agents[data[4:36]].paused
-            kinds = "(address,uint64,bool,uint8,address,uint64,address,uint64,address,uint64,uint256,bytes32,bytes32,"
-            zero = "0x" + "00" * 20
-            row = (zero, 1, paused, 0, zero, 0, zero, 0, zero, 0, 1, *[bytes(32)] * 5, 0, 0, 0, 0)
-            return bytes(abi([kinds + "bytes32,bytes32,bytes32,uint64,uint64,uint64,uint64)"], [row]))
+            return _struct("Agents", "agent", epoch=1, paused=paused, tokenId=1)
         if data[:4] == encode("Agents", "rules", bytes(32))[:4]:
             r = self.world.newest_rules(data[4:36])
             hook, payer = to_hex(r.access_hook), to_hex(r.fee_payer)
@@ -236,9 +238,7 @@ class FakeGateway:
         if data[:4] == encode("Gatekeepers", "masterEpoch")[:4]:
             return bytes(abi(["uint64"], [self.world.newest_epoch]))
         removed = data[16:36] in self.world.removed_now
-        kinds = "(address,uint64,bool,bool,bytes32,bytes32,bytes32,uint64,uint64,uint32,string)"
-        row = ("0x" + "00" * 20, 1, removed, True, bytes(32), bytes(32), bytes(32), 0, 1, 0, "")
-        return bytes(abi([kinds], [row]))
+        return _struct("Workers", "worker", expiry=1, removed=removed, listed=True, registeredAt=1)
 
     async def _seats(self, request: web.Request) -> web.Response:
         self.fetched.append("seats")
@@ -304,6 +304,17 @@ async def _errors(request: web.Request, handler: Callable[[web.Request], Awaitab
         return await handler(request)
     except CloisterError as error:
         return web.json_response({"error": error.to_wire()}, status=error.status)
+
+
+def _struct(contract: str, getter: str, **values: Any) -> bytes:
+    """What a getter of one struct answers: these members, zeros for the others."""
+    from eth_abi import encode as abi
+
+    entry = next(e for e in artifact(contract).abi if e["type"] == "function" and e["name"] == getter)
+    members = entry["outputs"][0]["components"]
+    zeros: dict[str, Any] = {"address": "0x" + "00" * 20, "bool": False, "bytes32": bytes(32), "string": ""}
+    row = tuple(values.get(m["name"], zeros.get(m["type"], 0)) for m in members)
+    return bytes(abi(["(" + ",".join(m["type"] for m in members) + ")"], [row]))
 
 
 class _NoWorker:

@@ -1,6 +1,7 @@
 /** The TypeScript SDK: sealed calls to agents, for browsers, Node and Deno. */
 
-export { Agent, type AgentInit, json, sealedFetch, SealedResponse } from "./client/agent.ts";
+export { Agent, type AgentInit, type AgreeInit, json, sealedFetch, SealedResponse } from "./client/agent.ts";
+export type { Agreement } from "./client/agree.ts";
 export type { Answered } from "./client/call.ts";
 export { Client, connect, type ConnectOptions } from "./client/client.ts";
 export type { Demand } from "./client/demand.ts";

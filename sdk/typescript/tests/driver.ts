@@ -1,18 +1,25 @@
 /**
  * Drives the client from another program's tests: one JSON command per line on stdin, one JSON result per line on stdout.
  *
- * Commands: {do: "connect", url, fingerprint, key?, now?}, {do: "agent", name, demand?}, {do: "call", path, init?, how}.
+ * Commands: {do: "connect", url, fingerprint, now?, memory?, and of key?, apiKey?, contract? one}, {do: "clock", now},
+ * {do: "agent", name, demand?}, {do: "resolve"}, {do: "call", path, init?, how}, {do: "agreed", path, options?}.
+ * `memory` names a store of terms that lasts as long as this program.
  * {do: "decode", kind, data} reads bytes in hex as one of READERS does. A result is {ok: …} or {error: {code, check, expected, found, remedy}}.
  */
 
 import {
   type Agent,
+  type AgreeInit,
+  apiKeySigner,
   CloisterError,
   connect,
+  contractSigner,
   type Demand,
   json,
+  memoryTerms,
   privateKeySigner,
   proofToJson,
+  type Signer,
   toHex,
 } from "../src/mod.ts";
 import * as rlp from "../src/chainview/rlp.ts";
@@ -25,12 +32,16 @@ import type { Client } from "../src/client/client.ts";
 import type { Kept } from "../src/mod.ts";
 
 interface Command {
-  do: "connect" | "agent" | "call" | "decode";
+  do: "connect" | "clock" | "agent" | "resolve" | "call" | "agreed" | "decode";
   kind: keyof typeof READERS;
   data: string;
   url: string;
   fingerprint: string;
   key?: string;
+  apiKey?: string;
+  contract?: { address: string; signature: string };
+  memory?: string;
+  options?: AgreeInit;
   now?: number;
   name: string;
   demand?: Demand & { anonymous?: boolean };
@@ -50,6 +61,8 @@ const READERS = {
 let client: Client;
 let agent: Agent;
 let receipts: Kept[] = [];
+let clock: number | undefined;
+const memories = new Map<string, Map<string, string>>();
 
 async function run(command: Command): Promise<unknown> {
   if (command.do === "connect") return await open(command);
@@ -57,19 +70,50 @@ async function run(command: Command): Promise<unknown> {
     agent = await client.agent(command.name, command.demand);
     return { id: toHex(agent.id), epoch: agent.record.epoch };
   }
+  if (command.do === "clock") return clock = command.now;
+  if (command.do === "resolve") return await resolved();
+  if (command.do === "agreed") {
+    const made = await agent.agreed(command.path, command.options);
+    const workers = made.replies.map((reply) => toHex(reply.proof.worker));
+    const ids = made.replies.map((reply) => reply.requestId);
+    return { status: made.status, text: made.replies[0]!.text, vendors: [...made.vendors].sort(), workers, ids };
+  }
   if (command.do === "decode") return READERS[command.kind](fromHex(command.data));
   const init = command.json === undefined ? command.init : json(command.json, command.init);
   return command.how === "fetch" ? await streamed(command.path, init) : await whole(command.path, init);
 }
 
-async function open({ url, fingerprint, key, now }: Command): Promise<unknown> {
+/** The agent, resolved anew. */
+async function resolved(): Promise<unknown> {
+  const { checkpoint, threshold, sittings } = await client.resolver.resolve(agent.id, { again: true });
+  const { inOffice } = client.resolver.walk.terms;
+  return { block: checkpoint.number, threshold, seats: sittings.length, term: inOffice.signers.term };
+}
+
+function signerOf({ key, apiKey, contract }: Command): Signer | undefined {
+  if (contract) return contractSigner(contract.address, () => fromHex(contract.signature));
+  if (apiKey !== undefined) return apiKeySigner(apiKey);
+  return key === undefined ? undefined : privateKeySigner(key);
+}
+
+function memoryOf(name: string): Map<string, string> {
+  const found = memories.get(name) ?? new Map();
+  memories.set(name, found);
+  return found;
+}
+
+async function open(command: Command): Promise<unknown> {
+  const { url, fingerprint, now, memory } = command;
+  const signer = signerOf(command);
+  clock = now;
   receipts = [];
   client = await connect(url, {
     fingerprint,
     timeoutMs: 5000,
     onReceipt: (one) => receipts.push(one),
-    ...(key === undefined ? {} : { signer: privateKeySigner(key) }),
-    ...(now === undefined ? {} : { clock: () => now }),
+    terms: memory === undefined ? null : memoryTerms(memoryOf(memory)),
+    ...(signer && { signer }),
+    ...(now === undefined ? {} : { clock: () => clock! }),
   });
   return { network: toHex(client.network.id) };
 }

@@ -5,12 +5,13 @@ import { utf8 } from "../encoding/bytes.ts";
 import { toHex } from "../encoding/hexes.ts";
 import { BAD_HEAD, type Headers as Pairs } from "../envelope/model.ts";
 import type { Head } from "../envelope/opener.ts";
-import { type Answered, type CallEvent, type CallRequest, requireSize } from "./call.ts";
+import { agree, type Agreement, requireSafe } from "./agree.ts";
+import { type Answered, type CallEvent, type CallRequest, type Check, requireSize } from "./call.ts";
 import type { Client } from "./client.ts";
 import { applyDemand, type Demand } from "./demand.ts";
 import type { Reply } from "./reply.ts";
 import type { Resolution } from "./resolve.ts";
-import { addressBytes, type Signer } from "./wallet.ts";
+import { ownerBytes, type Signer } from "./wallet.ts";
 
 const MAX_DEADLINE_MS = 600_000;
 const STREAM_DEADLINE_MS = 570_000; // half a minute less than a worker takes: clocks differ
@@ -24,6 +25,12 @@ export interface AgentInit extends RequestInit {
   idempotencyKey?: string;
   /** How long the worker may work, at most ten minutes. */
   deadlineMs?: number;
+}
+
+/** How many workers must say the same, on hardware of how many vendor classes. */
+export interface AgreeInit extends AgentInit {
+  workers?: number;
+  vendors?: number;
 }
 
 /** A `Response` whose body is authentic chunk by chunk. `verified` settles when the end and the receipt were checked. */
@@ -72,13 +79,28 @@ export class Agent {
     return await this.client.calls.call(this.id, request, this.#check, this.signer);
   }
 
+  /**
+   * The same answer from several workers, on hardware of several vendors; for GET and HEAD.
+   *
+   * Throws `client.too_few_to_agree`, `client.disagree`, and what `request` throws if too few answered.
+   */
+  async agreed(input: string | URL | Request, options: AgreeInit = {}): Promise<Agreement> {
+    const { workers = 2, vendors = 2, ...init } = options;
+    const one = await this.#request(input, init, DEADLINE_MS);
+    requireSafe(one.method);
+    const { calls, resolver, rng } = this.client;
+    const ask = (id: Uint8Array, check: Check) => calls.call(this.id, { ...one, id }, check, this.signer);
+    const found = this.#check(await resolver.resolve(this.id, { again: true }));
+    return await agree(found, this.#check, (check) => ask(rng(16), check), workers, vendors);
+  }
+
   /** JSON-ready name. */
   toString(): string {
     return `Agent(${toHex(this.id)})`;
   }
 
-  readonly #check = (resolution: Resolution): Resolution => {
-    return applyDemand(this.demand, resolution, this.signer && addressBytes(this.signer));
+  readonly #check: Check = (resolution: Resolution): Resolution => {
+    return applyDemand(this.demand, resolution, ownerBytes(this.client.options.signer));
   };
 
   async #request(input: string | URL | Request, init: AgentInit, usual: number): Promise<CallRequest> {

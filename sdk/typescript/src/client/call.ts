@@ -34,7 +34,7 @@ const MAX_SESSIONS = 256;
 const GRACE_MS = 5000;
 const CALLER_LIFE_S = 3600;
 const RENEW_S = 30;
-const SAFE_METHODS: readonly string[] = ["GET", "HEAD"];
+export const SAFE_METHODS: readonly string[] = ["GET", "HEAD"];
 // Hints after which the seats are fetched again before the next attempt.
 const RESOLVE_AGAIN: readonly string[] = [
   "envelope.wrong_boot",

@@ -13,13 +13,13 @@ import { BAD_FIELD, fromHex, toHex } from "../encoding/hexes.ts";
 import { contractAddress, type Network } from "../encoding/network.ts";
 import { Agent } from "./agent.ts";
 import { Caller } from "./call.ts";
-import { checkRecord, type Demand } from "./demand.ts";
+import { checkDemand, checkRecord, type Demand } from "./demand.ts";
 import { type Fetch, Gateway } from "./gateway.ts";
 import { load } from "./network.ts";
 import type { Kept } from "./receipts.ts";
 import { Resolver } from "./resolve.ts";
 import { type TermStore, TermWalk, usualStore } from "./terms.ts";
-import { addressBytes, type Signer } from "./wallet.ts";
+import { ownerBytes, type Signer } from "./wallet.ts";
 
 const TIMEOUT_MS = 30_000;
 const MAX_DRAW = 65_536;
@@ -76,14 +76,15 @@ export class Client {
    * An agent by id (0x…) or token id. Its record is read by proof and held against the demand.
    *
    * `anonymous`: do not sign calls, although the client has a signer. Throws PolicyError: policy.agent_unknown,
-   * client.demand_upgrade, client.demand_code.
+   * client.demand_upgrade, client.demand_delay, client.demand_code. TypeError for a demand that means nothing.
    */
   async agent(name: string | number | bigint, options: Demand & { anonymous?: boolean } = {}): Promise<Agent> {
     const { anonymous = false, ...demand } = options;
+    checkDemand(demand);
     const id = this.agentId(name);
     const record = await this.resolver.record(id);
     const { signer } = this.options;
-    checkRecord(demand, record, signer && addressBytes(signer));
+    checkRecord(demand, record, ownerBytes(signer));
     return new Agent(this, id, record, demand, anonymous ? undefined : signer);
   }
 

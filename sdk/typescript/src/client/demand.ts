@@ -8,6 +8,7 @@ import { define, PolicyError } from "../errors.ts";
 import { type AgentRecord, UpgradeMode } from "../chainview/records.ts";
 import { equalBytes } from "../encoding/bytes.ts";
 import { fromHex, toHex } from "../encoding/hexes.ts";
+import { XWING_SUITE } from "../envelope/certificate.ts";
 import type { Resolution, Sitting } from "./resolve.ts";
 
 export const INSTANT = define(
@@ -24,6 +25,20 @@ export const OTHER_CODE = define(
   "look at what changed before you pin the new hash",
   403,
 );
+export const TOO_SOON = define(
+  "client.demand_delay",
+  PolicyError,
+  "a change of the agent's code waits at least as many blocks as the caller asks for",
+  "ask its owner for a longer delay, which cannot be shortened again, or pin the code with code_hash",
+  403,
+);
+export const CLASSIC_ONLY = define(
+  "client.demand_post_quantum",
+  PolicyError,
+  "a worker that holds the agent has an X-Wing key",
+  "wait until workers are updated, or accept X25519 alone: post_quantum=False",
+  403,
+);
 export const NO_SUCH_WORKER = define(
   "client.demand_worker",
   PolicyError,
@@ -32,13 +47,29 @@ export const NO_SUCH_WORKER = define(
   403,
 );
 
-/** Absent fields demand nothing; `allowInstant` accepts the upgrade rule `instant`. Hashes and addresses are 0x hex. */
+/** Absent fields demand nothing. Hashes and addresses are 0x hex. */
 export interface Demand {
   codeHash?: string;
   manifestHash?: string;
+  /** Vendor class of the worker's hardware, such as "intel". */
   vendor?: string;
   worker?: string;
+  /** Accept the upgrade rule `instant`. */
   allowInstant?: boolean;
+  /** Refuse code that can change on a shorter notice, the owner's own calls too; `frozen` always passes. */
+  minUpgradeBlocks?: number;
+  /** Seal by X-Wing or not at all. Without it too, sessions use X-Wing with every worker that has a key for it. */
+  postQuantum?: boolean;
+}
+
+/** Throw TypeError or EncodingError for a demand that means nothing: found before the network is asked. */
+export function checkDemand(demand: Demand): void {
+  for (const name of ["codeHash", "manifestHash"] as const) {
+    if (demand[name] !== undefined) fromHex(demand[name], 32, name);
+  }
+  if (demand.worker !== undefined) fromHex(demand.worker.toLowerCase(), 20, "worker");
+  const blocks = demand.minUpgradeBlocks ?? 0;
+  if (!Number.isSafeInteger(blocks) || blocks < 0) throw new TypeError("minUpgradeBlocks is a number of blocks");
 }
 
 /** Throw PolicyError unless the agent itself meets the demand. `caller`: 20-byte address or undefined. */
@@ -48,6 +79,10 @@ export function checkRecord(demand: Demand, record: AgentRecord, caller: Uint8Ar
     if (wanted !== undefined && !equalBytes(fromHex(wanted, 32, name), record[name])) {
       throw OTHER_CODE(`${name} ${wanted}`, toHex(record[name]));
     }
+  }
+  const notice = record.upgradeMode === UpgradeMode.DELAYED ? record.upgradeDelay : 0;
+  if (record.upgradeMode !== UpgradeMode.FROZEN && notice < (demand.minUpgradeBlocks ?? 0)) {
+    throw TOO_SOON(`at least ${demand.minUpgradeBlocks} blocks, or \`frozen\``, `${notice} blocks`);
   }
   const owner = caller !== undefined && equalBytes(caller, record.owner);
   const accepted = demand.allowInstant || demand.codeHash !== undefined || owner;
@@ -61,9 +96,13 @@ export function applyDemand(demand: Demand, resolution: Resolution, caller: Uint
   checkRecord(demand, resolution.record, caller);
   const worker = demand.worker === undefined ? undefined : fromHex(demand.worker.toLowerCase(), 20, "worker");
   const fits = (one: Sitting) =>
+    (!demand.postQuantum || one.seat.certificate.hybrid) &&
     (demand.vendor === undefined || one.vendor === demand.vendor) && (!worker || equalBytes(one.worker.worker, worker));
   const sittings = resolution.sittings.filter(fits);
   if (sittings.length) return { ...resolution, sittings };
+  if (demand.postQuantum && !resolution.sittings.some((one) => one.seat.certificate.hybrid)) {
+    throw CLASSIC_ONLY(`a certificate of suite ${XWING_SUITE}`, "suite 1 everywhere");
+  }
   const found = resolution.sittings.map((one) => `${one.vendor} ${toHex(one.worker.worker)}`).join(", ");
   throw NO_SUCH_WORKER([demand.vendor, demand.worker].filter(Boolean).join(" "), found);
 }

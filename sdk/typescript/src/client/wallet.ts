@@ -9,7 +9,7 @@ import { fromHex, toHex } from "../encoding/hexes.ts";
 import type { Json } from "../encoding/jcs.ts";
 import { addressOf, signDigest, verifySigner } from "../encoding/signatures.ts";
 import { CallerSession } from "../encoding/statements.ts";
-import type { CallerKind } from "../envelope/model.ts";
+import { type CallerKind, MAX_SIGNATURE, TOO_LARGE } from "../envelope/model.ts";
 import { secp256k1 } from "@noble/curves/secp256k1.js";
 
 export const BAD_KEY = define(
@@ -85,6 +85,11 @@ export function apiKeySigner(text: string): Signer {
   };
 }
 
+/** The address that may be an agent's owner: the signer's, if it has one; an API key is nobody's address. */
+export function ownerBytes(signer: Signer | undefined): Uint8Array | undefined {
+  return signer === undefined || signer.kind === "apikey" ? undefined : addressBytes(signer);
+}
+
 /** The 20 bytes of a signer's address. Throws EncodingError. */
 export function addressBytes(signer: Signer): Uint8Array {
   return fromHex(signer.address.toLowerCase(), 20, "signer address");
@@ -111,7 +116,7 @@ export function sessionTypedData(session: CallerSession, network: Uint8Array): T
 /** The signer's word over the session; a wallet's 65 bytes are checked to be its own. Throws EncodingError. */
 export async function signSession(signer: Signer, session: CallerSession, network: Uint8Array): Promise<Uint8Array> {
   const digest = CallerSession.digest(session, network);
-  if (signer.kind) return await rawSignature(signer, session, digest, network);
+  if (signer.kind) return capped(await rawSignature(signer, session, digest, network));
   const signature = usual(await rawSignature(signer, session, digest, network));
   verifySigner(digest, signature, addressBytes(signer));
   return signature;
@@ -127,6 +132,11 @@ async function rawSignature(
   if (!signer.signTypedData) throw new TypeError("a signer has signTypedData or signDigest");
   const text = await signer.signTypedData(sessionTypedData(session, network));
   return fromHex(String(text).toLowerCase(), signer.kind ? undefined : 65, "wallet signature");
+}
+
+function capped(signature: Uint8Array): Uint8Array {
+  if (signature.length <= MAX_SIGNATURE) return signature;
+  throw TOO_LARGE(`a signature of at most ${MAX_SIGNATURE} bytes`, `${signature.length} bytes`);
 }
 
 /** Some wallets write v as 0 or 1. */

@@ -16,6 +16,8 @@ export const MAX_CHUNK = 256 * 1024;
 export const MAX_HEADERS = 128;
 export const TAG = 16;
 export const PSK_SIZE = 32;
+/** Of a contract account. */
+export const MAX_SIGNATURE = 4096;
 export const CALLER_EXPORT = frame(Context.SEALED_INFO, utf8("caller"));
 
 /** Header pairs in order; names in lower case. */
