@@ -9,6 +9,7 @@ key there. A second client, which knows nothing but the fingerprint and the gate
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -136,7 +137,8 @@ class Calling:
 
 
 async def ask(agent: Agent, keep: str = "") -> dict[str, object]:
-    reply = await agent.post(f"/?keep={keep}", deadline_s=20)
+    """A call that may be repeated: while placement moves, a worker may have let go of the agent already."""
+    reply = await agent.post(f"/?keep={keep}", deadline_s=20, idempotency_key=secrets.token_hex(16))
     assert reply.status == 200, reply.text
     found: dict[str, object] = reply.json()
     return found
