@@ -18,6 +18,7 @@ from cloister.cli import (
     keys,
     networks,
     receipts,
+    relays,
     requests,
     secrets,
     verifying,
@@ -67,6 +68,7 @@ def options(
 networks.register(app)
 calls.register(app)
 receipts.register(app)
+relays.register(app)
 completion.register(app)
 agents.app.add_typer(secrets.app, name="secrets")
 app.add_typer(agents.app, name="agent")

@@ -56,6 +56,9 @@ async def call(
     agree: Annotated[int, typer.Option(help="Ask so many workers; all must say the same. GET and HEAD.", min=1)] = 1,
     vendors: Annotated[int, typer.Option(help="With --agree: of at least so many vendor classes.", min=1)] = 2,
     deadline: Annotated[float, typer.Option(help="Seconds that the worker may take.", min=0.1, max=600)] = 30.0,
+    oblivious: Annotated[
+        str | None, typer.Option(help="Call through this relay: no gateway learns who calls.", metavar="URL")
+    ] = None,
     stream: Annotated[bool, typer.Option(help="Print pieces as they come.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -76,7 +79,7 @@ async def call(
         "body": body,
         "idempotency_key": idempotency_key,
     }
-    async with settings.client(who, api_key=api_key) as client:
+    async with settings.client(who, api_key=api_key, oblivious=oblivious) as client:
         found = await client.agent(agent, demand=demand)
         if agree > 1:
             if verb not in SAFE_METHODS or stream:

@@ -92,13 +92,18 @@ class Settings:
         return pin(raw, fingerprint=own, home=self.home, where=str(file))
 
     @asynccontextmanager
-    async def client(self, wallet: Wallet | None = None, *, api_key: str | None = None) -> AsyncIterator[Client]:
-        """A connected client, whose calls are the wallet's or the API key's. Raises what ``Client`` raises."""
+    async def client(
+        self, wallet: Wallet | None = None, *, api_key: str | None = None, oblivious: str | None = None
+    ) -> AsyncIterator[Client]:
+        """A connected client, whose calls are the wallet's or the API key's; ``oblivious``: over this relay alone.
+
+        Raises what ``Client`` raises."""
         from cloister.client.client import Client
 
         file, fingerprint = self.pinned()
         async with Client(
-            self.gateway_url(),
+            oblivious or self.gateway_url(),
+            oblivious=oblivious,
             fingerprint=fingerprint,
             network_file=file,
             home=self.home,

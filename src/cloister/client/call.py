@@ -337,17 +337,29 @@ class Caller:
         resolution: Resolution,
         tries: _Tries,
     ) -> Answered:
-        """Verify the receipt against what was sent and what came, and keep it. Raises ReceiptError."""
+        """``_believed``, for a sealed answer."""
         exchange = Exchange(
             request_id=from_hex(sealed.request_id, 16, name="request id"),
             status=status,
             request=sealed.commitment,
             response=sealed.opener.commitment(sealed.salt),
         )
+        return self._believed(final, exchange, sealed.salt, sitting, resolution, tries)
+
+    def _believed(
+        self,
+        final: Final,
+        exchange: Exchange,
+        salt: bytes,
+        sitting: Sitting,
+        resolution: Resolution,
+        tries: _Tries,
+    ) -> Answered:
+        """Verify the receipt against what was sent and what came, and keep it. Raises ReceiptError."""
         receipt = verify_receipt(
             final.receipt, final.signature, sitting.seat.certificate, sitting.admission, exchange, final.batch
         )
-        self._ledger.keep(final.receipt, final.signature, sealed.salt, sitting.seat, final.batch)
+        self._ledger.keep(final.receipt, final.signature, salt, sitting.seat, final.batch)
         return Answered(receipt, resolution.proof(sitting, receipt.id), tries.count)
 
 

@@ -25,9 +25,10 @@ from cloister.chain.tx import Sender
 from cloister.client import network as pins
 from cloister.client.agent import Agent
 from cloister.client.call import Caller, Who
-from cloister.client.demand import Demand
+from cloister.client.demand import CLASSIC_ONLY, Demand
 from cloister.client.gateway import Gateway
 from cloister.client.home import Home
+from cloister.client.oblivious import ObliviousCaller
 from cloister.client.receipts import Ledger
 from cloister.client.resolve import Resolution, Resolver
 from cloister.client.terms import walk_of
@@ -53,7 +54,9 @@ class Client:
     ``network_file``: a local network.json instead. ``trust_on_first_use``: pin what the gateway serves now, if this
     home has no pin yet. ``wallet``: signs transactions and opens calls as a known caller. ``caller``: opens calls
     instead, such as a ``ContractWallet``; ``api_key``: does, as text. ``home``: folder for pins and receipts.
-    ``keep_receipts``: write verified receipts there. ``clock`` and ``rng``: Unix seconds, random bytes.
+    ``oblivious``: address of a relay; calls are oblivious then (spec/ohttp.md), and everything goes through the relay:
+    the gateway is asked for nothing, and does not learn who calls. ``keep_receipts``: write verified receipts.
+    ``clock`` and ``rng``: Unix seconds, random bytes.
     """
 
     def __init__(
@@ -67,12 +70,14 @@ class Client:
         caller: Who | None = None,
         api_key: str | None = None,
         home: Home | str | Path | None = None,
+        oblivious: str | None = None,
         keep_receipts: bool = True,
         timeout_s: float = 30.0,
         clock: Callable[[], float] = time.time,
         rng: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self.gateway = Gateway(gateway, timeout_s=timeout_s)
+        self.gateway = Gateway(gateway if oblivious is None else oblivious, timeout_s=timeout_s)
+        self._engine = Caller if oblivious is None else ObliviousCaller
         self.rpc = Rpc(self.gateway.rpc_url, timeout=timeout_s)
         self.wallet = wallet
         self.caller = _caller(wallet, caller, api_key)
@@ -114,7 +119,7 @@ class Client:
             )
             walk = walk_of(network, self.gateway.handovers, self.clock, self.home)
             self._resolver = Resolver(network, self.gateway, self.rpc, clock=self.clock, rng=self.rng, walk=walk)
-            self._calls = Caller(self.gateway, self._resolver, self.ledger, rng=self.rng, clock=self.clock)
+            self._calls = self._engine(self.gateway, self._resolver, self.ledger, rng=self.rng, clock=self.clock)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -132,6 +137,8 @@ class Client:
         found = await self.agent_id(agent)
         record = await self.resolver.record(found)
         wanted = demand or Demand()
+        if wanted.post_quantum and self._engine is ObliviousCaller:
+            raise CLASSIC_ONLY(expected="a sealed call", found="an oblivious one, which has no X-Wing")
         wanted.check_record(record, self.caller_address)
         return Agent(self, found, record, wanted, anonymous=anonymous)
 

@@ -20,6 +20,8 @@ import aiohttp
 
 from cloister.core.chainview.terms import SignedHandover, offers
 from cloister.core.encoding.hexes import from_hex, to_hex
+from cloister.core.envelope.oblivious import MAX_ANSWER as OBLIVIOUS_ANSWER
+from cloister.core.envelope.ohttp import REQUEST_TYPE, RESPONSE_TYPE
 from cloister.core.errors import CloisterError, ConfigError, TransportError, define, from_wire
 from cloister.wire.terms import HANDOVERS
 
@@ -152,6 +154,31 @@ class Gateway:
         if not hmac.compare_digest(found, digest):
             raise WRONG_BLOB(expected=to_hex(digest), found=to_hex(found))
         return data
+
+    async def oblivious_keys(self, agent: bytes, boot: bytes) -> list[Any]:
+        """A worker's keys for oblivious calls of an agent, unverified: give them to ``ObliviousKey.from_json``."""
+        answer = await self._json("GET", f"/v1/oblivious/{to_hex(agent)}/keys?boot={to_hex(boot)}")
+        keys = answer.get("keys")
+        if not isinstance(keys, list):
+            raise BAD_ANSWER(expected="{keys: […]}", found=type(keys).__name__)
+        return keys[:8]
+
+    async def oblivious(self, agent: bytes, boot: bytes, data: bytes, *, patience_s: float) -> bytes | NotOpened:
+        """Send an encapsulated request; the encapsulated response, or a plain refusal, which proves nothing.
+
+        Raises TransportError: client.unreachable if nothing was sent, client.broken_off if we cannot know."""
+        path = f"/v1/oblivious/{to_hex(agent)}?boot={to_hex(boot)}"
+        with _border():
+            async with self._open().post(
+                self.url + path,
+                data=data,
+                headers={"content-type": REQUEST_TYPE},
+                timeout=self._patience(patience_s),
+                allow_redirects=False,
+            ) as answer:
+                if answer.status != 200 or answer.content_type != RESPONSE_TYPE:
+                    return NotOpened(_refusal(answer.status, await _read(answer, MAX_JSON)))
+                return await _read(answer, OBLIVIOUS_ANSWER)
 
     @asynccontextmanager
     async def call(

@@ -41,6 +41,7 @@ from cloister.core.envelope.model import (
     decode_json,
     encode_json,
 )
+from cloister.core.envelope.opener import Failed
 from cloister.core.errors import CloisterError, EnvelopeError, Refusal, define, from_wire
 from cloister.core.keys import hpke
 from cloister.core.receipts.batch import MAX_BATCH_PATH, BatchPath
@@ -260,8 +261,8 @@ class ObliviousRequest:
     commitment: bytes
     request_id: str
 
-    def open(self, data: bytes) -> Answer:
-        """The answer. Raises EnvelopeError: ohttp.*, bhttp.*, oblivious.answer; and the worker's refusal, authentic."""
+    def open(self, data: bytes) -> Answer | Failed:
+        """The answer, or the worker's refusal, which is authentic too. Raises EnvelopeError for what is neither."""
         message = self.exchange.open_response(data, max_size=MAX_ANSWER)
         return Answer.of(decode_response(message, max_content=MAX_ANSWER), self.salt)
 
@@ -334,11 +335,11 @@ class Answer:
     commitment: bytes
 
     @classmethod
-    def of(cls, response: BinaryResponse, salt: bytes) -> Answer:
-        """Take a response apart. Raises EnvelopeError (oblivious.answer), or the refusal that it is."""
+    def of(cls, response: BinaryResponse, salt: bytes) -> Answer | Failed:
+        """Take a response apart. Raises EnvelopeError: oblivious.answer, envelope.head, oblivious.field."""
         ours = dict(pair for pair in response.headers if pair[0].startswith(RESERVED))
         if REFUSAL in ours:
-            raise _refusal(response, ours[REFUSAL])
+            return Failed(_refusal(response, ours[REFUSAL]))
         final = dict(response.trailers)
         if set(ours) != {CHECKPOINT} or set(final) != {RECEIPT} or len(response.trailers) != 1:
             raise BAD_ANSWER(expected="one checkpoint and one receipt", found=", ".join([*ours, *final])[:120])
