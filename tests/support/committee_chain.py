@@ -21,10 +21,19 @@ from cloister.core.chainview.ceremonies import (
 )
 from cloister.core.chainview.founding import CandidateRecord, SeatsRecord
 from cloister.core.chainview.seats import RulesRecord
-from cloister.core.encoding.handover import CandidateAdmission, Handover, MasterResume, members_hash
+from cloister.core.encoding.handover import (
+    CandidateAdmission,
+    EpochDestruction,
+    Handover,
+    MasterResume,
+    MasterRotation,
+    SeatRevocation,
+    members_hash,
+)
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.network import network_id
 from cloister.core.encoding.signatures import recover
+from cloister.core.encoding.statements import Statement
 from cloister.core.errors import ChainError, define
 from cloister.core.policy.candidates import ADMISSION_BLOCKS, admission_of
 from cloister.core.threshold.facts import Confirmation, Facts, Fault
@@ -275,6 +284,43 @@ class Contract:
         if number < self.epochs[self.seats.master_epoch].confirmed_at + self.rules.rotation_blocks:
             raise refuse("TooEarly")
         self.open(Kind.ROTATE, self.seats.members, self.seats.threshold, number)
+
+    def require_signed(self, statement: Statement, signatures: Sequence[bytes]) -> None:
+        """The steps of Office._requireSignedBy."""
+        term = self.terms[self.seats.term]
+        if getattr(statement, "term", 0) != self.seats.term:
+            raise refuse("WrongTerm")
+        signers = {recover(statement.digest(self.seats.network_id), s) for s in signatures}
+        if not signers <= set(term.members) or len(signatures) > len(term.members):
+            raise refuse("NotAMember")
+        voters = {member for seat, member in enumerate(term.members, 1) if seat not in term.revoked}
+        if len(signers & voters) < term.threshold:
+            raise refuse("TooFewSigners")
+
+    def do_rotateByCommittee(
+        self, sender: bytes, number: int, said: tuple[int, int], signatures: Sequence[bytes]
+    ) -> None:
+        self.require_signed(MasterRotation(*said), signatures)
+        if said[1] != self.seats.master_epoch or any(e.state is EpochState.PAUSED for e in self.epochs.values()):
+            raise refuse("WrongEpoch")
+        self.open(Kind.ROTATE, self.seats.members, self.seats.threshold, number)
+
+    def do_revokeByCommittee(
+        self, sender: bytes, number: int, said: tuple[int, bytes], signatures: Sequence[bytes]
+    ) -> None:
+        self.require_signed(SeatRevocation(*said), signatures)
+        term = self.terms[self.seats.term]
+        seat = term.members.index(said[1]) + 1
+        if seat in term.revoked:
+            raise refuse("RevokedSeat")
+        self.terms[self.seats.term] = replace(term, revoked=term.revoked | {seat})
+
+    def do_destroyEpoch(self, sender: bytes, number: int, said: tuple[int, int], signatures: Sequence[bytes]) -> None:
+        self.require_signed(EpochDestruction(*said), signatures)
+        epoch = self.epochs[said[1]]
+        if epoch.state is not EpochState.PAUSED or self.epochs[self.seats.master_epoch].state is not EpochState.RESUMED:
+            raise refuse("WrongEpoch")
+        self.epochs[said[1]] = replace(epoch, state=EpochState.DESTROYED, destroyed_at=number)
 
     def do_resume(self, sender: bytes, number: int, said: tuple[int, bytes, int], signatures: list[bytes]) -> None:
         statement, epoch = MasterResume(*said), self.epochs[said[2]]

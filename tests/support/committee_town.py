@@ -123,6 +123,7 @@ class Town:
             "block": 100,
             "shares": [{"master_epoch": 1, "term": 1}],
             "ceremony": None,
+            "statements": {"signed": [], "not_resealed": 0},
         }
         return web.json_response({**said, **self.says.get(i, {})})
 

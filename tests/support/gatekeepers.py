@@ -23,7 +23,9 @@ from cloister.core.chainview.ceremonies import CeremonyView, EpochRecord, EpochS
 from cloister.core.chainview.founding import CandidateRecord, SeatsRecord
 from cloister.core.chainview.header import Header
 from cloister.core.chainview.records import PolicyRecord
+from cloister.core.chainview.reseals import CountedAgent
 from cloister.core.chainview.seats import RulesRecord
+from cloister.core.encoding.contract_statements import Resealed, WorkerBumps
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.network import ContractRef, Genesis, network_id
@@ -75,6 +77,8 @@ class State:
     policy: PolicyRecord
     listed: dict[bytes, int]
     contract: Contract
+    counts: dict[int, int] = field(default_factory=dict)
+    bumped: list[tuple[int, int]] = field(default_factory=list)
     workers: dict[bytes, WorkerFacts] = field(default_factory=dict)
     agents: dict[bytes, AgentFacts] = field(default_factory=dict)
     left: set[bytes] = field(default_factory=set)
@@ -139,7 +143,33 @@ class World:
 
     def call(self, sender: bytes, function: str, *args: Any) -> None:
         """A transaction to the Gatekeepers contract, in the next block."""
-        self.now.contract.call(sender, len(self.headers), function, *args)
+        if function == "record":
+            self._record(*args)
+        elif function == "bumpEpochsByCommittee":
+            self._bump(*args)
+        else:
+            self.now.contract.call(sender, len(self.headers), function, *args)
+
+    def _record(self, said: tuple[int, int, bytes], tokens: tuple[int, ...], signatures: Sequence[bytes]) -> None:
+        """Reseals.record."""
+        self.now.contract.require_signed(Resealed(*said), signatures)
+        for token in tokens:
+            self.now.counts[token] = max(said[1], self.now.counts[token])
+
+    def _bump(
+        self,
+        said: tuple[int, bytes, bytes],
+        tokens: tuple[int, ...],
+        epochs: tuple[int, ...],
+        signatures: Sequence[bytes],
+    ) -> None:
+        """Agents.bumpEpochsByCommittee."""
+        self.now.contract.require_signed(WorkerBumps(*said), signatures)
+        ends = dict(zip(tokens, epochs, strict=True))
+        for agent in list(self.now.agents.values()):
+            if ends.get(agent.token_id) == agent.agent_epoch:
+                self.now.agents[agent.agent] = replace(agent, agent_epoch=agent.agent_epoch + 1)
+                self.now.bumped.append((agent.token_id, agent.agent_epoch))
 
 
 class WorldSnapshot:
@@ -202,6 +232,21 @@ class WorldSnapshot:
     async def rules(self) -> RulesRecord:
         return self._state.contract.rules
 
+    async def agent_count(self) -> int:
+        return max((a.token_id for a in self._state.agents.values()), default=0)
+
+    async def counted(self, tokens: tuple[int, ...]) -> tuple[CountedAgent, ...]:
+        by_token = {a.token_id: a for a in self._state.agents.values()}
+        found = []
+        for token in tokens:
+            a, under = by_token.get(token), self._state.counts.get(token, 0)
+            none = CountedAgent(bytes(32), 0, under, None, 0)
+            found.append(none if a is None else CountedAgent(a.agent, a.agent_epoch, under, a.secrets, a.wiped_below))
+        return tuple(found)
+
+    async def remaining(self, epoch: int) -> int:
+        return sum(1 for counted in self._state.counts.values() if counted == epoch)
+
     async def content(self, member: bytes) -> tuple[bool, bool]:
         return member in self._state.content, self._state.content >= set(self._state.seats.members)
 
@@ -248,7 +293,7 @@ class WorldChain:
     async def balance(self, address: bytes) -> int:
         return 10**18
 
-    async def send(self, function: str, *args: Any) -> None:
+    async def send(self, function: str, *args: Any, contract: str = "Gatekeepers") -> None:
         self.world.call(self.address, function, *args)
 
     async def published(self, ceremony: CeremonyView, dealer: int) -> bytes | None:
@@ -319,10 +364,14 @@ class Seat:
             self.folder, f"127.0.0.1:{self.port}", ["http://127.0.0.1:1"], self.folder, operator, self.url, {}
         )
 
+    async def unsealed(self) -> NodeKeys:
+        """The keys in its folder."""
+        return node_keys(self.folder, self.tee)
+
     async def open(self) -> Gatekeeper:
         """Start: what ``Gatekeeper.open`` and ``__main__`` do, over the pretend chain."""
         self.chain = WorldChain(self.world, self.keys.address)
-        keys = node_keys(self.folder, self.tee)
+        keys = await self.unsealed()
         self.member = Gatekeeper(self.config, self.world.genesis, self.world.rules, keys, self.tee, self.chain)
         self.runner = web.AppRunner(build(self.member), access_log=None, shutdown_timeout=0.01)
         await self.runner.setup()
@@ -453,8 +502,10 @@ def sign_checkpoint(seats: Sequence[Seat], checkpoint: Checkpoint, network: byte
 
 def an_agent(world: World, name: bytes = b"\xaa" * 32, **changes: Any) -> AgentFacts:
     """An agent on chain."""
-    base = AgentFacts(name, b"\xc0" * 32, b"\xc1" * 32, b"\xc2" * 32, 1, 1, seats=2, paused=False)
+    token = len(world.now.agents) + 1
+    base = AgentFacts(name, b"\xc0" * 32, b"\xc1" * 32, b"\xc2" * 32, 1, 1, seats=2, paused=False, token_id=token)
     world.now.agents[name] = replace(base, **changes)
+    world.now.counts[world.now.agents[name].token_id] = max(1, world.now.seats.master_epoch)
     return world.now.agents[name]
 
 

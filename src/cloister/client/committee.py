@@ -211,7 +211,7 @@ class CommitteeReader:
 async def ask_status(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     """What the gatekeeper at ``url`` says of itself. Raises TransportError, EncodingError, or its own refusal."""
     value = await ask(session, "GET", f"{url.rstrip('/')}/v1/status")
-    names = {"member", "term", "index", "doing", "block", "shares", "ceremony"}
+    names = {"member", "term", "index", "doing", "block", "shares", "ceremony", "statements"}
     said = need_fields("status", value, names)
     if said["ceremony"] is not None:
         fields = {"number", "id", "kind", "term", "master_epoch", "phase", "means", "until_block", "missing", "trouble"}

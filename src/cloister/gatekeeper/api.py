@@ -48,7 +48,8 @@ def build(gatekeeper: Gatekeeper) -> web.Application:
             web.get("/v1/dkg/{ceremony}/dealing/{dealer}", api.dealing),
             web.get("/v1/transcript/{transcript}", api.transcript),
             web.get("/v1/handovers", api.handovers),
-            web.get("/v1/resume/{epoch}", api.resume),
+            web.get("/v1/statements", api.statements),
+            web.get("/v1/leases/{worker}", api.leases),
             web.get("/v1/shares/{epoch}", api.shares),
             web.get("/v1/checkpoint", api.checkpoint),
             web.get("/v1/checkpoint/{number}", api.checkpoint_at),
@@ -105,9 +106,14 @@ class _Api:
         self._gatekeeper.small(_remote(request))
         return _answer(self._gatekeeper.handovers.served())
 
-    async def resume(self, request: web.Request) -> web.Response:
+    async def statements(self, request: web.Request) -> web.Response:
         self._gatekeeper.small(_remote(request))
-        return _answer(self._gatekeeper.votes.served(_number("epoch", request.match_info["epoch"])))
+        return _answer(self._gatekeeper.statements.served())
+
+    async def leases(self, request: web.Request) -> web.Response:
+        self._gatekeeper.small(_remote(request))
+        worker = from_hex(request.match_info["worker"], 20, name="worker")
+        return _answer(self._gatekeeper.statements.served_leases(worker))
 
     async def shares(self, request: web.Request) -> web.Response:
         self._gatekeeper.small(_remote(request))

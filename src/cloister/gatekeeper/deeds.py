@@ -39,13 +39,13 @@ class Deeds:
         calls = [call for action in actions if (call := call_of(view, member, action)) is not None]
         await asyncio.gather(*(self.once(call, head) for call in calls))
 
-    async def once(self, call: Call, head: Header) -> bool:
+    async def once(self, call: Call, head: Header, contract: str = "Gatekeepers") -> bool:
         """One transaction, unless it landed lately. Returns whether it landed now."""
         if head.number < self._sent.get(call, -RESEND_BLOCKS) + RESEND_BLOCKS:
             return False
         function, arguments = call
         try:
-            await self._chain.send(function, *arguments)
+            await self._chain.send(function, *arguments, contract=contract)
         except CloisterError as error:
             _log.info("not taken", function=function, code=error.code, found=error.found)
             return False

@@ -116,6 +116,10 @@ class HeadDesk:
         """Under which epochs the agent's state is, as far as this member may say (``HeadTable.sealed``)."""
         return self._table.sealed(agent)
 
+    def settled(self, agent: bytes) -> bool:
+        """Whether this member may say that an agent has no head (``HeadTable.settled``)."""
+        return self._table.settled(agent)
+
     def newest(self, agent: bytes, nonce: bytes) -> HeadAnswer:
         """The newest head of an agent, or none, signed over the asker's nonce."""
         self._checkpoints.require_running()

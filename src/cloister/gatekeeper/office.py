@@ -15,7 +15,7 @@ from cloister.core.threshold.shares import KeyShare
 from cloister.gatekeeper.store import Store
 from cloister.node.identity import NodeKeys
 
-SHARE, NETWORK = "share/", "network"
+SHARE, NETWORK, BURIED = "share/", "network", "buried/"
 
 NOT_IN_OFFICE = define(
     "gatekeeper.not_in_office",
@@ -97,9 +97,9 @@ class Shares:
             self._open(name)
 
     def put(self, epoch: int, share: KeyShare) -> None:
-        """Seal a share durably. Does nothing if it is there."""
+        """Seal a share durably. Does nothing if it is there, or if its master epoch was destroyed."""
         name = _name(epoch, share.public.term)
-        if self._store.get(name) is None:
+        if self._store.get(name) is None and self._store.get(BURIED + str(epoch)) is None:
             self._store.put(name, self._keys.seal(name, share.to_bytes(), self._rng))
 
     def get(self, epoch: int, term: int) -> KeyShare | None:
@@ -111,6 +111,11 @@ class Shares:
         """Erase a share and every sealed copy of it (R4)."""
         if self._store.get(_name(epoch, term)) is not None:
             self._store.erase(_name(epoch, term))
+
+    def bury(self, epoch: int, term: int) -> None:
+        """Erase a share of a destroyed master epoch. From then on none of that epoch is taken, whatever is shown."""
+        self._store.put(BURIED + str(epoch), b"")
+        self.erase(epoch, term)
 
     def held(self) -> list[tuple[int, int]]:
         """(master epoch, term) of the shares on disk."""

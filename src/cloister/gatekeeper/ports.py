@@ -12,9 +12,11 @@ from cloister.core.chainview.ceremonies import CeremonyView, EpochRecord, TermRe
 from cloister.core.chainview.founding import CandidateRecord, SeatsRecord
 from cloister.core.chainview.header import Header
 from cloister.core.chainview.records import PolicyRecord
+from cloister.core.chainview.reseals import CountedAgent
 from cloister.core.chainview.seats import RulesRecord
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
+from cloister.core.policy.remote_agent import People
 from cloister.core.threshold.facts import Facts
 
 
@@ -29,6 +31,9 @@ class Snapshot(Protocol):
 
     async def agent(self, agent: bytes) -> AgentFacts | None:
         """An agent's record with its cluster's, or None if it does not exist."""
+
+    async def people(self, agent: bytes) -> People | None:
+        """Who stands in an agent's record; None if it does not exist. An owner or guardian with code is nobody."""
 
     async def policy(self) -> PolicyRecord:
         """The policy in force and when the list was founded."""
@@ -75,6 +80,15 @@ class Snapshot(Protocol):
     async def rules(self) -> RulesRecord:
         """The contract's parameters."""
 
+    async def agent_count(self) -> int:
+        """How many agents exist; their token ids are 1 to this."""
+
+    async def counted(self, tokens: tuple[int, ...]) -> tuple[CountedAgent, ...]:
+        """Agents by token id, with the master epoch that each counts under; epoch 0 for one that does not exist."""
+
+    async def remaining(self, epoch: int) -> int:
+        """How many agents count under a master epoch (epochs.md 13)."""
+
 
 class Chain(Protocol):
     """The chain, as far as this gatekeeper believes it."""
@@ -100,8 +114,8 @@ class Chain(Protocol):
     async def balance(self, address: bytes) -> int:
         """An account's balance in wei: only to know whether transactions can be paid."""
 
-    async def send(self, function: str, *args: Any) -> None:
-        """Call a function of the Gatekeepers contract as this member; returns once it is in a block."""
+    async def send(self, function: str, *args: Any, contract: str = "Gatekeepers") -> None:
+        """Call a function of a contract of the network as this member; returns once it is in a block."""
 
     async def published(self, ceremony: CeremonyView, dealer: int) -> bytes | None:
         """The call data of a dealer's publication: the frame of DKG_DEALING. Unproven: its digest decides."""

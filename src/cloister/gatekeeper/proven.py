@@ -11,6 +11,7 @@ from cloister.chain.committees import CeremonyState
 from cloister.chain.contracts import call, encode
 from cloister.chain.events import topic
 from cloister.chain.finality import Follower, HeaderVerifier
+from cloister.chain.people import people_of
 from cloister.chain.rpc import REVERTED, Rpc, quantity
 from cloister.chain.tx import Sender
 from cloister.core.chainview.ceremonies import CeremonyView, EpochRecord, TermRecord
@@ -18,7 +19,8 @@ from cloister.core.chainview.directory import read_newest
 from cloister.core.chainview.founding import CandidateRecord, SeatsRecord, read_seats
 from cloister.core.chainview.header import Header
 from cloister.core.chainview.layout import Layout, add, data_slot
-from cloister.core.chainview.records import PolicyRecord
+from cloister.core.chainview.records import PolicyRecord, agent_id
+from cloister.core.chainview.reseals import CountedAgent, read_born_in, read_born_under, read_moved, read_moved_to
 from cloister.core.chainview.seats import RulesRecord
 from cloister.core.chainview.words import Slots, address_of_word
 from cloister.core.encoding.hexes import from_hex, to_hex
@@ -26,6 +28,7 @@ from cloister.core.encoding.network import Genesis
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import ChainError, CloisterError
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
+from cloister.core.policy.remote_agent import People
 from cloister.core.threshold.facts import Facts
 
 _SNAPSHOTS = 24
@@ -44,6 +47,17 @@ class _State(CeremonyState):
 
     async def elected_at(self) -> int:
         return await self._read("Gatekeepers", _read_elected_at)
+
+    async def counted(self, tokens: tuple[int, ...]) -> tuple[CountedAgent, ...]:
+        ids = [agent_id(self.checkpoint.chain_id, self._contracts["Agents"], token) for token in tokens]
+        records = await self.agents(ids)
+        born = await self._read("Agents", lambda s, at: read_born_in(s, at, tokens))
+        moved = await self._read("Reseals", lambda s, at: read_moved_to(s, at, tokens))
+        found = []
+        for one, agent, first, later in zip(records, ids, born, moved, strict=True):
+            there = (0, None, 0) if one is None else (one.epoch, one.secrets_at, one.wiped_below)
+            found.append(CountedAgent(agent, there[0], later or first, there[1], there[2]))
+        return tuple(found)
 
 
 class ProvenSnapshot:
@@ -82,7 +96,12 @@ class ProvenSnapshot:
             a.secrets_at,
             a.wiped_below,
             canary=None if canary is None else (canary.code_hash, canary.manifest_hash),
+            token_id=a.token_id,
         )
+
+    async def people(self, agent: bytes) -> People | None:
+        """Who stands in an agent's record; nobody in place of an owner or guardian with code."""
+        return await people_of(self._state, agent)
 
     async def policy(self) -> PolicyRecord:
         """The policy in force."""
@@ -144,6 +163,19 @@ class ProvenSnapshot:
         """The contract's parameters."""
         return await self._state.rules()
 
+    async def agent_count(self) -> int:
+        """How many agents exist."""
+        return await self._state.agent_count()
+
+    async def counted(self, tokens: tuple[int, ...]) -> tuple[CountedAgent, ...]:
+        """Agents by token id, each with the master epoch that it counts under."""
+        return await self._state.counted(tokens)
+
+    async def remaining(self, epoch: int) -> int:
+        """How many agents count under a master epoch."""
+        born = await self._state.read("Agents", lambda s, at: read_born_under(s, at, epoch))
+        return born + await self._state.read("Reseals", lambda s, at: read_moved(s, at, epoch))
+
 
 class ProvenChain:
     """``ports.Chain``. ``verifier`` says what is final, the first of ``rpcs`` serves proofs, ``sender`` pays."""
@@ -198,9 +230,9 @@ class ProvenChain:
         """Wei at the newest block."""
         return quantity(await self._rpc.call("eth_getBalance", to_hex(address), "latest"), "balance")
 
-    async def send(self, function: str, *args: Any) -> None:
-        """Send to the Gatekeepers contract and wait for inclusion."""
-        await self._sender.send(self._contracts["Gatekeepers"], encode("Gatekeepers", function, *args))
+    async def send(self, function: str, *args: Any, contract: str = "Gatekeepers") -> None:
+        """Send to a contract and wait for inclusion."""
+        await self._sender.send(self._contracts[contract], encode(contract, function, *args))
 
     async def published(self, ceremony: CeremonyView, dealer: int) -> bytes | None:
         """The call data of a dealer's publication, found by its event; any endpoint that has it will do."""

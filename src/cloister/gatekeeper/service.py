@@ -37,9 +37,12 @@ from cloister.gatekeeper.ceremonies import Ceremonies
 from cloister.gatekeeper.chains import ConnectedChains
 from cloister.gatekeeper.checkpoints import HALTED
 from cloister.gatekeeper.config import GatekeeperConfig
+from cloister.gatekeeper.consents import Consents
 from cloister.gatekeeper.deeds import Deeds
 from cloister.gatekeeper.desks import DeskMaker, Desks
+from cloister.gatekeeper.gather import Gatherer
 from cloister.gatekeeper.handovers import Handovers
+from cloister.gatekeeper.knowing import Knowing
 from cloister.gatekeeper.limits import RateLimit
 from cloister.gatekeeper.membership import Announcement, Membership
 from cloister.gatekeeper.memory import HeadDesk
@@ -52,7 +55,6 @@ from cloister.gatekeeper.status import status_of
 from cloister.gatekeeper.store import Store
 from cloister.gatekeeper.transcripts import Transcripts
 from cloister.gatekeeper.triggers import Triggers
-from cloister.gatekeeper.votes import Votes
 from cloister.node import logs
 from cloister.node.config import config_hash
 from cloister.node.identity import NodeKeys
@@ -127,8 +129,10 @@ class Gatekeeper:
             self.store, self.keys, genesis.genesis_id(), self.membership, self.shares, self.transcripts, deeds, rng
         )
         self.handovers = Handovers(self.store, self.keys, self.session)
-        self.votes = Votes(self.store, self.keys, self.session)
-        self.triggers = Triggers(deeds, self.handovers, self.votes, self.keys)
+        knowing = Knowing(self.keys.address, self.store, self.policy, Consents(self.config.data, self.audit))
+        self.statements = Gatherer(self.store, self.keys, self.session, deeds, self.audit, knowing)
+        self.triggers = Triggers(deeds, self.handovers, self.keys)
+        self.disks = DiskDesk(self.chain, self.store, self.audit, self.policy, rng)
         self.candidates = CandidateDesk(self.chain, self.membership, self.audit)
         self.candidacy = Candidacy(self.keys.address, deeds)
 
@@ -246,8 +250,9 @@ class Gatekeeper:
             record = await at.epoch_record(epoch)
             over = record.state is EpochState.DESTROYED
             if over and head.number >= record.destroyed_at + (await at.rules()).erase_delay:
-                self.shares.erase(epoch, term)
+                self.shares.bury(epoch, term)
                 _log.info("share of a destroyed epoch erased", epoch=epoch)
+            await self.statements.step(at, head, seats, None if self.desks is None else self.desks.heads)
 
     @staticmethod
     def _merge_is_due(heads: HeadDesk, number: int) -> bool:
@@ -356,7 +361,7 @@ class Gatekeeper:
 
     def status(self) -> dict[str, object]:
         """For people: which ceremony, which phase, until when, what is missing."""
-        return status_of(self.info(), self.ceremonies, self.shares, self.head)
+        return status_of(self.info(), self.ceremonies, self.shares, self.head, self.statements.progress())
 
     def info(self) -> Info:
         """Who this is, and how far it is."""

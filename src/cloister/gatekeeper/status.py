@@ -14,8 +14,11 @@ from cloister.gatekeeper.office import Shares
 from cloister.wire.messages import Info
 
 
-def status_of(info: Info, ceremonies: Ceremonies, shares: Shares, head: Header | None) -> dict[str, Any]:
-    """JSON-ready. ``ceremony`` is null before the first one, and where we have no seat in the newest."""
+def status_of(
+    info: Info, ceremonies: Ceremonies, shares: Shares, head: Header | None, statements: dict[str, Any]
+) -> dict[str, Any]:
+    """JSON-ready. ``ceremony`` is null before the first one, and where we have no seat in the newest. ``statements``:
+    what this member signs, and how many agents the older master epoch still has."""
     run = ceremonies.newest
     return {
         "member": to_hex(info.member),
@@ -25,6 +28,7 @@ def status_of(info: Info, ceremonies: Ceremonies, shares: Shares, head: Header |
         "block": 0 if head is None else head.number,
         "shares": [{"master_epoch": epoch, "term": term} for epoch, term in shares.held()],
         "ceremony": None if run is None else _ceremony(run),
+        "statements": statements,
     }
 
 

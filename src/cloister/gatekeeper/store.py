@@ -199,6 +199,18 @@ class Store:
 class ChainBook:
     """Checkpoints of one connected chain, in the same file. Implements ``Book``."""
 
+    def granted_to(self, worker: bytes, since_term: int) -> list[Lease]:
+        """The newest lease of each agent and term that this member granted to a worker, since a term."""
+        rows: Any = self._db.execute(
+            "SELECT body FROM grants WHERE worker = ? AND term >= ? ORDER BY term, agent", (worker, since_term)
+        ).fetchall()
+        return [Lease.from_json(jcs.decode(bytes(row[0]))) for row in rows]
+
+    def granted_workers(self, since_term: int) -> list[bytes]:
+        """Workers that this member granted leases to, since a term."""
+        rows: Any = self._db.execute("SELECT DISTINCT worker FROM grants WHERE term >= ?", (since_term,)).fetchall()
+        return sorted(bytes(row[0]) for row in rows)
+
     def __init__(self, db: apsw.Connection, store: Store, chain: int) -> None:
         self._db, self._store, self._chain = db, store, chain
 

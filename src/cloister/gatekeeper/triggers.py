@@ -14,7 +14,6 @@ from cloister.core.chainview.seats import RulesRecord
 from cloister.gatekeeper.deeds import Call, Deeds
 from cloister.gatekeeper.handovers import Handovers
 from cloister.gatekeeper.ports import Snapshot
-from cloister.gatekeeper.votes import Votes, resume_of
 from cloister.node.identity import NodeKeys
 
 PATIENCE = 3
@@ -24,8 +23,8 @@ GONE = (EpochState.NONE, EpochState.DESTROYED)
 class Triggers:
     """Starts what is due."""
 
-    def __init__(self, deeds: Deeds, handovers: Handovers, votes: Votes, keys: NodeKeys) -> None:
-        self._deeds, self._handovers, self._votes, self._keys = deeds, handovers, votes, keys
+    def __init__(self, deeds: Deeds, handovers: Handovers, keys: NodeKeys) -> None:
+        self._deeds, self._handovers, self._keys = deeds, handovers, keys
 
     async def step(self, at: Snapshot, head: Header, seats: SeatsRecord) -> None:
         """Send what is due at a final block, if it is our turn. Raises CloisterError."""
@@ -35,7 +34,6 @@ class Triggers:
         term, newest = await at.term_record(seats.term), await at.open_ceremony()
         epochs = {e: await at.epoch_record(e) for e in range(max(1, seats.master_epoch - 1), seats.master_epoch + 1)}
         await self._record(at, head, seats, term.height + turn)
-        await self._resume(at, head, seats, epochs[seats.master_epoch], turn)
         if newest is not None and newest.ending is Ending.OPEN:
             return
         ended = 0 if newest is None else newest.ended_at
@@ -51,18 +49,6 @@ class Triggers:
         known, threshold = self._handovers.get(old), (await at.term_record(old)).threshold
         if known is not None and len(known.signatures) >= threshold:
             await self._deeds.once(("handOver", (old, tuple(known.signatures[:threshold]))), head)
-
-    async def _resume(self, at: Snapshot, head: Header, seats: SeatsRecord, epoch: EpochRecord, turn: int) -> None:
-        """Vote that a rotation is final, and send t votes when it is our turn."""
-        if epoch.epoch == 1 or epoch.state is not EpochState.PAUSED:
-            return
-        statement = resume_of(seats, epoch, await at.ceremony_at(epoch.ceremony))
-        if statement is None:
-            return
-        votes = await self._votes.gather(statement, seats.network_id, seats.members, at)
-        if len(votes) >= seats.threshold and head.number >= epoch.confirmed_at + turn:
-            fields = (statement.term, statement.ceremony, statement.master_epoch)
-            await self._deeds.once(("resume", (fields, tuple(votes[: seats.threshold]))), head)
 
 
 def due(

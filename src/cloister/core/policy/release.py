@@ -59,7 +59,7 @@ class AgentFacts:
 
     secrets: the epochs under which the owner's secrets were set; None if none are set. wiped_below: state sealed under
     an agent epoch below this one is left behind, by the owner's choice. canary: code and manifest hash of the second
-    version that may run at the checkpoint; None without one."""
+    version that may run at the checkpoint; None without one. token_id: its number in the Agents contract."""
 
     agent: bytes
     code_hash: bytes
@@ -72,6 +72,7 @@ class AgentFacts:
     secrets: Epochs | None = None
     wiped_below: int = 0
     canary: tuple[bytes, bytes] | None = None
+    token_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)

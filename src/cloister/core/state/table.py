@@ -52,6 +52,10 @@ class HeadTable:
         found = self._heads.get(agent)
         return None if found is None or not self.merged or agent in self._doubts else found.epochs
 
+    def settled(self, agent: bytes) -> bool:
+        """Whether this member may speak about the agent: its table is merged, and members agreed on the agent."""
+        return self.merged and agent not in self._doubts
+
     def propose(self, agent: bytes, new: Head, *, genesis: bytes | None = None, wiped: bool = False) -> None:
         """Accept a head, or raise. After it returns the member may sign; the same head again is accepted again.
 
