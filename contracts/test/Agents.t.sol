@@ -147,6 +147,133 @@ contract AgentsTest is Founded {
         vm.stopPrank();
     }
 
+    // --- canary ---
+
+    function canaryOf(uint256 id) internal view returns (Agents.Canary memory) {
+        return agents.canary(agents.agentIdOf(id));
+    }
+
+    function test_an_instant_canary_may_run_at_once_beside_the_code_in_force() public {
+        uint256 id = deploy(Agents.UpgradeMode.Instant, 0);
+        vm.prank(owner);
+        agents.setCanary(id, keccak256("new"), MANIFEST, 10);
+        equal(record(id).codeHash, CODE);
+        equal(uint256(record(id).canary), 11);
+        equal(canaryOf(id).codeHash, keccak256("new"));
+        equal(canaryOf(id).manifestHash, MANIFEST);
+        equal(canaryOf(id).readyAt, uint64(block.number));
+    }
+
+    function test_fuzz_a_canary_waits_as_long_as_a_change(uint64 delay, uint64 wait, uint8 share) public {
+        delay = uint64(bound(delay, 1, 1000));
+        wait = uint64(bound(wait, 0, 2000));
+        share = uint8(bound(share, 0, 100));
+        uint256 id = deploy(Agents.UpgradeMode.Delayed, delay);
+        vm.prank(owner);
+        agents.setCanary(id, keccak256("new"), MANIFEST, share);
+        uint64 ready = uint64(block.number) + delay;
+        equal(canaryOf(id).readyAt, ready);
+        vm.roll(block.number + wait);
+        vm.prank(owner);
+        if (wait < delay) vm.expectRevert(abi.encodeWithSelector(Agents.TooEarly.selector, ready, block.number));
+        agents.promoteCanary(id);
+        equal(record(id).codeHash, wait < delay ? CODE : keccak256("new"));
+        equal(uint256(record(id).canary), wait < delay ? share + 1 : 0);
+    }
+
+    function test_another_share_waits_no_more_and_another_version_waits_anew() public {
+        uint256 id = deploy(Agents.UpgradeMode.Delayed, 5);
+        vm.startPrank(owner);
+        agents.setCanary(id, keccak256("new"), MANIFEST, 1);
+        uint64 ready = canaryOf(id).readyAt;
+        vm.roll(block.number + 3);
+        agents.setCanary(id, keccak256("new"), MANIFEST, 50);
+        equal(canaryOf(id).readyAt, ready);
+        agents.setCanary(id, keccak256("new"), keccak256("wider"), 50);
+        equal(canaryOf(id).readyAt, uint64(block.number) + 5);
+        agents.setCanary(id, keccak256("newer"), MANIFEST, 50);
+        equal(canaryOf(id).readyAt, uint64(block.number) + 5);
+        agents.dropCanary(id);
+        vm.roll(block.number + 1);
+        agents.setCanary(id, keccak256("newer"), MANIFEST, 50);
+        equal(canaryOf(id).readyAt, uint64(block.number) + 5);
+        vm.stopPrank();
+    }
+
+    function test_what_no_canary_may_be() public {
+        uint256 id = deploy(Agents.UpgradeMode.Instant, 0);
+        refuses(
+            owner,
+            abi.encodeCall(Agents.setCanary, (id, keccak256("new"), MANIFEST, 101)),
+            abi.encodeWithSelector(Agents.BadShare.selector, 101)
+        );
+        refuses(
+            owner,
+            abi.encodeCall(Agents.setCanary, (id, 0, MANIFEST, 10)),
+            abi.encodeWithSelector(Agents.EmptyHash.selector)
+        );
+        refuses(
+            owner,
+            abi.encodeCall(Agents.setCanary, (id, keccak256("new"), 0, 10)),
+            abi.encodeWithSelector(Agents.EmptyHash.selector)
+        );
+        refuses(
+            owner,
+            abi.encodeCall(Agents.setCanary, (id, CODE, keccak256("wider"), 10)),
+            abi.encodeWithSelector(Agents.SameCode.selector)
+        );
+        refuses(
+            owner, abi.encodeCall(Agents.promoteCanary, (id)), abi.encodeWithSelector(Agents.NothingPending.selector)
+        );
+        refuses(owner, abi.encodeCall(Agents.dropCanary, (id)), abi.encodeWithSelector(Agents.NothingPending.selector));
+        vm.startPrank(owner);
+        agents.freeze(id);
+        vm.expectRevert(Agents.CodeFrozen.selector);
+        agents.setCanary(id, keccak256("new"), MANIFEST, 10);
+        uint256 empty = agents.register();
+        vm.expectRevert(Agents.EmptyHash.selector);
+        agents.setCanary(empty, keccak256("new"), MANIFEST, 10);
+        vm.stopPrank();
+    }
+
+    function test_strangers_touch_no_canary_and_a_guardian_stops_one() public {
+        uint256 id = deploy(Agents.UpgradeMode.Instant, 0);
+        address guardian = named("guardian");
+        vm.startPrank(owner);
+        agents.setGuardian(id, guardian);
+        agents.setCanary(id, keccak256("new"), MANIFEST, 10);
+        vm.stopPrank();
+        bytes memory notOwner = abi.encodeWithSelector(Agents.NotOwner.selector, id, guardian);
+        refuses(guardian, abi.encodeCall(Agents.promoteCanary, (id)), notOwner);
+        refuses(guardian, abi.encodeCall(Agents.setCanary, (id, keccak256("own"), MANIFEST, 10)), notOwner);
+        refuses(
+            stranger,
+            abi.encodeCall(Agents.dropCanary, (id)),
+            abi.encodeWithSelector(Agents.NotOwnerOrGuardian.selector, id, stranger)
+        );
+        vm.prank(guardian);
+        agents.dropCanary(id);
+        equal(uint256(record(id).canary), 0);
+        equal(canaryOf(id).codeHash, bytes32(0));
+    }
+
+    /// @notice A stricter rule, another guardian, a transfer and other code each end the canary.
+    function test_fuzz_what_ends_a_canary(uint8 which) public {
+        uint256 id = deploy(Agents.UpgradeMode.Instant, 0);
+        vm.startPrank(owner);
+        agents.setCanary(id, keccak256("new"), MANIFEST, 10);
+        which = uint8(bound(which, 0, 4));
+        if (which == 0) agents.setUpgradeRule(id, Agents.UpgradeMode.Delayed, 5);
+        if (which == 1) agents.freeze(id);
+        if (which == 2) agents.setGuardian(id, stranger);
+        if (which == 3) agents.transferFrom(owner, stranger, id);
+        if (which == 4) agents.setCode(id, keccak256("third"), MANIFEST);
+        vm.stopPrank();
+        equal(uint256(record(id).canary), 0);
+        equal(canaryOf(id).codeHash, bytes32(0));
+        equal(record(id).codeHash, which == 4 ? keccak256("third") : CODE);
+    }
+
     /// @notice Whatever is tried, the rule never becomes looser.
     function test_fuzz_the_upgrade_rule_only_tightens(uint256 seed) public {
         uint256 id = deploy(Agents.UpgradeMode.Instant, 0);

@@ -448,6 +448,49 @@ async def test_an_asker_that_floods_is_slowed_and_others_are_not(stage: Stage) -
     await desk.answer(body, "10.0.0.2")
 
 
+CANARY = (b"\xca" * 32, b"\xcb" * 32)
+
+
+async def test_keys_of_a_canary_come_under_a_lease_that_names_it(stage: Stage) -> None:
+    plain = await stage.ask(stage.request())
+    an_agent(stage.world, canary=CANARY)
+    await stage.mined()
+    beside = await stage.ask(dataclasses.replace(stage.request(), code=CANARY[0]))
+    assert (beside.lease.code_hash, beside.lease.manifest_hash) == CANARY
+    assert stage.audit()[-1]["code"] == to_hex(CANARY[0])
+    kept = stage.seats[0].gatekeeper.store.granted(beside.lease.term, beside.lease.worker, AGENT)
+    assert kept is not None
+    assert kept.code_hash == plain.lease.code_hash, "heads and accounts are judged by the version in force"
+
+
+VERSIONS = {
+    "code that is on no chain": b"\xee" * 32,
+    "the canary's manifest": CANARY[1],
+    "no code at all": bytes(32),
+}
+
+
+@pytest.mark.parametrize("case", VERSIONS)
+async def test_a_worker_gets_no_keys_for_code_of_its_own_choice(stage: Stage, case: str) -> None:
+    an_agent(stage.world, canary=CANARY)
+    await stage.mined()
+    with pytest.raises(CloisterError) as caught:
+        await stage.ask(dataclasses.replace(stage.request(), code=VERSIONS[case]))
+    assert caught.value.code == "policy.no_such_version"
+    assert stage.audit()[-1]["outcome"] == "policy.no_such_version"
+
+
+async def test_a_canary_that_was_dropped_gets_no_keys(stage: Stage) -> None:
+    an_agent(stage.world, canary=CANARY)
+    await stage.mined()
+    await stage.ask(dataclasses.replace(stage.request(), code=CANARY[0]))
+    an_agent(stage.world)
+    await stage.mined()
+    with pytest.raises(CloisterError) as caught:
+        await stage.ask(dataclasses.replace(stage.request(), code=CANARY[0]))
+    assert caught.value.code == "policy.no_such_version"
+
+
 async def test_a_requester_cannot_name_an_epoch_a_period_or_an_identity(stage: Stage) -> None:
     honest = stage.request().to_json()
     for field in ("agent_epoch", "period", "identity", "epoch", "code_hash", "expiry"):

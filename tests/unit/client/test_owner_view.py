@@ -48,6 +48,7 @@ class Resolution:
     """Seats, and nothing else."""
 
     sittings: tuple[Any, ...]
+    canaries: tuple[Any, ...] = ()
 
     def narrowed(self, keep: Any) -> tuple[Any, ...]:
         return tuple(one for one in self.sittings if keep(one))
