@@ -16,7 +16,9 @@ from cloister.node import command, lifecycle
 
 async def serve(config: GatekeeperConfig, stop: asyncio.Event) -> None:
     """Open the gatekeeper, listen, say READY, follow the chain until ``stop``."""
-    gatekeeper = await Gatekeeper.open(config)
+    gatekeeper = await _opened(config, stop)
+    if gatekeeper is None:
+        return
     runner = web.AppRunner(build(gatekeeper), access_log=None, shutdown_timeout=1.0)
     try:
         await runner.setup()
@@ -28,6 +30,18 @@ async def serve(config: GatekeeperConfig, stop: asyncio.Event) -> None:
     finally:
         await runner.cleanup()
         await gatekeeper.close()
+
+
+async def _opened(config: GatekeeperConfig, stop: asyncio.Event) -> Gatekeeper | None:
+    """The gatekeeper; None if it is stopped while it still waits for the key of its folder."""
+    opening, stopping = asyncio.create_task(Gatekeeper.open(config)), asyncio.create_task(stop.wait())
+    await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if opening.done():
+        return opening.result()
+    opening.cancel()
+    await asyncio.gather(opening, return_exceptions=True)
+    return None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from aiohttp import web
 from cloister.core.encoding.hexes import from_hex, need_uint, to_hex
 from cloister.core.errors import CloisterError, TransportError, define
 from cloister.gatekeeper.candidates import ROUTE as CANDIDACY_ROUTE
+from cloister.gatekeeper.rest import ROUTE as DISK_ROUTE
 from cloister.gatekeeper.service import Gatekeeper
 from cloister.node import logs
 from cloister.wire.account import ROUTE as ACCOUNT_ROUTE
@@ -58,6 +59,7 @@ def build(gatekeeper: Gatekeeper) -> web.Application:
             web.get("/v1/chains/{chain}/signers/{term}", api.signer_set),
             web.post("/v1/admission", api.admission),
             web.post(CANDIDACY_ROUTE, api.candidacy),
+            web.post(DISK_ROUTE, api.disk),
             web.post("/v1/keys", api.keys),
             web.post(ANCHOR_ROUTE, api.anchor_lease),
             web.post(ACCOUNT_ROUTE, api.account_signer),
@@ -151,6 +153,13 @@ class _Api:
         desks = gatekeeper.require_desks()
         signature = await gatekeeper.candidates.answer(await _body(request), desks.office, desks.checkpoints)
         return _answer({"signature": to_hex(signature)})
+
+    async def disk(self, request: web.Request) -> web.Response:
+        gatekeeper = self._gatekeeper
+        gatekeeper.small(_remote(request))
+        desks = gatekeeper.require_desks()
+        partial = await gatekeeper.disks.answer(await _body(request), desks.office, desks.checkpoints)
+        return _answer({"partial": partial.to_json()})
 
     async def keys(self, request: web.Request) -> web.Response:
         desk = self._gatekeeper.require_desks().keys

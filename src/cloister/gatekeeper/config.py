@@ -23,6 +23,12 @@ BAD_GENESIS = define(
     check="the genesis file is readable, and this build can judge its chain's headers",
     remedy="take the genesis file from the founder; rpc must name as many endpoints as rpc_quorum asks for",
 )
+BAD_AT_REST = define(
+    "gatekeeper.at_rest",
+    ConfigError,
+    check='at_rest is "local" or "members"',
+    remedy="members is for machines without a sealing key of their own: see docs/operate/gatekeeper.md",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,8 @@ class GatekeeperConfig:
 
     operator: 0x address that answers for this gatekeeper. endpoint: URL that peers and workers use. machine:
     ``evidence.MachineConfig`` fields. rpc_quorum: endpoints that must agree on headers (0: all of them). poll_ms: how
-    often finality is asked for. chains: those that the network is connected to beside its own."""
+    often finality is asked for. chains: those that the network is connected to beside its own. at_rest: who holds the
+    key of the folder: "local", this machine's hardware; "members", the other members (spec/gatekeepers.md D1)."""
 
     data: Path
     listen: str
@@ -43,6 +50,7 @@ class GatekeeperConfig:
     rpc_quorum: int = 0
     poll_ms: int = 200
     chains: list[ChainSetting] = field(default_factory=list)
+    at_rest: str = "local"
     log_level: str = "info"
 
     def address(self) -> tuple[str, int]:
@@ -74,10 +82,17 @@ class GatekeeperConfig:
             raise BAD_GENESIS(expected=f"a policy of mode {genesis.mode}", found=policy.mode)
         return genesis, policy
 
+    def by_members(self) -> bool:
+        """Whether the other members hold the key of the folder. Raises ConfigError."""
+        if self.at_rest not in ("local", "members"):
+            raise BAD_AT_REST(expected="at_rest local or members", found=self.at_rest[:20])
+        return self.at_rest == "members"
+
 
 def check(config: GatekeeperConfig) -> None:
     """Raise ConfigError, EncodingError or PolicyError unless a gatekeeper could start with these settings."""
     config.address()
     config.quorum()
+    config.by_members()
     genesis, _ = config.load_genesis()
     load_chains(config.chains, genesis.chain_id)

@@ -35,6 +35,9 @@ from cloister.wire.ask import UNREACHABLE
 from cloister.wire.messages import Shown
 
 TRANSPORT, NEXT, PEER, EVIDENCE = "transport/", "transport-next", "peer/", "evidence"
+MACHINE = "machine/"
+# Blobs of these names are sealed under the folder's key.
+KEPT_SECRETS = ("share/", "ceremony/", TRANSPORT)
 RESEND_BLOCKS = 16
 REMEMBER_BLOCKS, FRESH_BLOCKS = 4096, 64
 MEET_BLOCKS = 2
@@ -221,7 +224,7 @@ class Membership:
         if candidate.member == self._keys.address or self._remembered(candidate, head, FRESH_BLOCKS):
             return
         try:
-            await verify_peer(
+            machine = await verify_peer(
                 self._session,
                 candidate,
                 at,
@@ -234,7 +237,8 @@ class Membership:
             if not _silent(error):
                 self._store.erase(PEER + to_hex(candidate.member))
             raise
-        self._store.put(PEER + to_hex(candidate.member), _memory(candidate, head.number))
+        member = to_hex(candidate.member)
+        self._store.put_all({PEER + member: _memory(candidate, head.number), MACHINE + member: machine})
 
     def _remembered(self, candidate: CandidateRecord, head: Header, blocks: int = REMEMBER_BLOCKS) -> bool:
         if candidate.member == self._keys.address:

@@ -11,6 +11,7 @@ from cloister.core.chainview.founding import CandidateRecord
 from cloister.core.chainview.header import Header
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.errors import AttestationError, define
+from cloister.core.policy.rest import machine_of
 from cloister.gatekeeper.attest import attest
 from cloister.gatekeeper.ports import Snapshot
 from cloister.wire.ask import ask
@@ -36,9 +37,11 @@ async def verify_peer(
     networks: Sequence[bytes],
     head: Header,
     nonce: bytes,
-) -> None:
-    """Raise CloisterError unless the peer proves itself. ``networks``: ids it may attest under: the genesis id, which
-    members have before they are in office, and the network id once there is one.
+) -> bytes:
+    """The machine that the peer runs on, empty if its evidence names none; CloisterError unless it proves itself.
+
+    ``networks``: ids it may attest under: the genesis id, which members have before they are in office, and the network
+    id once there is one.
 
     1. it answers our nonce with evidence that policy accepts, in the role gatekeeper; 2. the attested node is the
     member; 3. the attested ceremony key is the one on chain; 4. so is the vendor class, on which the seat rule rests.
@@ -46,7 +49,7 @@ async def verify_peer(
     url = f"{candidate.endpoint.rstrip('/')}/v1/evidence?nonce={to_hex(nonce)}"
     shown = Shown.from_json(await ask(session, "GET", url, timeout_s=EVIDENCE_TIMEOUT_S))
     claimed = shown.binding.network
-    _, peer = await attest(  # 1
+    claims, peer = await attest(  # 1
         shown,
         at,
         policy=policy,
@@ -63,3 +66,4 @@ async def verify_peer(
         raise BAD_PEER(expected=f"the ceremony key of {to_hex(candidate.member)}", found="another key")
     if peer.vendor_class != candidate.vendor_class:  # 4
         raise BAD_PEER(expected=f"the vendor class of {to_hex(candidate.member)}", found="another vendor")
+    return machine_of(claims)

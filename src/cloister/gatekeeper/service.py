@@ -49,6 +49,7 @@ from cloister.gatekeeper.memory import HeadDesk
 from cloister.gatekeeper.office import NOT_IN_OFFICE, Office, Shares
 from cloister.gatekeeper.ports import Chain, Snapshot
 from cloister.gatekeeper.proven import ProvenChain
+from cloister.gatekeeper.rest import Disk, DiskDesk, local_key, open_folder
 from cloister.gatekeeper.showing import Showing
 from cloister.gatekeeper.signersets import SignerSetDesk
 from cloister.gatekeeper.status import status_of
@@ -97,9 +98,12 @@ class Gatekeeper:
         keys: NodeKeys,
         tee: Tee,
         chain: Chain,
+        local: bytes | None = None,
     ) -> None:
+        """``local``: the hardware's sealing key, None where there is none."""
         self.config, self.genesis, self.policy, self.keys, self.tee = config, genesis, policy, keys, tee
         self.chain, self.store = chain, Store(config.data / "state.db")
+        self.disk = Disk(config.data, self.store, keys, local, secrets.token_bytes) if config.by_members() else None
         self.shares = Shares(self.store, keys, secrets.token_bytes)
         self._had_shares = bool(self.shares.held())
         self.audit = AuditLog(config.data / "audit.log")
@@ -141,12 +145,16 @@ class Gatekeeper:
         """Read the genesis file, find the TEE, unseal or make the node key. Raises ConfigError, EvidenceError."""
         genesis, policy = config.load_genesis()
         tee = open_tee(MachineConfig.from_json(config.machine))
-        sealing = await tee.sealing_key(SEALING_CONTEXT)
-        keys = NodeKeys.load_or_create(config.data, "gatekeeper", sealing, secrets.token_bytes)
+        if config.by_members():
+            local = await local_key(tee, SEALING_CONTEXT)
+            keys = await open_folder(config, genesis, tee, local)
+        else:
+            local = await tee.sealing_key(SEALING_CONTEXT)
+            keys = NodeKeys.load_or_create(config.data, "gatekeeper", local, secrets.token_bytes)
         rpcs = [Rpc(url) for url in config.rpc]
         sender = Sender(rpcs[0], keys.chain_key(), genesis.chain_id)
         chain = ProvenChain(rpcs, RpcQuorum(rpcs, config.quorum()), genesis, sender)
-        gatekeeper = cls(config, genesis, policy, keys, tee, chain)
+        gatekeeper = cls(config, genesis, policy, keys, tee, chain, local)
         gatekeeper._rpcs = rpcs
         return gatekeeper
 
@@ -233,6 +241,8 @@ class Gatekeeper:
         seats = await at.committee()
         if seats.term:
             self.membership.networks = (self.genesis.genesis_id(), seats.network_id)
+        if self.disk is not None:
+            await self.disk.follow(at, seats)
         await self.ceremonies.step(at, head)
         if not self.ceremonies.busy:
             await self.membership.stand(at, head)
@@ -242,6 +252,7 @@ class Gatekeeper:
             await self._bury(at, head)
             await self.handovers.step(at, seats.term, seats.network_id)
             await self.triggers.step(at, head, seats)
+            await self.statements.step(at, head, seats, None if self.desks is None else self.desks.heads)
         self._driven = head
 
     async def _bury(self, at: Snapshot, head: Header) -> None:
@@ -252,7 +263,6 @@ class Gatekeeper:
             if over and head.number >= record.destroyed_at + (await at.rules()).erase_delay:
                 self.shares.bury(epoch, term)
                 _log.info("share of a destroyed epoch erased", epoch=epoch)
-            await self.statements.step(at, head, seats, None if self.desks is None else self.desks.heads)
 
     @staticmethod
     def _merge_is_due(heads: HeadDesk, number: int) -> bool:

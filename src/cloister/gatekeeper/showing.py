@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from cloister.core.attestation.model import Binding
 from cloister.evidence.tee import Tee
@@ -20,6 +21,10 @@ class Showing:
         """Evidence over (network or genesis id, recent block hash, nonce, ceremony key). Raises EvidenceError.
 
         One quote at a time: hardware is slow, and a crowd of askers must not stack up inside it."""
+        return await self.show_keys(network, block, nonce, {} if dkg is None else {"dkg": dkg})
+
+    async def show_keys(self, network: bytes, block: bytes, nonce: bytes, keys: Mapping[str, bytes]) -> Shown:
+        """The same over any keys, by name. Raises EvidenceError."""
         binding = Binding(
             network=network,
             role="gatekeeper",
@@ -28,7 +33,7 @@ class Showing:
             config=self._config,
             checkpoint=block,
             nonce=nonce,
-            keys={} if dkg is None else {"dkg": dkg},
+            keys=keys,
         )
         async with self._lock:
             return Shown(await self._tee.quote(binding.report_data()), binding)

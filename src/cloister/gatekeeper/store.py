@@ -108,6 +108,10 @@ class Store:
     def replace(self, name: str, value: bytes) -> None:
         """``put``, and no older copy of the blob stays: its pages are overwritten, the write-ahead log is emptied."""
         self.put(name, value)
+        self.scrub()
+
+    def scrub(self) -> None:
+        """Empty the write-ahead log: no older copy of a blob stays in it."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def erase(self, *names: str) -> None:
@@ -195,10 +199,6 @@ class Store:
         ).fetchone()
         return None if row is None else Lease.from_json(jcs.decode(bytes(row[0])))
 
-
-class ChainBook:
-    """Checkpoints of one connected chain, in the same file. Implements ``Book``."""
-
     def granted_to(self, worker: bytes, since_term: int) -> list[Lease]:
         """The newest lease of each agent and term that this member granted to a worker, since a term."""
         rows: Any = self._db.execute(
@@ -210,6 +210,10 @@ class ChainBook:
         """Workers that this member granted leases to, since a term."""
         rows: Any = self._db.execute("SELECT DISTINCT worker FROM grants WHERE term >= ?", (since_term,)).fetchall()
         return sorted(bytes(row[0]) for row in rows)
+
+
+class ChainBook:
+    """Checkpoints of one connected chain, in the same file. Implements ``Book``."""
 
     def __init__(self, db: apsw.Connection, store: Store, chain: int) -> None:
         self._db, self._store, self._chain = db, store, chain

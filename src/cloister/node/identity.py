@@ -67,6 +67,29 @@ class NodeKeys:
         return _open(self._sealing_key, self.role, name, blob)
 
     @classmethod
+    def fresh(cls, role: str, sealing_key: bytes, rng: Callable[[int], bytes]) -> NodeKeys:
+        """A new key that stands on no disk yet (``seal_self``)."""
+        return cls(role, _new_private(rng), sealing_key)
+
+    def seal_self(self, sealing_key: bytes, rng: Callable[[int], bytes]) -> bytes:
+        """The key itself, sealed under another key, for ``unsealed``. Raises SealError."""
+        return seal(sealing_key, Context.NODE_AT_REST, _aad(self.role, _FILE), self._private.secret, rng)
+
+    @classmethod
+    def unsealed(cls, role: str, sealing_key: bytes, blob: bytes) -> NodeKeys:
+        """What ``seal_self`` sealed. Raises node.foreign_folder, node.damaged_folder."""
+        return cls(role, _open(sealing_key, role, _FILE, blob), sealing_key)
+
+    def reseal(self, name: str, blob: bytes, sealing_key: bytes, rng: Callable[[int], bytes]) -> bytes:
+        """A file of this node, opened and sealed again under another key. Raises as ``open``."""
+        plaintext = self.open(name, blob)
+        return seal(sealing_key, Context.NODE_AT_REST, _aad(self.role, name), plaintext, rng)
+
+    def adopt(self, sealing_key: bytes) -> None:
+        """Seal and open under another key from now on: everything on the disk is resealed."""
+        self._sealing_key = need_bytes("sealing key", sealing_key, 32)
+
+    @classmethod
     def load_or_create(cls, folder: Path, role: str, sealing_key: bytes, rng: Callable[[int], bytes]) -> NodeKeys:
         """The key in ``folder`` (made 0700 if absent), or a new one if there is no file yet; never replaces a file.
 
@@ -88,7 +111,7 @@ class NodeKeys:
 
 def _create(path: Path, role: str, sealing_key: bytes, rng: Callable[[int], bytes]) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    private_key = PrivateKey.from_int(1 + int.from_bytes(rng(48), "big") % (_ORDER - 1)).secret
+    private_key = _new_private(rng)
     blob = seal(sealing_key, Context.NODE_AT_REST, _aad(role, _FILE), private_key, rng)
     aside = path.with_name(f".{secrets.token_hex(8)}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -103,6 +126,10 @@ def _create(path: Path, role: str, sealing_key: bytes, rng: Callable[[int], byte
         return
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _new_private(rng: Callable[[int], bytes]) -> bytes:
+    return PrivateKey.from_int(1 + int.from_bytes(rng(48), "big") % (_ORDER - 1)).secret
 
 
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141

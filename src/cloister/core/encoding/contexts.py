@@ -49,6 +49,8 @@ class Context(Enum):
     DKG_SHARE_TRANSPORT = "cloister/v1/dkg/share-transport"
     SHARE_AT_REST = "cloister/v1/share-at-rest"
     NODE_AT_REST = "cloister/v1/node-at-rest"
+    DISK_KEY = "cloister/v1/disk-key"
+    DISK_SEAL = "cloister/v1/disk-seal"
     STATE_DATA_KEY = "cloister/v1/state/data-key"
     SEALED_REQUEST = "cloister/v1/sealed/request"
     SEALED_RESPONSE = "cloister/v1/sealed/response"
