@@ -83,8 +83,8 @@ def padded_size(size: int) -> int:
 
 def encode_request_head(request: BinaryRequest, *, indeterminate: bool = False) -> bytes:
     """Framing indicator, control data and header fields. Raises EnvelopeError (bhttp.field, bhttp.too_large)."""
-    parts = [text.encode("latin-1", "replace") for text in (request.method, request.scheme, request.authority)]
-    control = [*parts, request.path.encode("latin-1", "replace")]
+    words = (request.method, request.scheme, request.authority, request.path)
+    control = [text.encode("utf-8", "surrogatepass") for text in words]  # what is not ASCII has no form there
     _check_control(control)
     lead = _varint(OPEN_REQUEST if indeterminate else KNOWN_REQUEST)
     return lead + b"".join(_sized(one) for one in control) + _fields(request.headers, indeterminate)

@@ -1,0 +1,95 @@
+"""A small world for oblivious calls: a certificate, its key, a door, and a client's end. No network."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from cloister.core.encoding.signatures import sign_digest
+from cloister.core.envelope import oblivious, ohttp
+from cloister.core.envelope.bhttp import BinaryRequest, encode_request
+from cloister.core.envelope.certificate import KeyCertificate
+from cloister.core.envelope.model import Headers, RequestHead
+from cloister.core.envelope.oblivious import Answer, ObliviousKey, ObliviousRequest
+from cloister.core.envelope.oblivious_door import Held, ObliviousDoor
+from cloister.core.envelope.opener import Failed
+from cloister.core.envelope.server import OpenRequest, SealedRefusalError
+from cloister.core.keys import hpke
+from support.sealed import MPK, NOW, WORKER, derived, head, make_seat
+
+RECEIPT = b'{"r":1}'
+
+
+def certificate(**changes: Any) -> KeyCertificate:
+    """One of the world of sealed calls, over a new key."""
+    return make_seat(hpke.private_key(os.urandom(32)).public_key().public_bytes_raw(), **changes).certificate
+
+
+def issued(of: KeyCertificate) -> tuple[ObliviousKey, ohttp.Recipient]:
+    """Its oblivious key, by the honest worker with the honest `call` key."""
+    return oblivious.issue(of, derived(of), MPK, lambda d: sign_digest(WORKER, d), os.urandom)
+
+
+@dataclass
+class Oblivious:
+    """One worker boot that serves one agent obliviously. ``changes``: of the lease."""
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    max_body: int = 1 << 16
+
+    def __post_init__(self) -> None:
+        self.certificate = certificate(**self.changes)
+        self.shown, self.recipient = issued(self.certificate)
+        self.config = ohttp.KeyConfig.decode(self.shown.config)
+        self.door = ObliviousDoor(os.urandom, max_body=self.max_body)
+
+    @property
+    def held(self) -> list[Held]:
+        """What the worker opens with."""
+        return [(self.certificate, self.recipient)]
+
+    def seal(self, body: bytes = b"question", at: RequestHead | None = None, **changes: Any) -> ObliviousRequest:
+        """A client's request."""
+        return oblivious.seal(self.config, self.certificate, at or head(**changes), body, os.urandom)
+
+    def open(self, data: bytes, now_ms: int = NOW) -> OpenRequest:
+        """The worker's end."""
+        return self.door.open_request(data, now_ms, self.held)
+
+    def message(self, **changes: Any) -> BinaryRequest:
+        """An honest message, for tests that change it."""
+        return oblivious.to_message(self.certificate, head(**changes), b"question")
+
+    def inside(self, message: BinaryRequest | bytes, now_ms: int = NOW) -> str:
+        """What is said, sealed, to a sender who knows the key and writes this; "" where it is taken."""
+        text = message if isinstance(message, bytes) else encode_request(message)
+        data, exchange = ohttp.encapsulate(self.config, text, os.urandom)
+        caught: list[SealedRefusalError] = []
+        try:
+            self.open(data, now_ms)
+        except SealedRefusalError as refusal:
+            caught.append(refusal)
+        if not caught:
+            return ""
+        told = ObliviousRequest(data, exchange, bytes(32), bytes(32), "").open(caught[0].sealed)
+        assert isinstance(told, Failed)
+        assert told.error.code == caught[0].code
+        return caught[0].code
+
+
+def answered(
+    request: OpenRequest, body: bytes = b"answer", headers: Headers = (("content-type", "text/plain"),)
+) -> bytes:
+    """A whole good answer."""
+    responder = request.responder
+    taken = responder.head(200, headers, 123) + responder.chunk(body[:3]) + responder.chunk(body[3:])
+    assert taken == b""
+    return responder.final(RECEIPT, b"\x01" * 65)
+
+
+def good(request: ObliviousRequest, data: bytes) -> Answer:
+    """The answer, which must be one."""
+    found = request.open(data)
+    assert isinstance(found, Answer)
+    return found
