@@ -71,6 +71,14 @@ NOT_NEXT = define(
     remedy="another process writes this log, or the store lost a part of it: restart the worker",
     status=409,
 )
+PRUNED = define(
+    "fabric.receipt_pruned",
+    FabricError,
+    check="the store still has the body of this receipt, and not only its place in its log",
+    remedy="use the copy that the caller keeps (`cloister receipts`): proofs of it are still given; the operator keeps "
+    "bodies for the days and bytes that the gateway is set to",
+    status=410,
+)
 NO_RECEIPT = define(
     "fabric.no_receipt",
     FabricError,
@@ -214,7 +222,10 @@ class ReceiptLogs(Protocol):
         """How many receipts; 0 for a log that does not exist."""
 
     async def read(self, log: str, number: int) -> ReceiptBatch:
-        """The batch with receipt ``number``. Raises NO_RECEIPT."""
+        """The batch with receipt ``number``. Raises NO_RECEIPT, PRUNED."""
+
+    async def begins(self, log: str) -> int:
+        """The first number whose body was not pruned; ids of all before it are still given."""
 
     async def ids(self, log: str, first: int, count: int) -> list[bytes]:
         """Ids of at most 1024 receipts from ``first`` on; fewer at the end. Raises NO_RECEIPT for a damaged log."""

@@ -24,7 +24,8 @@ class GatewayConfig:
     reuse_port: several gateways share the port; each needs a ``workers`` socket of its own. max_call: bytes of one
     sealed request. max_calls: calls in progress. answer_s: how long a worker may stay silent. blob_hour: bytes of
     uploads taken per hour. drain_s: how long answers may go on after SIGTERM. operate: where its operator
-    asks for metrics, ip:port."""
+    asks for metrics, ip:port. receipts_days, receipts_bytes: for how long, and up to how many bytes in all, the store
+    keeps bodies of receipts; 0: without end."""
 
     host: str
     port: int
@@ -43,6 +44,8 @@ class GatewayConfig:
     drain_s: int = 8
     log_level: str = "info"
     operate: str = ""
+    receipts_days: int = 0
+    receipts_bytes: int = 0
 
     def operator_address(self) -> tuple[str, int] | None:
         """Where to serve metrics and health; None for nowhere. Raises ConfigError."""
@@ -73,6 +76,9 @@ def check_config(config: GatewayConfig) -> None:
     for name in ("max_call", "max_calls", "max_blob", "blob_hour", "connections", "answer_s", "drain_s"):
         if getattr(config, name) < 1:
             raise BAD_SETTING(expected=f"{name} of at least 1", found=str(getattr(config, name)))
+    for name in ("receipts_days", "receipts_bytes"):
+        if getattr(config, name) < 0:
+            raise BAD_SETTING(expected=f"{name} of at least 0", found=str(getattr(config, name)))
     config.operator_address()
     Network.parse(config.load_network())  # 2
     if not config.workers.parent.is_dir():  # 3

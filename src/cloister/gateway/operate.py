@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from cloister.core.errors import CloisterError, TransportError, define
 from cloister.gateway.calls import Calls
+from cloister.gateway.pruning import Pruned
 from cloister.gateway.relay import CheckpointCache
 from cloister.gateway.workers import Workers
 from cloister.node.metrics import CONTENT_TYPE, Metrics, Reading
@@ -20,6 +21,11 @@ from cloister.wire.http import Exchange, HttpLimits, HttpServer
 READY_S: Final = 2.0
 _NUMBERS: Final = {"agents": "agents held", "active": "requests in progress"}
 _TOTALS: Final = {"served": "requests answered", "refused": "requests refused"}
+_PRUNED: Final = {
+    "receipts_pruned_total": ("receipts", "receipts whose bodies the store gave up"),
+    "receipts_held_back": ("held_back", "receipts that are due, and no signed head covers them"),
+    "receipts_used_bytes": ("used", "bytes of kept bodies after the last look"),
+}
 _CALLS: Final = {
     "calls_total": ("calls", "sealed calls that reached a worker"),
     "refused_total": ("refused", "calls refused by the gateway, or by a worker before it could open them"),
@@ -54,9 +60,11 @@ class Operate:
         calls: Calls,
         checkpoint: CheckpointCache,
         connected: Callable[[], Awaitable[list[Any]]],
+        pruned: Pruned,
     ) -> None:
         self._workers, self._calls, self._checkpoint, self._connected = workers, calls, checkpoint, connected
         self._said: list[Any] = []
+        self._pruned = pruned
         self._metrics = Metrics("gateway")
         self._metrics.readings(self._readings)
         self._http = HttpServer(self._handle, lambda method, target: 0, limits=HttpLimits(connections=32))
@@ -108,6 +116,8 @@ class Operate:
         for name, value in self._workers.counts().items():
             yield f"connected_{name}", f"{name} that connected workers offer", float(value), {}
         yield "checkpoint", "number of the newest checkpoint", float(self._checkpoint.number), {}
+        for name, (field, text) in _PRUNED.items():
+            yield name, text, float(getattr(self._pruned, field)), {}
         for said in self._said:
             yield from _of_worker(said)
 

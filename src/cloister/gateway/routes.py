@@ -59,7 +59,8 @@ QUOTA = define(
     status=503,
 )
 
-NOT_YET: Final = "worker.receipt_not_witnessed"
+# These say more than "not here".
+SAYS_MORE: Final = frozenset({"worker.receipt_not_witnessed", "fabric.receipt_pruned"})
 _HEX = r"0x([0-9a-f]{64})"
 Answer = Callable[[Exchange, tuple[str, ...]], Awaitable[None]]
 
@@ -216,8 +217,7 @@ class Routes:
             try:
                 return await _ask(linked.connection, kind, question, MAX_RECEIPT, _RECEIPT_S)
             except CloisterError as error:
-                # "not signed yet" says more than "not here"
-                refusal = error if refusal.code != NOT_YET else refusal
+                refusal = error if refusal.code not in SAYS_MORE else refusal
         raise refusal
 
     async def _get_status(self, exchange: Exchange, parts: tuple[str, ...]) -> None:

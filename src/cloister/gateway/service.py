@@ -15,6 +15,7 @@ from cloister.gateway.calls import Calls
 from cloister.gateway.config import BAD_SETTING, GatewayConfig
 from cloister.gateway.handovers import Handovers
 from cloister.gateway.operate import Operate
+from cloister.gateway.pruning import Pruner, Retention
 from cloister.gateway.relay import CheckpointCache, RpcRelay
 from cloister.gateway.routes import EXTRA, Routes
 from cloister.gateway.workers import Workers
@@ -47,7 +48,16 @@ class Gateway:
         handovers = Handovers(self.committee)
         self.routes = Routes(config, network, fabric, self.workers, self.calls, self.rpc, self.checkpoint, handovers)
         self._fabric = fabric
-        self.operate = Operate(self.workers, self.calls, self.checkpoint, self.routes.connected)
+        self.pruner = Pruner(
+            config.fabric / "receipts",
+            fabric.receipts,
+            Retention(config.receipts_days, config.receipts_bytes),
+            lambda statement: self.committee.terms.members_of(statement),
+            parsed.id,
+            time.time,
+        )
+        self._pruning: asyncio.Task[None] | None = None
+        self.operate = Operate(self.workers, self.calls, self.checkpoint, self.routes.connected, self.pruner.counts)
         self.http = HttpServer(
             self.routes.handle,
             self.routes.max_body,
@@ -71,6 +81,8 @@ class Gateway:
     async def start(self) -> int:
         """Listen; returns the TCP port. Raises ConfigError."""
         await self.frames.start()
+        if self.pruner.on:
+            self._pruning = asyncio.ensure_future(self.pruner.run())
         try:
             door = self.config.operator_address()
             if door is not None:
@@ -82,6 +94,9 @@ class Gateway:
     async def close(self) -> None:
         """Finish what is in progress within ``drain_s``, then end everything."""
         self.operate.leaving = True
+        if self._pruning is not None:
+            self._pruning.cancel()
+            await asyncio.gather(self._pruning, return_exceptions=True)
         await self.http.drain(float(self.config.drain_s))
         await self.operate.close()
         await self.frames.close()

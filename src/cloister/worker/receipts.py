@@ -308,16 +308,18 @@ class ReceiptDoor:
     async def of_agent(self, keys: AgentKeys, boot: bytes, first: int) -> dict[str, Any]:
         """An agent's own receipts in a log of this worker, from number ``first`` on, as far as one answer goes.
 
-        {boot, size, next, receipts: [{receipt: text, signature, batch}]}: go on at ``next`` until it is ``size``. Those
-        of other agents, and of closed epochs, do not open under this agent's key and are left out."""
+        {boot, size, pruned, next, receipts: [{receipt: text, signature, batch}]}: go on at ``next`` until it is
+        ``size``. Those of other agents, and of closed epochs, do not open under this agent's key and are left out, and
+        so are the first ``pruned`` of the log."""
         name, owner = self._desk.name_of(boot), self._desk.owner_key(keys, boot)
-        size, at = await self._store.size(name), first
+        size, pruned = await self._store.size(name), await self._store.begins(name)
+        first = at = max(first, pruned)
         found: list[dict[str, Any]] = []
         while at < min(size, first + MAX_LOOKED) and len(found) < MAX_SHOWN:
             batch = await self._store.read(name, at)
             found += _opened_of(batch, at, keys.terms.agent, owner)
             at = batch.first + len(batch.ids)
-        return {"boot": to_hex(boot), "size": size, "next": at, "receipts": found}
+        return {"boot": to_hex(boot), "size": size, "pruned": pruned, "next": at, "receipts": found}
 
     async def _log(self, name: str, size: int) -> Log:
         """The tree of a log, with ``size`` receipts if the store has them; of logs of others, a few are remembered."""

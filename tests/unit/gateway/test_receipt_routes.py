@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from cloister.fabric.ports import NO_RECEIPT
+from cloister.fabric.ports import NO_RECEIPT, PRUNED
 from cloister.gateway import routes
-from cloister.wire.announce import Kind
-from cloister.wire.frames import Incoming
+from cloister.wire.announce import Announcement, Kind
+from cloister.wire.frames import FrameClient, Incoming
 from support.doors import Door, code_of, door
 
 RID = "0x" + "77" * 32
@@ -57,6 +57,26 @@ async def test_a_worker_s_refusal_keeps_its_name_and_status(tmp_path: Path) -> N
         await here.linked()
         status, body = await get(here, f"/v1/receipts/{RID}")
         assert (status, code_of(body)) == (404, "fabric.no_receipt")
+
+
+async def test_of_several_refusals_the_one_that_says_more_is_given(tmp_path: Path) -> None:
+    said: list[Any] = [NO_RECEIPT, PRUNED, NO_RECEIPT, NO_RECEIPT]
+
+    async def refuse(incoming: Incoming) -> None:
+        raise said.pop(0)(expected="a receipt", found="none")
+
+    async with door(tmp_path, refuse) as here:
+        socket, clients = here.gateway.config.workers, []
+        for number in range(3):
+            said_by = Announcement(bytes([number]) * 20, bytes([number]) * 32, ())
+            clients.append(FrameClient(socket, handler=refuse, announce=said_by.encode))
+            clients[-1].start()
+        while len(here.gateway.workers.all()) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        status, body = await get(here, f"/v1/receipts/{RID}")
+        assert (status, code_of(body)) == (410, "fabric.receipt_pruned")
+        for one in clients:
+            await one.close()
 
 
 async def test_an_answer_without_end_is_cut_off(tmp_path: Path) -> None:

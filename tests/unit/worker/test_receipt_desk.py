@@ -26,6 +26,7 @@ from cloister.core.receipts.receipt import Exchange
 from cloister.core.receipts.verify import verify_chain, verify_signed
 from cloister.fabric.embedded import open_fabric
 from cloister.fabric.embedded.limits import UNAVAILABLE
+from cloister.fabric.embedded.pruning import prune
 from cloister.fabric.ports import Fabric, ReceiptBatch
 from cloister.worker import receipts as module
 from cloister.worker.leases import AgentKeys, NodeIdentity
@@ -285,6 +286,22 @@ async def test_a_log_that_grows_while_its_ids_are_read_is_proven_all_the_same(st
     assert stage.desk.log.consistency(old, new, tiles) == consistency_path(old, new, part_of(leaves))
     assert stage.desk.log.root(new, tiles) == root_of(leaves)
     assert grown == 2
+
+
+async def test_a_pruned_receipt_is_named_and_proven_all_the_same(stage: Stage, tmp_path: Path) -> None:
+    issued = [one for _ in range(2) for one in await stage.many(150)]
+    await put_head(stage, 300)
+    assert prune(tmp_path / "fabric" / "receipts", stage.desk.name, 200) == 150
+    gone, left = issued[7].receipt, issued[150].receipt
+    await refused(stage.door.answer(b"\1" + gone.id), "fabric.receipt_pruned")
+    assert (await stage.door.answer(b"\1" + left.id))["seq"] == 150
+    other = NodeIdentity(stage.node.key, os.urandom(32), bytes(32), stage.node.network)
+    for door in (stage.door, ReceiptDoor(ReceiptDesk(other, stage.store), stage.store)):
+        proof = LogProof.from_json(await door.answer(b"\2" + gone.id))
+        proof.verify(gone, SIGNERS, stage.node.network)
+        await door.answer(b"\3" + gone.id + (3).to_bytes(8, "big") + (299).to_bytes(8, "big"))
+    shown = await stage.door.of_agent(stage.keys, stage.node.boot, 0)
+    assert (shown["pruned"], shown["next"], len(shown["receipts"])) == (150, 300, 150)
 
 
 @pytest.mark.parametrize("question", [b"", b"\1", b"\3" + bytes(32), b"\1" + bytes(33)])

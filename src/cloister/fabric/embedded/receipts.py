@@ -4,6 +4,9 @@
 | id 32·n | (u16 length | sealed)·n``. ``<log>.idx`` holds 16 bytes per receipt: the first 8 of its id, u64 offset of
 its record. The index is written first and at a fixed place, so that a repeat after a crash changes nothing; what it
 says is believed only if the record there agrees. A torn record at the end of a log is as if it were not there.
+
+``<log>.ids``, where bodies were pruned (``pruning``): 32 bytes per receipt from the first one on. Where a record is not
+there any more, and its id is, the receipt was pruned: its place can still be proven.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from cloister.fabric.ports import (
     MAX_SEALED_RECEIPT,
     NO_RECEIPT,
     NOT_NEXT,
+    PRUNED,
     TOO_LARGE,
     ReceiptBatch,
 )
@@ -85,6 +89,11 @@ class EmbeddedReceipts:
         paths = self._path(log, "idx"), self._path(log, "log")
         return await asyncio.to_thread(_guarded, lambda: _read(*paths, number))
 
+    async def begins(self, log: str) -> int:
+        """The first number whose body is kept."""
+        path = self._path(log, "ids")
+        return await asyncio.to_thread(_guarded, lambda: pruned_count(path))
+
     async def ids(self, log: str, first: int, count: int) -> list[bytes]:
         """Ids from ``first`` on."""
         check_range("first", first, 0, 2**53)
@@ -130,7 +139,7 @@ class EmbeddedReceipts:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         files = [os.open(self._path(log, kind), flags, 0o600) for kind in ("log", "idx")]
         try:
-            size, end = _whole(files[0])
+            size, end = _whole(files, pruned_count(self._path(log, "ids")))
             os.ftruncate(files[0], end)
             os.ftruncate(files[1], size * _ROW.size)
         except BaseException:
@@ -143,7 +152,7 @@ class EmbeddedReceipts:
     def _written(self, held: _Open, batch: ReceiptBatch, data: bytes) -> bool:
         """Write at the end. False: it was there already."""
         if batch.first < held.size:
-            found = _record(held.log, _offset(held.index, batch.first))
+            found = at_record(held.log, row_offset(held.index, batch.first))
             if found is not None and _encoded(found) == data:
                 return False
         if batch.first != held.size:
@@ -197,8 +206,8 @@ def _decoded(payload: bytes) -> ReceiptBatch | None:
     return ReceiptBatch(first, signature, ids, tuple(sealed))
 
 
-def _record(file: int, offset: int) -> ReceiptBatch | None:
-    """The record at an offset; None if it is not whole."""
+def at_record(file: int, offset: int) -> ReceiptBatch | None:
+    """The record at an offset of an open log; None if it is not whole. Raises OSError."""
     head = os.pread(file, _RECORD.size, offset)
     if len(head) < _RECORD.size:
         return None
@@ -211,16 +220,20 @@ def _record(file: int, offset: int) -> ReceiptBatch | None:
     return _decoded(payload)
 
 
-def _whole(file: int) -> tuple[int, int]:
-    """(receipts, bytes) of the whole records of a log."""
-    size = end = 0
-    while (batch := _record(file, end)) is not None and batch.first == size:
+def _whole(files: list[int], pruned: int) -> tuple[int, int]:
+    """(receipts, bytes) of the whole records of a log, those included that were pruned."""
+    file, size, end = files[0], pruned, 0
+    if pruned:
+        row = os.pread(files[1], _ROW.size, pruned * _ROW.size)
+        end = int(_ROW.unpack(row)[1]) if len(row) == _ROW.size else os.fstat(file).st_size
+    while (batch := at_record(file, end)) is not None and batch.first == size:
         size += len(batch.ids)
         end += len(_encoded(batch))
     return size, end
 
 
-def _offset(index: int, number: int) -> int:
+def row_offset(index: int, number: int) -> int:
+    """Where the record of a receipt is, as the open index says. Raises NO_RECEIPT, OSError."""
     row = os.pread(index, _ROW.size, number * _ROW.size)
     if len(row) != _ROW.size:
         raise NO_RECEIPT(expected=f"receipt {number}", found="a shorter log")
@@ -233,14 +246,15 @@ def _size(path: Path) -> int:
         index = _for_reading(path)
     except FileNotFoundError:
         return 0
+    pruned = pruned_count(path.with_suffix(".ids"))
     with _closing(index), _closing(_for_reading(path.with_suffix(".log"))) as log:
         size = os.fstat(index).st_size // _ROW.size
-        while size:
-            batch = _record(log, _offset(index, size - 1))
+        while size > pruned:
+            batch = at_record(log, row_offset(index, size - 1))
             if batch is not None and batch.first <= size - 1 < batch.first + len(batch.ids):
                 return size
             size -= 1
-    return 0
+    return size
 
 
 def _read(index_path: Path, log_path: Path, number: int) -> ReceiptBatch:
@@ -249,15 +263,35 @@ def _read(index_path: Path, log_path: Path, number: int) -> ReceiptBatch:
     except FileNotFoundError:
         raise NO_RECEIPT(expected=f"receipt {number}", found="no such log") from None
     with _closing(index), _closing(log):
-        batch = _record(log, _offset(index, number))
+        batch = at_record(log, row_offset(index, number))
     if batch is None or not batch.first <= number < batch.first + len(batch.ids):
+        if number < pruned_count(log_path.with_suffix(".ids")):
+            raise PRUNED(expected=f"receipt {number}", found="its id alone")
         raise NO_RECEIPT(expected=f"receipt {number}", found="a damaged log")
     return batch
 
 
+def pruned_count(path: Path) -> int:
+    """How many receipts from the first one on have their ids in an ``.ids`` file, and may have no body any more."""
+    try:
+        return path.stat().st_size // 32
+    except FileNotFoundError:
+        return 0
+
+
+def _pruned_ids(path: Path, first: int, count: int) -> list[bytes]:
+    try:
+        with _closing(_for_reading(path)) as file:
+            data = os.pread(file, 32 * count, 32 * first)
+    except FileNotFoundError:
+        return []
+    return [data[at : at + 32] for at in range(0, len(data) - 31, 32)]
+
+
 def _ids(index_path: Path, log_path: Path, first: int, count: int) -> list[bytes]:
-    found: list[bytes] = []
     last = min(first + count, _size(index_path))
+    found = _pruned_ids(index_path.with_suffix(".ids"), first, max(0, last - first))
+    first += len(found)
     while first < last:
         batch = _read(index_path, log_path, first)
         some = batch.ids[first - batch.first :][: last - first]
@@ -293,6 +327,8 @@ def _number(path: Path, receipt_id: bytes) -> int | None:
 
 
 def _has(path: Path, number: int, receipt_id: bytes) -> bool:
+    if number < pruned_count(path.with_suffix(".ids")):
+        return _pruned_ids(path.with_suffix(".ids"), number, 1) == [receipt_id]
     with contextlib.suppress(FabricError):
         batch = _read(path, path.with_suffix(".log"), number)
         return batch.ids[number - batch.first] == receipt_id
