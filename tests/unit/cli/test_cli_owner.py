@@ -126,6 +126,37 @@ def test_update_rollback_and_what_the_folder_remembers(run: Any, devnet: LiveGat
     assert "expected delay 2 blocks, found instant" in refused.stderr
 
 
+def test_a_canary_is_set_shared_out_promoted_and_ended(run: Any, devnet: LiveGateway, tmp_path: Path) -> None:
+    folder = new_project("hello", "minimal", tmp_path)
+    (folder / "cloister.json").write_text('{"upgrade": {"rule": "delay", "blocks": 2}}')
+    first = facts(run("agent", "deploy", str(folder), "--no-wait", "--json"))
+    token = str(first["token_id"])
+    until(run, token, "code_hash", first["code_hash"])
+    assert "(client.same_code)" in run("agent", "update", token, str(folder), "--canary", "10").stderr
+    assert "(client.nothing_waits)" in run("agent", "promote", token, str(folder)).stderr
+    agent = folder / "agent.ts"
+    agent.write_text(agent.read_text().replace('"world"', '"again"'))
+
+    beside = facts(run("agent", "update", token, str(folder), "--canary", "10", "--json"))
+    assert (beside["canary"], beside["ready_at"]) == (10, beside["block"] + 2)
+    shown = until(run, token, "canary_share", 10)
+    assert (shown["canary"], shown["code_hash"]) == (beside["code_hash"], first["code_hash"])
+    more = facts(run("agent", "update", token, str(folder), "--canary", "60", "--json"))
+    assert more["ready_at"] in (None, beside["ready_at"]), "another share waits no more"
+    ended = facts(run("agent", "rollback", token, str(folder), "--json"))
+    assert ended["canary"] is None
+    until(run, token, "canary", None)
+
+    run("agent", "update", token, str(folder), "--canary", "0")
+    promoted = when_ready(run, "agent", "promote", token, str(folder), "--json")
+    assert promoted["code_hash"] == beside["code_hash"]
+    assert until(run, token, "code_hash", beside["code_hash"])["canary"] is None
+    kept = facts(run("agent", "versions", str(folder), "--json"))
+    assert [one["code_hash"] for one in kept] == [first["code_hash"], beside["code_hash"]]
+    for words in (("--canary", "101"), ("--canary", "5", "--apply"), ("--canary", "5", "--cancel")):
+        assert run("agent", "update", token, str(folder), *words).exit_code == 2
+
+
 def when_ready(run: Any, *words: str) -> Any:
     """The facts of a command that may be too early."""
     for _ in range(100):
