@@ -303,5 +303,14 @@ async def test_shares_of_a_destroyed_master_epoch_are_erased_after_the_delay(tmp
         assert seats[0].gatekeeper.shares.held() == [(1, 1), (2, 1)], "not before"
         with pytest.raises(CloisterError):
             seats[0].gatekeeper.require_desks().office.share_for(1)
+        kept = seats[0].gatekeeper.shares.get(1, 1)
+        assert kept is not None
         await turns(world, seats, 14)
         assert {tuple(s.gatekeeper.shares.held()) for s in seats} == {((2, 1),)}
+        # S11: it stays so after a restart, even if a chain says that the epoch lives.
+        await seats[0].close()
+        await seats[0].open()
+        epochs[1] = replace(epochs[1], state=EpochState.PAUSED, destroyed_at=0)
+        seats[0].gatekeeper.shares.put(1, kept)
+        await turns(world, seats, 2)
+        assert seats[0].gatekeeper.shares.held() == [(2, 1)]
