@@ -92,13 +92,13 @@ Deno.test("what is no hand-over is refused, and left out of an answer", () => {
   refuses("encoding.field", () => offers({ handovers: [] }));
   refuses("encoding.field", () => offers([]));
   assert.deepEqual(offers({ handovers: 7, signing: [] }), []);
-  assert.equal(offers({ handovers: Array(600).fill(good), signing: [] }).length, 512);
+  assert.equal(offers({ handovers: [...Array(508).fill(null), ...Array(9).fill(good)], signing: [] }).length, 4);
 });
 
 Deno.test("no changed character of a hand-over brings another committee", () => {
   const text = JSON.stringify(DATA.handovers[0]);
   const right = shown(follow(PIN, [ONE], NOW));
-  for (let at = 0; at < text.length; at += 7) {
+  for (let at = 0; at < text.length; at += 41) {
     const changed = text.slice(0, at) + (text[at] === "0" ? "1" : "0") + text.slice(at + 1);
     let terms: Terms;
     try {
@@ -150,7 +150,7 @@ Deno.test("a spoilt memory is named, and no changed character brings another com
     '{"handovers":[],"seen":-1,"version":1}',
   ];
   for (const bad of spoilt) refuses("client.terms", () => remembered(NETWORK, bad, NOW));
-  for (let at = 3; at < text.length; at += 31) {
+  for (let at = 3; at < text.length; at += 127) {
     const changed = text.slice(0, at) + (text[at] === "1" ? "2" : "1") + text.slice(at + 1);
     const result = outcome(() => shown(remembered(NETWORK, changed, NOW)));
     const right = [JSON.stringify(shown(TERMS)), '{"refused":"client.terms"}'];

@@ -145,10 +145,9 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("sentence", MEANINGLESS)
-def test_a_demand_that_means_nothing_is_never_taken_for_none(sentence: str, net: Any) -> None:
-    demand, expected = MEANINGLESS[sentence]
-    assert code(net.connect(demand)) == expected
+def test_a_demand_that_means_nothing_is_never_taken_for_none(net: Any) -> None:
+    for sentence, (demand, expected) in MEANINGLESS.items():
+        assert code(net.connect(demand)) == expected, sentence
     assert net.gateway.fetched == []
 
 
@@ -168,15 +167,15 @@ def test_two_vendors_that_say_the_same_agree(net: Any) -> None:
 LIES: dict[str, Any] = {"another body": says(b"43"), "another status": says(b"42", 201), "nothing": says(b"")}
 
 
-@pytest.mark.parametrize("case", LIES)
-def test_a_worker_that_says_something_else_is_named(case: str, net: Any) -> None:
-    net.one.handler, net.two.handler = says(b"42"), LIES[case]
+def test_a_worker_that_says_something_else_is_named(net: Any) -> None:
     net.connect()
-    result = agreed(net)
-    assert code(result) == "client.disagree"
-    for worker in (net.one, net.two):
-        assert address_of(worker.key).hex()[:8] in result["error"]["found"]
-    assert "42" not in result["error"]["found"].split(), "an answer is not repeated in an error text"
+    for case, lie in LIES.items():
+        net.one.handler, net.two.handler = says(b"42"), lie
+        result = agreed(net)
+        assert code(result) == "client.disagree", case
+        for worker in (net.one, net.two):
+            assert address_of(worker.key).hex()[:8] in result["error"]["found"]
+        assert "42" not in result["error"]["found"].split(), "an answer is not repeated in an error text"
 
 
 def test_three_workers_of_two_vendors_agree(net: Any) -> None:
@@ -207,23 +206,25 @@ FEW: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", FEW)
-def test_too_few_are_refused_before_anybody_is_asked(case: str, net: Any) -> None:
-    options, demand = FEW[case]
-    net.connect(demand)
-    assert code(agreed(net, **options)) == "client.too_few_to_agree"
+def test_too_few_are_refused_before_anybody_is_asked(net: Any) -> None:
+    for case, (options, demand) in FEW.items():
+        net.connect(demand)
+        assert code(agreed(net, **options)) == "client.too_few_to_agree", case
     assert net.one.ran + net.two.ran == []
 
 
-@pytest.mark.parametrize("options", [
+MISTAKES: list[dict[str, Any]] = [
     {"workers": 1}, {"workers": 17}, {"vendors": 0}, {"workers": 2, "vendors": 3}, {"workers": 2.5},
     {"method": "POST"}, {"method": "PUT"}, {"method": "DELETE"},
-])  # fmt: skip
-def test_what_means_nothing_or_happens_twice_is_a_mistake(options: dict[str, Any], net: Any) -> None:
+]  # fmt: skip
+
+
+def test_what_means_nothing_or_happens_twice_is_a_mistake(net: Any) -> None:
     net.connect()
-    result = agreed(net, **options)
-    assert code(result) == "unexpected"
-    assert "TypeError" in result["error"]["found"]
+    for options in MISTAKES:
+        result = agreed(net, **options)
+        assert code(result) == "unexpected", options
+        assert "TypeError" in result["error"]["found"]
     assert net.one.ran + net.two.ran == []
 
 
