@@ -41,6 +41,7 @@ SHIPPED = (
     "Gatekeepers",
     "Policies",
     "Receipts",
+    "RemoteAgents",
     "Reputation",
     "Reseals",
     "Seats",

@@ -51,8 +51,16 @@ export interface Keys {
   sent(nonce: string): Promise<{ state: "waiting" | "made" | "expired" | "unknown"; reason: string | null }>;
 }
 
-/** `value`: wei. `key`: calls of one key are one call. `withinS`: seconds until it expires, 30 to 3600. */
-export type AccountCall = { to: string; value?: bigint | number; data?: string; key?: string; withinS?: number };
+/** `value`: wei. `key`: calls of one key are one call. `withinS`: seconds until it expires, 30 to 3600. `chain`: a
+ * connected chain that the manifest names. */
+export type AccountCall = {
+  to: string;
+  value?: bigint | number;
+  data?: string;
+  key?: string;
+  withinS?: number;
+  chain?: number;
+};
 
 /** Each answer names the checkpoint that it rests on. */
 export interface Chain {

@@ -26,6 +26,14 @@ contract AgentAccount is IAccount, IERC1271, ERC721Holder {
     bytes4 private constant APPROVE = 0x095ea7b3;
     bytes4 private constant INCREASE_ALLOWANCE = 0x39509351;
     bytes4 private constant TRANSFER_FROM = 0x23b872dd;
+    /// @notice Under this name `setCap` limits what is paid back, per period, to whoever brings the signer's calls.
+    address public constant GAS = address(1);
+    /// @dev Above the base fee no more than this is paid back: a tip is the bringer's own choice.
+    uint256 private constant MAX_TIP = 2 gwei;
+    /// @dev Gas of a transaction that `gasleft` does not see: its start, and the paying back.
+    uint256 private constant UNSEEN_GAS = 36_000;
+    /// @dev Call data beside the call's own: selector, words and the signature, in bytes.
+    uint256 private constant FRAME = 420;
     bytes32 private constant DOMAIN_TYPE =
         keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
     bytes32 private constant MESSAGE_TYPE = keccak256("AgentMessage(bytes32 hash)");
@@ -58,6 +66,7 @@ contract AgentAccount is IAccount, IERC1271, ERC721Holder {
     event SignaturesEnabledSet(bool enabled);
     event EntryPointSet(address indexed entryPoint);
     event Relayed(uint256 indexed nonce, address indexed by);
+    event Repaid(address indexed to, uint256 amount);
     event Executed(address indexed by, address indexed target, uint256 value, bytes4 selector);
 
     error NotOwner(address caller);
@@ -91,8 +100,10 @@ contract AgentAccount is IAccount, IERC1271, ERC721Holder {
 
     // --- the committee ---
 
-    /// @notice Register the key of the current agent epoch: one per epoch, so that no older statement replays.
+    /// @notice Register the key of the current agent epoch: one per epoch, so that no older statement replays. Whoever
+    /// brings it is paid back.
     function setSigner(Statements.SetSigner calldata s, bytes[] calldata sigs) external {
+        uint256 gas_ = gasleft();
         if (s.agent != agentId) revert WrongAgent(s.agent);
         (uint64 epoch,,) = agents.status(tokenId);
         if (s.agentEpoch != epoch) revert WrongEpoch(s.agentEpoch, epoch);
@@ -100,11 +111,13 @@ contract AgentAccount is IAccount, IERC1271, ERC721Holder {
         gatekeepers.requireStatement(s.term, s.hash(), sigs);
         (signer, signerEpoch) = (s.signer, epoch);
         emit SignerSet(s.signer, epoch);
+        _repay(gas_, FRAME);
     }
 
     // --- the owner ---
 
-    /// @notice Most of an asset (address 0: the chain's coin) that the signer may move per period. 0: none.
+    /// @notice Most of an asset (address 0: the chain's coin) that the signer may move per period. 0: none. For the asset
+    /// `GAS`: most that is paid back for gas, in the chain's coin, beside the cap of address 0.
     function setCap(address asset, uint128 perPeriod) external onlyOwner {
         _caps[asset].perPeriod = perPeriod;
         emit CapSet(asset, perPeriod);
@@ -164,7 +177,8 @@ contract AgentAccount is IAccount, IERC1271, ERC721Holder {
         return _act(relayed ? signer : msg.sender, target, value, data);
     }
 
-    /// @notice The agent acts through anybody who pays the gas: an AgentCall signed by the signer, once per nonce.
+    /// @notice The agent acts through anybody who pays the gas: an AgentCall signed by the signer, once per nonce. The
+    /// account pays the gas back as far as the owner's cap on `GAS` allows, and its balance. A call that fails pays none.
     function executeSigned(
         address target,
         uint256 value,
@@ -172,7 +186,8 @@ contract AgentAccount is IAccount, IERC1271, ERC721Holder {
         uint256 nonce,
         uint256 deadline,
         bytes calldata signature
-    ) external returns (bytes memory) {
+    ) external returns (bytes memory answer) {
+        uint256 gas_ = gasleft();
         if (block.timestamp > deadline) revert DeadlinePassed(deadline);
         if (used[nonce]) revert NonceUsed(nonce);
         bytes32 digest = callDigest(target, value, data, nonce, deadline);
@@ -180,7 +195,8 @@ contract AgentAccount is IAccount, IERC1271, ERC721Holder {
         if (problem != ECDSA.RecoverError.NoError) revert BadSignature();
         used[nonce] = true;
         emit Relayed(nonce, msg.sender);
-        return _act(found, target, value, data);
+        answer = _act(found, target, value, data);
+        _repay(gas_, FRAME + data.length);
     }
 
     /// @inheritdoc IAccount
@@ -243,7 +259,7 @@ contract AgentAccount is IAccount, IERC1271, ERC721Holder {
     function _act(address who, address target, uint256 value, bytes calldata data) private returns (bytes memory) {
         _requireLive(who);
         bytes4 selector = _selector(data);
-        if (target == address(this) || !allowed[target][selector]) revert NotAllowed(target, selector);
+        if (target == address(this) || target == GAS || !allowed[target][selector]) revert NotAllowed(target, selector);
         if (value != 0) _spend(address(0), value);
         uint256 moved = _tokensMoved(selector, data);
         if (moved != 0) _spend(target, moved);
@@ -265,6 +281,24 @@ contract AgentAccount is IAccount, IERC1271, ERC721Holder {
         uint256 left = c.perPeriod > c.spent ? c.perPeriod - c.spent : 0;
         if (amount > left) revert CapExceeded(asset, amount, left);
         c.spent += uint128(amount);
+    }
+
+    /// @dev Last of all, so that nothing depends on the receiver. Price: base fee and a tip up to MAX_TIP, never more than
+    /// was paid. Less is paid where the cap or the balance ends; what the receiver refuses stays here.
+    function _repay(uint256 gas_, uint256 bytes_) private {
+        uint256 price = block.basefee + MAX_TIP;
+        if (tx.gasprice < price) price = tx.gasprice;
+        uint256 amount = (gas_ - gasleft() + UNSEEN_GAS + 16 * bytes_) * price;
+        Cap storage c = _caps[GAS];
+        uint64 period = uint64(block.number / periodBlocks);
+        uint256 left = c.perPeriod;
+        if (c.period == period) left = left > c.spent ? left - c.spent : 0;
+        if (amount > left) amount = left;
+        if (amount > address(this).balance) amount = address(this).balance;
+        if (amount == 0) return;
+        _spend(GAS, amount);
+        (bool sent,) = msg.sender.call{value: amount, gas: 10_000}("");
+        if (sent) emit Repaid(msg.sender, amount);
     }
 
     function _tokensMoved(bytes4 selector, bytes calldata data) private pure returns (uint256) {

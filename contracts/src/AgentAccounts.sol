@@ -6,7 +6,7 @@ import {IAgents} from "./interfaces/IAgents.sol";
 import {IGatekeepers} from "./interfaces/IGatekeepers.sol";
 
 /// @title Makes agents' accounts at addresses known from the token id (CREATE2).
-/// @notice Created by the Agents contract, which is the only registry that its accounts believe.
+/// @notice Created by the registry of agents (Agents, or RemoteAgents elsewhere): the only one that its accounts believe.
 contract AgentAccounts {
     IAgents public immutable agents;
     IGatekeepers public immutable gatekeepers;
@@ -18,7 +18,7 @@ contract AgentAccounts {
         gatekeepers = gatekeepers_;
     }
 
-    function agentId(uint256 tokenId) public view returns (bytes32) {
+    function agentId(uint256 tokenId) public view virtual returns (bytes32) {
         return keccak256(abi.encode(block.chainid, address(agents), tokenId));
     }
 

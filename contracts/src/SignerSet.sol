@@ -93,6 +93,11 @@ abstract contract SignerSet {
         return _seat[_set.term][who] != 0;
     }
 
+    /// @notice Reverts unless t distinct signers of the current set, which is that of `term`, signed the struct hash.
+    function requireStatement(uint64 term, bytes32 structHash, bytes[] calldata sigs) external view {
+        _requireSigned(term, structHash, sigs);
+    }
+
     /// @dev 1. the term is the current one; 2. the set has not expired; 3. at most n signatures; 4. each recovers to a
     /// signer, low s; 5. none counts twice; 6. at least t remain. The same steps as in Gatekeepers and in Python.
     function _requireSigned(uint64 term, bytes32 structHash, bytes[] calldata sigs) internal view {

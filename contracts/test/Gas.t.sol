@@ -8,7 +8,10 @@ import {Clusters} from "../src/Clusters.sol";
 import {Statements} from "../src/Statements.sol";
 import {Validation} from "../src/Validation.sol";
 import {IAnchor} from "../src/interfaces/IAnchor.sol";
+import {RemoteAgents} from "../src/RemoteAgents.sol";
+import {RemoteStatements} from "../src/RemoteStatements.sol";
 import {Anchored, Asker} from "./Anchored.sol";
+import {Abroad, Bell} from "./RemoteAgents.t.sol";
 
 interface GasVm {
     function snapshotGasLastCall(string calldata group, string calldata name) external returns (uint256);
@@ -81,6 +84,43 @@ contract GasTest is Anchored {
         Statements.SetSigner memory s = Statements.SetSigner(1, agentId, 1, vm.addr(9));
         account.setSigner(s, signAll(Statements.hash(s), T));
         take("set signer, 3 of 5");
+    }
+
+    function test_gas_remote_agents() public {
+        Abroad both = new Abroad(address(this));
+        RemoteAgents remote = both.remote();
+        both.anchor().install(gatekeepers.networkId(), 1, gatekeepers.members(), T, uint64(block.timestamp) + 80 days);
+        RemoteStatements.RemoteAgent memory s = RemoteStatements.RemoteAgent(
+            1, block.chainid, address(both.anchor()), agentId, 1, owner, owner, owner, 1, uint64(block.timestamp) + 2 hours
+        );
+        remote.tell(s, signAll(RemoteStatements.hash(s), T));
+        take("remote agent told first, 3 of 5");
+        (s.height, s.expiry) = (2, s.expiry + 1);
+        remote.tell(s, signAll(RemoteStatements.hash(s), T));
+        take("remote agent told again, 3 of 5");
+        remote.accounts().create(uint256(agentId));
+        take("create account elsewhere");
+        vm.prank(owner);
+        remote.stop(agentId);
+        take("stop a remote agent");
+    }
+
+    function test_gas_account_call() public {
+        AgentAccount account = agents.accounts().create(tokenId);
+        uint256 key = 9;
+        Statements.SetSigner memory s = Statements.SetSigner(1, agentId, 1, vm.addr(key));
+        account.setSigner(s, signAll(Statements.hash(s), T));
+        Bell bell = new Bell();
+        vm.prank(owner);
+        account.setAllowed(address(bell), Bell.ring.selector, true);
+        vm.deal(address(account), 1 ether);
+        for (uint256 nonce = 1; nonce < 3; ++nonce) {
+            bytes memory data = abi.encodeCall(Bell.ring, ());
+            (uint8 v, bytes32 r, bytes32 x) =
+                vm.sign(key, account.callDigest(address(bell), 0, data, nonce, block.timestamp));
+            account.executeSigned(address(bell), 0, data, nonce, block.timestamp, abi.encodePacked(r, x, v));
+        }
+        take("account's call by a bringer");
     }
 
     function test_gas_validation() public {

@@ -5,6 +5,7 @@ import {Candidates} from "../src/Candidates.sol";
 import {CommitteeStatements} from "../src/CommitteeStatements.sol";
 import {Gatekeepers} from "../src/Gatekeepers.sol";
 import {Seats} from "../src/Seats.sol";
+import {RemoteStatements} from "../src/RemoteStatements.sol";
 import {Statements} from "../src/Statements.sol";
 import {Token} from "../src/Token.sol";
 import {Checks} from "./Vm.sol";
@@ -213,6 +214,19 @@ contract StatementsTest is Checks {
         s.reply = b32("AnchorAnswer", "reply");
         s.commit = b32("AnchorAnswer", "commit");
         check("AnchorAnswer", Statements.ANCHOR_ANSWER, Statements.hash(s));
+    }
+
+    function test_remote_agent() public view {
+        RemoteStatements.RemoteAgent memory s;
+        s.term = u64("RemoteAgent", "term");
+        s.chainId = vm.parseJsonUint(json, place("RemoteAgent", "fields.chain_id"));
+        s.anchor = account("RemoteAgent", "anchor");
+        s.agent = b32("RemoteAgent", "agent");
+        s.agentEpoch = u64("RemoteAgent", "agent_epoch");
+        (s.owner, s.guardian) = (account("RemoteAgent", "owner"), account("RemoteAgent", "guardian"));
+        s.payer = account("RemoteAgent", "payer");
+        (s.height, s.expiry) = (u64("RemoteAgent", "height"), u64("RemoteAgent", "expiry"));
+        check("RemoteAgent", RemoteStatements.REMOTE_AGENT, RemoteStatements.hash(s));
     }
 
     function test_anchor_commit() public view {

@@ -13,7 +13,15 @@ from cloister.chain.contracts import artifact, call
 from cloister.chain.rpc import REVERTED, Rpc, quantity
 from cloister.core.chainview.epochs import EpochRecord, read_epoch, read_master, read_term_height
 from cloister.core.chainview.layout import Layout
-from cloister.core.chainview.proofs import BAD_PROOF, MAX_NODE, MAX_NODES, Account, verify_account, verify_slot
+from cloister.core.chainview.proofs import (
+    BAD_PROOF,
+    EMPTY_CODE,
+    MAX_NODE,
+    MAX_NODES,
+    Account,
+    verify_account,
+    verify_slot,
+)
 from cloister.core.chainview.records import (
     AgentRecord,
     AgentRules,
@@ -166,6 +174,14 @@ class ProvenState:
     async def listed_at(self, measurement_id: bytes) -> int:
         """Block at which a measurement was listed; 0 if it is not."""
         return await self.read("Policies", lambda s, at: read_listed_at(s, at, measurement_id))
+
+    async def has_code(self, address: bytes) -> bool:
+        """Whether an account has code, a delegation of its key included."""
+        answer = await self._rpc.call("eth_getProof", to_hex(address), [], hex(self.checkpoint.number))
+        if not isinstance(answer, dict):
+            raise BAD_ANSWER(expected="a proof", found=type(answer).__name__)
+        found = verify_account(self.checkpoint.state_root, address, nodes_of(answer.get("accountProof")))
+        return found is not None and found.code_hash != EMPTY_CODE
 
     # --- newest: unproven, for restrictive decisions only ---
 

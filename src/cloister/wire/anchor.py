@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cloister.core.chainview.anchor import MAX_COPIES, MAX_PAYLOAD, Asked
-from cloister.core.encoding.contract_statements import AnchorLease
+from cloister.core.encoding.contract_statements import AnchorLease, RemoteAgent
 from cloister.core.encoding.hexes import from_hex, need_fields, need_uint, to_hex
 from cloister.core.encoding.signatures import Signed
 from cloister.core.encoding.statements import Lease
@@ -54,13 +54,14 @@ async def ask_anchor_lease(committee: Committee, request: AnchorLeaseRequest) ->
 @dataclass(frozen=True, slots=True)
 class Ready:
     """A signed answer to a contract's request: whoever pays the gas may bring it. ``by``: (worker, signature) in rising
-    order of address; ``lease``: to be registered first, None where the Anchor has it."""
+    order of address; ``told`` and ``lease``: to be brought before it, None where the chain has them."""
 
     chain_id: int
     request: Asked
     reply: bytes
     by: tuple[tuple[bytes, bytes], ...]
     lease: Signed | None
+    told: Signed | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -70,12 +71,13 @@ class Ready:
             "reply": base64.b64encode(self.reply).decode(),
             "by": [[to_hex(worker), to_hex(signature)] for worker, signature in self.by],
             "lease": None if self.lease is None else signed_to_json(self.lease),
+            "told": None if self.told is None else signed_to_json(self.told),
         }
 
     @classmethod
     def from_json(cls, value: object) -> Ready:
         """Parse ``to_json``. Raises EncodingError, TransportError. No signature is verified: the contract does that."""
-        data = need_fields("ready answer", value, {"chain_id", "request", "reply", "by", "lease"})
+        data = need_fields("ready answer", value, {"chain_id", "request", "reply", "by", "lease", "told"})
         try:
             reply = base64.b64decode(data["reply"], validate=True) if isinstance(data["reply"], str) else None
         except (binascii.Error, ValueError):
@@ -90,4 +92,5 @@ class Ready:
             reply=reply,
             by=tuple((from_hex(w, 20, name="worker"), from_hex(s, SIGNATURE, name="signature")) for w, s in pairs),
             lease=None if data["lease"] is None else signed_from_json(AnchorLease, data["lease"]),
+            told=None if data["told"] is None else signed_from_json(RemoteAgent, data["told"]),
         )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -28,13 +28,12 @@ from cloister.core.encoding import jcs
 from cloister.core.encoding.signatures import Signed, address_of, sign_digest
 from cloister.core.encoding.statements import SetSigner, Statement
 from cloister.core.encoding.typed_data import account_call_digest
-from cloister.core.errors import ChainError, ChainViewError, StateError, define
+from cloister.core.errors import ChainError, ChainViewError, CloisterError, StateError, define
 from cloister.fabric.ports import CONFLICT
 from cloister.node import logs
 from cloister.worker.anchor_outbox import request_id
 from cloister.worker.state import ALREADY_DONE, AgentState
 
-WAITING: Final = "\0account/"
 ENDED: Final = "\0account-ended"
 MAX_WAITING: Final = 64
 KEPT_ENDS: Final = 64
@@ -54,9 +53,15 @@ NO_ACCOUNT = define(
 _log = logs.get("account")
 
 
+def waiting(chain: int | None) -> str:
+    """Prefix of the calls that wait for a connected chain; None: for the network's own."""
+    return "\0account/" if chain is None else f"\0account@{chain}/"
+
+
 @dataclass(frozen=True, slots=True)
 class AccountCall:
-    """A call to be made. ``nonce``: 32 bytes; ``until``, ``seen``: Unix seconds of the chain's clock."""
+    """A call to be made. ``nonce``: 32 bytes; ``until``, ``seen``: Unix seconds of the chain's clock. ``chain``: of a
+    connected chain."""
 
     nonce: bytes
     to: bytes
@@ -64,11 +69,12 @@ class AccountCall:
     data: bytes
     until: int
     seen: int
+    chain: int | None = None
 
     @property
     def name(self) -> str:
         """Where it waits in the agent's state."""
-        return f"{WAITING}{self.nonce.hex()}"
+        return f"{waiting(self.chain)}{self.nonce.hex()}"
 
     def encode(self) -> bytes:
         """JCS."""
@@ -76,11 +82,11 @@ class AccountCall:
         return jcs.encode({**shown, "until": self.until, "seen": self.seen})
 
     @classmethod
-    def decode(cls, nonce: bytes, data: bytes) -> AccountCall:
-        """What ``encode`` wrote."""
+    def decode(cls, nonce: bytes, data: bytes, chain: int | None = None) -> AccountCall:
+        """What ``encode`` wrote, for this chain."""
         said = jcs.decode(data)
         to, call = bytes.fromhex(said["to"]), base64.b64decode(said["data"])
-        return cls(nonce, to, int(said["value"]), call, said["until"], said["seen"])
+        return cls(nonce, to, int(said["value"]), call, said["until"], said["seen"], chain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +114,23 @@ class Signers(Protocol):
 
 
 class AccountDesk:
-    """Serves one agent's account. ``registry``: the Agents contract; ``refusals``: why calls that wait were refused."""
+    """Serves one agent's account. ``registry``: the Agents contract; ``refusals``: why calls that wait were refused.
+    ``remote``: the account is on a connected chain, whose registry is RemoteAgents; there nothing is done unasked, and
+    ``told`` sees that the registry knows the agent."""
 
     def __init__(
-        self, worker: bytes, chain_id: int, registry: bytes, state: AgentState, sender: Sends, signers: Signers
+        self,
+        worker: bytes,
+        chain_id: int,
+        registry: bytes,
+        state: AgentState,
+        sender: Sends,
+        signers: Signers,
+        *,
+        told: Callable[[int, int], Awaitable[None]] | None = None,
     ) -> None:
         self._worker, self._chain_id, self._registry = worker, chain_id, registry
+        self._told, self._remote = told, None if told is None else chain_id
         self._state, self._sender, self._signers = state, sender, signers
         self._since: dict[tuple[int, bool], int] = {}
         self._tried: dict[bytes, int] = {}
@@ -122,12 +139,22 @@ class AccountDesk:
     async def turn(self, at: AccountTurn, key: PrivateKey) -> bool:
         """One turn; True while something waits. Raises CloisterError.
 
-        1. the account exists, and its signer is that of the agent's epoch; 2. each waiting call."""
-        waiting = await self._waiting()
-        ready = await self._ready(at, key)  # 1
-        for call in waiting:  # 2
+        1. elsewhere only for a call that it is our turn to bring: the chain knows the agent; 2. the account exists, and
+        its signer is that of the agent's epoch; 3. each waiting call: one that is over ends whatever was refused."""
+        calls, untold, wanted = await self._waiting(), None, True
+        if self._told is not None:
+            wanted = any(self._due(at, call.seen, call.nonce) for call in calls)
+            try:
+                if wanted:
+                    await self._told(at.record.epoch, at.term)  # 1
+            except CloisterError as error:
+                untold = error
+        ready = wanted and untold is None and await self._ready(at, key)  # 2
+        for call in calls:  # 3
             await self._one(at, call, key if ready else None)
-        return bool(waiting) or not ready
+        if untold is not None:
+            raise untold
+        return bool(calls) or (wanted and not ready)
 
     # --- the signer ---
 
@@ -171,10 +198,11 @@ class AccountDesk:
     async def _waiting(self) -> list[AccountCall]:
         tx = await self._state.begin(request_id("read account"))
         found = []
-        for name in await tx.list(WAITING, limit=MAX_WAITING):
+        prefix = waiting(self._remote)
+        for name in await tx.list(prefix, limit=MAX_WAITING):
             data = await tx.get(name)
             if data is not None:
-                found.append(AccountCall.decode(bytes.fromhex(name.removeprefix(WAITING)), data))
+                found.append(AccountCall.decode(bytes.fromhex(name.removeprefix(prefix)), data, self._remote))
         return found
 
     async def _one(self, at: AccountTurn, call: AccountCall, key: PrivateKey | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from cloister.core.encoding.contexts import Context, digest
@@ -10,6 +10,7 @@ from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.errors import CloisterError
 from cloister.core.policy.manifest import KeyRules
 from cloister.worker.account import ENDED, MAX_DATA, AccountCall, ended
+from cloister.worker.chains import ChainView
 from cloister.worker.host import BAD_ARGUMENT, Extra, Origin, StatePort
 from cloister.worker.signing import DENIED
 
@@ -20,7 +21,8 @@ MAX_KEY: Final = 256
 
 class AccountCalls:
     """Host calls of one agent. ``rules``: of its manifest; ``now()``: seconds of the newest checkpoint, or a refusal;
-    ``rng(n)``: random bytes."""
+    ``rng(n)``: random bytes; ``named(args)``: the chain that a call names, if the agent may use it; ``chains``: ids of
+    connected chains."""
 
     def __init__(
         self,
@@ -28,8 +30,11 @@ class AccountCalls:
         rules: Callable[[], Awaitable[KeyRules | None]],
         now: Callable[[], int],
         rng: Callable[[int], bytes],
+        named: Callable[[Mapping[str, Any]], Awaitable[ChainView]],
+        chains: Sequence[int] = (),
     ) -> None:
         self._agent, self._rules, self._now, self._rng = agent, rules, now, rng
+        self._named, self._chains = named, tuple(chains)
 
     def calls(self) -> Mapping[str, Extra]:
         """What agent code may call."""
@@ -42,10 +47,10 @@ class AccountCalls:
         if rules is None or not rules.calls or rules.raw:  # 1
             raise DENIED(expected='"calls": true in keys, and no raw', found="a manifest without it")
         to, value, data, within = _call(args)  # 2
-        nonce = self._nonce(args.get("key"))
+        chain, now = await self._where(args)
+        nonce = self._nonce(args.get("key"), chain)
         state = _state(origin)
-        now = self._now()
-        call = AccountCall(nonce, to, value, data, now + within, now)
+        call = AccountCall(nonce, to, value, data, now + within, now, chain)
         known = await state.get(call.name)
         if known is None and ended(await state.get(ENDED), nonce) is None:  # 3
             await state.put(call.name, call.encode())  # 4
@@ -57,16 +62,26 @@ class AccountCalls:
         end = ended(await state.get(ENDED), nonce)
         if end is not None:
             return {"state": end["state"], "reason": end["reason"]}
-        waits = await state.get(AccountCall(nonce, b"", 0, b"", 0, 0).name)
-        return {"state": "unknown" if waits is None else "waiting", "reason": None}
+        for chain in (None, *self._chains):
+            if await state.get(AccountCall(nonce, b"", 0, b"", 0, 0, chain).name) is not None:
+                return {"state": "waiting", "reason": None}
+        return {"state": "unknown", "reason": None}
 
-    def _nonce(self, key: object) -> bytes:
-        """Random, or of the agent's own idempotency key."""
+    async def _where(self, args: Mapping[str, Any]) -> tuple[int | None, int]:
+        """The connected chain that is meant, None for the network's own; and seconds of its newest checkpoint."""
+        if args.get("chain") is None:
+            return None, self._now()
+        chain = await self._named(args)
+        return chain.remote, chain.require_fresh().timestamp
+
+    def _nonce(self, key: object, chain: int | None) -> bytes:
+        """Random, or of the agent's own idempotency key: on another chain it names another call."""
         if key is None:
             return self._rng(32)
         if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY or not key.isascii():
             raise BAD_ARGUMENT(expected=f"a key of 1 to {MAX_KEY} ASCII characters", found="another")
-        return digest(Context.ACCOUNT_NONCE, self._agent, key.encode())
+        place = () if chain is None else (chain.to_bytes(8, "big"),)
+        return digest(Context.ACCOUNT_NONCE, self._agent, key.encode(), *place)
 
 
 def _call(args: Mapping[str, Any]) -> tuple[bytes, int, bytes, int]:

@@ -1,10 +1,12 @@
-"""The contract accounts of all agents of this worker whose manifests have keys (spec/accounts.md 3)."""
+"""The contract accounts of all agents of this worker whose manifests have keys (spec/accounts.md 3, 7-10)."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from coincurve import PrivateKey
 
 from cloister.core.encoding.network import Network
 from cloister.core.encoding.signatures import Signed
@@ -16,8 +18,10 @@ from cloister.wire.account import AccountSignerRequest, ask_account_signer
 from cloister.wire.terms import LiveCommittee
 from cloister.worker.account import AccountDesk, AccountTurn, Sends
 from cloister.worker.agents import AgentTable, Placed
+from cloister.worker.chain_calls import tool_of_chain
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.leases import NodeIdentity
+from cloister.worker.remote import Abroad
 from cloister.worker.signing import epoch_key
 
 
@@ -37,7 +41,8 @@ class Lease:
 
 
 class AccountService:
-    """One turn for every agent that signs. ``manifest(placed)``: of its lease; ``sender`` pays the gas."""
+    """One turn for every agent that signs. ``manifest(placed)``: of its lease; ``sender`` pays the gas at home,
+    ``abroad`` knows the connected chains."""
 
     def __init__(
         self,
@@ -48,17 +53,18 @@ class AccountService:
         committee: LiveCommittee,
         sender: Sends,
         manifest: Callable[[Placed], Awaitable[Manifest]],
+        abroad: Abroad,
     ) -> None:
         self._node, self._network, self._watch, self._table = node, network, watch, table
-        self._committee, self._sender, self._manifest = committee, sender, manifest
-        self._desks: dict[bytes, tuple[Placed, AccountDesk]] = {}
+        self._committee, self._sender, self._manifest, self._abroad = committee, sender, manifest, abroad
+        self._desks: dict[tuple[bytes, int], tuple[Placed, AccountDesk]] = {}
         self.problems: dict[bytes, CloisterError] = {}
 
     async def turn(self) -> None:
         """Serve all of them. An agent's refusal stays in ``problems`` and holds up no other. Raises ChainViewError."""
         self._watch.require_fresh()
         placed = dict(self._table.placed())
-        self._desks = {agent: known for agent, known in self._desks.items() if agent in placed}
+        self._desks = {name: known for name, known in self._desks.items() if name[0] in placed}
         problems = {}
         for agent, one in placed.items():
             try:
@@ -68,20 +74,43 @@ class AccountService:
         self.problems = problems
 
     async def _one(self, placed: Placed) -> None:
-        rules = (await self._manifest(placed)).keys
-        if rules is None or rules.raw or placed.closed:
+        """1. at home; 2. on each connected chain that the manifest names; trouble on one holds up no other."""
+        manifest = await self._manifest(placed)
+        if manifest.keys is None or manifest.keys.raw or placed.closed:
             return
-        await self._desk(placed).turn(await self._based(placed), epoch_key(placed.keys))
+        key, based = epoch_key(placed.keys), await self._based(placed)
+        turns = [self._home(placed).turn(based, key)]  # 1
+        if manifest.keys.calls:
+            named = [n for n in self._abroad.chains if tool_of_chain(n) in (manifest.tools or ())]
+            turns += [self._away(n, placed, based, key) for n in named]  # 2
+        for outcome in await asyncio.gather(*turns, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
-    def _desk(self, placed: Placed) -> AccountDesk:
-        agent = placed.record.agent
-        known = self._desks.get(agent)
-        if known is None or known[0] is not placed:
-            genesis, lease = self._network.genesis, Lease(self._node, self._committee, placed)
-            registry = genesis.address("Agents")
-            desk = AccountDesk(self._node.address, genesis.chain_id, registry, placed.state, self._sender, lease)
-            known = self._desks[agent] = (placed, desk)
-        return known[1]
+    def _home(self, placed: Placed) -> AccountDesk:
+        genesis = self._network.genesis
+        name = placed.record.agent, genesis.chain_id
+        if name not in self._desks or self._desks[name][0] is not placed:
+            lease, registry = Lease(self._node, self._committee, placed), genesis.address("Agents")
+            made = AccountDesk(self._node.address, genesis.chain_id, registry, placed.state, self._sender, lease)
+            self._desks[name] = placed, made
+        return self._desks[name][1]
+
+    async def _away(self, chain_id: int, placed: Placed, based: AccountTurn, key: PrivateKey) -> bool:
+        """The same on a connected chain: another registry, another account, that chain's checkpoint and coin.
+
+        Raises worker.no_remote_registry where an agent wants to act and the Anchor names none."""
+        chain, registry, agent = self._abroad.chains[chain_id], self._abroad.registries[chain_id], placed.record.agent
+        name = agent, chain_id
+        if name not in self._desks or self._desks[name][0] is not placed:
+            teller, where = self._abroad.teller(chain_id, placed), await registry.address()
+            if teller is None or where is None:
+                return False
+            lease = Lease(self._node, self._committee, placed)
+            made = AccountDesk(self._node.address, chain_id, where, placed.state, chain.sender, lease, told=teller.told)
+            self._desks[name] = placed, made
+        there = replace(based.record, account=await registry.account(agent), token_id=int.from_bytes(agent, "big"))
+        return await self._desks[name][1].turn(replace(based, record=there, calls=chain.calls()), key)
 
     async def _based(self, placed: Placed) -> AccountTurn:
         state, record = self._watch.state(), placed.record

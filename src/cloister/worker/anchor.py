@@ -86,12 +86,14 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An answer that this worker's account cannot pay for: anybody may bring it. ``lease``: not on chain yet either."""
+    """An answer that this worker's account cannot pay for: anybody may bring it. ``lease`` and ``told``: not on chain
+    yet either."""
 
     request: Asked
     reply: bytes
     by: tuple[tuple[bytes, bytes], ...]
     lease: Signed | None
+    told: Signed | None = None
 
 
 class Runner(Protocol):
@@ -99,6 +101,15 @@ class Runner(Protocol):
 
     async def run(self, request: Asked, payload: bytes, keep: Callable[[bytes], tuple[str, bytes]]) -> None:
         """``keep`` gives name and value of the signed answer. Raises CloisterError; already_done is no error."""
+
+
+class TellerPort(Protocol):
+    """Sees that a connected chain knows the agent (``remote.Teller``)."""
+
+    waiting: Signed | None
+
+    async def told(self, epoch: int, term: int) -> None:
+        """Raises CloisterError while the agent may not answer there."""
 
 
 class LeasePort(Protocol):
@@ -119,7 +130,9 @@ class AnchorDesk:
         runner: Runner,
         leases: LeasePort,
         sign: Callable[[bytes], bytes],
+        teller: TellerPort | None = None,
     ) -> None:
+        self._teller = teller
         self._chain, self._place, self._outbox, self._runner = chain, place, outbox, runner
         self._leases, self._sign, self._courier = leases, sign, Courier(chain)
         self._failures: dict[int, tuple[int, int]] = {}
@@ -287,8 +300,9 @@ class AnchorDesk:
         if not await self._chain.is_open(request):
             self.waiting.pop(request.index, None)
             return  # somebody was faster; a checkpoint will say so
-        waits = Waiting(request, ready.reply, ready.by, self._unregistered)
-        if self._unregistered is not None:
+        told = None if self._teller is None else self._teller.waiting
+        waits = Waiting(request, ready.reply, ready.by, self._unregistered, told)
+        if self._unregistered is not None or told is not None:
             self.waiting[request.index] = waits
             raise NO_FUNDS(expected="an account that can register its lease", found="one that cannot pay")
         try:
@@ -316,8 +330,8 @@ class AnchorDesk:
     async def _seated(self, at: Turn) -> AnchorSeat:
         """This worker's live lease at the Anchor, got and registered if need be. Raises anchor.no_seat, ChainError.
 
-        1. the Anchor knows the committee in office; 2. a lease that lasts, by proof or just registered; 3. a new one,
-        with t signatures, on chain."""
+        1. the Anchor knows the committee in office, and elsewhere the agent as it is now; 2. a lease that lasts, by
+        proof or just registered; 3. a new one, with t signatures, on chain."""
         term, expiry = await self._chain.term(at.state)
         now = at.checkpoint.timestamp
         if term != at.term or expiry <= now + RENEW_S:  # 1
@@ -325,6 +339,7 @@ class AnchorDesk:
                 self._adopt_after = self._turns + ADOPT_TURNS
                 await self._chain.adopt()
             raise NO_SEAT(expected=f"term {at.term} at the Anchor", found=f"term {term}")
+        await self._tell(at)
         held = await self._chain.seat(at.state, term, at.agent, at.epoch, self._place.worker)
         if self._registered is not None and self._registered[0] == (term, at.epoch):
             held = self._registered[1]
@@ -339,9 +354,21 @@ class AnchorDesk:
         self._registered = (term, at.epoch), held
         return held
 
+    async def _tell(self, at: Turn) -> None:
+        """One that the account cannot pay for is kept: whoever brings the answer brings it."""
+        try:
+            if self._teller is not None:
+                await self._teller.told(at.epoch, at.term)
+        except ChainError as error:
+            if error.code != NO_FUNDS.code:
+                raise
+
     async def _register(self, signed: Signed) -> None:
         """Put a lease on chain. One that the account cannot pay for is kept: whoever brings the answer brings it."""
         self._unregistered = None
+        if self._teller is not None and self._teller.waiting is not None:
+            self._unregistered = signed  # the chain takes it after that only
+            return
         try:
             await self._chain.register(signed)
         except ChainError as error:

@@ -19,7 +19,7 @@ from cloister.wire.terms import LiveCommittee
 from cloister.worker.access import Access
 from cloister.worker.acts import ActDesk
 from cloister.worker.agents import AgentTable, Placed
-from cloister.worker.anchor import AnchorDesk, Place, Turn, Waiting
+from cloister.worker.anchor import AnchorDesk, Place, TellerPort, Turn, Waiting
 from cloister.worker.anchor_outbox import Outbox
 from cloister.worker.anchor_run import AgentRunner
 from cloister.worker.chains import ChainView
@@ -46,7 +46,7 @@ class Leases:
 class AnchorService:
     """One turn for every placed agent that contracts of one chain asked, or that acts there. ``operator`` is paid (20
     bytes). ``names(placed)``: whether an agent's manifest names the chain; only then is it served on a connected chain,
-    and only then can it act on any."""
+    and only then can it act on any. ``teller(placed)``: tells a connected chain of it, None at home."""
 
     def __init__(
         self,
@@ -60,9 +60,11 @@ class AnchorService:
         *,
         operator: bytes,
         names: Callable[[Placed], Awaitable[bool]],
+        teller: Callable[[Placed], TellerPort | None],
         now_ms: Callable[[], int],
         rng: Rng,
     ) -> None:
+        self._teller = teller
         self._node, self._network, self._watch, self._table = node, network, watch, table
         self._committee, self._access, self._operator = committee, access, operator
         self._now_ms, self._rng, self._names = now_ms, rng, names
@@ -146,7 +148,8 @@ class AnchorService:
             self._table, placed, self._access, self._now_ms, self._rng, worker=node.address, chain=remote
         )
         leases = Leases(self._committee, placed)
-        desk = AnchorDesk(self._chain, where, Outbox(placed.state, remote), runner, leases, node.sign)
+        outbox, teller = Outbox(placed.state, remote), self._teller(placed)
+        desk = AnchorDesk(self._chain, where, outbox, runner, leases, node.sign, teller)
         acts = ActDesk(self._chain, where, placed.state, desk, node.sign)
         self._desks[agent] = (placed, desk, acts)
         return desk, acts

@@ -68,7 +68,7 @@ class Anchors:
         found: Waiting | None = None if service is None else service.waiting(agent, index)
         if found is None:
             raise NOT_WAITING(expected=f"an answer to request {index}", found=f"none for {to_hex(agent)[:18]}")
-        return Ready(chain_id, found.request, found.reply, found.by, found.lease)
+        return Ready(chain_id, found.request, found.reply, found.by, found.lease, found.told)
 
     async def close(self) -> None:
         """Close connections."""

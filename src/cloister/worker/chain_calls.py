@@ -68,11 +68,11 @@ class ChainCalls:
         }
 
     async def _at(self, origin: Origin, args: Mapping[str, Any]) -> dict[str, Any]:
-        return _named((await self._chain(args)).require_fresh())
+        return _named((await self.named(args)).require_fresh())
 
     async def _word(self, origin: Origin, args: Mapping[str, Any]) -> dict[str, Any]:
         """One word of any contract's storage."""
-        calls = self._proven(await self._chain(args))
+        calls = self._proven(await self.named(args))
         address, slot = _hex(args, "address", 20), int.from_bytes(_hex(args, "slot", 32), "big")
         async with self._free:
             word = await calls.word(address, slot)
@@ -80,7 +80,7 @@ class ChainCalls:
 
     async def _call(self, origin: Origin, args: Mapping[str, Any]) -> dict[str, Any]:
         """What a view of any contract answers. Raises worker.view_reverted."""
-        calls = self._proven(await self._chain(args))
+        calls = self._proven(await self.named(args))
         to, data = _hex(args, "to", 20), _hex(args, "data", None)
         async with self._free:
             outcome = await calls.view(to, data, gas=MAX_GAS)
@@ -90,7 +90,7 @@ class ChainCalls:
 
     async def _get(self, origin: Origin, args: Mapping[str, Any]) -> dict[str, Any]:
         """The agent's own entry at the chain's Anchor, and the act that waits to replace it."""
-        chain, key = await self._chain(args), _hex(args, "key", 32)
+        chain, key = await self.named(args), _hex(args, "key", 32)
         chain.require_fresh()
         version, value, at = await self._entry(chain, key)
         waits = await self._waits(origin, chain, key)
@@ -100,7 +100,7 @@ class ChainCalls:
     async def _put(self, origin: Origin, args: Mapping[str, Any]) -> None:
         """Queue an act with the request's own writes. 1. arguments; 2. the version is the one at the newest checkpoint;
         3. nothing else waits for this key; the same act again is none; 4. queued."""
-        chain, key, value = await self._chain(args), _hex(args, "key", 32), need_data(args.get("value"))
+        chain, key, value = await self.named(args), _hex(args, "key", 32), need_data(args.get("value"))
         wanted = args.get("version")
         if (
             not isinstance(wanted, int)
@@ -138,7 +138,8 @@ class ChainCalls:
         async with self._free:
             return *await chain.anchor.entry(state, self._agent, key), state.checkpoint
 
-    async def _chain(self, args: Mapping[str, Any]) -> ChainView:
+    async def named(self, args: Mapping[str, Any]) -> ChainView:
+        """The chain that ``args`` names, if the agent may use it. Raises worker.no_chain, worker.bad_argument."""
         wanted = args.get("chain")
         if not isinstance(wanted, int) or isinstance(wanted, bool):
             raise BAD_ARGUMENT(expected="a chain id", found=type(wanted).__name__)

@@ -136,9 +136,10 @@ class Offers:
             return own.require_fresh().timestamp
 
         signer = AgentSigner(lambda: placed.keys, rules, Account(self._network.genesis.chain_id, record.account))
-        account = AccountCalls(record.agent, rules, chain_time, secrets.token_bytes)
-        calls = AgentCalls(record.agent, lambda: placed.keys, self._node.sign, self._sender.send, uses, self._now_ms)
         chains = ChainCalls(record.agent, self._chains, uses)
+        others = [n for n, chain in self._chains.items() if chain.remote is not None]
+        account = AccountCalls(record.agent, rules, chain_time, secrets.token_bytes, chains.named, others)
+        calls = AgentCalls(record.agent, lambda: placed.keys, self._node.sign, self._sender.send, uses, self._now_ms)
         return {**signer.calls(), **account.calls(), **calls.calls(), **chains.calls(), "lists": lists}
 
     async def names_chain(self, placed: Placed, chain_id: int) -> bool:

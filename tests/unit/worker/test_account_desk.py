@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -30,6 +31,8 @@ from cloister.fabric.embedded import open_fabric
 from cloister.fabric.ports import Fabric
 from cloister.worker.account import ENDED, PATIENCE_S, RETRY_S, AccountCall, AccountDesk, AccountTurn, ended
 from cloister.worker.account_calls import AccountCalls
+from cloister.worker.chain_calls import NO_CHAIN
+from cloister.worker.chains import ChainView
 from cloister.worker.host import Origin
 from cloister.worker.scope import RequestScope
 from cloister.worker.state import AgentState
@@ -154,7 +157,10 @@ def calls_of(agent: bytes, now: int, rules: KeyRules | None = RULES) -> AccountC
     async def given() -> KeyRules | None:
         return rules
 
-    return AccountCalls(agent, given, lambda: now, os.urandom)
+    async def named(args: Mapping[str, Any]) -> ChainView:
+        raise NO_CHAIN(expected="a chain that the agent may use here", found=str(args["chain"]))
+
+    return AccountCalls(agent, given, lambda: now, os.urandom, named)
 
 
 @pytest_asyncio.fixture

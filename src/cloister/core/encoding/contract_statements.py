@@ -119,6 +119,37 @@ class AnchorCommit(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteAgent(Statement):
+    """An agent as it was at block ``height`` of the network's own chain, for the registry beside this Anchor, until
+    ``expiry`` (Unix seconds). An owner or guardian with code is 0: elsewhere its address may be somebody else's. Signed
+    by t members (spec/chains.md 26-29)."""
+
+    NAME: ClassVar[str] = "RemoteAgent"
+    TYPES: ClassVar[dict[str, str]] = {
+        "term": U64,
+        "chain_id": U256,
+        "anchor": ADDRESS,
+        "agent": B32,
+        "agent_epoch": U64,
+        "owner": ADDRESS,
+        "guardian": ADDRESS,
+        "payer": ADDRESS,
+        "height": U64,
+        "expiry": U64,
+    }
+    term: int
+    chain_id: int
+    anchor: bytes
+    agent: bytes
+    agent_epoch: int
+    owner: bytes
+    guardian: bytes
+    payer: bytes
+    height: int
+    expiry: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerBumps(Statement):
     """The committee ends the epochs of agents that a removed worker held; ``agents`` = keccak256(abi.encode(token ids,
     the epochs that end)). Signed by t members."""

@@ -154,8 +154,8 @@ const keysOf = (request) => ({
   signTypedData: (typed) => host(request, "keys.sign_typed_data", { typed: plain(typed) }),
   ed25519Key: () => host(request, "keys.ed25519_key", {}),
   signEd25519: (message) => host(request, "keys.sign_ed25519", { message: base64(message) }),
-  send: ({ to, value = 0, data = "0x", key = null, withinS = 600 }) =>
-    host(request, "keys.send", { to, value: String(value), data, key, within_s: withinS }),
+  send: ({ to, value = 0, data = "0x", key = null, withinS = 600, chain = null }) =>
+    host(request, "keys.send", { to, value: String(value), data, key, within_s: withinS, chain }),
   sent: (nonce) => host(request, "keys.sent", { nonce }),
 });
 

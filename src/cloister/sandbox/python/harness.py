@@ -343,9 +343,17 @@ class Keys:
         return str(await self._call("keys.sign_ed25519", message=base64.b64encode(data).decode()))
 
     async def send(
-        self, to: str, *, value: int = 0, data: str = "0x", key: str | None = None, within_s: int = 600
+        self,
+        to: str,
+        *,
+        value: int = 0,
+        data: str = "0x",
+        key: str | None = None,
+        within_s: int = 600,
+        chain: int | None = None,
     ) -> str:
-        return str(await self._call("keys.send", to=to, value=str(value), data=data, key=key, within_s=within_s))
+        said = {"to": to, "value": str(value), "data": data, "key": key, "within_s": within_s, "chain": chain}
+        return str(await self._call("keys.send", **said))
 
     async def sent(self, nonce: str) -> dict[str, Any]:
         return dict(await self._call("keys.sent", nonce=nonce))
