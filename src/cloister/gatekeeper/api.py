@@ -158,7 +158,9 @@ class _Api:
         gatekeeper = self._gatekeeper
         gatekeeper.small(_remote(request))
         desks = gatekeeper.require_desks()
-        partial = await gatekeeper.disks.answer(await _body(request), desks.office, desks.checkpoints)
+        partial = await gatekeeper.disks.answer(
+            await _body(request), desks.office, desks.checkpoints, desks.lookout.require
+        )
         return _answer({"partial": partial.to_json()})
 
     async def keys(self, request: web.Request) -> web.Response:

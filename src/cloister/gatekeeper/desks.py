@@ -19,6 +19,7 @@ from cloister.gatekeeper.checkpoints import Checkpoints
 from cloister.gatekeeper.grants import KeyDesk
 from cloister.gatekeeper.limits import RateLimit
 from cloister.gatekeeper.logs import LogDesk
+from cloister.gatekeeper.lookout import Lookout
 from cloister.gatekeeper.memory import HeadDesk
 from cloister.gatekeeper.office import Office
 from cloister.gatekeeper.ports import Chain, Snapshot
@@ -42,6 +43,7 @@ class Desks:
     logs: LogDesk
     committee: Committee
     account_signers: AccountSignerDesk
+    lookout: Lookout
     anchor_leases: AnchorLeaseDesk | None = None
 
 
@@ -72,6 +74,7 @@ class DeskMaker:
         committee = Committee(await endpoints(at, office.signers.members), office.signers, office.network)
         limit = RateLimit(per_s=KEYS_PER_S, burst=KEYS_BURST, clock=time.monotonic)
         elders = None if stayed is not None else await self._elders(office, headers, at, since)
+        lookout = Lookout(office, checkpoints, committee, secrets.token_bytes)
         heads = self._heads(office, checkpoints, committee, limit, stayed, elders, first=office.term == 1 and founded)
         keys = KeyDesk(
             office,
@@ -83,6 +86,7 @@ class DeskMaker:
             limit=limit,
             rng=secrets.token_bytes,
             sealed=heads.sealed,
+            look=lookout.require,
         )
         return Desks(
             office,
@@ -93,6 +97,7 @@ class DeskMaker:
             LogDesk(office, checkpoints, self._chain, self._store, limit=limit),
             committee,
             AccountSignerDesk(office, checkpoints, self._chain, self._store, self._audit, limit=limit),
+            lookout,
             self._anchor_leases(office, checkpoints, limit),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from cloister.core.attestation.appraise import REPORT_DATA
@@ -53,8 +53,11 @@ class KeyDesk:
         limit: RateLimit,
         rng: Callable[[int], bytes],
         sealed: Callable[[bytes], Epochs | None],
+        look: Callable[[], Awaitable[None]],
     ) -> None:
-        """``sealed(agent)``: under which epochs its state is, as far as this member may say (``HeadDesk.sealed``)."""
+        """``sealed(agent)``: under which epochs its state is, as far as this member may say (``HeadDesk.sealed``).
+
+        ``look``: raises unless this member sees what the others see (``Lookout.require``)."""
         self._office, self._checkpoints, self._chain, self._store, self._audit = (
             office,
             checkpoints,
@@ -62,13 +65,13 @@ class KeyDesk:
             store,
             audit,
         )
-        self._policy, self._limit, self._rng, self._sealed = policy, limit, rng, sealed
+        self._policy, self._limit, self._rng, self._sealed, self._look = policy, limit, rng, sealed, look
 
     async def answer(self, body: bytes, remote: str) -> KeysAnswer:
         """A lease and partials, or the refusal. Raises CloisterError; each outcome past the rate limit is audited.
 
-        1. size and shape; 2. rate; 3. the checkpoint; 4. evidence, under the policy proven at it; 5. facts, proven
-        and newest; 6. the decision; 7. signed and evaluated; 8. remembered, then answered.
+        1. size and shape; 2. rate, and t members near our head (K1); 3. the checkpoint; 4. evidence, under the policy
+        proven at it; 5. facts, proven and newest; 6. the decision; 7. signed and evaluated; 8. remembered, answered.
         """
         request = parse(KeysRequest.from_json, body)  # 1
         transport = request.shown.binding.keys.get(TRANSPORT)
@@ -77,6 +80,7 @@ class KeyDesk:
         node = request.shown.binding.node
         self._limit.take((remote, node))  # 2
         try:
+            await self._look()
             grant = await self._decide(request)
             partials = tuple([self._partial(identity, transport) for identity in grant.identities])  # 7
             old = tuple([OldPartial(i.version.epochs, self._partial(i, transport)) for i in grant.old])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -87,11 +87,14 @@ class DiskDesk:
         self._chain, self._store, self._audit, self._policy, self._rng = chain, store, audit, policy, rng
         self._limit = RateLimit(per_s=ASKS_PER_S, burst=ASKS_BURST, clock=time.monotonic)
 
-    async def answer(self, body: bytes, office: Office, checkpoints: Checkpoints) -> Partial:
+    async def answer(
+        self, body: bytes, office: Office, checkpoints: Checkpoints, look: Callable[[], Awaitable[None]]
+    ) -> Partial:
         """The partial, or the refusal. Raises CloisterError; outcomes past 2 are audited.
 
-        1. size and shape; 2. rate, for each member; 3. evidence: a gatekeeper, of the vendor class on chain, over a
-        block seen lately; 4. facts at our newest block; 5. the decision; 6. the round remembered, then evaluated."""
+        1. size and shape; 2. rate, for each member, and t members near our head (K1, ``look``); 3. evidence: a
+        gatekeeper, of the vendor class on chain, over a block seen lately; 4. facts at our newest block; 5. the
+        decision; 6. the round remembered, then evaluated."""
         shown, asked = parse(_request, body)  # 1
         transport, member = shown.binding.keys.get(TRANSPORT), shown.binding.node
         if transport is None or len(transport) != 48:
@@ -99,6 +102,7 @@ class DiskDesk:
         self._limit.take(("disk", member))  # 2
         said = {"member": to_hex(member), "term": str(asked.term), "epoch": str(asked.epoch)}
         try:
+            await look()
             facts = await self._facts(shown, asked, office, checkpoints)  # 3, 4
             may_open(facts)  # 5
             identity = disk_identity(office.network, asked, member)

@@ -109,11 +109,11 @@ async def attacks(one: Resting, seats: list[Resting], tmp_path: Path) -> None:
     shown = worker.show(at, keys={"disk": TransportKey.generate(secrets_of("w")).public})
     body = dump_json({**shown.to_json(), "epoch": 1, "term": 1})
     with pytest.raises(CloisterError) as error:
-        await disks.answer(body, desks.office, desks.checkpoints)
+        await disks.answer(body, desks.office, desks.checkpoints, desks.lookout.require)
     assert error.value.code == "attestation.role", "a worker gets no member's disk"
     await ready(seats[1:])
     await seats[2].close()
-    assert "1; refused: wire.unreachable" in await refused(one), "t - 1 members are not enough"
+    assert "0; refused: gatekeeper.alone, wire.unreachable" in await refused(one), "t - 1 members are not enough"
     seats[2].lives = 0
     await seats[2].open()
 
@@ -130,8 +130,8 @@ async def test_the_answer_to_one_start_opens_nothing_for_another(tmp_path: Path)
         network = desks.office.network
         shown = await showing.show_keys(network, head.block_hash, bytes(32), {"disk": transport.public})
         body = {**shown.to_json(), "epoch": 1, "term": 1}
-        first = await disks.answer(dump_json(body), desks.office, desks.checkpoints)
-        again = await disks.answer(dump_json(body), desks.office, desks.checkpoints)
+        first = await disks.answer(dump_json(body), desks.office, desks.checkpoints, desks.lookout.require)
+        again = await disks.answer(dump_json(body), desks.office, desks.checkpoints, desks.lookout.require)
         assert first.e3 != again.e3, "each under its own randomness, to the same transport key"
         mine = TransportKey.generate(secrets_of("thief"))
         swapped = json.loads(dump_json(body))
@@ -143,16 +143,21 @@ async def test_the_answer_to_one_start_opens_nothing_for_another(tmp_path: Path)
         ):
             disks._limit._buckets.clear()
             with pytest.raises(CloisterError) as error:
-                await disks.answer(dump_json(wrong), desks.office, desks.checkpoints)
+                await disks.answer(dump_json(wrong), desks.office, desks.checkpoints, desks.lookout.require)
             assert error.value.code == code
         disks._limit._buckets.clear()
         stale = await showing.show_keys(network, b"\x01" * 32, bytes(32), {"disk": transport.public})
         with pytest.raises(CloisterError) as error:
-            await disks.answer(dump_json({**stale.to_json(), "epoch": 1, "term": 1}), desks.office, desks.checkpoints)
+            await disks.answer(
+                dump_json({**stale.to_json(), "epoch": 1, "term": 1}),
+                desks.office,
+                desks.checkpoints,
+                desks.lookout.require,
+            )
         assert error.value.code == "attestation.stale" or error.value.code.startswith("attestation."), "not fresh"
         for garbage in (b"", b"{}", b"[1]", b"\xff" * 9, dump_json({**body, "term": -1}), dump_json({"term": 1})):
             with pytest.raises(CloisterError):
-                await disks.answer(garbage, desks.office, desks.checkpoints)
+                await disks.answer(garbage, desks.office, desks.checkpoints, desks.lookout.require)
 
 
 async def test_after_a_refresh_an_old_disk_opens_no_more_and_the_new_one_does(tmp_path: Path) -> None:

@@ -51,6 +51,10 @@ AGENTS = tuple(bytes([0xA0 + i]) * 32 for i in range(3))
 NAMES = ("one", "two", "three")
 
 
+async def among_others() -> None:
+    """This member sees what the others see (tests of that: test_lookout.py)."""
+
+
 class Desk:
     """A 2-of-3 committee on paper; the desk of its first member, over a chain in memory."""
 
@@ -89,6 +93,7 @@ class Desk:
             limit=limit,
             rng=secrets_of("desk"),
             sealed=lambda agent: None,
+            look=among_others,
         )
 
     def close(self) -> None:
