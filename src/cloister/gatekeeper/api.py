@@ -16,6 +16,7 @@ from cloister.node import logs
 from cloister.wire.account import ROUTE as ACCOUNT_ROUTE
 from cloister.wire.anchor import ROUTE as ANCHOR_ROUTE
 from cloister.wire.messages import BAD_MESSAGE, MAX_BODY, TOO_LARGE, dump_json
+from cloister.wire.remote import ROUTE as REMOTE_ROUTE
 
 INTERNAL = define(
     "gatekeeper.internal",
@@ -63,6 +64,7 @@ def build(gatekeeper: Gatekeeper) -> web.Application:
             web.post("/v1/keys", api.keys),
             web.post(ANCHOR_ROUTE, api.anchor_lease),
             web.post(ACCOUNT_ROUTE, api.account_signer),
+            web.post(REMOTE_ROUTE, api.remote_agent),
             web.post("/v1/heads", api.endorse),
             web.get("/v1/heads/{agent}", api.head),
             web.get("/v1/headtable", api.head_table),
@@ -175,6 +177,12 @@ class _Api:
 
     async def account_signer(self, request: web.Request) -> web.Response:
         desk = self._gatekeeper.require_desks().account_signers
+        return _answer({"signature": to_hex(await desk.answer(await _body(request), _remote(request)))})
+
+    async def remote_agent(self, request: web.Request) -> web.Response:
+        desk = self._gatekeeper.require_desks().remote_agents
+        if desk is None:
+            raise NO_ROUTE(expected="a network with an Anchor", found="one without")
         return _answer({"signature": to_hex(await desk.answer(await _body(request), _remote(request)))})
 
     async def endorse(self, request: web.Request) -> web.Response:

@@ -23,6 +23,7 @@ from cloister.gatekeeper.lookout import Lookout
 from cloister.gatekeeper.memory import HeadDesk
 from cloister.gatekeeper.office import Office
 from cloister.gatekeeper.ports import Chain, Snapshot
+from cloister.gatekeeper.remote import RemoteAgentDesk
 from cloister.gatekeeper.store import Store
 from cloister.wire.committee import Committee
 
@@ -45,6 +46,7 @@ class Desks:
     account_signers: AccountSignerDesk
     lookout: Lookout
     anchor_leases: AnchorLeaseDesk | None = None
+    remote_agents: RemoteAgentDesk | None = None
 
 
 class DeskMaker:
@@ -98,7 +100,7 @@ class DeskMaker:
             committee,
             AccountSignerDesk(office, checkpoints, self._chain, self._store, self._audit, limit=limit),
             lookout,
-            self._anchor_leases(office, checkpoints, limit),
+            *self._abroad(office, checkpoints, limit),
         )
 
     def _heads(
@@ -156,14 +158,17 @@ class DeskMaker:
                 book.sign(mine[-1:])
         return book
 
-    def _anchor_leases(self, office: Office, checkpoints: Checkpoints, limit: RateLimit) -> AnchorLeaseDesk | None:
+    def _abroad(
+        self, office: Office, checkpoints: Checkpoints, limit: RateLimit
+    ) -> tuple[AnchorLeaseDesk, RemoteAgentDesk] | tuple[()]:
         """None on a network without an Anchor."""
         anchor = self._genesis.contracts.get("Anchor")
         if anchor is None:
-            return None
-        own = {self._genesis.chain_id: anchor.address}
-        return AnchorLeaseDesk(
-            office, checkpoints, self._chain, self._audit, places=lambda: own | self._chains.anchors(), limit=limit
+            return ()
+        own, common = {self._genesis.chain_id: anchor.address}, (office, checkpoints, self._chain, self._audit)
+        return (
+            AnchorLeaseDesk(*common, places=lambda: own | self._chains.anchors(), limit=limit),
+            RemoteAgentDesk(*common, places=self._chains.anchors, limit=limit),
         )
 
 
