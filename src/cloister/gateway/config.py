@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from cloister.core.encoding.network import MAX_FILE, Network
 from cloister.core.errors import ConfigError, define
+
+MAX_PROCESSES: Final = 64
 
 BAD_SETTING = define(
     "gateway.setting",
@@ -25,7 +28,8 @@ class GatewayConfig:
     sealed request. max_calls: calls in progress. answer_s: how long a worker may stay silent. blob_hour: bytes of
     uploads taken per hour. drain_s: how long answers may go on after SIGTERM. operate: where its operator
     asks for metrics, ip:port. receipts_days, receipts_bytes: for how long, and up to how many bytes in all, the store
-    keeps bodies of receipts; 0: without end."""
+    keeps bodies of receipts; 0: without end. processes: so many gateways behind the port, and ``workers`` is then a
+    folder with a socket for each. parent: the process that it ends with; set by the one that starts several."""
 
     host: str
     port: int
@@ -46,6 +50,8 @@ class GatewayConfig:
     operate: str = ""
     receipts_days: int = 0
     receipts_bytes: int = 0
+    processes: int = 1
+    parent: int = 0
 
     def operator_address(self) -> tuple[str, int] | None:
         """Where to serve metrics and health; None for nowhere. Raises ConfigError."""
@@ -76,6 +82,8 @@ def check_config(config: GatewayConfig) -> None:
     for name in ("max_call", "max_calls", "max_blob", "blob_hour", "connections", "answer_s", "drain_s"):
         if getattr(config, name) < 1:
             raise BAD_SETTING(expected=f"{name} of at least 1", found=str(getattr(config, name)))
+    if not 1 <= config.processes <= MAX_PROCESSES:
+        raise BAD_SETTING(expected=f"processes from 1 to {MAX_PROCESSES}", found=str(config.processes))
     for name in ("receipts_days", "receipts_bytes"):
         if getattr(config, name) < 0:
             raise BAD_SETTING(expected=f"{name} of at least 0", found=str(getattr(config, name)))

@@ -109,6 +109,8 @@ class Gateway:
 
 async def serve(config: GatewayConfig, stop: asyncio.Event) -> None:
     """Run one gateway until ``stop``; prints the READY line with its port."""
+    if config.parent:
+        lifecycle.die_with_parent(config.parent)
     gateway = await Gateway.open(config)
     try:
         port = await gateway.start()

@@ -5,11 +5,12 @@ The gateway is not trusted with anything here: it names an agent and hands over 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cloister.core.encoding.hexes import need_bytes
 from cloister.core.errors import TransportError, define
@@ -23,6 +24,9 @@ from cloister.worker.oblivious import ObliviousCalls
 from cloister.worker.receipts import ReceiptDoor
 from cloister.worker.serve import Server
 
+LOOK_S: Final = 1.0
+MAX_SOCKETS: Final = 64
+
 UNKNOWN_KIND = define(
     "worker.unknown_kind",
     TransportError,
@@ -33,7 +37,9 @@ _log = logs.get("link")
 
 
 class GatewayLink:
-    """One connection to one gateway, made again whenever it is lost."""
+    """One connection to each process of a gateway, made again whenever it is lost.
+
+    ``socket``: where a gateway of one process listens, or the folder where each of several has a ``*.sock``."""
 
     def __init__(
         self,
@@ -50,19 +56,39 @@ class GatewayLink:
         self._node, self._server, self._table, self._receipts = node, server, table, receipts
         self._evidence, self._status = evidence, status
         self._oblivious = ObliviousCalls(node, secrets.token_bytes)
-        self._client = FrameClient(socket, handler=self.handle, announce=self.announcement, report=_report)
+        self._socket = socket
+        self._clients: dict[Path, FrameClient] = {}
+        self._looking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Connect in the background, and stay connected."""
-        self._client.start()
+        self._looking = asyncio.ensure_future(self._look())
 
     def announce(self) -> None:
         """Seats have changed: say so, if connected."""
-        self._client.announce_again()
+        for client in self._clients.values():
+            client.announce_again()
 
     async def close(self) -> None:
         """Leave."""
-        await self._client.close()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        await asyncio.gather(*(client.close() for client in self._clients.values()))
+
+    async def _look(self) -> None:
+        """Connect to what is there; leave what is gone."""
+        while True:
+            found = {self._socket}
+            if self._socket.is_dir():
+                found = set(sorted(self._socket.glob("*.sock"))[:MAX_SOCKETS])
+            for path in found - self._clients.keys():
+                client = FrameClient(path, handler=self.handle, announce=self.announcement, report=_report)
+                self._clients[path] = client
+                client.start()
+            for path in self._clients.keys() - found:
+                await self._clients.pop(path).close()
+            await asyncio.sleep(LOOK_S)
 
     def announcement(self) -> bytes:
         """What this worker serves now, as far as one frame holds it: seats that do not fit are logged, not fatal."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cloister.client.anchored import BAD_BUNDLE, Anchor, Bundle, find_root, is_bundle
 from cloister.client.receipts import Kept, Ledger
 from cloister.client.verify import Report, verify_anchored_receipt, verify_receipt_bundle
+from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import CloisterError
 from cloister.core.receipts.log import LogProof
 from cloister.core.receipts.merkle import leaf_hash, root_of
@@ -187,7 +188,9 @@ def strangers(net: Any, found: Anchor) -> Anchor:
 
 
 def other_block(net: Any, found: Anchor) -> Anchor:
-    return replace(found, checkpoint=net.world.sign(replace(found.checkpoint.statement, state_root=fresh())))
+    said = found.checkpoint.statement
+    assert isinstance(said, Checkpoint)
+    return replace(found, checkpoint=net.world.sign(replace(said, state_root=fresh())))
 
 
 def other_number(net: Any, found: Anchor) -> Anchor:

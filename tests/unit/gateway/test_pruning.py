@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import signal
 import sys
@@ -327,8 +328,8 @@ async def test_a_file_system_without_holes_is_named(store: Store, monkeypatch: p
             def __new__(cls, *args: Any) -> Any:
                 return -1
 
-    monkeypatch.setattr(pruning.ctypes, "CDLL", lambda *_, **__: Libc)
-    monkeypatch.setattr(pruning.ctypes, "get_errno", lambda: 95)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Libc)
+    monkeypatch.setattr(ctypes, "get_errno", lambda: 95)
     assert await code_of(store.pruner(size=1).turn()) == "fabric.no_holes"
     assert (await store.fabric.receipts.read(log, 0)).first == 0
 

@@ -206,3 +206,38 @@ async def test_a_signed_answer_is_shown_to_whoever_may_bring_it(scene: Scene) ->
 async def test_other_questions_for_answers_are_refused(scene: Scene, question: bytes) -> None:
     with pytest.raises(CloisterError):
         await scene.ask(Kind.ANSWER, question)
+
+
+async def test_a_folder_of_sockets_gets_a_connection_to_each_gateway_process(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "LOOK_S", 0.02)
+    folder = tmp_path / "gateways"
+    folder.mkdir()
+    said: dict[str, list[bytes]] = {"0": [], "1": [], "2": []}
+
+    async def process(number: str) -> FrameServer:
+        server = FrameServer(folder / f"{number}.sock", on_announce=lambda _, data: said[number].append(data))
+        await server.start()
+        return server
+
+    servers = {number: await process(number) for number in ("0", "1")}
+    scene = Scene(rig, folder)
+    scene.link.start()
+    await until(lambda: said["0"] and said["1"])
+    agent = await rig.deploy()
+    scene.link.announce()
+    await until(lambda: len(said["0"]) == len(said["1"]) == 2)
+    session = rig.session(agent)
+    for server in servers.values():  # one session, over both
+        sealed = session.seal(rig.head(), b"")
+        answer = await next(iter(server.connections)).ask(Kind.CALL, call_payload(agent, sealed.data))
+        assert opened(session.certificate, sealed, answer).body == b"hello"
+    servers["2"] = await process("2")  # one more process later
+    await until(lambda: said["2"])
+    await servers["1"].close()  # and one that ended for good
+    await until(lambda: len(scene.link._clients) == 2)
+    assert [s.certificate.agent for s in Announcement.decode(said["2"][-1]).seats] == [agent]
+    await scene.link.close()
+    for number in ("0", "2"):
+        await servers[number].close()
