@@ -23,6 +23,9 @@ from cloister.core.encoding.log_statements import LogHead
 from cloister.core.encoding.signatures import Signed, address_of, sign_digest
 from cloister.core.envelope.certificate import KeyCertificate, Seat
 from cloister.core.envelope.model import Headers
+from cloister.core.envelope.oblivious import ObliviousKey, issue
+from cloister.core.envelope.oblivious_door import ObliviousDoor
+from cloister.core.envelope.ohttp import Recipient
 from cloister.core.envelope.server import OpenRequest, SealedRefusalError, ServerSessions
 from cloister.core.errors import CloisterError
 from cloister.core.keys import hpke
@@ -32,7 +35,8 @@ from cloister.core.receipts.log import LogProof
 from cloister.core.receipts.merkle import consistency_path, inclusion_path, leaf_hash, part_of, root_of
 from cloister.core.receipts.receipt import Exchange, Receipt, ReceiptChain
 from cloister.core.threshold import ibe
-from support.fake_world import MEMBERS, MPKS, World, fresh, test_key
+from cloister.core.threshold.groups import hash_identity, to_bytes
+from support.fake_world import MEMBERS, MPKS, ROOTS, World, fresh, test_key
 
 SEALED = "application/cloister-sealed"
 Handler = Callable[[OpenRequest], tuple[int, Headers, list[bytes]]]
@@ -79,7 +83,9 @@ class FakeWorker:
     def restart(self, *, mine: bool = True) -> None:
         """A new boot, registered: every session and certificate is gone."""
         self.boot = fresh()
-        self.server = ServerSessions(self.boot, os.urandom)
+        self.server, self.door = ServerSessions(self.boot, os.urandom), ObliviousDoor(os.urandom)
+        self.certified: list[KeyCertificate] = []
+        self.oblivious: dict[bytes, tuple[KeyCertificate, ObliviousKey, Recipient]] = {}
         self.hpke = hpke.private_key(os.urandom(32))
         self.xwing = XWingKey(os.urandom(32))
         self.issued = []
@@ -95,12 +101,37 @@ class FakeWorker:
         both = {} if xwing is None else {"xwing_key": xwing.public}
         certificate = KeyCertificate.under(lease, network=self.world.network.id, hpke_key=public, **both)
         self.server.add(certificate, self.hpke, xwing)
+        self.certified.append(certificate)
         return Seat(certificate, certificate.sign(lambda d: sign_digest(self.key, d)), self.world.sign(lease, members))
+
+    def _certify(self, certificate: KeyCertificate) -> None:
+        """An oblivious key beside the certificate's own."""
+        root = ROOTS.get(certificate.master_epoch, ROOTS[1])
+        call = ibe.DerivedKey(to_bytes(hash_identity(bytes(certificate.call_identity)) * root))
+        mpk = MPKS[certificate.master_epoch]
+        shown, recipient = issue(certificate, call, mpk, lambda d: sign_digest(self.key, d), os.urandom)
+        self.oblivious[certificate.id] = (certificate, shown, recipient)
+
+    def oblivious_keys(self, agent: bytes) -> list[Any]:
+        """Those of this agent's seats, as JSON values; made when first asked for."""
+        for certificate in self.certified:
+            if certificate.agent == agent and certificate.id not in self.oblivious:
+                self._certify(certificate)
+        return [shown.to_json() for of, shown, _ in self.oblivious.values() if of.agent == agent]
+
+    def oblivious_answer(self, agent: bytes, data: bytes) -> bytes:
+        """The encapsulated answer. Raises CloisterError before the request opened."""
+        held = [(of, recipient) for of, _, recipient in self.oblivious.values() if of.agent == agent]
+        return self._served(lambda: self.door.open_request(data, int(self.world.now * 1000), held))
 
     def answer(self, agent: bytes, record: bytes) -> bytes:
         """The whole sealed answer. Raises CloisterError before the request opened."""
+        now_ms = int(self.world.now * 1000)
+        return self._served(lambda: self.server.open_request(agent, record, now_ms, self._open_psk))
+
+    def _served(self, opens: Callable[[], OpenRequest]) -> bytes:
         try:
-            request = self.server.open_request(agent, record, int(self.world.now * 1000), self._open_psk)
+            request = opens()
         except SealedRefusalError as refusal:
             return refusal.sealed
         self.ran.append(request)
@@ -148,6 +179,9 @@ class FakeGateway:
         self.on_call: Callable[[bytes, bytes, bytes], Awaitable[bytes]] | None = None
         self.evidence: Callable[[bytes, bytes], dict[str, Any]] | None = None
         self.calls: list[bytes] = []
+        self.oblivious: list[bytes] = []
+        self.heard: list[tuple[str, dict[str, str]]] = []
+        self.spoil_keys: Callable[[list[Any]], list[Any]] = list
         self.fetched: list[str] = []
         self.proofs: dict[bytes, Any] = {}
         self.url = ""
@@ -165,6 +199,8 @@ class FakeGateway:
         made.router.add_post("/v1/rpc", self._rpc)
         made.router.add_get("/v1/agents/{agent}/seats", self._seats)
         made.router.add_post("/v1/call/{agent}", self._call)
+        made.router.add_post("/v1/oblivious/{agent}", self._oblivious)
+        made.router.add_get("/v1/oblivious/{agent}/keys", self._oblivious_keys)
         made.router.add_put("/v1/blobs", self._put_blob)
         made.router.add_get("/v1/blobs/{digest}", self._get_blob)
         made.router.add_get("/v1/workers/{worker}/evidence", self._evidence)
@@ -258,6 +294,25 @@ class FakeGateway:
             await response.write(answer[at : at + 1000])
         await response.write_eof()
         return response
+
+    async def _oblivious(self, request: web.Request) -> web.Response:
+        data = await request.read()
+        self.oblivious.append(data)
+        self.heard.append((request.remote or "", dict(request.headers)))
+        agent, worker = from_hex(request.match_info["agent"], 32), self._booted(request)
+        answer = worker.oblivious_answer(agent, data)
+        return web.Response(body=answer, content_type="message/ohttp-res")
+
+    async def _oblivious_keys(self, request: web.Request) -> web.Response:
+        self.fetched.append("oblivious keys")
+        agent = from_hex(request.match_info["agent"], 32)
+        return web.json_response({"keys": self.spoil_keys(self._booted(request).oblivious_keys(agent))})
+
+    def _booted(self, request: web.Request) -> FakeWorker:
+        for worker in self.workers:
+            if to_hex(worker.boot) == request.query["boot"]:
+                return worker
+        raise NO_WORKER(expected=request.query["boot"], found="no such worker")
 
     def deliver(self, agent: bytes, boot: bytes, record: bytes) -> bytes:
         """Hand a record to the worker with this boot."""

@@ -247,7 +247,7 @@ class Caller:
                         body=bytes(body),
                         receipt=event.receipt,
                         proof=event.proof,
-                        request_id=to_hex(request.id),
+                        request_id=to_hex(event.receipt.request_id),
                         attempts=event.attempts,
                     )
         raise RuntimeError("an answer ended without its last event")
