@@ -1,4 +1,4 @@
-"""``cloister gatekeeper run | status | propose-rotation | audit``: for people who run and watch the committee."""
+"""``cloister gatekeeper run | status | propose-rotation | propose-revocation | audit``: for people of the committee."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ from cloister.core.errors import CloisterError, TransportError, define
 if TYPE_CHECKING:
     from cloister.client.client import Client
     from cloister.client.committee import CommitteeReader, Reading
+    from cloister.core.encoding.statements import Statement
 
-COLUMNS = ("asked", "doing", "block", "shares", "ceremony", "missing", "trouble")
+ConsentIn = Annotated[
+    Path | None, typer.Option("--consent", help="Consent as the operator of the member with this data folder.",
+                              metavar="FOLDER")
+]  # fmt: skip
+COLUMNS = ("asked", "doing", "block", "shares", "ceremony", "missing", "signs", "trouble")
 MAX_VOTES = 64 << 10
 MAX_TEXT = 160
 
@@ -85,19 +90,26 @@ async def propose_rotation(
         Path | None, typer.Option("--signed", help="Statement of t members that want it.", metavar="FILE")
     ] = None,
     call_data: Annotated[bool, typer.Option("--call-data", help="Print the DAO's transaction; send nothing.")] = False,
+    consent: ConsentIn = None,
+    members: Annotated[bool, typer.Option("--members", help="Ask the members which of them sign it now.")] = False,
     wallet: WalletName = None,
     passphrase_fd: PassphraseFd = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask for a new master key: as the DAO, with t members' signatures, or as anybody when it is due."""
-    from cloister.client import moves
+    """Ask for a new master key: as the DAO, as t members, or as anybody when it is due."""
+    from cloister.client import consents, moves
 
     settings = settings_of(context)
-    if signed is not None and call_data:
-        raise typer.BadParameter("--signed and --call-data are two ways")
+    if (signed is not None) + call_data + (consent is not None or members) > 1:
+        raise typer.BadParameter("--signed, --call-data, and --consent or --members are different ways")
     if call_data:
         async with settings.client() as client:
             print_facts(await moves.rotation_call(client), as_json=as_json)
+        return
+    if consent is not None or members:
+        async with settings.client() as client, _reader(client) as reader:
+            reading = await reader.read()
+            await _propose(client, reading, consents.rotation_of(reading), consent, as_json=as_json)
         return
     votes = None if signed is None else moves.votes_from_json(_votes(signed))
     async with settings.client(settings.wallet(wallet, passphrase_fd)) as client, _reader(client) as reader:
@@ -111,6 +123,21 @@ async def propose_rotation(
     say("the ceremony is open: `cloister gatekeeper status --watch` tells of it")
     facts = {"master_epoch": reading.newest.epoch, "next_epoch": reading.newest.epoch + 1}
     print_facts({**facts, "block": receipt.block_number}, as_json=as_json)
+
+
+@command(app, "propose-revocation")
+async def propose_revocation(
+    context: typer.Context,
+    seat: Annotated[int, typer.Argument(help="The seat, from 1, as `cloister gatekeeper status --json` shows it.")],
+    consent: ConsentIn = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a seat for cause, for good: consent on one's own member, and see which members sign it now."""
+    from cloister.client import consents
+
+    async with settings_of(context).client() as client, _reader(client) as reader:
+        reading = await reader.read()
+        await _propose(client, reading, consents.revocation_of(reading, seat), consent, as_json=as_json)
 
 
 @command(app, "audit")
@@ -169,6 +196,32 @@ _reader = reader_of
 
 
 # --- inside ---
+
+
+async def _propose(
+    client: Client, reading: Reading, statement: Statement, folder: Path | None, *, as_json: bool
+) -> None:
+    """Consent in a member's folder, if one is named; then tell who signs. t members send it by themselves."""
+    from cloister.client import consents
+
+    if folder is not None:
+        consents.consent(folder, statement)
+        say("consented; the member signs it as soon as its rule holds, and notes it in its audit log")
+    with progress("asking the members"):
+        signed = await consents.signed_by(reading.sittings, statement, client.network.id)
+    needed = reading.term.threshold
+    facts: dict[str, Any] = {
+        "kind": type(statement).NAME,
+        "statement": statement.to_json(),
+        "signed_by_seats": sorted(signed),
+        "needed": needed,
+    }
+    if not as_json:
+        facts = {**statement.to_json(), "signed by seats": ", ".join(map(str, sorted(signed))) or "none yet"}
+        facts["needed"] = f"{needed} of {len(reading.sittings)}"
+    print_facts(facts, as_json=as_json)
+    if len(signed) < needed:
+        say("other operators consent with the same command and --consent FOLDER; members send it once enough sign")
 
 
 async def _watch_open(reader: CommitteeReader) -> None:
@@ -251,6 +304,7 @@ def _row_words(row: dict[str, Any]) -> dict[str, str]:
         "shares": _text(", ".join(held)) or "none",
         "ceremony": _text(f"{said.get('phase')} until {said.get('until_block') or 'over'}") if said else "-",
         "missing": _some(said.get("missing")),
+        "signs": _signs(row.get("statements")),
         "trouble": _text(f"{found.get('code')}: {found.get('found')}") if isinstance(found, dict) else "-",
     }
 
@@ -258,6 +312,15 @@ def _row_words(row: dict[str, Any]) -> dict[str, str]:
 def _text(value: object) -> str:
     """A stranger's word in a table: short, and without what moves a terminal's cursor."""
     return "".join(c if c.isprintable() else "?" for c in str(value)[:MAX_TEXT])
+
+
+def _signs(value: object) -> str:
+    """Kinds of statements that a member signs now, and how many agents an older master epoch still has."""
+    said = value if isinstance(value, dict) else {}
+    items, left = said.get("signed"), said.get("not_resealed")
+    kinds = [one.get("kind") for one in items if isinstance(one, dict)] if isinstance(items, list) else []
+    more = f"; {_text(left)} agents not re-sealed" if left else ""
+    return _some(kinds) + more
 
 
 def _named(said: dict[str, Any]) -> str:

@@ -194,7 +194,29 @@ def test_votes_are_read_from_a_file_and_judged(run: Any, town: Town, tmp_path: P
         assert "hint:" in result.stderr
 
 
+def test_an_operator_consents_in_its_member_s_folder_and_sees_who_signs(run: Any, town: Town, tmp_path: Path) -> None:
+    found = facts(run("gatekeeper", "propose-revocation", "2", "--consent", str(tmp_path), "--json"))
+    assert (found["kind"], found["signed_by_seats"], found["needed"]) == ("SeatRevocation", [], 3)
+    assert found["statement"]["member"] == to_hex(address_of(town.keys[1]))
+    result = run("gatekeeper", "propose-rotation", "--consent", str(tmp_path))
+    assert result.exit_code == 0
+    assert "consented" in result.stderr
+    assert "none yet" in result.stdout
+    kinds = [one["kind"] for one in json.loads((tmp_path / "consents.json").read_text())]
+    assert sorted(kinds) == ["MasterRotation", "SeatRevocation"]
+    wrong = run("gatekeeper", "propose-revocation", "6")
+    assert (wrong.exit_code, "error:" in wrong.stderr) == (1, True)
+
+
 WRONG = {
+    "a rotation by consent and by the DAO": (
+        "gatekeeper",
+        "propose-rotation",
+        "--call-data",
+        "--consent",
+        "folder",
+    ),
+    "a revocation of nobody": ("gatekeeper", "propose-revocation"),
     "a rotation in two ways": ("gatekeeper", "propose-rotation", "--call-data", "--signed", "votes.json"),
     "a layer that is none": ("keys", "rotate", "roots", "1"),
     "an agent without its id": ("keys", "rotate", "agent"),
