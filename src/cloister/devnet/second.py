@@ -1,4 +1,4 @@
-"""A second chain beside the devnet's own: an Anchor there, its record in the Directory, the committee as first set."""
+"""A second chain beside the devnet's own: Anchor and registry there, its record in the Directory, the committee told."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from coincurve import PrivateKey
 
 from cloister.chain.contracts import call, encode, encode_constructor
 from cloister.chain.deploy import verify_deployed
-from cloister.chain.rpc import REVERTED, Rpc
-from cloister.chain.tx import Sender
+from cloister.chain.rpc import REVERTED, Rpc, quantity
+from cloister.chain.tx import Sender, create_address
 from cloister.core.encoding.chain_record import ChainRecord
-from cloister.core.encoding.hexes import from_hex
+from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.network import ContractRef, Genesis, Network
 from cloister.core.encoding.signatures import address_of
 from cloister.core.errors import ChainError
@@ -21,16 +21,21 @@ SET_S = 80 * 24 * 3600
 
 
 async def deploy_anchor(layout: Layout, rpc: Rpc, founder: PrivateKey, chain_id: int) -> ChainRecord:
-    """An Anchor without a network of its own, and the record of its chain. Once: later calls read the record.
+    """A registry of remote agents, its Anchor, and the record of their chain. Once: later calls read the record.
 
-    Raises ChainError, EncodingError."""
+    Each contract names the other: the registry is told where the Anchor will be. Raises ChainError, EncodingError."""
     if layout.second_record.exists():
         return ChainRecord.parse(layout.second_record.read_bytes())
     sender = Sender(rpc, founder, chain_id)
-    made = await sender.send(None, encode_constructor("Anchor", bytes(20), bytes(20), address_of(founder)))
-    if made.contract is None:
+    first_nonce = quantity(await rpc.call("eth_getTransactionCount", to_hex(sender.address), "latest"), "nonce")
+    later = create_address(sender.address, first_nonce + 1)
+    registry = await sender.send(None, encode_constructor("RemoteAgents", later))
+    if registry.contract is None:
         raise RuntimeError("a creation names its contract")
-    hashes = await verify_deployed(rpc, {"Anchor": made.contract})
+    made = await sender.send(None, encode_constructor("Anchor", registry.contract, bytes(20), address_of(founder)))
+    if made.contract is None or made.contract != later:
+        raise RuntimeError("the registry names the Anchor that was made next")
+    hashes = await verify_deployed(rpc, {"Anchor": made.contract, "RemoteAgents": registry.contract})
     first = await rpc.call("eth_getBlockByNumber", "0x0", False)
     record = ChainRecord(
         chain_id=chain_id,
