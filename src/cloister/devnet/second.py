@@ -1,4 +1,4 @@
-"""A second chain beside the devnet's own: Anchor and registry there, its record in the Directory, the committee told."""
+"""A second chain beside the devnet's own: Anchor and registry there, its record in the Directory, the first signers."""
 
 from __future__ import annotations
 
