@@ -54,7 +54,6 @@ from cloister.worker.bundles import Outside
 from cloister.worker.callers import Callers
 from cloister.worker.carried import secrets_aad
 from cloister.worker.chainwatch import ChainWatch
-from cloister.worker.figures import FigureBook
 from cloister.worker.leases import AgentKeys, NodeIdentity
 from cloister.worker.listed import Listed
 from cloister.worker.logbook import LogBook
@@ -387,13 +386,20 @@ class Rig:
         self.table = AgentTable(
             self.node.address, self.watch, self.fabric, self.sandbox, self.sessions, self.devices(), self.lists
         )
-        self.book = LogBook(self.node, self.fabric.state, os.urandom, now_ms=self.now_ms)
-        self.schedule = Schedule(self.table.process, self.manifest, lambda: int(self.world.now))
+        self.book = LogBook(
+            self.node,
+            self.fabric.state,
+            os.urandom,
+            now_ms=self.now_ms,
+            signed=self.access.require_signature,
+            height=lambda: self.watch.checkpoint.number,
+        )
+        self.schedule = Schedule(self.table.process, self.manifest, lambda: int(self.world.now), self.table.figures)
         self.receipts = ReceiptDesk(self.node, self.fabric.receipts)
         self.door = ReceiptDoor(self.receipts, self.fabric.receipts)
         self.owner = OwnerDesk(
             self.book,
-            FigureBook(),
+            self.table.figures,
             self.schedule,
             self.table.process,
             self.fabric.leases,

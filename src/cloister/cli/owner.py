@@ -17,7 +17,7 @@ from cloister.cli.options import AsJson, PassphraseFd, WalletName
 from cloister.cli.output import print_facts, print_json, print_rows, progress, say
 from cloister.cli.running import command
 from cloister.cli.settings import settings_of
-from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.errors import CloisterError
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from cloister.client.owner import Owner
 
 AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]
+Account = Annotated[
+    str | None,
+    typer.Option("--as", help="The owner: a contract account (0x…) that takes the wallet's signature."),
+]
 POLL_S: Final = 1.0
 
 
@@ -44,6 +48,7 @@ async def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing.")] = False,
     wallet: WalletName = None,
     passphrase_fd: PassphraseFd = None,
+    account: Account = None,
     as_json: AsJson = False,
 ) -> None:
     """What an agent logged, as its owner: sealed inside the worker, opened here. Says what is missing.
@@ -51,7 +56,7 @@ async def logs(
     Workers seal lines to the owner's wallet once it has published its key: deploying does, and so does this command.
     With `--follow --json`: one object per line.
     """
-    async with _owner(context, agent, wallet, passphrase_fd) as mine:
+    async with _owner(context, agent, wallet, passphrase_fd, account) as mine:
         if not await mine.published():
             await mine.publish()
             say("your log key was not published: lines are kept from now on")
@@ -72,10 +77,11 @@ async def metrics(
     agent: AgentName,
     wallet: WalletName = None,
     passphrase_fd: PassphraseFd = None,
+    account: Account = None,
     as_json: AsJson = False,
 ) -> None:
     """Calls, errors, CPU, bytes and durations of an agent since its workers started, as its owner."""
-    async with _owner(context, agent, wallet, passphrase_fd) as mine:
+    async with _owner(context, agent, wallet, passphrase_fd, account) as mine:
         found = await mine.metrics()
     print_facts(found, as_json=as_json)
 
@@ -85,10 +91,11 @@ async def receipts(
     agent: AgentName,
     wallet: WalletName = None,
     passphrase_fd: PassphraseFd = None,
+    account: Account = None,
     as_json: AsJson = False,
 ) -> None:
     """Receipts of all calls that an agent's workers answered since they started, as its owner; each is verified."""
-    async with _owner(context, agent, wallet, passphrase_fd) as mine:
+    async with _owner(context, agent, wallet, passphrase_fd, account) as mine:
         found = await mine.receipts()
     if as_json:
         print_json([one.to_json() for one in found])
@@ -111,10 +118,11 @@ async def jobs(
     agent: AgentName,
     wallet: WalletName = None,
     passphrase_fd: PassphraseFd = None,
+    account: Account = None,
     as_json: AsJson = False,
 ) -> None:
     """An agent's schedule: when each task runs next, tries, and what was given up; as its owner."""
-    async with _owner(context, agent, wallet, passphrase_fd) as mine:
+    async with _owner(context, agent, wallet, passphrase_fd, account) as mine:
         found = await mine.jobs()
     if as_json:
         print_json(found)
@@ -136,10 +144,11 @@ async def retry(
     due: Annotated[int, typer.Argument(help="When the job was due, in Unix seconds.", min=0)],
     wallet: WalletName = None,
     passphrase_fd: PassphraseFd = None,
+    account: Account = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a job that was given up once more, within seconds. It stays given up if it fails again."""
-    async with _owner(context, agent, wallet, passphrase_fd) as mine:
+    async with _owner(context, agent, wallet, passphrase_fd, account) as mine:
         await mine.retry(task, due)
     print_facts({"task": task, "due": due, "again": True}, as_json=as_json)
 
@@ -151,16 +160,16 @@ async def command_(
     request_id: Annotated[str | None, typer.Option(help="16 bytes (0x…): a repeat under it runs nothing.")] = None,
     wallet: WalletName = None,
     passphrase_fd: PassphraseFd = None,
+    account: Account = None,
     as_json: AsJson = False,
 ) -> None:
     """Run an agent's `command` as its owner: in order, exactly once. Its answer goes to stdout."""
     from cloister.client.call import MAX_BODY
     from cloister.client.home import read_file
-    from cloister.core.encoding.hexes import from_hex
 
     body = read_file(Path(data[1:]), MAX_BODY) if data.startswith("@") else data.encode()
     name = from_hex(request_id.lower(), 16, name="request id") if request_id else None
-    async with _owner(context, agent, wallet, passphrase_fd) as mine:
+    async with _owner(context, agent, wallet, passphrase_fd, account) as mine:
         reply = await mine.command(body, request_id=name)
     if as_json:
         receipt = to_hex(reply.receipt.id)
@@ -176,12 +185,15 @@ async def command_(
 
 @contextlib.asynccontextmanager
 async def _owner(
-    context: typer.Context, agent: str, wallet: str | None, passphrase_fd: int | None
+    context: typer.Context, agent: str, wallet: str | None, passphrase_fd: int | None, account: str | None
 ) -> AsyncIterator[Owner]:
+    from cloister.client.callers import ContractWallet
     from cloister.client.owner import Owner
 
     settings = settings_of(context)
-    async with settings.client(settings.wallet(wallet, passphrase_fd)) as client:
+    key = settings.wallet(wallet, passphrase_fd)
+    caller = ContractWallet(from_hex(account.lower(), 20, name="contract account"), key.sign) if account else None
+    async with settings.client(key, caller=caller) as client:
         yield Owner(client, await client.agent_id(agent))
 
 

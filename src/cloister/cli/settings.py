@@ -20,6 +20,7 @@ from cloister.client.home import Home
 from cloister.core.errors import ConfigError, define
 
 if TYPE_CHECKING:
+    from cloister.client.call import Who
     from cloister.client.client import Client
     from cloister.client.wallet import Wallet
     from cloister.core.encoding.network import Network
@@ -93,9 +94,15 @@ class Settings:
 
     @asynccontextmanager
     async def client(
-        self, wallet: Wallet | None = None, *, api_key: str | None = None, oblivious: str | None = None
+        self,
+        wallet: Wallet | None = None,
+        *,
+        api_key: str | None = None,
+        oblivious: str | None = None,
+        caller: Who | None = None,
     ) -> AsyncIterator[Client]:
-        """A connected client, whose calls are the wallet's or the API key's; ``oblivious``: over this relay alone.
+        """A connected client, whose calls are the wallet's, the API key's or those of ``caller``; ``oblivious``: over
+        this relay alone.
 
         Raises what ``Client`` raises."""
         from cloister.client.client import Client
@@ -109,6 +116,7 @@ class Settings:
             home=self.home,
             wallet=wallet,
             api_key=api_key,
+            caller=caller,
             trust_on_first_use=self.first_use,
         ) as client:
             yield client

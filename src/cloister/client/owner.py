@@ -1,5 +1,7 @@
 """What an agent's owner asks and commands: logs, figures, jobs, keys, commands (spec/owner.md). Needs its wallet.
 
+A contract that owns asks by ``Client(caller=ContractWallet(…), wallet=…)``: the contract signs, the wallet reads.
+
 ::
 
     mine = Owner(client, agent_id)
@@ -19,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from cloister.client.agentlogs import Event, LogReader, log_key
-from cloister.client.call import Request
+from cloister.client.call import Request, Who
 from cloister.client.reply import Reply
 from cloister.client.resolve import Resolution
 from cloister.core.encoding.hexes import from_hex, need_fields, to_hex
@@ -36,7 +38,10 @@ if TYPE_CHECKING:
     from cloister.client.client import Client
 
 PREFIX: Final = "/.well-known/cloister/owner/"
-SUMS: Final = ("calls", "errors", "cpu_us", "egress_bytes", "request_bytes", "response_bytes", "logged")
+SUMS: Final = (
+    *("calls", "contracts", "scheduled", "errors", "logged"),
+    *("cpu_us", "egress_bytes", "request_bytes", "response_bytes"),
+)
 MAX_ROUNDS: Final = 64
 _UNIT_MS: Final = 0.016
 
@@ -74,11 +79,15 @@ class OwnReceipt:
 
 
 class Owner:
-    """One agent, as its owner. Every method raises worker.not_owner for another wallet, and what calls raise."""
+    """One agent, as its owner. Every method raises worker.not_owner for another wallet, and what calls raise.
+
+    The client's caller is the owner; its wallet has the key that reads the log: the same one, but for a contract."""
 
     def __init__(self, client: Client, agent: bytes) -> None:
-        self._client, self._agent, self._wallet = client, agent, client.need_wallet()
-        self._key = log_key(self._wallet, client.network.id, agent)
+        wallet = client.need_wallet()
+        self._client, self._agent = client, agent
+        self._who: Who = client.caller or wallet
+        self._key = log_key(wallet, client.network.id, agent)
         self._reader = LogReader(client.network.id, agent, self._key)
         self._admitted: set[bytes] = set()
 
@@ -90,8 +99,8 @@ class Owner:
     async def publish(self) -> LogKey:
         """Say which key reads the log from now on. Raises worker.log_key for one that was replaced already."""
         serial = int(self._client.clock())
-        said = LogKey(self._agent, self._wallet.address, self.log_key, serial)
-        signature = to_hex(self._wallet.sign(said.digest(self._client.network.id)))
+        said = LogKey(self._agent, self._who.address, self.log_key, serial)
+        signature = to_hex(self._who.sign(said.digest(self._client.network.id)))
         await self._ask("log-key", {"statement": said.to_json(), "signature": signature})
         return said
 
@@ -239,7 +248,7 @@ class Owner:
             request_id=name,
             deadline_ms=int((self._client.clock() + 30.0) * 1000),
         )
-        return await self._client.calls.call(self._agent, request, _of(worker), self._wallet)
+        return await self._client.calls.call(self._agent, request, _of(worker), self._who)
 
 
 def _of(worker: bytes | None) -> Callable[[Resolution], Awaitable[Resolution]]:

@@ -32,6 +32,7 @@ from cloister.wire.heads import HeadMove
 from cloister.worker.agentlog import AgentLog
 from cloister.worker.bundles import Outside, agent_spec, secret_facts
 from cloister.worker.chainwatch import ChainWatch
+from cloister.worker.figures import FigureBook
 from cloister.worker.host import AgentHost, Extra
 from cloister.worker.leases import AgentKeys
 from cloister.worker.listed import Listed
@@ -108,9 +109,9 @@ class Acquire(Protocol):
 @dataclass(frozen=True, slots=True)
 class Devices:
     """What the table needs from this machine. ``acquire(agent)`` gets keys, ``(agent, code)`` those of its canary;
-    ``heads(agent)`` what the committee remembers, with the quorum; ``endorse(keys, moves)`` a quorum's signatures on the last of these moves;
-    ``attest(nonce)`` evidence for agent code; ``log(agent)`` an agent's log; ``offer(placed)`` what its code may ask
-    besides its state; ``budget``: what processes may use."""
+    ``heads(agent)`` what the committee remembers, with the quorum; ``endorse(keys, moves)`` a quorum's signatures on
+    the last of these moves; ``attest(nonce)`` evidence for agent code; ``log(agent)`` an agent's log; ``offer(placed)``
+    what its code may ask besides its state; ``budget``: what processes may use."""
 
     acquire: Acquire
     heads: Callable[[bytes], Awaitable[tuple[Sequence[Answer], int]]]
@@ -142,6 +143,7 @@ class AgentTable:
         self._draining: dict[bytes, Placed] = {}
         self._moves = Moves(worker, fabric, devices.endorse, devices.rng)
         self.processes = Processes(devices.budget, asyncio.get_running_loop().time)
+        self.figures = FigureBook()
         self._stopping: set[asyncio.Task[None]] = set()
         self._tried: dict[bytes, int] = {}
         self._turns = 0

@@ -88,12 +88,15 @@ class AgentRunner:
         scope = RequestScope(placed.state, await placed.state.begin(name), name)
         placed.host.open(call, scope)
         try:
-            head, chunks = await process.fetch(self._request(call, request, body))
-            reply = await _whole(head.status, chunks)
-            if placed.closed:
-                raise CLOSED(expected="an agent of this worker", found="one that was dropped while it ran")
-            await scope.put(*answer(reply))
-            await scope.commit_head()
+            with self._table.figures.counting(placed.record.agent, "contracts", process) as count:
+                count.request = len(body)
+                head, chunks = await process.fetch(self._request(call, request, body))
+                reply = await _whole(head.status, chunks)
+                count.response = len(reply)
+                if placed.closed:
+                    raise CLOSED(expected="an agent of this worker", found="one that was dropped while it ran")
+                await scope.put(*answer(reply))
+                await scope.commit_head()
         finally:
             placed.host.close(call)
             scope.close()

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Literal
 
+from cloister.core.errors import CloisterError
 from cloister.core.receipts.receipt import Usage
+from cloister.fabric.ports import CONFLICT
+from cloister.sandbox.ports import AgentProcess
+from cloister.worker.state import ALREADY_DONE
 
 BUCKETS: Final = 112
 _UNIT_S: Final = 16e-6
+Kind = Literal["contracts", "scheduled"]
 
 
 @dataclass(slots=True)
 class Figures:
-    """One agent's sums. ``durations``: calls by bucket_of their time."""
+    """One agent's sums. ``durations``: calls by bucket_of their time. ``contracts``, ``scheduled``: how many of the
+    calls were contracts' requests, and the schedule's."""
 
     calls: int = 0
+    contracts: int = 0
+    scheduled: int = 0
     errors: int = 0
     cpu_us: int = 0
     egress_bytes: int = 0
@@ -31,10 +42,12 @@ class FigureBook:
     def __init__(self) -> None:
         self._by_agent: dict[bytes, Figures] = {}
 
-    def note(self, agent: bytes, seconds: float, usage: Usage | None) -> None:
-        """A call that took so long. ``usage`` None: it was refused, or failed."""
+    def note(self, agent: bytes, seconds: float, usage: Usage | None, kind: Kind | None = None) -> None:
+        """A call that took so long. ``usage`` None: it was refused, or failed. ``kind``: where no caller made it."""
         figures = self._by_agent.setdefault(agent, Figures())
         figures.calls += 1
+        figures.contracts += kind == "contracts"
+        figures.scheduled += kind == "scheduled"
         figures.durations[bucket_of(seconds)] += 1
         if usage is None:
             figures.errors += 1
@@ -44,10 +57,40 @@ class FigureBook:
         figures.request_bytes += usage.request_bytes
         figures.response_bytes += usage.response_bytes
 
+    def counting(self, agent: bytes, kind: Kind, process: AgentProcess) -> Counting:
+        """``with`` around a request that nobody sealed: it counts unless another seat turns out to have answered."""
+        return Counting(self, agent, kind, process)
+
     def show(self, agent: bytes) -> dict[str, Any]:
         """JSON-ready; zeros for an agent that was not called."""
         figures = self._by_agent.get(agent) or Figures()
         return {name: getattr(figures, name) for name in Figures.__slots__}
+
+
+class Counting:
+    """Counts one request. ``request``, ``response``: bytes of its bodies, as far as they are known."""
+
+    def __init__(self, book: FigureBook, agent: bytes, kind: Kind, process: AgentProcess) -> None:
+        self._book, self._agent, self._kind, self._process = book, agent, kind, process
+        self.request, self.response = 0, 0
+
+    def __enter__(self) -> Counting:
+        self._began, self._before = time.monotonic(), self._process.usage()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, CloisterError) and error.code in (ALREADY_DONE.code, CONFLICT.code):
+            return  # another seat was faster: it counts there
+        used = used_between(self._before, self._process.usage(), self.request, self.response)
+        self._book.note(self._agent, time.monotonic() - self._began, None if error else used, self._kind)
+
+
+def used_between(before: Mapping[str, int], after: Mapping[str, int], request: int, response: int) -> Usage:
+    """What the process used meanwhile (requests that ran beside this one included), and both bodies' bytes."""
+    used = {name: max(0, after.get(name, 0) - before.get(name, 0)) for name in ("cpu_us", "egress_bytes")}
+    return Usage(**used, request_bytes=request, response_bytes=response)
 
 
 def bucket_of(seconds: float) -> int:

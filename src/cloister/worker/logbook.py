@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,12 +25,15 @@ from cloister.core.errors import CloisterError, PolicyError, define
 from cloister.core.keys import ownerlog
 from cloister.core.keys.hpke import Rng
 from cloister.core.keys.ownerlog import Page
+from cloister.core.policy.access import BAD_CONTRACT_SIGNATURE
 from cloister.fabric.ports import Entry, Expect, Put, State, Tx
 from cloister.worker.agentlog import AgentLog
 from cloister.worker.agents import Placed
 from cloister.worker.leases import NodeIdentity
 
 KEY_NAME: Final = "\0owner/log-key"
+# Of a contract account's word (EIP-1271); a wallet's has 65 bytes.
+MAX_SIGNATURE: Final = 4096
 MAX_PENDING: Final = 128 << 10
 MAX_KEPT: Final = 8 << 20
 MAX_PAGES: Final = 512
@@ -76,12 +80,28 @@ class _Stream:
         self.size = 0
 
 
-class LogBook:
-    """All agents' logs of this worker. ``now_ms``: the host's clock, a label only."""
+# ``signed(account, digest, signature)`` raises unless a contract account takes the word (``Access.require_signature``).
+Signed = Callable[[bytes, bytes, bytes], Awaitable[None]]
 
-    def __init__(self, node: NodeIdentity, store: State, rng: Rng, *, now_ms: Callable[[], int]) -> None:
+
+class LogBook:
+    """All agents' logs of this worker. ``now_ms``: the host's clock, a label only. ``signed``: asks an owner that is a
+    contract; ``height``: the newest checkpoint, at which its answer counts."""
+
+    def __init__(
+        self,
+        node: NodeIdentity,
+        store: State,
+        rng: Rng,
+        *,
+        now_ms: Callable[[], int],
+        signed: Signed,
+        height: Callable[[], int],
+    ) -> None:
         self._node, self._store, self._rng, self._now_ms = node, store, rng, now_ms
+        self._signed, self._height = signed, height
         self._streams: dict[bytes, _Stream] = {}
+        self._taken: dict[bytes, tuple[int, bytes]] = {}
 
     def of(self, agent: bytes) -> AgentLog:
         """The log of an agent that is placed here anew: what its last placement left unsaid is dropped."""
@@ -95,16 +115,24 @@ class LogBook:
         return AgentLog(sink, time.monotonic)
 
     async def turn(self, placed: Iterable[Placed], *, last: bool = False) -> None:
-        """Seal and keep what waits. ``last``: this boot ends. Raises FabricError, StateError."""
+        """Seal and keep what waits. ``last``: this boot ends. One agent's trouble holds up no other's lines.
+
+        Raises the first FabricError, StateError, or what a contract account could not be asked for."""
+        troubles: list[CloisterError] = []
         for one in list(placed):
             stream = self._streams.get(one.record.agent)
             if stream is not None and (stream.pending or (last and stream.number)):
-                await self._write(one, stream, last)
+                try:
+                    await self._write(one, stream, last)
+                except CloisterError as error:
+                    troubles.append(error)
+        if troubles:
+            raise troubles[0]
 
     async def publish(self, placed: Placed, body: Mapping[str, Any]) -> tuple[str, bytes]:
         """Name and value of the owner's key as it is kept. Raises worker.log_key, EncodingError."""
         fields = need_fields("a log key", body, {"statement", "signature"})
-        new = self._valid(placed, fields)
+        new = await self._valid(placed, fields)
         if new is None:
             raise BAD_LOG_KEY(expected="a statement of this agent's owner about it", found="another")
         known = await self.key(placed)
@@ -113,9 +141,11 @@ class LogBook:
         return KEY_NAME, jcs.encode(dict(fields))
 
     async def key(self, placed: Placed) -> LogKey | None:
-        """What the present owner signed, or None. Another owner's key is as good as none."""
+        """What the present owner signed, or None. Another owner's key is as good as none.
+
+        Raises what asking a contract account raises, but for its no."""
         kept = await placed.state.peek(KEY_NAME)
-        return None if kept is None else self._valid(placed, jcs.decode(kept))
+        return None if kept is None else await self._valid(placed, jcs.decode(kept))
 
     async def pages(self, placed: Placed, have: Mapping[str, Any]) -> dict[str, Any]:
         """Pages that the reader lacks, oldest first, at most a MiB. ``have``: boot in 0x-hex -> pages that it knows.
@@ -148,16 +178,34 @@ class LogBook:
 
     # --- inside ---
 
-    def _valid(self, placed: Placed, fields: Any) -> LogKey | None:
+    async def _valid(self, placed: Placed, fields: Any) -> LogKey | None:
+        """1. a statement of the proven owner about this agent; 2. signed by its wallet; 3. or taken by the contract
+        that the owner is, asked once per checkpoint."""
         try:
             key = LogKey.from_json(fields["statement"])
-            if (key.agent, key.owner) != (placed.record.agent, placed.record.owner):
+            if (key.agent, key.owner) != (placed.record.agent, placed.record.owner):  # 1
                 return None
-            signature = from_hex(fields["signature"], 65, name="signature")
-            verify_signer(key.digest(self._node.network), signature, key.owner)
+            signature = from_hex(fields["signature"], name="signature", max_size=MAX_SIGNATURE)
         except (CloisterError, KeyError, TypeError):
             return None
-        return key
+        digest = key.digest(self._node.network)
+        if _by_wallet(digest, signature, key.owner):  # 2
+            return key
+        return key if await self._by_contract(key, digest, signature) else None  # 3
+
+    async def _by_contract(self, key: LogKey, digest: bytes, signature: bytes) -> bool:
+        now = self._height(), hashlib.sha256(digest + signature).digest()
+        if self._taken.get(key.agent) == now:
+            return True
+        self._taken.pop(key.agent, None)
+        try:
+            await self._signed(key.owner, digest, signature)
+        except CloisterError as error:
+            if error.code != BAD_CONTRACT_SIGNATURE.code:
+                raise
+            return False
+        self._taken[key.agent] = now
+        return True
 
     async def _write(self, placed: Placed, stream: _Stream, last: bool) -> None:
         """1. a key of the present owner, or nothing is kept; 2. a page; 3. it is durable before the next one is made.
@@ -205,6 +253,14 @@ class LogBook:
 
     async def _kept(self, placed: Placed) -> list[tuple[str, Entry]]:
         return await self._store.scan(_place(placed), "", 4 * MAX_PAGES)
+
+
+def _by_wallet(digest: bytes, signature: bytes, owner: bytes) -> bool:
+    try:
+        verify_signer(digest, signature, owner)
+    except CloisterError:
+        return False
+    return True
 
 
 def _place(placed: Placed) -> str:

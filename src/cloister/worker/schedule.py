@@ -28,6 +28,7 @@ from cloister.fabric.ports import CONFLICT
 from cloister.sandbox.errors import CLOSED
 from cloister.sandbox.ports import AgentProcess, AgentRequest, Chunks
 from cloister.worker.agents import Placed
+from cloister.worker.figures import FigureBook
 from cloister.worker.host import Origin
 from cloister.worker.scope import RequestScope
 from cloister.worker.state import ALREADY_DONE, AgentState
@@ -80,8 +81,9 @@ class Schedule:
         process: Callable[[Placed], Awaitable[AgentProcess]],
         manifest: Callable[[Placed], Awaitable[Manifest]],
         now_s: Callable[[], int],
+        figures: FigureBook,
     ) -> None:
-        self._process, self._manifest, self._now_s = process, manifest, now_s
+        self._process, self._manifest, self._now_s, self._figures = process, manifest, now_s, figures
         self.problems: dict[bytes, CloisterError] = {}
 
     async def turn(self, agents: dict[bytes, Placed]) -> None:
@@ -167,13 +169,14 @@ class Schedule:
         call, deadline = f"{run}-s{next(_calls)}", (self._now_s() + task.within_s) * 1000
         placed.host.open(call, scope, Origin(deadline_ms=deadline))
         try:
-            head, chunks = await process.fetch(_asked(call, number, task, due, deadline))
-            await _drained(head.status, chunks)
-            if placed.closed:
-                raise CLOSED(expected="an agent of this worker", found="one that was dropped while it ran")
-            for name, value in marks.items():
-                await (scope.delete(name) if value is None else scope.put(name, value))
-            await scope.commit_head()
+            with self._figures.counting(placed.record.agent, "scheduled", process) as count:
+                head, chunks = await process.fetch(_asked(call, number, task, due, deadline))
+                count.response = await _drained(head.status, chunks)
+                if placed.closed:
+                    raise CLOSED(expected="an agent of this worker", found="one that was dropped while it ran")
+                for name, value in marks.items():
+                    await (scope.delete(name) if value is None else scope.put(name, value))
+                await scope.commit_head()
         finally:
             placed.host.close(call)
             scope.close()
@@ -231,7 +234,8 @@ def _asked(call: str, number: int, task: Task, due: int, deadline_ms: int) -> Ag
     return AgentRequest(call, "POST", task.path, headers, b"", {"kind": "schedule"}, deadline_ms)
 
 
-async def _drained(status: int, chunks: Chunks) -> None:
+async def _drained(status: int, chunks: Chunks) -> int:
+    """Read to the end; how many bytes there were. Raises worker.scheduled_failed."""
     size = 0
     try:
         async for chunk in chunks:
@@ -242,3 +246,4 @@ async def _drained(status: int, chunks: Chunks) -> None:
         await chunks.aclose()
     if status >= 400:
         raise FAILED(expected="a status below 400", found=f"status {status}")
+    return size

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -26,6 +26,7 @@ from cloister.worker.access import Access
 from cloister.worker.agents import AgentTable, Placed
 from cloister.worker.callers import Callers, kind_of, shown, without_carried
 from cloister.worker.chainwatch import ChainWatch
+from cloister.worker.figures import used_between
 from cloister.worker.host import Origin
 from cloister.worker.owner import PREFIX, OwnerDesk, counts
 from cloister.worker.receipts import ReceiptDesk
@@ -195,7 +196,7 @@ class Server:
             await ran.scope.commit_body()
         finally:
             await ran.close()
-        usage = _usage(before, process.usage(), len(request.body), responder.body_bytes)
+        usage = used_between(before, process.usage(), len(request.body), responder.body_bytes)
         await self._end(placed, request, ran.head, ran.scope.change(), usage, answer)  # 7
         return None if ran.head.status >= 500 else usage
 
@@ -311,12 +312,6 @@ def _checked(head: AgentResponseHead, height: int) -> tuple[ResponseHead, bytes]
         return checked, encode_json(checked)
     except CloisterError as error:
         raise BAD_RESPONSE(expected="a status and headers that fit a sealed head", found=error.code) from None
-
-
-def _usage(before: Mapping[str, int], after: Mapping[str, int], request: int, response: int) -> Usage:
-    """What the process used meanwhile (requests that ran beside this one included), and both bodies' bytes."""
-    used = {name: max(0, after.get(name, 0) - before.get(name, 0)) for name in ("cpu_us", "egress_bytes")}
-    return Usage(**used, request_bytes=request, response_bytes=response)
 
 
 def _agent_request(call: str, request: OpenRequest, origin: Origin) -> AgentRequest:

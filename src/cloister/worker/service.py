@@ -51,7 +51,6 @@ from cloister.worker.chains import ChainView, OtherChain, OwnChain
 from cloister.worker.chainwatch import ChainWatch, short
 from cloister.worker.config import WorkerConfig, budget_of, check_config, mapped_hosts, operator_of, work_folder
 from cloister.worker.endorse import Endorser, endorse_moves
-from cloister.worker.figures import FigureBook
 from cloister.worker.leases import AgentKeys, NodeIdentity, acquire, show
 from cloister.worker.link import GatewayLink
 from cloister.worker.listed import Listed
@@ -62,6 +61,7 @@ from cloister.worker.membership import Membership
 from cloister.worker.offers import Offers, Outbound
 from cloister.worker.owner import OwnerDesk
 from cloister.worker.receipts import ReceiptDesk, ReceiptDoor
+from cloister.worker.remote import Abroad
 from cloister.worker.schedule import Schedule
 from cloister.worker.serve import Server, host_now_ms
 from cloister.worker.witness import RootKeeper, Witness
@@ -111,7 +111,14 @@ class Worker:
         self.sessions = ServerSessions(node.boot, secrets.token_bytes)
         self.access = Access(self.watch, fabric.blobs)
         self.outbound = Outbound(network, config.calls)
-        self.logbook = LogBook(node, fabric.state, secrets.token_bytes, now_ms=host_now_ms)
+        self.logbook = LogBook(
+            node,
+            fabric.state,
+            secrets.token_bytes,
+            now_ms=host_now_ms,
+            signed=self.access.require_signature,
+            height=lambda: self.watch.checkpoint.number,
+        )
         self.lists = Listed(self.access)
         self._sender = Sender(self.rpc, node.key, network.genesis.chain_id)
         own, others = OwnChain(network, self.watch, self.rpc, self._sender), self._other_chains()
@@ -122,12 +129,12 @@ class Worker:
         receipts = ReceiptDesk(node, fabric.receipts)
         self.witness = Witness(node, receipts, fabric.receipts, self.committee)
         self._roots = self._root_keeper()
-        self.schedule = Schedule(self.table.process, self.offers.manifest, lambda: int(time.time()))
+        self.schedule = Schedule(self.table.process, self.offers.manifest, lambda: int(time.time()), self.table.figures)
         self._late = Troubles("scheduled request failed")
         door = ReceiptDoor(receipts, fabric.receipts)
         self.owner = OwnerDesk(
             self.logbook,
-            FigureBook(),
+            self.table.figures,
             self.schedule,
             self.table.process,
             fabric.leases,
@@ -145,12 +152,13 @@ class Worker:
         self.server = Server(
             self.watch, self.table, self.sessions, receipts, self.access, callers, self.owner, now_ms=host_now_ms
         )
+        self.abroad = Abroad(node, self.watch, self.committee, others)
         self.anchors = Anchors(own, others, self._anchor_service, self._carrier)
         self.link = GatewayLink(
             config.gateway, node, self.server, self.table, self.evidence, self.status, door, self.anchors.ready
         )
         self._accounts = AccountService(
-            node, network, self.watch, self.table, self.committee, self._sender, self.offers.manifest
+            node, network, self.watch, self.table, self.committee, self._sender, self.offers.manifest, self.abroad
         )
         self._unanswered = Troubles("contract's request not answered")
         self._unsigned = Troubles("agent's account not served")
@@ -338,6 +346,7 @@ class Worker:
             chain,
             operator=operator_of(self.config),
             names=lambda placed: self.offers.names_chain(placed, chain.chain_id),
+            teller=lambda placed: self.abroad.teller(chain.chain_id, placed),
             now_ms=host_now_ms,
             rng=secrets.token_bytes,
         )

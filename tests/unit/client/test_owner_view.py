@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from cloister.client import owner as owners
 from cloister.client.agentlogs import Gap, Line
 from cloister.client.call import Request
+from cloister.client.callers import ContractWallet
 from cloister.client.client import Client
 from cloister.client.owner import Owner, next_time, quantile
 from cloister.client.wallet import Wallet
@@ -26,7 +27,8 @@ from cloister.core.policy.cron import Cron
 from cloister.fabric.ports import Expect, Put, Tx
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker.figures import BUCKETS, bucket_of
-from support.fake_world import OWNER, test_key
+from support import hooks
+from support.fake_world import OWNER, Other, test_key
 from support.worker_kit import Calls, Rig, world_of
 from support.worker_kit import Reply as AgentReply
 
@@ -57,8 +59,9 @@ class Resolution:
 class Desk:
     """A client of rigs that share a store. ``spoil(what, answer)`` changes what a worker answers."""
 
-    def __init__(self, rigs: list[Rig], agent: bytes, key: Any) -> None:
+    def __init__(self, rigs: list[Rig], agent: bytes, key: Any, caller: Any = None) -> None:
         self.rigs, self.agent, self.wallet, self.calls = rigs, agent, Wallet(key), self
+        self.caller = caller
         self.network, self.rng = rigs[0].world.network, os.urandom
         self.asked: list[tuple[str, str]] = []
         self.spoil: Any = lambda what, answer: answer
@@ -89,7 +92,7 @@ class Desk:
         seats = await check(await self.resolve(agent))
         rig = next(rig for rig in self.rigs if rig.node.address == seats.sittings[0].worker.worker)
         session = rig.session(agent)
-        session.authenticate(who.address, int(rig.world.now) + 3600, who.sign, None)
+        session.authenticate(who.address, int(rig.world.now) + 3600, who.sign, None, kind=who.kind)
         head = {"method": request.method, "path": request.path, "headers": request.headers}
         got = await rig.call(agent, request.body, session=session, request_id="0x" + request.id.hex(), **head)
         self.asked.append((rig.name, request.path))
@@ -227,6 +230,27 @@ async def test_figures_are_summed_and_have_quantiles(desk: Desk) -> None:
     assert (found["calls"], found["errors"], found["workers"], found["logged"]) == (3, 0, 1, 3)
     assert found["p50_ms"] is not None
     assert found["p50_ms"] <= found["p99_ms"]
+
+
+async def test_an_owner_that_is_a_contract_publishes_and_reads_with_its_members_wallet(tmp_path: Path) -> None:
+    safe, word = b"\xa7" * 20, b"\x5a" * 32
+    rig = Rig(world_of(), tmp_path, talks)
+    rig.sealed = True
+    await rig.open()
+    rig.world.others[safe] = Other(hooks.SIGNER, {0: int.from_bytes(word, "big")})
+    agent, key = await rig.deploy(owner=safe), test_key("member")
+    mine = owner(Desk([rig], agent, key, ContractWallet(safe, lambda digest: word)))
+    said = await mine.publish()
+    assert (said.owner, said.key) == (safe, mine.log_key)
+    assert await mine.published()
+    await rig.call(agent, b"one")
+    await rig.book.turn([rig.placed(agent)])
+    assert [event.to_json().get("text") for event in await mine.logs()] == ["one"]
+    assert (await mine.metrics())["calls"] == 1
+    with pytest.raises(CloisterError) as caught:
+        await owner(Desk([rig], agent, key)).metrics()
+    assert caught.value.code == "worker.not_owner", "the member's wallet alone is nobody's owner"
+    await rig.close()
 
 
 async def test_a_command_runs_once_under_its_request_id(desk: Desk) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from cloister.client.agentlogs import Gap, Line, LogReader, log_key
 from cloister.client.wallet import Wallet
@@ -20,7 +21,8 @@ from cloister.fabric.ports import UNKNOWN_OUTCOME, Tx
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker import logbook as work
 from cloister.worker.logbook import MAX_PENDING, PRUNE_EVERY
-from support.fake_world import OWNER, test_key
+from support import hooks
+from support.fake_world import OWNER, Other, test_key
 from support.worker_kit import Calls, Got, Reply, Rig
 
 Make = Callable[..., Awaitable[Rig]]
@@ -272,3 +274,114 @@ async def test_a_long_log_comes_in_several_answers(make: Make, monkeypatch: pyte
         said += [t for page in answer["pages"] for t in texts(mine.take(base64.b64decode(page)))]
     assert said == [str(n) for n in range(10)]
     assert rounds > 2
+
+
+# --- owners that are contracts ---
+
+SAFE, WORD = b"\xa7" * 20, b"\x5a" * 32
+
+
+async def contract_rig(make: Make, word: bytes = WORD) -> tuple[Rig, bytes, X25519PrivateKey]:
+    """A worker, an agent of a contract account that takes signatures that begin with ``word``, a reader's key."""
+    rig = await make(chatty)
+    rig.sealed = True
+    rig.world.others[SAFE] = Other(hooks.SIGNER, {0: int.from_bytes(word, "big")})
+    agent = await rig.deploy(owner=SAFE)
+    return rig, agent, log_key(Wallet(NEXT), rig.world.network.id, agent)
+
+
+async def as_contract(rig: Rig, agent: bytes, what: str, body: Any) -> Got:
+    session = rig.session(agent)
+    session.authenticate(SAFE, int(rig.world.now) + 3600, lambda digest: WORD, kind="contract")
+    path = f"/.well-known/cloister/owner/{what}"
+    return await rig.call(agent, json.dumps(body).encode(), session=session, path=path)
+
+
+def of_contract(agent: bytes, key: X25519PrivateKey, word: bytes = WORD, serial: int = 1) -> dict[str, Any]:
+    said = LogKey(agent, SAFE, key.public_key().public_bytes_raw(), serial)
+    return {"statement": said.to_json(), "signature": to_hex(word)}
+
+
+async def kept(rig: Rig, agent: bytes, text: str) -> bool:
+    """Whether a line is kept that is logged now."""
+    before = await rig.fabric.state.scan(f"{agent.hex()}.log", "")
+    rig.placed(agent).host.log(None, "info", text)
+    await turn(rig, agent)
+    return len(await rig.fabric.state.scan(f"{agent.hex()}.log", "")) > len(before)
+
+
+async def test_a_contract_that_owns_an_agent_says_who_reads_its_log(make: Make) -> None:
+    rig, agent, key = await contract_rig(make)
+    assert not await kept(rig, agent, "too early")
+    assert (await as_contract(rig, agent, "log-key", of_contract(agent, key))).code == ""
+    assert await kept(rig, agent, "one")
+    answer = json.loads((await as_contract(rig, agent, "logs", {"have": {}})).body)
+    mine = LogReader(rig.world.network.id, agent, key)
+    events = [event for page in answer["pages"] for event in mine.take(base64.b64decode(page))]
+    assert texts(events) == ["-- 1 lines were not kept by the worker", "one"]
+
+
+async def test_a_word_that_the_contract_does_not_take_publishes_nothing(make: Make) -> None:
+    rig, agent, key = await contract_rig(make)
+    for word in (b"\x5b" * 32, b"", b"\x5b" * 65, WORD[:31]):
+        assert (await as_contract(rig, agent, "log-key", of_contract(agent, key, word))).code == "worker.log_key"
+    long = await as_contract(rig, agent, "log-key", of_contract(agent, key, WORD + bytes(work.MAX_SIGNATURE)))
+    assert long.code == "worker.log_key"
+    assert not await kept(rig, agent, "nobody's")
+
+
+async def test_a_contract_that_takes_its_word_back_gets_no_more_lines(make: Make) -> None:
+    rig, agent, key = await contract_rig(make)
+    await as_contract(rig, agent, "log-key", of_contract(agent, key))
+    assert await kept(rig, agent, "one")
+    rig.world.others[SAFE] = Other(hooks.SIGNER, {0: 1})
+    await rig.follow(1)
+    assert not await kept(rig, agent, "two"), "from the next checkpoint on"
+    rig.world.others[SAFE] = Other(hooks.SIGNER, {0: int.from_bytes(WORD, "big")})
+    await rig.follow(1)
+    assert await kept(rig, agent, "three")
+
+
+async def test_a_contract_is_asked_once_per_checkpoint(make: Make) -> None:
+    rig, agent, key = await contract_rig(make)
+    await as_contract(rig, agent, "log-key", of_contract(agent, key))
+    asked: list[bytes] = []
+
+    async def counting(account: bytes, digest: bytes, signature: bytes) -> None:
+        asked.append(account)
+
+    rig.book._signed = counting
+    await rig.follow(1)
+    for number in range(3):
+        assert await kept(rig, agent, str(number))
+    assert asked == [SAFE]
+
+
+async def test_a_contract_that_cannot_be_asked_loses_no_line_and_holds_up_no_other_agent(make: Make) -> None:
+    rig, agent, key = await contract_rig(make)
+    other = await rig.deploy(2, owner=address_of(OWNER))
+    await asked(rig, other, "log-key", statement(rig, other))
+    await as_contract(rig, agent, "log-key", of_contract(agent, key))
+
+    async def down(account: bytes, digest: bytes, signature: bytes) -> None:
+        raise UNKNOWN_OUTCOME(expected="an answer", found="none")
+
+    real, rig.book._signed = rig.book._signed, down
+    await rig.follow(1)
+    for name in (agent, other):
+        rig.placed(name).host.log(None, "info", "waits")
+    with pytest.raises(CloisterError):
+        await rig.book.turn([rig.placed(agent), rig.placed(other)])
+    assert len(await rig.fabric.state.scan(f"{other.hex()}.log", "")) == 1
+    assert await rig.fabric.state.scan(f"{agent.hex()}.log", "") == []
+    rig.book._signed = real
+    await turn(rig, agent)
+    assert len(await rig.fabric.state.scan(f"{agent.hex()}.log", "")) == 1
+
+
+async def test_a_wallets_word_is_none_of_a_contracts(make: Make) -> None:
+    rig, agent, key = await contract_rig(make)
+    said = LogKey(agent, SAFE, key.public_key().public_bytes_raw(), 1)
+    forged = to_hex(sign_digest(NEXT, said.digest(rig.world.network.id)))
+    got = await as_contract(rig, agent, "log-key", {"statement": said.to_json(), "signature": forged})
+    assert got.code == "worker.log_key"

@@ -18,6 +18,7 @@ from cloister.sandbox.ports import AgentRequest
 from cloister.worker import schedule as work
 from cloister.worker.agents import Placed
 from cloister.worker.schedule import FIRST_WAIT_S, MAX_TRIES, Schedule, dead_letters
+from cloister.worker.state import ALREADY_DONE
 from support.worker_kit import Agent, Calls, Reply, Rig, get, put
 
 Make = Callable[[Agent], Awaitable[Rig]]
@@ -39,7 +40,7 @@ class Clock:
 
     def seat(self) -> Schedule:
         """What one worker runs."""
-        return Schedule(self.rig.table.process, self.manifest, lambda: self.now)
+        return Schedule(self.rig.table.process, self.manifest, lambda: self.now, self.rig.table.figures)
 
     async def manifest(self, placed: Placed) -> Manifest:
         return normalize({"schedule": self.tasks})
@@ -48,6 +49,10 @@ class Clock:
         """One turn at this time."""
         self.now = now
         await (seat or self.schedule).turn({self.agent: self.rig.placed(self.agent)})
+
+    def process(self) -> Any:
+        """The agent's process."""
+        return self.rig.sandbox.processes[0]
 
     async def count(self) -> int:
         """How often the agent's own counter was committed."""
@@ -68,6 +73,22 @@ async def counts(request: AgentRequest, ctx: Calls) -> Reply:
 async def clock_of(make: Make, agent: Agent = counts) -> Clock:
     rig = await make(agent)
     return Clock(rig, await rig.deploy())
+
+
+async def test_runs_count_for_the_owner_and_those_of_another_seat_do_not(make: Make) -> None:
+    clock = await clock_of(make)
+    for hour in range(3):
+        await clock.at(START + hour * HOUR + 60)
+    figures = clock.rig.table.figures.show(clock.agent)
+    assert (figures["calls"], figures["scheduled"], figures["contracts"], figures["errors"]) == (2, 2, 0, 0)
+    assert figures["cpu_us"] > 0
+    with pytest.raises(CloisterError), clock.rig.table.figures.counting(clock.agent, "scheduled", clock.process()):
+        raise ALREADY_DONE(expected="a first run", found="a second")
+    assert clock.rig.table.figures.show(clock.agent)["calls"] == 2
+    with pytest.raises(CloisterError), clock.rig.table.figures.counting(clock.agent, "contracts", clock.process()):
+        raise THREW(expected="a response", found="Error")
+    figures = clock.rig.table.figures.show(clock.agent)
+    assert (figures["calls"], figures["contracts"], figures["errors"]) == (3, 1, 1)
 
 
 async def test_a_new_schedule_begins_with_the_next_time(make: Make) -> None:
@@ -191,7 +212,7 @@ async def test_one_failing_agent_does_not_stop_the_others(make: Make) -> None:
             raise THREW(expected="a manifest", found="none")
         return normalize({"schedule": clock.tasks})
 
-    both = Schedule(clock.rig.table.process, manifest, lambda: clock.now)
+    both = Schedule(clock.rig.table.process, manifest, lambda: clock.now, clock.rig.table.figures)
     for now in (START + 60, START + HOUR):
         clock.now = now
         await both.turn(dict(clock.rig.table.placed()))
