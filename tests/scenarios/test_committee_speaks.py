@@ -89,7 +89,7 @@ async def answers(agent: Agent) -> bool:
 
 async def dao_removes(devnet: Devnet, client: Client, worker: bytes) -> None:
     assert devnet.rpc is not None
-    sender = Sender(devnet.rpc, PrivateKey(devnet.layout.secret_key("deployer")), client.network.chain_id)
+    sender = Sender(devnet.rpc, PrivateKey(devnet.layout.secret_key("deployer")), client.network.genesis.chain_id)
     await sender.send(client.address("Workers"), encode("Workers", "remove", worker))
 
 
