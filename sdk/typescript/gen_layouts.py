@@ -23,6 +23,7 @@ TABLES = {
     "Workers": ("_workers",),
     "Clusters": ("_clusters",),
     "Gatekeepers": ("_committee", "_candidates", "_epochs", "_terms"),
+    "Receipts": ("_roots", "_sizes"),
 }
 GETTERS = {"Agents": "agent", "Workers": "worker"}
 HEAD = """// deno-fmt-ignore-file
@@ -34,11 +35,15 @@ import type { Table } from "./layout.ts";
 
 
 def table(contract: str, label: str) -> str:
-    """One struct variable or mapping to structs, as a TypeScript literal."""
+    """One struct variable or mapping to structs or lists of them, as a TypeScript literal; else its slot alone."""
     plain = artifact(contract).layout
     layout = Layout(plain)
     place = layout.variable(label)
-    kind = str(plain["types"][place.type].get("value", place.type))
+    types = plain["types"]
+    kind = str(types[place.type].get("value", place.type))
+    kind = str(types[kind].get("base", kind))
+    if "members" not in types[kind]:
+        return f"    {label}: {{ slot: {place.slot}, words: 1, fields: {{}} }},"
     fields = ", ".join(f"{name}: [{p.slot}, {p.offset}, {p.size}]" for name, p in layout.fields(kind).items())
     return f"    {label}: {{ slot: {place.slot}, words: {layout.words(kind)}, fields: {{ {fields} }} }},"
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -184,6 +184,7 @@ class FakeGateway:
         self.spoil_keys: Callable[[list[Any]], list[Any]] = list
         self.fetched: list[str] = []
         self.proofs: dict[bytes, Any] = {}
+        self.consistency: Callable[[Sequence[bytes]], Sequence[bytes]] = tuple
         self.url = ""
 
     def offer(self, agent: bytes, *workers: FakeWorker, **changes: Any) -> None:
@@ -346,7 +347,7 @@ class FakeGateway:
             if receipt_id in [one.id for one in worker.issued]:
                 leaves = [leaf_hash(one.id) for one in worker.issued]
                 path = consistency_path(old, int(new), part_of(leaves))
-                return web.json_response({"path": to_hex(b"".join(path))})
+                return web.json_response({"path": to_hex(b"".join(self.consistency(path)))})
         return web.json_response({"error": {}}, status=404)
 
     async def _status(self, request: web.Request) -> web.Response:

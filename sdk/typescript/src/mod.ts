@@ -20,3 +20,4 @@ export { fromHex, toHex } from "./encoding/hexes.ts";
 export * from "./errors.ts";
 export type { Receipt } from "./receipts/receipt.ts";
 export { verifyReceipt } from "./receipts/verify.ts";
+export { type Offline, type Shown, verifyBundle, verifySaved } from "./client/verify.ts";

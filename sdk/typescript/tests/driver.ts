@@ -3,6 +3,7 @@
  *
  * Commands: {do: "connect", url, fingerprint, now?, memory?, and of key?, apiKey?, contract? one}, {do: "clock", now},
  * {do: "agent", name, demand?}, {do: "resolve"}, {do: "call", path, init?, how}, {do: "agreed", path, options?}.
+ * {do: "receipt", kept, onChain}, {do: "saved", kept, network, fingerprint} and {do: "bundle", file, fingerprint} judge receipts.
  * `memory` names a store of terms that lasts as long as this program.
  * {do: "decode", kind, data} reads bytes in hex as one of READERS does. A result is {ok: …} or {error: {code, check, expected, found, remedy}}.
  */
@@ -19,8 +20,11 @@ import {
   memoryTerms,
   privateKeySigner,
   proofToJson,
+  type Shown,
   type Signer,
   toHex,
+  verifyBundle,
+  verifySaved,
 } from "../src/mod.ts";
 import * as rlp from "../src/chainview/rlp.ts";
 import { fromHex } from "../src/encoding/hexes.ts";
@@ -32,7 +36,7 @@ import type { Client } from "../src/client/client.ts";
 import type { Kept } from "../src/mod.ts";
 
 interface Command {
-  do: "connect" | "clock" | "agent" | "resolve" | "call" | "agreed" | "decode";
+  do: "connect" | "clock" | "agent" | "resolve" | "call" | "agreed" | "receipt" | "saved" | "bundle" | "decode";
   kind: keyof typeof READERS;
   data: string;
   url: string;
@@ -42,6 +46,10 @@ interface Command {
   contract?: { address: string; signature: string };
   memory?: string;
   options?: AgreeInit;
+  kept: Kept;
+  onChain: boolean;
+  network: string;
+  file: string;
   now?: number;
   name: string;
   demand?: Demand & { anonymous?: boolean };
@@ -72,6 +80,9 @@ async function run(command: Command): Promise<unknown> {
   }
   if (command.do === "clock") return clock = command.now;
   if (command.do === "resolve") return await resolved();
+  if (command.do === "receipt") return told(await client.verifyReceipt(command.kept, { onChain: command.onChain }));
+  if (command.do === "saved") return told(verifySaved(JSON.stringify(command.kept), command));
+  if (command.do === "bundle") return told(await verifyBundle(command.file, command.fingerprint));
   if (command.do === "agreed") {
     const made = await agent.agreed(command.path, command.options);
     const workers = made.replies.map((reply) => toHex(reply.proof.worker));
@@ -81,6 +92,18 @@ async function run(command: Command): Promise<unknown> {
   if (command.do === "decode") return READERS[command.kind](fromHex(command.data));
   const init = command.json === undefined ? command.init : json(command.json, command.init);
   return command.how === "fetch" ? await streamed(command.path, init) : await whole(command.path, init);
+}
+
+/** What was shown of a receipt. */
+function told({ receipt, witnessed, root, block }: Shown): unknown {
+  const { index, size } = root ?? {};
+  return {
+    seq: receipt.seq,
+    witnessed: witnessed ?? null,
+    index: index ?? null,
+    size: size ?? null,
+    block: block ?? null,
+  };
 }
 
 /** The agent, resolved anew. */

@@ -48,6 +48,12 @@ def typescript() -> Iterator[Driver]:
 
 
 @pytest.fixture
+def make_net() -> type[Net]:
+    """For files with a network of their own."""
+    return Net
+
+
+@pytest.fixture
 def net(typescript: Driver) -> Iterator[Net]:
     world = World()
     agent = world.set_agent()

@@ -67,38 +67,38 @@ export class ProvenState {
 
   /** An agent's record; undefined if there is no such agent at the checkpoint. */
   agent(agent: Uint8Array): Promise<AgentRecord | undefined> {
-    return this.#read("Agents", (slots) => readAgent(slots, agent));
+    return this.read("Agents", (slots) => readAgent(slots, agent));
   }
 
   /** A worker's record, also when it left or was removed; undefined if it never registered. */
   worker(address: Uint8Array): Promise<WorkerRecord | undefined> {
-    return this.#read("Workers", (slots) => readWorker(slots, address));
+    return this.read("Workers", (slots) => readWorker(slots, address));
   }
 
   /** A cluster's record; undefined if there is no such cluster. */
   cluster(cluster: Uint8Array): Promise<ClusterRecord | undefined> {
-    return this.#read("Clusters", (slots) => readCluster(slots, cluster));
+    return this.read("Clusters", (slots) => readCluster(slots, cluster));
   }
 
   /** The committee in office. Throws chainview.no_committee before the founding is complete. */
   committee(): Promise<CommitteeRecord> {
-    return this.#read("Gatekeepers", readCommittee);
+    return this.read("Gatekeepers", readCommittee);
   }
 
   /** The master epoch whose keys leases carry now. Throws chainview.master_epoch. */
   master(): Promise<EpochRecord> {
-    return this.#read("Gatekeepers", readMaster);
+    return this.read("Gatekeepers", readMaster);
   }
 
   /** The block that put a term in office; 0 for one that never was. */
   termHeight(term: number): Promise<number> {
-    return this.#read("Gatekeepers", (slots) => readTermHeight(slots, term));
+    return this.read("Gatekeepers", (slots) => readTermHeight(slots, term));
   }
 
   /** Throw PolicyError (policy.committee_vendors) unless the committee in office rests on enough vendors. */
   async requireDiverse(rules: CommitteeRules): Promise<void> {
     const { signers } = await this.committee();
-    const classes = await this.#read("Gatekeepers", (slots) => readVendorClasses(slots, signers.members));
+    const classes = await this.read("Gatekeepers", (slots) => readVendorClasses(slots, signers.members));
     requireDiverse(classes, signers.threshold, rules);
   }
 
@@ -136,8 +136,8 @@ export class ProvenState {
     return (member) => bigOf(answer.subarray(start + 32 * members[member]!, start + 32 * members[member]! + 32));
   }
 
-  /** Run the reader until it has every word it wants; each round proves all that it asked for together. */
-  async #read<R>(name: string, reader: (slots: Slots) => R): Promise<R> {
+  /** Run a reader of a contract until it has every word it wants; each round proves all that it asked for together. */
+  async read<R>(name: string, reader: (slots: Slots) => R): Promise<R> {
     const known = this.#known.get(name) ?? new Known();
     this.#known.set(name, known);
     for (let round = 0; round < MAX_ROUNDS; round++) {

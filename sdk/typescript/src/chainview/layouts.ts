@@ -20,6 +20,10 @@ export const LAYOUTS = {
     _epochs: { slot: 27, words: 6, fields: { state: [0, 0, 1], ceremony: [0, 1, 8], term: [0, 9, 8], confirmedAt: [0, 17, 8], resumedAt: [1, 0, 8], destroyedAt: [1, 8, 8], made: [1, 16, 8], transcript: [2, 0, 32], mpk: [3, 0, 96] } },
     _terms: { slot: 8, words: 3, fields: { ceremony: [0, 0, 8], height: [0, 8, 8], timestamp: [0, 16, 8], masterEpoch: [0, 24, 8], mpkHash: [1, 0, 32], revoked: [2, 0, 8], threshold: [2, 8, 2], size: [2, 10, 2] } },
   },
+  Receipts: {
+    _roots: { slot: 0, words: 3, fields: { boot: [0, 0, 32], root: [1, 0, 32], size: [2, 0, 8], atBlock: [2, 8, 8] } },
+    _sizes: { slot: 1, words: 1, fields: {} },
+  },
 } as const satisfies Record<string, Record<string, Table>>;
 
 /** Getters whose newest, unproven answer may forbid. */

@@ -19,6 +19,7 @@ import { load } from "./network.ts";
 import type { Kept } from "./receipts.ts";
 import { Resolver } from "./resolve.ts";
 import { type TermStore, TermWalk, usualStore } from "./terms.ts";
+import { type Shown, verifyKept } from "./verify.ts";
 import { ownerBytes, type Signer } from "./wallet.ts";
 
 const TIMEOUT_MS = 30_000;
@@ -86,6 +87,14 @@ export class Client {
     const { signer } = this.options;
     checkRecord(demand, record, ownerBytes(signer));
     return new Agent(this, id, record, demand, anonymous ? undefined : signer);
+  }
+
+  /**
+   * A kept receipt, judged again by the chain: its lease, its signature, its worker. `onChain`: its place in a log that
+   * the committee witnessed, and below a root in the Receipts contract too. Throws CloisterError: `verifyKept`.
+   */
+  verifyReceipt(kept: Kept | string, options: { onChain?: boolean } = {}): Promise<Shown> {
+    return verifyKept(this, kept, options.onChain ?? false);
   }
 
   /** The 32-byte id of an agent named by id or token id. Throws EncodingError for anything else. */

@@ -89,6 +89,16 @@ export class Gateway {
     return seats.slice(0, MAX_SEATS);
   }
 
+  /** A receipt's place in a log that the committee signed, unverified: give it to `LogProof.fromJson`. */
+  receiptProof(id: Uint8Array): Promise<Record<string, unknown>> {
+    return this.#json(`/v1/receipts/${toHex(id)}/proof`);
+  }
+
+  /** {path}: from the first `old` to the first `now` receipts of a receipt's log, unverified. */
+  receiptConsistency(id: Uint8Array, old: number, now: number): Promise<Record<string, unknown>> {
+    return this.#json(`/v1/receipts/${toHex(id)}/consistency?from=${old}&to=${now}`);
+  }
+
   /** Post a JSON-RPC body to the relay; the parsed answer, unverified. */
   async rpc(body: unknown): Promise<unknown> {
     const answer = parse(await this.#fetch("POST", "/v1/rpc", MAX_RPC, JSON.stringify(body)));

@@ -2,6 +2,13 @@
 
 import { define, PolicyError } from "../errors.ts";
 
+export const WORKER_UNKNOWN = define(
+  "policy.worker_unknown",
+  PolicyError,
+  "the worker is registered at the checkpoint",
+  "register the worker with the committee's admission, then wait for finality",
+  403,
+);
 export const WORKER_REMOVED = define(
   "policy.worker_removed",
   PolicyError,
