@@ -48,6 +48,11 @@ export default {
         return new Response(String(error), { status: 500 });
       }
     }
+    if (url.pathname === "/send") {
+      const { chain, to, key } = Object.fromEntries(url.searchParams);
+      return new Response(await ctx.keys.send({ to, value: 7n, chain: Number(chain), key }));
+    }
+    if (url.pathname === "/sent") return Response.json(await ctx.keys.sent(url.searchParams.get("nonce")));
     if (url.pathname !== "/.well-known/cloister/request") return Response.json((await ctx.state.get("ran")) ?? 0);
     const question = new Uint8Array(await request.arrayBuffer());
     const { read, of, write } = JSON.parse(new TextDecoder().decode(question));
@@ -125,7 +130,7 @@ async def town() -> AsyncIterator[Town]:
             async with Client(devnet.gateway_url, fingerprint=pin, wallet=owner_wallet(devnet), home=home / "c") as one:
                 genesis, record = devnet.network.genesis, devnet.second_record
                 tools = [f"chain:{genesis.chain_id}", f"chain:{record.chain_id}"]
-                deployed = await deploy_agent(one, AGENT, normalize({"tools": tools}))
+                deployed = await deploy_agent(one, AGENT, normalize({"tools": tools, "keys": {"calls": True}}))
                 await await_seats(one, deployed.agent, seats=2)
                 key = PrivateKey(keccak256(b"whoever asks on two chains"))
                 await devnet.fund(address_of(key))
@@ -273,6 +278,95 @@ async def test_whoever_has_gas_brings_the_answer_of_workers_that_have_none(town:
         await relay(payer, side.anchor, found[0])
     for worker in workers:
         devnet.second.rpc("anvil_setBalance", worker, hex(10**20))
+
+
+SHOP = b"\x0c" * 20
+
+
+async def account_there(town: Town) -> bytes:
+    """Where the agent's account on the other chain is, and will be."""
+    registry = await call(town.away.rpc, town.away.anchor, "Anchor", "agents")
+    maker = await call(town.away.rpc, registry, "RemoteAgents", "accounts")
+    token = int.from_bytes(town.deployed.agent, "big")
+    found: bytes = await call(town.away.rpc, maker, "AgentAccounts", "addressOf", token)
+    return found
+
+
+async def paid_there(town: Town) -> int:
+    return int(await town.away.rpc.call("eth_getBalance", to_hex(SHOP), "latest"), 16)
+
+
+async def send_there(town: Town, key: str) -> str:
+    agent = await town.client.agent(town.deployed.agent)
+    reply = await agent.post(f"/send?chain={town.away.chain_id}&to={to_hex(SHOP)}&key={key}")
+    assert reply.status == 200, reply.text
+    return reply.text
+
+
+async def has_code(side: Side, address: bytes) -> bool:
+    return bool(await side.rpc.call("eth_getCode", to_hex(address), "latest") != "0x")
+
+
+async def test_the_agents_account_there_pays_once_within_its_owners_cap(town: Town) -> None:
+    """Killed workers and blocks that go back on that chain in between; the owner sets the rules there by itself."""
+    devnet, side, owner = town.devnet, town.away, town.client.need_wallet().key
+    assert devnet.second is not None
+    account = await account_there(town)
+    rich = devnet.second.rpc("eth_accounts")[0]
+    for someone in (account, address_of(owner)):
+        devnet.second.rpc("eth_sendTransaction", {"from": rich, "to": to_hex(someone), "value": hex(10**18)})
+    nonce = await send_there(town, "invoice")
+    await until(lambda: has_code(side, account), "the account there")
+    payer = Sender(side.rpc, owner, side.chain_id)
+    await payer.send(account, encode("AgentAccount", "setAllowed", SHOP, bytes(4), True))
+    await payer.send(account, encode("AgentAccount", "setCap", bytes(20), 10))
+    agent = await town.client.agent(town.deployed.agent)
+
+    async def paid() -> bool:
+        return await paid_there(town) == 7
+
+    await until(paid, "the payment")
+    await side.reorganise()
+
+    async def made() -> bool:
+        return bool((await agent.get(f"/sent?nonce={nonce}")).json()["state"] == "made")
+
+    await until(made, "the proven end", 180)
+    assert await send_there(town, "invoice") == nonce
+    await settled(side)
+    assert await paid_there(town) == 7, "once"
+    over = await send_there(town, "another")
+    await settled(side)
+    await settled(side)
+    assert await paid_there(town) == 7, "3 of 10 are left in this period"
+    assert (await agent.get(f"/sent?nonce={over}")).json()["state"] == "waiting"
+
+
+async def test_a_pause_at_home_ends_answers_there_and_a_stop_there_too(town: Town) -> None:
+    """An honest worker stops at once, and answers again when the owner resumes."""
+    side, agent, client = town.away, town.deployed.agent, town.client
+    token = (await client.resolver.record(agent)).token_id
+    await client.send("Agents", encode("Agents", "pause", token))
+    await settled(town.home)
+    before = await side.callbacks()
+    await side.ask(town.home, 40)
+    await settled(side)
+    await asyncio.sleep(5)
+    assert await side.callbacks() == before
+    await client.send("Agents", encode("Agents", "resume", token))
+    await await_seats(client, agent, seats=2)
+    await answered(side, before)
+    registry = await call(side.rpc, side.anchor, "Anchor", "agents")
+    owner = Sender(side.rpc, client.need_wallet().key, side.chain_id)
+    await owner.send(registry, encode("RemoteAgents", "stop", agent))
+    await settled(side)
+    before = await side.callbacks()
+    await side.ask(town.home, 41)
+    await settled(side)
+    await asyncio.sleep(3)
+    assert await side.callbacks() == before
+    await owner.send(registry, encode("RemoteAgents", "resume", agent))
+    await answered(side, before)
 
 
 async def test_a_chain_that_the_directory_drops_is_no_longer_used(town: Town) -> None:

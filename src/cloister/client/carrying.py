@@ -49,7 +49,7 @@ async def carry_signers(
 
     ``endpoints``: of gatekeepers, of all terms since; ``network``: the network id. Raises client.set_not_carried,
     client.set_expired, ChainError."""
-    chain, done = AnchorChain(payer.rpc, anchor, payer, payer.kind), []
+    chain, done = AnchorChain(payer.rpc, anchor, payer, payer.kind), list[Receipt]()
     held = await call(payer.rpc, anchor, NAME, "signerSet")
     if int(held["term"]) >= term:
         return done

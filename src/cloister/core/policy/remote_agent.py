@@ -75,6 +75,8 @@ def may_tell(facts: RemoteFacts) -> None:
     require_serving(facts.worker, facts.newest, held, facts.head.number)  # 3
     for agent in (facts.agent, facts.then):  # 4
         require_in_epoch(agent, facts.newest, asked.agent_epoch, held.code_hash)
+    if facts.then is None or facts.then.agent_epoch != asked.agent_epoch:
+        raise WRONG_REMOTE(expected="the epoch of the block named", found="another")
     if not 0 <= facts.head.number - asked.height <= MAX_BEHIND:  # 5
         raise WRONG_REMOTE(expected=f"a block near {facts.head.number}", found=f"block {asked.height}")
     if facts.people != People(asked.owner, asked.guardian, asked.payer):
