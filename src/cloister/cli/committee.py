@@ -142,18 +142,29 @@ async def propose_revocation(
 
 @command(app, "audit")
 async def audit(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A copy of a member's audit.log.")],
     noted: Annotated[
         str | None, typer.Option("--noted", help="A hash that an earlier run printed.", metavar="HASH")
     ] = None,
+    worker: Annotated[
+        str | None, typer.Option("--exposed", help="List what this worker could read, by owner.", metavar="WORKER")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the log's hash chain, and list whom the member answered what."""
-    from cloister.client.auditing import read_audit
+    """Check the log's hash chain, and list whom the member answered what; or what a removed worker could read."""
+    from cloister.client.auditing import exposed, read_audit
     from cloister.core.encoding.hexes import from_hex
 
     wanted = None if noted is None else from_hex(noted.lower(), 32, name="hash")
     found = read_audit(file, wanted)
+    if worker is not None:
+        found.require(wanted)
+        async with settings_of(context).client() as client:
+            rows = await exposed(client, found, from_hex(worker.lower(), 20, name="worker"))
+        exposure = ("owner", "token_id", "agent", "leased_epoch", "epoch", "credentials")
+        print_rows(rows, exposure, as_json=as_json, empty="no lease of that worker")
+        return
     if as_json:
         print_json(found.to_json())
     else:

@@ -1,15 +1,20 @@
-"""Reading a gatekeeper's audit log from a copy: does its chain hold, and whom did the member answer what?"""
+"""Reading a gatekeeper's audit log from a copy: does its chain hold, whom did the member answer what, and which owners
+have credentials to replace when a worker was removed for cause (spec/epochs.md 10)?"""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cloister.core.encoding.audit import BROKEN_LOG, MAX_LINE, read_line
-from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.errors import CloisterError, ConfigError, define
+
+if TYPE_CHECKING:
+    from cloister.client.client import Client
+    from cloister.core.chainview.records import AgentRecord
 
 MAX_NAMES: Final = 1 << 16
 _OTHERS = "others"
@@ -33,7 +38,8 @@ class Audit:
     """``lines``: good ones; ``head``: hash of the last (32 bytes). ``noted``: whether the wanted hash came by.
 
     ``answers``: how often, by what, worker, agent, outcome. ``bad``: why the first bad line is none; it is line number
-    ``lines + 1``. ``torn``: the last line has no end, as a crash leaves it."""
+    ``lines + 1``. ``torn``: the last line has no end, as a crash leaves it. ``leased``: the newest agent epoch that the
+    member released keys of, by worker and agent (texts)."""
 
     lines: int = 0
     head: bytes = bytes(32)
@@ -41,6 +47,7 @@ class Audit:
     bad: CloisterError | None = None
     torn: bool = False
     noted: bool = False
+    leased: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def rows(self) -> list[dict[str, Any]]:
         """Answers as rows, by worker and agent."""
@@ -81,6 +88,24 @@ def read_audit(path: Path, noted: bytes | None = None) -> Audit:
     return audit
 
 
+async def exposed(client: Client, audit: Audit, worker: bytes) -> list[dict[str, Any]]:
+    """What a worker (20-byte address) could read by keys of this member, by owner: JSON-ready. Raises CloisterError.
+
+    ``credentials``: none (no secrets are set), replace (it could read those that stand on chain now) or replaced (set
+    under a later agent epoch than its leases). Owners and secrets are proven; the leases are the log's word."""
+    found = [(agent, epoch) for (who, agent), epoch in audit.leased.items() if who == to_hex(worker)]
+    rows = [_exposure(await client.resolver.record(from_hex(agent, 32, name="agent")), epoch) for agent, epoch in found]
+    return sorted(rows, key=lambda row: (row["owner"], row["token_id"]))
+
+
+def _exposure(record: AgentRecord, epoch: int) -> dict[str, Any]:
+    said = "none"
+    if record.secrets_at is not None:
+        said = "replace" if record.secrets_epoch <= epoch else "replaced"
+    who = {"owner": to_hex(record.owner), "token_id": record.token_id, "agent": to_hex(record.agent)}
+    return {**who, "leased_epoch": epoch, "epoch": record.epoch, "credentials": said}
+
+
 def _take(audit: Audit, line: bytes, noted: bytes | None) -> None:
     whole = line.endswith(b"\n")
     if not whole and len(line) <= MAX_LINE:
@@ -98,6 +123,10 @@ def _take(audit: Audit, line: bytes, noted: bytes | None) -> None:
     if key not in audit.answers and len(audit.answers) >= MAX_NAMES:
         key = (key[0], _OTHERS, _OTHERS, outcome)
     audit.answers[key] += 1
+    pair, epoch = (_name(body, "worker"), _name(body, "agent")), _name(body, "epoch")
+    fits = pair in audit.leased or len(audit.leased) < MAX_NAMES
+    if (key[0], outcome) == ("keys", "granted") and epoch.isdecimal() and len(epoch) <= 20 and fits:
+        audit.leased[pair] = max(int(epoch), audit.leased.get(pair, 0))
 
 
 def _name(body: dict[str, Any], field_name: str) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloister.client.auditing import MAX_NAMES, Audit, _take, read_audit
+from cloister.client.auditing import MAX_NAMES, Audit, _take, exposed, read_audit
+from cloister.client.client import Client
+from cloister.core.chainview.records import AgentRecord, UpgradeMode
 from cloister.core.encoding import jcs
 from cloister.core.encoding.audit import MAX_LINE, read_line, verify_line
 from cloister.core.encoding.hexes import to_hex
@@ -141,3 +144,45 @@ def test_names_do_not_grow_without_end() -> None:
     _take(audit, jcs.encode({"n": 0, "prev": to_hex(head), "what": "keys", "worker": WORKER}) + b"\n", None)
     assert len(audit.answers) == MAX_NAMES + 1
     assert audit.answers["keys", "others", "others", "answered"] == 1
+
+
+# --- what a removed worker could read ---
+
+
+def agent_record(name: int, owner: int, secrets_epoch: int) -> AgentRecord:
+    """An agent whose secrets were set under an epoch; 0: none are set."""
+    kept = bytes([9] * 32) if secrets_epoch else bytes(32)
+    return AgentRecord(
+        bytes([name]) * 32, name, bytes([owner]) * 20, bytes(20), 7, False, bytes(32), bytes(32), bytes(32),
+        UpgradeMode.INSTANT, 0, kept, 3, bytes(20), secrets_epoch, bytes(20),
+    )  # fmt: skip
+
+
+class Chain:
+    """As much of a client as is asked: agents by proof."""
+
+    records: ClassVar[dict[bytes, AgentRecord]] = {
+        bytes([n]) * 32: agent_record(n, owner, secrets) for n, owner, secrets in ((1, 2, 4), (2, 1, 5), (3, 1, 0))
+    }
+
+    @property
+    def resolver(self) -> Chain:
+        return self
+
+    async def record(self, agent: bytes) -> AgentRecord:
+        return self.records[agent]
+
+
+async def test_owners_learn_which_credentials_a_removed_worker_could_read(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "a.log")
+    for name, epochs in ((1, (3, 4)), (2, (4, 2)), (3, (1,))):
+        for epoch in epochs:
+            log.append("keys", worker=WORKER, agent=to_hex(bytes([name]) * 32), outcome="granted", epoch=str(epoch))
+    log.append("keys", worker=WORKER, agent=to_hex(bytes([4]) * 32), outcome="policy.not_placed")
+    log.append("keys", worker=OTHER, agent=to_hex(bytes([5]) * 32), outcome="granted", epoch="1")
+    log.append("keys", worker=WORKER, agent=to_hex(bytes([1]) * 32), outcome="granted", epoch="-9")
+    log.close()
+    rows = await exposed(cast(Client, Chain()), read_audit(tmp_path / "a.log"), bytes.fromhex(WORKER[2:]))
+    said = [(row["owner"][:4], row["token_id"], row["leased_epoch"], row["credentials"]) for row in rows]
+    assert said == [("0x01", 2, 4, "replaced"), ("0x01", 3, 1, "none"), ("0x02", 1, 4, "replace")]
+    assert await exposed(cast(Client, Chain()), read_audit(tmp_path / "a.log"), b"\x77" * 20) == []
