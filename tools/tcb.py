@@ -54,7 +54,8 @@ SERVICES = {
         worker.anchor_service""",
     ),
     "following the committee from term to term, and its master keys": (
-        560, "core.chainview.terms core.chainview.epochs core.encoding.handover wire.terms worker.masters chain.places"
+        560,
+        "core.chainview.terms core.chainview.epochs core.encoding.handover wire.terms worker.masters chain.places",
     ),
     "agents that sign, and call agents": (
         2_880,
@@ -69,10 +70,16 @@ SERVICES = {
         core.encoding.chain_record core.chainview.directory""",
     ),
     "what owners see and command": (
-        520, "core.keys.ownerlog core.encoding.owner_statements worker.logbook worker.owner worker.figures"
+        520,
+        "core.keys.ownerlog core.encoding.owner_statements worker.logbook worker.owner worker.figures",
     ),
     "agents in Python": (900, "sandbox.python sandbox.runtimes core.policy.archive harness.py cloister_agent.py"),
     "agents that wake up by a schedule": (300, "worker.schedule core.policy.cron"),
+    "calls through a relay": (
+        680,
+        """core.envelope.bhttp core.envelope.ohttp core.envelope.oblivious core.envelope.oblivious_door
+        core.threshold.idsig worker.oblivious""",
+    ),
     "many agents: processes on demand, in reserve, and each owner's share": (360, "worker.processes"),
 }
 # What an image for this kind of machine holds of ``evidence``; the rest of the table stays out.

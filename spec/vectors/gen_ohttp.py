@@ -17,7 +17,7 @@ from py_arkworks_bls12381 import Scalar
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.signatures import address_of, sign_digest
 from cloister.core.encoding.statements import Lease
-from cloister.core.envelope import bhttp, oblivious, ohttp
+from cloister.core.envelope import bhttp, bhttp_client, oblivious, oblivious_client, ohttp
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.envelope.model import RequestHead
 from cloister.core.envelope.oblivious_door import ObliviousDoor
@@ -100,9 +100,9 @@ def messages() -> dict[str, Any]:
     )
     told = bhttp.BinaryResponse(200, (("a", "b"),), b"body", (("t", "u"),), ((103, (("link", "</x>"),)),))
     return {
-        "request": to_hex(bhttp.encode_request(asked, size=96)),
-        "request_indeterminate": to_hex(bhttp.encode_request(asked, indeterminate=True)),
-        "request_head": to_hex(bhttp.encode_request_head(asked)),
+        "request": to_hex(bhttp_client.encode_request(asked, size=96)),
+        "request_indeterminate": to_hex(bhttp_client.encode_request(asked, indeterminate=True)),
+        "request_head": to_hex(bhttp_client.encode_request_head(asked)),
         "request_fields": {
             "method": asked.method,
             "scheme": asked.scheme,
@@ -148,7 +148,7 @@ def call() -> dict[str, Any]:
     """A key, a request, its answer, and a refusal, each whole."""
     certificate = make_certificate()
     shown, recipient = oblivious.issue(certificate, call_key(certificate), MPK, sign, stream("key"))
-    config = shown.verify(certificate, MPK)
+    config = oblivious_client.verify_key(shown, certificate, MPK)
     head = RequestHead(
         request_id="0x" + f"{1:032x}",
         method="POST",
@@ -158,7 +158,7 @@ def call() -> dict[str, Any]:
         idempotency_key="once",
     )
     body = b'{"q":"what?"}'
-    sealed = oblivious.seal(config, certificate, head, body, stream("client"))
+    sealed = oblivious_client.seal(config, certificate, head, body, stream("client"))
     door = ObliviousDoor(stream("worker"))
     request = door.open_request(sealed.data, NOW, [(certificate, recipient)])
     told, facts = answer(request)

@@ -34,7 +34,7 @@ from cloister.core.encoding.log_statements import LogHead, WorkerLog
 from cloister.core.encoding.network import Genesis, Network
 from cloister.core.encoding.signatures import Signed, recover, sign_digest
 from cloister.core.encoding.statements import Checkpoint, Lease, WorkerAdmission
-from cloister.core.envelope import bhttp, model, oblivious, ohttp
+from cloister.core.envelope import bhttp, bhttp_client, model, oblivious, oblivious_client, ohttp, ohttp_client
 from cloister.core.envelope.certificate import KeyCertificate, Seat
 from cloister.core.envelope.opener import Opener
 from cloister.core.errors import CloisterError, from_wire
@@ -124,20 +124,20 @@ def _bhttp_request(data: bytes) -> None:
     """What was read can be written, and is read again as the same."""
     found = bhttp.decode_request(data, max_content=MAX_SIZE)
     for indeterminate in (False, True):
-        text = bhttp.encode_request(found, indeterminate=indeterminate, size=len(data))
+        text = bhttp_client.encode_request(found, indeterminate=indeterminate, size=len(data))
         assert bhttp.decode_request(text, max_content=MAX_SIZE) == found
 
 
 def _bhttp_response(data: bytes) -> None:
-    found = bhttp.decode_response(data, max_content=MAX_SIZE)
+    found = bhttp_client.decode_response(data, max_content=MAX_SIZE)
     for indeterminate in (False, True):
         text = bhttp.encode_response(found, indeterminate=indeterminate, size=len(data))
-        assert bhttp.decode_response(text, max_content=MAX_SIZE) == found
+        assert bhttp_client.decode_response(text, max_content=MAX_SIZE) == found
 
 
 def _ohttp_keys(data: bytes) -> None:
-    for config in ohttp.decode_configs(data):
-        assert ohttp.KeyConfig.decode(config.encode()) == config
+    for config in ohttp_client.decode_configs(data):
+        assert ohttp_client.decode_config(config.encode()) == config
 
 
 @functools.cache
@@ -145,7 +145,7 @@ def oblivious_world() -> tuple[Any, Any, bytes, bytes]:
     """A certificate, its oblivious key, a request to it and its answer, opened."""
     certificate = make_seat(b"\x09" * 32).certificate
     shown, recipient = oblivious.issue(certificate, derived(certificate), MPK, lambda d: sign_digest(WORKER, d), random)
-    sealed = oblivious.seal(ohttp.KeyConfig.decode(shown.config), certificate, head(), b"question", random)
+    sealed = oblivious_client.seal(ohttp_client.decode_config(shown.config), certificate, head(), b"question", random)
     return certificate, recipient, sealed.data, recipient.open(sealed.data, max_size=MAX_SIZE)[0]
 
 
@@ -163,11 +163,11 @@ def _oblivious_call(data: bytes) -> None:
     """A message from inside the seal: whoever knows the key may write anything there."""
     certificate = oblivious_world()[0]
     found = oblivious.from_message(bhttp.decode_request(data, max_content=MAX_SIZE), certificate)
-    assert oblivious.from_message(oblivious.to_message(certificate, found, b""), certificate) == found
+    assert oblivious.from_message(oblivious_client.to_message(certificate, found, b""), certificate) == found
 
 
 def _oblivious_answer(data: bytes) -> None:
-    oblivious.Answer.of(bhttp.decode_response(data, max_content=MAX_SIZE), bytes(32))
+    oblivious_client.Answer.of(bhttp_client.decode_response(data, max_content=MAX_SIZE), bytes(32))
 
 
 def _head(data: bytes) -> None:
@@ -541,7 +541,10 @@ def seeds() -> dict[str, tuple[bytes, ...]]:
         "error_frame": (b'{"code":"frames.busy","status":503}',),
         "http": (post, chunked, post[:30]),
         "oblivious_target": (b"/v1/oblivious/0x" + b"22" * 32 + b"/keys?boot=0x" + b"33" * 32,),
-        "bhttp_request": (bhttp.encode_request(asked), bhttp.encode_request(asked, indeterminate=True, size=512)),
+        "bhttp_request": (
+            bhttp_client.encode_request(asked),
+            bhttp_client.encode_request(asked, indeterminate=True, size=512),
+        ),
         "bhttp_response": (bhttp.encode_response(told), bhttp.encode_response(told, indeterminate=True, size=512)),
         "ohttp_keys": (ohttp.encode_configs((oblivious_world()[1].config,) * 2),),
         "ohttp_request": (oblivious_world()[2],),

@@ -18,9 +18,10 @@ import pytest
 
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.identity import Purpose
-from cloister.core.envelope import bhttp, oblivious, ohttp
+from cloister.core.envelope import bhttp_client, oblivious, oblivious_client, ohttp, ohttp_client
 from cloister.core.envelope.bhttp import BinaryRequest
-from cloister.core.envelope.oblivious import Answer, ObliviousKey, ObliviousRequest
+from cloister.core.envelope.oblivious import ObliviousKey
+from cloister.core.envelope.oblivious_client import Answer, ObliviousRequest, verify_key
 from cloister.core.envelope.opener import Failed
 from cloister.core.errors import CloisterError
 from cloister.core.keys import hpke
@@ -65,16 +66,16 @@ class End:
     def config(self, agent: bytes) -> ohttp.KeyConfig:
         """The same, verified as a client does."""
         certificate = self.rig.seat(agent).certificate
-        return self.key(agent).verify(certificate, MPKS[certificate.master_epoch])
+        return verify_key(self.key(agent), certificate, MPKS[certificate.master_epoch])
 
     def seal(self, agent: bytes, body: bytes = b"question", **head: Any) -> ObliviousRequest:
         """A client's request."""
         certificate = self.rig.seat(agent).certificate
-        return oblivious.seal(self.config(agent), certificate, self.rig.head(**head), body, os.urandom)
+        return oblivious_client.seal(self.config(agent), certificate, self.rig.head(**head), body, os.urandom)
 
     def seal_text(self, agent: bytes, message: BinaryRequest) -> ObliviousRequest:
         """A message of the sender's own making, under the honest key."""
-        data, exchange = ohttp.encapsulate(self.config(agent), bhttp.encode_request(message), os.urandom)
+        data, exchange = ohttp_client.encapsulate(self.config(agent), bhttp_client.encode_request(message), os.urandom)
         return ObliviousRequest(data, exchange, bytes(32), bytes(32), "")
 
     async def send(self, agent: bytes, sealed: ObliviousRequest) -> Answer | Failed:
@@ -163,7 +164,7 @@ async def test_10_another_start_of_the_worker_opens_nothing_of_the_last(tmp_path
 async def test_10_a_repeat_of_the_message_in_new_clothes_has_no_second_effect(ends: list[End]) -> None:
     """Whoever saw inside, the worker of another seat say, re-seals it: the field says for whom it was, and once."""
     agent, (one, two) = await both(ends), ends
-    message = oblivious.to_message(one.rig.seat(agent).certificate, one.rig.head(), b"question")
+    message = oblivious_client.to_message(one.rig.seat(agent).certificate, one.rig.head(), b"question")
     assert isinstance(await one.send(agent, one.seal_text(agent, message)), Failed | Answer)
     assert await one.refuse(agent, one.seal_text(agent, message)) == "oblivious.repeated"
     assert await two.refuse(agent, two.seal_text(agent, message)) == "oblivious.boot"
@@ -172,7 +173,7 @@ async def test_10_a_repeat_of_the_message_in_new_clothes_has_no_second_effect(en
 async def test_10_a_message_for_another_agent_is_refused_inside(ends: list[End]) -> None:
     agent, (one, _) = await both(ends), ends
     other = await both(ends, 2)
-    message = oblivious.to_message(one.rig.seat(agent).certificate, one.rig.head(), b"question")
+    message = oblivious_client.to_message(one.rig.seat(agent).certificate, one.rig.head(), b"question")
     assert await one.refuse(other, one.seal_text(other, message)) == "oblivious.agent"
 
 
@@ -253,7 +254,7 @@ async def test_3_the_private_key_comes_from_the_call_key_and_from_nothing_public
     certificate = keys.seat.certificate
     call = keys.key(Purpose.CALL, certificate.period)
     shown, guess = oblivious.issue(certificate, call, keys.mpk, one.rig.node.sign, os.urandom)
-    assert shown.verify(certificate, keys.mpk).key_id == sealed.data[0]
+    assert verify_key(shown, certificate, keys.mpk).key_id == sealed.data[0]
     with pytest.raises(CloisterError, match=r"ohttp\.not_authentic"):
         guess.open(sealed.data, max_size=1 << 20)
 
@@ -263,7 +264,7 @@ async def test_3_the_session_key_of_sealed_calls_opens_no_oblivious_request(ends
     agent, (one, _) = await both(ends), ends
     keys, config = one.rig.placed(agent).keys, one.config(agent)
     wrong = ohttp.KeyConfig(config.key_id, keys.seat.certificate.hpke_key)
-    data, _ = ohttp.encapsulate(wrong, b"x", os.urandom)
+    data, _ = ohttp_client.encapsulate(wrong, b"x", os.urandom)
     assert await one.refuse(agent, replace(one.seal(agent), data=data)) == "ohttp.not_authentic"
     info = b"message/bhttp request\0" + data[:7]
     assert hpke.Recipient(keys.hpke_key, info).context(data[7:39]).open_at(0, b"", data[39:]) == b"x"

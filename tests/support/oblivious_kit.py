@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloister.core.encoding.signatures import sign_digest
-from cloister.core.envelope import oblivious, ohttp
-from cloister.core.envelope.bhttp import BinaryRequest, encode_request
+from cloister.core.envelope import oblivious, oblivious_client, ohttp, ohttp_client
+from cloister.core.envelope.bhttp import BinaryRequest
+from cloister.core.envelope.bhttp_client import encode_request
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.envelope.model import Headers, RequestHead
-from cloister.core.envelope.oblivious import Answer, ObliviousKey, ObliviousRequest
+from cloister.core.envelope.oblivious import ObliviousKey
+from cloister.core.envelope.oblivious_client import Answer, ObliviousRequest
 from cloister.core.envelope.oblivious_door import Held, ObliviousDoor
 from cloister.core.envelope.opener import Failed
 from cloister.core.envelope.server import OpenRequest, SealedRefusalError
@@ -41,7 +43,7 @@ class Oblivious:
     def __post_init__(self) -> None:
         self.certificate = certificate(**self.changes)
         self.shown, self.recipient = issued(self.certificate)
-        self.config = ohttp.KeyConfig.decode(self.shown.config)
+        self.config = ohttp_client.decode_config(self.shown.config)
         self.door = ObliviousDoor(os.urandom, max_body=self.max_body)
 
     @property
@@ -51,7 +53,7 @@ class Oblivious:
 
     def seal(self, body: bytes = b"question", at: RequestHead | None = None, **changes: Any) -> ObliviousRequest:
         """A client's request."""
-        return oblivious.seal(self.config, self.certificate, at or head(**changes), body, os.urandom)
+        return oblivious_client.seal(self.config, self.certificate, at or head(**changes), body, os.urandom)
 
     def open(self, data: bytes, now_ms: int = NOW) -> OpenRequest:
         """The worker's end."""
@@ -59,12 +61,12 @@ class Oblivious:
 
     def message(self, **changes: Any) -> BinaryRequest:
         """An honest message, for tests that change it."""
-        return oblivious.to_message(self.certificate, head(**changes), b"question")
+        return oblivious_client.to_message(self.certificate, head(**changes), b"question")
 
     def inside(self, message: BinaryRequest | bytes, now_ms: int = NOW) -> str:
         """What is said, sealed, to a sender who knows the key and writes this; "" where it is taken."""
         text = message if isinstance(message, bytes) else encode_request(message)
-        data, exchange = ohttp.encapsulate(self.config, text, os.urandom)
+        data, exchange = ohttp_client.encapsulate(self.config, text, os.urandom)
         caught: list[SealedRefusalError] = []
         try:
             self.open(data, now_ms)

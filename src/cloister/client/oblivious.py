@@ -16,7 +16,8 @@ from cloister.client.gateway import Gateway, NotOpened
 from cloister.client.receipts import Ledger
 from cloister.client.resolve import Resolution, Resolver, Sitting
 from cloister.core.encoding.hexes import from_hex
-from cloister.core.envelope.oblivious import Answer, ObliviousKey, ObliviousRequest, Speaker, seal
+from cloister.core.envelope.oblivious import ObliviousKey
+from cloister.core.envelope.oblivious_client import Answer, ObliviousRequest, Speaker, seal, verify_key
 from cloister.core.envelope.ohttp import KeyConfig
 from cloister.core.envelope.opener import Body, Failed, Final, Head
 from cloister.core.errors import CloisterError, EnvelopeError, TransportError, define
@@ -116,7 +117,7 @@ class ObliviousCaller(Caller):
         offered = await self._gateway.oblivious_keys(certificate.agent, certificate.boot)
         for one in map(ObliviousKey.from_json, offered):
             if one.certificate == certificate.id:
-                return one.verify(certificate, self._resolver.mpk(certificate.master_epoch))
+                return verify_key(one, certificate, self._resolver.mpk(certificate.master_epoch))
         raise NO_KEY(expected="a key of the seat's certificate", found=f"{len(offered)} others")
 
     def _after_loss(self, sitting: Sitting, who: Who | None, lost: Lost) -> None:

@@ -19,9 +19,9 @@ from cloister.core.envelope.ohttp import (
     REQUEST_TYPE,
     RESPONSE_TYPE,
     SUITE,
-    KeyConfig,
     encode_configs,
 )
+from cloister.core.envelope.ohttp_client import decode_config
 from cloister.core.errors import CloisterError
 from cloister.gateway.calls import Calls, Door
 from cloister.wire.announce import Kind
@@ -69,5 +69,5 @@ def show(exchange: Exchange, said: bytes, *, plain: bool) -> None:
     keys = need_fields("oblivious keys", parse_json(said), {"keys"})["keys"]
     if not isinstance(keys, list):
         raise BROKEN(expected="a list of keys", found=type(keys).__name__)
-    configs = tuple(KeyConfig.decode(ObliviousKey.from_json(key).config) for key in keys[:8])
+    configs = tuple(decode_config(ObliviousKey.from_json(key).config) for key in keys[:8])
     exchange.reply(200, encode_configs(configs), KEYS_TYPE, _NO_STORE)

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from cloister.core.encoding.hexes import to_hex
-from cloister.core.envelope import ohttp
+from cloister.core.envelope import ohttp, ohttp_client
 from cloister.core.envelope.server import SealedRefusalError
 from cloister.core.errors import CloisterError, ConfigError
 from cloister.relay import ROUTES, Relay
@@ -187,7 +187,7 @@ async def test_keys_are_shown_as_the_worker_says_them_and_as_the_rfc_has_them(sc
             assert (await reply.json())["keys"] == [scene.world.shown.to_json()]
         async with session.get(scene.target("/ohttp-keys")) as reply:
             assert reply.content_type == "application/ohttp-keys"
-            assert ohttp.decode_configs(await reply.read()) == (scene.world.config,)
+            assert ohttp_client.decode_configs(await reply.read()) == (scene.world.config,)
 
 
 @pytest.mark.parametrize("said", [b"{}", b"[", b'{"keys":5}', b'{"keys":[5]}', b'{"keys":[{}]}'])

@@ -1,4 +1,5 @@
-"""Binary HTTP messages (RFC 9292): requests and responses, of known and of indeterminate length, padded or not.
+"""Binary HTTP messages (RFC 9292), of known and of indeterminate length, padded or not: the worker's end, which reads
+requests and writes responses. The client's is ``bhttp_client.py``.
 
 Strict: lengths are held against what is there before anything is cut out, names and values have the form of
 ``model.check_headers``, padding is zeros. A message may end early where RFC 9292 section 3.8 allows it.
@@ -17,7 +18,6 @@ KNOWN_REQUEST: Final = 0
 KNOWN_RESPONSE: Final = 1
 OPEN_REQUEST: Final = 2
 OPEN_RESPONSE: Final = 3
-MAX_INFORMATIONAL: Final = 8
 MAX_VARINT: Final = (1 << 62) - 1
 _SMALLEST: Final = 512
 _STEP: Final = 64 << 10
@@ -81,38 +81,23 @@ def padded_size(size: int) -> int:
     return max(_SMALLEST, 1 << max(size - 1, 0).bit_length())
 
 
-def encode_request_head(request: BinaryRequest, *, indeterminate: bool = False) -> bytes:
-    """Framing indicator, control data and header fields. Raises EnvelopeError (bhttp.field, bhttp.too_large)."""
-    words = (request.method, request.scheme, request.authority, request.path)
-    control = [text.encode("utf-8", "surrogatepass") for text in words]  # what is not ASCII has no form there
-    _check_control(control)
-    lead = _varint(OPEN_REQUEST if indeterminate else KNOWN_REQUEST)
-    return lead + b"".join(_sized(one) for one in control) + _fields(request.headers, indeterminate)
-
-
-def encode_request(request: BinaryRequest, *, indeterminate: bool = False, size: int = 0) -> bytes:
-    """The message, padded with zeros to at least ``size`` bytes. Raises as ``encode_request_head`` does."""
-    head = encode_request_head(request, indeterminate=indeterminate)
-    return _padded(head + _tail(request.content, request.trailers, indeterminate), size)
-
-
 def encode_response(response: BinaryResponse, *, indeterminate: bool = False, size: int = 0) -> bytes:
     """The message, padded with zeros to at least ``size`` bytes. Raises EnvelopeError."""
-    parts = [_varint(OPEN_RESPONSE if indeterminate else KNOWN_RESPONSE)]
+    parts = [varint(OPEN_RESPONSE if indeterminate else KNOWN_RESPONSE)]
     for status, headers in response.informational:
-        _check_status(status, 100, 199)
-        parts += [_varint(status), _fields(headers, indeterminate)]
-    _check_status(response.status, 200, 599)
-    parts += [_varint(response.status), _fields(response.headers, indeterminate)]
-    return _padded(b"".join(parts) + _tail(response.content, response.trailers, indeterminate), size)
+        check_status(status, 100, 199)
+        parts += [varint(status), section(headers, indeterminate)]
+    check_status(response.status, 200, 599)
+    parts += [varint(response.status), section(response.headers, indeterminate)]
+    return padded(b"".join(parts) + tail(response.content, response.trailers, indeterminate), size)
 
 
 def decode_request(data: bytes, *, max_content: int) -> BinaryRequest:
     """Parse a request of either framing. Raises EnvelopeError: bhttp.malformed, bhttp.too_large, bhttp.field."""
-    reader = _Reader(data)
-    indeterminate = _framing(reader, KNOWN_REQUEST, OPEN_REQUEST)
+    reader = Reader(data)
+    indeterminate = framing(reader, KNOWN_REQUEST, OPEN_REQUEST)
     control = [reader.sized(MAX_HEAD, name) for name, _ in _CONTROL]
-    _check_control(control)
+    check_control(control)
     headers = reader.fields(indeterminate)
     head = data[: reader.at]
     content, trailers = reader.tail(indeterminate, max_content)
@@ -120,25 +105,7 @@ def decode_request(data: bytes, *, max_content: int) -> BinaryRequest:
     return BinaryRequest(method, scheme, authority, path, headers, content, trailers, head)
 
 
-def decode_response(data: bytes, *, max_content: int) -> BinaryResponse:
-    """Parse a response of either framing. Raises EnvelopeError: bhttp.malformed, bhttp.too_large, bhttp.field."""
-    reader = _Reader(data)
-    indeterminate = _framing(reader, KNOWN_RESPONSE, OPEN_RESPONSE)
-    before: list[tuple[int, Headers]] = []
-    while True:
-        status = reader.varint("a status")
-        if not 100 <= status <= 199:
-            break
-        if len(before) >= MAX_INFORMATIONAL:
-            raise TOO_LARGE(expected=f"at most {MAX_INFORMATIONAL} informational responses", found="more")
-        before.append((status, reader.fields(indeterminate)))
-    _check_status(status, 200, 599)
-    headers = reader.fields(indeterminate)
-    content, trailers = reader.tail(indeterminate, max_content)
-    return BinaryResponse(status, headers, content, trailers, tuple(before))
-
-
-class _Reader:
+class Reader:
     """What is left of a message. Every length is compared with it before a cut."""
 
     __slots__ = ("_data", "at")
@@ -224,7 +191,7 @@ class _Reader:
         return tuple(lines)
 
 
-def _framing(reader: _Reader, known: int, open_ended: int) -> bool:
+def framing(reader: Reader, known: int, open_ended: int) -> bool:
     """Whether the message is of indeterminate length."""
     found = reader.varint("a framing indicator")
     if found not in (known, open_ended):
@@ -232,13 +199,15 @@ def _framing(reader: _Reader, known: int, open_ended: int) -> bool:
     return found == open_ended
 
 
-def _check_control(control: list[bytes]) -> None:
+def check_control(control: list[bytes]) -> None:
+    """Raise EnvelopeError (bhttp.field) unless method, scheme, authority and path have their forms."""
     for (name, pattern), value in zip(_CONTROL, control, strict=True):
         if not pattern.fullmatch(value):
             raise BAD_FIELD(expected=f"{name} of its form", found=f"{len(value)} bytes of another")
 
 
-def _check_status(status: int, low: int, high: int) -> None:
+def check_status(status: int, low: int, high: int) -> None:
+    """Raise EnvelopeError (bhttp.field) unless the status is within."""
     if not low <= status <= high:
         raise BAD_FIELD(expected=f"a status in {low}..{high}", found=str(status)[:40])
 
@@ -250,7 +219,7 @@ def _check_fields(headers: Headers) -> None:
         raise BAD_FIELD(expected=error.expected, found=error.found) from None
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     """The shortest spelling."""
     for power, limit in enumerate((1 << 6, 1 << 14, 1 << 30, 1 << 62)):
         if value < limit:
@@ -258,22 +227,25 @@ def _varint(value: int) -> bytes:
     raise ValueError("a length beyond 62 bits")
 
 
-def _sized(data: bytes) -> bytes:
-    return _varint(len(data)) + data
+def sized(data: bytes) -> bytes:
+    return varint(len(data)) + data
 
 
-def _fields(headers: Headers, indeterminate: bool) -> bytes:
+def section(headers: Headers, indeterminate: bool) -> bytes:
+    """One field section. Raises EnvelopeError."""
     _check_fields(headers)
-    lines = b"".join(_sized(name.encode("latin-1")) + _sized(value.encode("latin-1")) for name, value in headers)
+    lines = b"".join(sized(name.encode("latin-1")) + sized(value.encode("latin-1")) for name, value in headers)
     if len(lines) > MAX_HEAD:
         raise TOO_LARGE(expected=f"fields of at most {MAX_HEAD} bytes", found=f"{len(lines)} bytes")
-    return lines + b"\0" if indeterminate else _sized(lines)
+    return lines + b"\0" if indeterminate else sized(lines)
 
 
-def _tail(content: bytes, trailers: Headers, indeterminate: bool) -> bytes:
-    body = _sized(content) if not indeterminate else (_sized(content) + b"\0" if content else b"\0")
-    return body + _fields(trailers, indeterminate)
+def tail(content: bytes, trailers: Headers, indeterminate: bool) -> bytes:
+    """Content and trailers."""
+    body = sized(content) if not indeterminate else (sized(content) + b"\0" if content else b"\0")
+    return body + section(trailers, indeterminate)
 
 
-def _padded(message: bytes, size: int) -> bytes:
+def padded(message: bytes, size: int) -> bytes:
+    """The message with zeros up to a size."""
     return message.ljust(size, b"\0")

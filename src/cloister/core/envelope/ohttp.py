@@ -1,4 +1,5 @@
-"""Oblivious HTTP (RFC 9458): key configurations, encapsulated requests and responses. Bytes in, bytes out.
+"""Oblivious HTTP (RFC 9458): key configurations, encapsulated requests and responses. Bytes in, bytes out. What only
+clients do is in ``ohttp_client.py``.
 
 KEM: DHKEM(X25519, HKDF-SHA256); KDF: HKDF-SHA256; AEAD: the three of RFC 9180. The labels are those of binary HTTP.
 A context serves one request and one response; both ends drop it then.
@@ -6,7 +7,6 @@ A context serves one request and one response; both ends drop it then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from hmac import digest as _hmac
 from typing import Final
@@ -27,7 +27,6 @@ KEM_X25519: Final = 0x0020
 KDF_SHA256: Final = 1
 HDR_SIZE: Final = 7
 MAX_CONFIG: Final = 128
-MAX_CONFIGS: Final = 16
 # What a configuration of ours offers, best first.
 OFFERED: Final = ((KDF_SHA256, hpke.AES_256_GCM), (KDF_SHA256, hpke.CHACHA20_POLY1305), (KDF_SHA256, hpke.AES_128_GCM))
 _TAG: Final = hpke.TAG_SIZE
@@ -81,27 +80,6 @@ class KeyConfig:
         lead = bytes([self.key_id]) + KEM_X25519.to_bytes(2, "big") + need_bytes("key", self.public, hpke.KEY_SIZE)
         return lead + len(pairs).to_bytes(2, "big") + pairs
 
-    @classmethod
-    def decode(cls, data: bytes) -> KeyConfig:
-        """Parse one configuration. Raises EnvelopeError: ohttp.malformed, and ohttp.suite for another KEM."""
-        if not 3 < len(data) <= MAX_CONFIG:
-            raise MALFORMED(expected=f"a configuration of 4 to {MAX_CONFIG} bytes", found=f"{len(data)} bytes")
-        kem = int.from_bytes(data[1:3], "big")
-        if kem != KEM_X25519:
-            raise SUITE(expected=f"KEM {KEM_X25519:#06x}", found=f"{kem:#06x}")
-        public, size, pairs = data[3:35], int.from_bytes(data[35:37], "big"), data[37:]
-        if len(data) < 41 or size != len(pairs) or size % 4:
-            raise MALFORMED(expected="a key and whole pairs of algorithms", found=f"{len(data)} bytes")
-        words = [int.from_bytes(pairs[at : at + 2], "big") for at in range(0, size, 2)]
-        return cls(data[0], public, tuple(zip(words[::2], words[1::2], strict=True)))
-
-    def choose(self) -> int:
-        """The AEAD to use: the first of the configuration that we speak. Raises EnvelopeError (ohttp.suite)."""
-        for kdf, aead in self.suites:
-            if kdf == KDF_SHA256 and aead in hpke.AEADS:
-                return aead
-        raise SUITE(expected="HKDF-SHA256 with an AEAD of RFC 9180", found=f"{len(self.suites)} other pairs")
-
     def hdr(self, aead: int) -> bytes:
         """The seven bytes that a request under it begins with."""
         words = (KEM_X25519, KDF_SHA256, aead)
@@ -111,21 +89,6 @@ class KeyConfig:
 def encode_configs(configs: tuple[KeyConfig, ...]) -> bytes:
     """The media type application/ohttp-keys: each configuration after its length (u16)."""
     return b"".join(len(one).to_bytes(2, "big") + one for one in (config.encode() for config in configs))
-
-
-def decode_configs(data: bytes) -> tuple[KeyConfig, ...]:
-    """Parse application/ohttp-keys; configurations of other KEMs are left out. Raises EnvelopeError."""
-    found: list[KeyConfig] = []
-    at, count = 0, 0
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 2], "big")
-        if at + 2 + size > len(data) or count >= MAX_CONFIGS or size < 3:
-            raise MALFORMED(expected=f"at most {MAX_CONFIGS} configurations after their lengths", found="another shape")
-        one = data[at + 2 : at + 2 + size]
-        if one[1:3] == KEM_X25519.to_bytes(2, "big"):
-            found.append(KeyConfig.decode(one))
-        at, count = at + 2 + size, count + 1
-    return tuple(found)
 
 
 class Exchange:
@@ -171,27 +134,6 @@ class Exchange:
         return cipher(key), _hmac(prk, b"nonce\x01", "sha256")[: hpke.NONCE_SIZE]
 
 
-def encapsulate(config: KeyConfig, request: bytes, rng: hpke.Rng, *, aead: int | None = None) -> tuple[bytes, Exchange]:
-    """``encapsulate_with`` of a request that does not depend on its exchange."""
-    return encapsulate_with(config, lambda exchange: request, rng, aead=aead)
-
-
-def encapsulate_with(
-    config: KeyConfig, request: Callable[[Exchange], bytes], rng: hpke.Rng, *, aead: int | None = None
-) -> tuple[bytes, Exchange]:
-    """(encapsulated request, its exchange): hdr ‖ enc ‖ ciphertext (RFC 9458 section 4.3). ``request`` makes the
-    message, which may hold what the exchange exports; ``rng(32)`` gives the ephemeral key.
-
-    Raises EnvelopeError (ohttp.suite), SealError for a weak key."""
-    chosen = config.choose() if aead is None else aead
-    if (KDF_SHA256, chosen) not in config.suites:
-        raise SUITE(expected="an AEAD of the configuration", found=str(chosen))
-    hdr = config.hdr(chosen)
-    enc, context = hpke.setup_sender(config.public, _info(hdr), rng=rng, aead=chosen)
-    exchange = Exchange(context, enc, chosen)
-    return hdr + enc + context.seal_at(0, b"", request(exchange)), exchange
-
-
 def key_id_of(data: bytes, *, max_size: int) -> int:
     """Which key an encapsulated request names. Raises EnvelopeError: ohttp.too_large, ohttp.malformed."""
     if len(data) > max_size:
@@ -209,7 +151,7 @@ class Recipient:
     def __init__(self, key: X25519PrivateKey | bytes, config: KeyConfig) -> None:
         """Raises ValueError if the configuration has another key: our mistake."""
         hdrs = [(config.hdr(aead), aead) for kdf, aead in config.suites if kdf == KDF_SHA256 and aead in hpke.AEADS]
-        self._by_hdr = {hdr: (aead, hpke.Recipient(key, _info(hdr), aead=aead)) for hdr, aead in hdrs}
+        self._by_hdr = {hdr: (aead, hpke.Recipient(key, info_of(hdr), aead=aead)) for hdr, aead in hdrs}
         if any(one.public != config.public for _, one in self._by_hdr.values()):
             raise ValueError("the configuration is of another key")
         self.config = config
@@ -235,5 +177,6 @@ class Recipient:
             raise NOT_AUTHENTIC(expected="a request encapsulated to this key", found="other bytes") from None
 
 
-def _info(hdr: bytes) -> bytes:
+def info_of(hdr: bytes) -> bytes:
+    """The HPKE info of requests that begin with ``hdr``."""
     return _REQUEST + b"\0" + hdr

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloister.core.envelope import bhttp
+from cloister.core.envelope import bhttp, bhttp_client
 from cloister.core.envelope.bhttp import BinaryRequest, BinaryResponse
 from cloister.core.envelope.model import MAX_HEAD, MAX_HEADERS
 from cloister.core.errors import CloisterError
@@ -39,18 +39,18 @@ RESPONSES = st.builds(
 def refusal(data: bytes, *, response: bool = False, cap: int = CAP) -> str:
     """The code that these bytes are refused with."""
     with pytest.raises(CloisterError) as caught:
-        (bhttp.decode_response if response else bhttp.decode_request)(data, max_content=cap)
+        (bhttp_client.decode_response if response else bhttp.decode_request)(data, max_content=cap)
     return caught.value.code
 
 
 @settings(max_examples=25, deadline=None)
 @given(REQUESTS, st.booleans(), st.integers(0, 900))
 def test_every_request_is_read_as_it_was_written(made: BinaryRequest, indeterminate: bool, size: int) -> None:
-    data = bhttp.encode_request(made, indeterminate=indeterminate, size=size)
+    data = bhttp_client.encode_request(made, indeterminate=indeterminate, size=size)
     found = bhttp.decode_request(data, max_content=CAP)
     assert found == made
     assert len(data) >= size
-    assert found.head == bhttp.encode_request_head(made, indeterminate=indeterminate)
+    assert found.head == bhttp_client.encode_request_head(made, indeterminate=indeterminate)
     assert data.startswith(found.head)
 
 
@@ -58,7 +58,7 @@ def test_every_request_is_read_as_it_was_written(made: BinaryRequest, indetermin
 @given(RESPONSES, st.booleans(), st.integers(0, 900))
 def test_every_response_is_read_as_it_was_written(made: BinaryResponse, indeterminate: bool, size: int) -> None:
     data = bhttp.encode_response(made, indeterminate=indeterminate, size=size)
-    assert bhttp.decode_response(data, max_content=CAP) == made
+    assert bhttp_client.decode_response(data, max_content=CAP) == made
 
 
 @settings(max_examples=25, deadline=None)
@@ -66,7 +66,7 @@ def test_every_response_is_read_as_it_was_written(made: BinaryResponse, indeterm
 def test_a_cut_message_is_refused_or_ends_where_the_rfc_allows_it(
     made: BinaryRequest, indeterminate: bool, data: st.DataObject
 ) -> None:
-    whole = bhttp.encode_request(made, indeterminate=indeterminate)
+    whole = bhttp_client.encode_request(made, indeterminate=indeterminate)
     cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
     try:
         found = bhttp.decode_request(cut, max_content=CAP)
@@ -82,7 +82,7 @@ def test_a_cut_message_is_refused_or_ends_where_the_rfc_allows_it(
 
 @given(st.binary(max_size=120))
 def test_garbage_is_refused_by_name(data: bytes) -> None:
-    for response, read in ((False, bhttp.decode_request), (True, bhttp.decode_response)):
+    for response, read in ((False, bhttp.decode_request), (True, bhttp_client.decode_response)):
         try:
             read(data, max_content=64)
         except CloisterError:
@@ -93,7 +93,7 @@ def test_the_messages_of_rfc_9458_are_read() -> None:
     """Appendix A: truncated after the control data."""
     asked = bhttp.decode_request(bytes.fromhex("00034745540568747470730b6578616d706c652e636f6d012f"), max_content=0)
     assert asked == BinaryRequest("GET", "https", "example.com", "/")
-    assert bhttp.decode_response(bytes.fromhex("0140c8"), max_content=0) == BinaryResponse(200)
+    assert bhttp_client.decode_response(bytes.fromhex("0140c8"), max_content=0) == BinaryResponse(200)
 
 
 def test_an_indeterminate_request_by_hand() -> None:
@@ -180,7 +180,7 @@ BAD_TO_WRITE = {
 @pytest.mark.parametrize("what", BAD_TO_WRITE)
 def test_nothing_is_written_that_would_not_be_read(what: str) -> None:
     with pytest.raises(CloisterError, match=r"bhttp\.field"):
-        bhttp.encode_request(BAD_TO_WRITE[what])
+        bhttp_client.encode_request(BAD_TO_WRITE[what])
 
 
 def test_fields_over_their_cap_are_not_written() -> None:

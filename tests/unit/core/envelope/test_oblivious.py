@@ -13,12 +13,13 @@ import pytest
 
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.signatures import address_of, sign_digest
-from cloister.core.envelope import bhttp, oblivious, ohttp
+from cloister.core.envelope import bhttp, bhttp_client, oblivious, oblivious_client, ohttp, ohttp_client
 from cloister.core.envelope.apikey import ApiKey
 from cloister.core.envelope.bhttp import BinaryRequest, BinaryResponse
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.envelope.model import RequestHead
-from cloister.core.envelope.oblivious import Answer, ObliviousKey, ObliviousRequest, Speaker
+from cloister.core.envelope.oblivious import ObliviousKey
+from cloister.core.envelope.oblivious_client import Answer, ObliviousRequest, Speaker, verify_key
 from cloister.core.envelope.oblivious_door import ObliviousDoor
 from cloister.core.envelope.opener import Failed
 from cloister.core.envelope.server import SealedRefusalError
@@ -50,7 +51,7 @@ def world() -> Oblivious:
 def test_a_key_verifies_and_survives_json(world: Oblivious) -> None:
     read = ObliviousKey.from_json(json.loads(json.dumps(world.shown.to_json())))
     assert read == world.shown
-    assert read.verify(world.certificate, MPK) == world.config
+    assert verify_key(read, world.certificate, MPK) == world.config
     assert world.config.key_id == world.certificate.period % 256
     assert world.config.public not in (world.certificate.hpke_key, bytes(32))
 
@@ -91,7 +92,7 @@ def bad_keys(world: Oblivious) -> dict[str, tuple[ObliviousKey, str]]:
 @pytest.mark.parametrize("what", bad_keys(Oblivious()))
 def test_a_key_is_refused(what: str, world: Oblivious) -> None:
     shown, code = bad_keys(world)[what]
-    found = code_of(lambda: shown.verify(world.certificate, MPK))
+    found = code_of(lambda: verify_key(shown, world.certificate, MPK))
     assert found == code or (code == "encoding.signer" and found.startswith("encoding."))
 
 
@@ -100,7 +101,7 @@ def test_a_worker_without_the_call_key_makes_no_key_that_a_client_takes() -> Non
     made = certificate()
     thief = derived(certificate(agent=b"\x99" * 32))
     shown, _ = oblivious.issue(made, thief, MPK, lambda d: sign_digest(WORKER, d), os.urandom)
-    assert code_of(lambda: shown.verify(made, MPK)) == "threshold.key_signature"
+    assert code_of(lambda: verify_key(shown, made, MPK)) == "threshold.key_signature"
 
 
 @pytest.mark.parametrize("name", ["certificate", "config", "signature", "proof"])
@@ -112,7 +113,7 @@ def test_a_key_has_exactly_its_fields(name: str, world: Oblivious) -> None:
         {**shown, "more": 1},
         {n: shown[n] for n in shown if n != name},
     ):
-        found = code_of(lambda bad=bad: ObliviousKey.from_json(bad).verify(world.certificate, MPK))
+        found = code_of(lambda bad=bad: verify_key(ObliviousKey.from_json(bad), world.certificate, MPK))
         assert found.startswith(("encoding.", "ohttp.malformed"))
 
 
@@ -299,15 +300,15 @@ def test_a_message_is_refused_with(what: str, world: Oblivious) -> None:
 def test_what_is_no_message_is_refused_sealed(world: Oblivious) -> None:
     assert world.inside(b"") == "bhttp.malformed"
     assert world.inside(b"\x01\x40\xc8") == "bhttp.malformed"
-    assert world.inside(bhttp.encode_request(world.message()) + b"\x01") == "bhttp.malformed"
+    assert world.inside(bhttp_client.encode_request(world.message()) + b"\x01") == "bhttp.malformed"
 
 
 def test_a_message_of_indeterminate_length_is_taken_too(world: Oblivious) -> None:
     message = world.message()
-    text = bhttp.encode_request(message, indeterminate=True)
-    request = world.open(ohttp.encapsulate(world.config, text, os.urandom)[0])
+    text = bhttp_client.encode_request(message, indeterminate=True)
+    request = world.open(ohttp_client.encapsulate(world.config, text, os.urandom)[0])
     assert request.body == b"question"
-    assert request.head_bytes == bhttp.encode_request_head(message, indeterminate=True)
+    assert request.head_bytes == bhttp_client.encode_request_head(message, indeterminate=True)
 
 
 def test_the_agent_sees_its_own_headers_alone(world: Oblivious) -> None:
@@ -359,7 +360,7 @@ ALICE = (address_of(key(50)), lambda d: sign_digest(key(50), d))
 
 
 def test_a_wallet_signs_for_this_very_request(world: Oblivious) -> None:
-    sealed = oblivious.seal(world.config, world.certificate, head(), b"", os.urandom, speaking(ALICE))
+    sealed = oblivious_client.seal(world.config, world.certificate, head(), b"", os.urandom, speaking(ALICE))
     request = world.open(sealed.data)
     assert request.caller is not None
     assert (request.caller.address, request.caller.kind) == (ALICE[0], "wallet")
@@ -367,7 +368,7 @@ def test_a_wallet_signs_for_this_very_request(world: Oblivious) -> None:
 
 def test_an_api_keys_word_is_handed_on_to_who_can_verify_it(world: Oblivious) -> None:
     secret = ApiKey(bytes(range(32)))
-    sealed = oblivious.seal(
+    sealed = oblivious_client.seal(
         world.config, world.certificate, head(), b"", os.urandom, speaking((secret.address, secret.sign), kind="apikey")
     )
     request = world.open(sealed.data)
@@ -386,7 +387,9 @@ def test_a_word_for_one_request_is_none_for_another(world: Oblivious) -> None:
 
 
 def test_a_word_that_has_expired_is_none(world: Oblivious) -> None:
-    sealed = oblivious.seal(world.config, world.certificate, head(), b"", os.urandom, speaking(ALICE, NOW // 1000 - 1))
+    sealed = oblivious_client.seal(
+        world.config, world.certificate, head(), b"", os.urandom, speaking(ALICE, NOW // 1000 - 1)
+    )
     assert code_of(lambda: world.open(sealed.data)) == "envelope.caller"
 
 
@@ -433,7 +436,7 @@ def test_the_vectors_are_reproduced() -> None:
     said = VECTORS["call"]
     of = KeyCertificate.decode(said["certificate"].encode())
     shown = ObliviousKey.from_json(said["key"])
-    config = shown.verify(of, from_hex(said["mpk"]))
+    config = verify_key(shown, of, from_hex(said["mpk"]))
     assert to_hex(ohttp.encode_configs((config,))) == said["ohttp_keys"]
     at = said["head"]
     made = RequestHead(
@@ -444,7 +447,9 @@ def test_the_vectors_are_reproduced() -> None:
         deadline_ms=at["d"],
         idempotency_key=at["idem"],
     )
-    sealed = oblivious.seal(config, of, made, from_hex(said["body"]), lambda size: from_hex(said["client_random"]))
+    sealed = oblivious_client.seal(
+        config, of, made, from_hex(said["body"]), lambda size: from_hex(said["client_random"])
+    )
     assert to_hex(sealed.data) == said["encapsulated_request"]
     assert to_hex(sealed.commitment) == said["request_commitment"]
     answer = good(sealed, from_hex(said["encapsulated_response"]))
@@ -467,10 +472,10 @@ def test_the_binary_messages_of_the_vectors_are_reproduced() -> None:
             fields["content"],
         )
         assert [list(p) for p in asked.headers] == fields["headers"]
-        again = bhttp.encode_request(asked, indeterminate="_" in name, size=len(from_hex(said[name])))
+        again = bhttp_client.encode_request(asked, indeterminate="_" in name, size=len(from_hex(said[name])))
         assert to_hex(again) == said[name]
     for name in ("response", "response_indeterminate"):
-        told = bhttp.decode_response(from_hex(said[name]), max_content=100)
+        told = bhttp_client.decode_response(from_hex(said[name]), max_content=100)
         assert told.status == said["response_fields"]["status"]
         again = bhttp.encode_response(told, indeterminate="_" in name, size=len(from_hex(said[name])))
         assert to_hex(again) == said[name]
