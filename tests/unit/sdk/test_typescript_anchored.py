@@ -14,6 +14,7 @@ from cloister.client.anchored import Anchor, Bundle
 from cloister.client.anchored import anchor as anchor_of
 from cloister.client.client import Client
 from cloister.client.receipts import Kept
+from cloister.core.encoding.statements import Checkpoint
 from cloister.core.receipts.log import LogProof
 from cloister.core.receipts.merkle import leaf_hash, root_of
 from support.fake_gateway import FakeGateway, FakeWorker, serving
@@ -199,14 +200,16 @@ async def test_a_file_is_checked_with_nobody_there_and_its_lies_are_named(net: A
     world, found = net.world, bundle.anchor
     result = opened(net, bundle.encode().decode())["ok"]
     assert (result["size"], result["index"], result["witnessed"]) == (3, 0, 5)
-    assert result["block"] == getattr(found.checkpoint.statement, "number")  # noqa: B009
+    said = found.checkpoint.statement
+    assert isinstance(said, Checkpoint)
+    assert result["block"] == said.number
     lies: dict[str, tuple[Anchor, str]] = {
         "strangers signed the checkpoint": (
-            replace(found, checkpoint=world.sign(found.checkpoint.statement, STRANGERS[:3])),
+            replace(found, checkpoint=world.sign(said, STRANGERS[:3])),
             "encoding.signature",
         ),
         "the checkpoint is of another state": (
-            replace(found, checkpoint=world.sign(replace(found.checkpoint.statement, state_root=fresh()))),  # type: ignore[type-var]
+            replace(found, checkpoint=world.sign(replace(said, state_root=fresh()))),
             "chainview.proof",
         ),
         "it names another root": (replace(found, index=1), "chainview.proof"),

@@ -199,7 +199,7 @@ def test_one_that_does_not_answer_is_replaced_but_not_by_a_vendor_twice(vendor: 
     )
 
 
-FEW: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
+FEW: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "more workers than there are": ({"workers": 3}, {}),
     "more vendors than there are": ({"workers": 3, "vendors": 3}, {}),
     "a demand that leaves one vendor": ({}, {"vendor": "intel"}),
