@@ -176,7 +176,7 @@ async def page(given: list[str], built: Path) -> AsyncIterator[tuple[str, asynci
 
     app = web.Application()
     app.add_routes([web.get("/", show), web.post("/said", tell), web.get("/sdk/{path:[a-z0-9/-]+[.]ts}", module)])
-    app.router.add_get("/npm/@noble/{name:[a-z]+}/{path:[a-z0-9_/-]+[.]js}", package)
+    app.router.add_get("/npm/@noble/{name:[a-z-]+}/{path:[a-z0-9_/-]+[.]js}", package)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
