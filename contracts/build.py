@@ -45,6 +45,7 @@ SHIPPED = (
     "Reputation",
     "Reseals",
     "Seats",
+    "Stakes",
     "Timelock",
     "Token",
     "Validation",

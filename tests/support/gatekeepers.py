@@ -32,6 +32,7 @@ from cloister.core.encoding.network import ContractRef, Genesis, network_id
 from cloister.core.encoding.signatures import Signed, SignerSet, address_of, sign_digest
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import CloisterError
+from cloister.core.policy.caps import Backing
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts, vendor_class_id
 from cloister.core.threshold.dkg import Ceremony, Member, deal, finish, replay
 from cloister.core.threshold.facts import Facts
@@ -82,6 +83,7 @@ class State:
     workers: dict[bytes, WorkerFacts] = field(default_factory=dict)
     agents: dict[bytes, AgentFacts] = field(default_factory=dict)
     left: set[bytes] = field(default_factory=set)
+    backing: dict[bytes, Backing] = field(default_factory=dict)
 
     @property
     def seats(self) -> SeatsRecord:
@@ -180,6 +182,9 @@ class WorldSnapshot:
 
     async def worker(self, worker: bytes) -> WorkerFacts | None:
         return self._state.workers.get(worker)
+
+    async def backing(self, worker: bytes) -> Backing:
+        return self._state.backing.get(worker, Backing())
 
     async def live_workers(self) -> frozenset[bytes]:
         live = (w for w, f in self._state.workers.items() if not f.removed and self._number < f.expiry)

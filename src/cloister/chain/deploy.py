@@ -15,7 +15,7 @@ from cloister.core.encoding.keccak import keccak256
 _PUBLISH_GAS = 150_000
 DEPLOYED = (
     "Token", "Directory", "Policies", "Seats", "Gatekeepers", "Clusters", "Agents", "Workers", "Reputation",
-    "Validation", "Anchor", "Reseals", "Receipts",
+    "Validation", "Anchor", "Reseals", "Receipts", "Stakes",
 )  # fmt: skip
 FREE_SEATS = RulesRecord(
     ceremony_blocks=300,
@@ -72,6 +72,7 @@ async def deploy_all(
     at["Anchor"] = await create("Anchor", at["Agents"], at["Gatekeepers"], bytes(20))
     at["Reseals"] = await create("Reseals", at["Agents"], at["Gatekeepers"])
     at["Receipts"] = await create("Receipts", at["Gatekeepers"], at["Workers"])
+    at["Stakes"] = await create("Stakes", owner, at["Token"], at["Workers"])
     await asyncio.gather(*(sender.wait(s) for s in sent.values()))
     await sender.send(at["Gatekeepers"], encode("Gatekeepers", "setReseals", at["Reseals"]))
     at["AgentAccounts"] = await call(sender.rpc, at["Agents"], "Agents", "accounts")

@@ -31,7 +31,7 @@ from cloister.core.errors import ChainError, ConfigError, define
 
 CREATED: Final = (
     "Timelock", "Token", "Directory", "Policies", "Seats", "Gatekeepers", "Clusters", "Agents", "Workers",
-    "Reputation", "Validation", "Anchor", "Reseals", "Receipts",
+    "Reputation", "Validation", "Anchor", "Reseals", "Receipts", "Stakes",
 )  # fmt: skip
 # Contracts whose constructors take addresses only, and which hold nothing that others cannot build anew.
 REPLACEABLE: Final = ("Anchor", "Receipts", "Reputation", "Reseals", "Validation", "Workers")
@@ -354,6 +354,7 @@ def _arguments(name: str, at: dict[str, bytes], deployer: bytes, plan: Plan) -> 
         "Gatekeepers": lambda: (owner, at["Seats"], plan.rules),
         "Clusters": lambda: (owner, plan.seats),
         "Agents": lambda: (at["Gatekeepers"], at["Clusters"]),
+        "Stakes": lambda: (owner, at.get("Token", _NOBODY), at.get("Workers", _NOBODY)),
     }
     return known[name]()
 
@@ -373,7 +374,7 @@ def _replacement(name: str, at: dict[str, bytes]) -> tuple[Any, ...]:
 def _wiring(at: dict[str, bytes]) -> list[tuple[str, str, Any]]:
     """(contract, getter, what it must say)."""
     lock = at["Timelock"]
-    owned = [(name, "owner", lock) for name in ("Directory", "Policies", "Gatekeepers", "Workers")]
+    owned = [(name, "owner", lock) for name in ("Directory", "Policies", "Gatekeepers", "Workers", "Stakes")]
     return [
         *owned,
         ("Clusters", "dao", lock),
@@ -391,6 +392,8 @@ def _wiring(at: dict[str, bytes]) -> list[tuple[str, str, Any]]:
         ("Validation", "gatekeepers", at["Gatekeepers"]),
         ("Anchor", "agents", at["Agents"]),
         ("Anchor", "committee", at["Gatekeepers"]),
+        ("Stakes", "token", at["Token"]),
+        ("Stakes", "workers", at["Workers"]),
     ]
 
 

@@ -81,18 +81,19 @@ class KeyDesk:
         self._limit.take((remote, node))  # 2
         try:
             await self._look()
-            grant = await self._decide(request)
+            grant, operator = await self._decide(request)
             partials = tuple([self._partial(identity, transport) for identity in grant.identities])  # 7
             old = tuple([OldPartial(i.version.epochs, self._partial(i, transport)) for i in grant.old])
             answer = KeysAnswer(grant.lease, self._office.sign(grant.lease), partials, old)
-            self._store.record_grant(grant.lease, canary=grant.canary)  # 8
+            self._store.record_grant(grant.lease, canary=grant.canary, operator=operator)  # 8
         except CloisterError as error:
             self._note(request, error.code, None)
             raise
         self._note(request, "granted", grant)
         return answer
 
-    async def _decide(self, request: KeysRequest) -> Grant:
+    async def _decide(self, request: KeysRequest) -> tuple[Grant, bytes]:
+        """What is granted, and the worker's operator (empty where operators do not matter)."""
         checkpoint = self._checkpoints.accept(request.checkpoint)  # 3
         head = self._checkpoints.head or checkpoint
         _, requester = await attest(  # 4
@@ -106,15 +107,16 @@ class KeyDesk:
             checkpoints=self._checkpoints.recent() | {checkpoint.block_hash},
         )
         facts = await self._facts(checkpoint, requester, request.agent)  # 5
-        return may_release(replace(facts, code=request.code))  # 6
+        return may_release(replace(facts, code=request.code)), facts.backing.operator  # 6
 
     async def _facts(self, checkpoint: Checkpoint, requester: Requester, agent: bytes) -> Facts:
         at = self._chain.at(checkpoint)
-        worker, found, live, newest = await asyncio.gather(
+        worker, found, live, newest, backing = await asyncio.gather(
             at.worker(requester.worker),
             at.agent(agent),
             at.live_workers(),
             self._chain.newest(agent, requester.worker),
+            self._chain.at(self._checkpoints.head or checkpoint).backing(requester.worker),
         )
         masters = await self._masters(checkpoint, agent, found)
         # From here to record_grant nothing waits: two requests at once cannot both take the last free place.
@@ -129,8 +131,13 @@ class KeyDesk:
             live=live,
             limits=Limits(parameters.period_blocks, parameters.max_agents_per_worker),
             newest=newest,
-            ledger=replace(self._store.ledger(self._office.term, requester.worker, agent), sealed=self._sealed(agent)),
+            ledger=replace(
+                self._store.ledger(self._office.term, requester.worker, agent),
+                sealed=self._sealed(agent),
+                operator_held=self._store.operator_held(self._office.term, backing.operator),
+            ),
             masters=masters,
+            backing=backing,
         )
 
     async def _masters(self, checkpoint: Checkpoint, agent: bytes, found: AgentFacts | None) -> EpochFacts:

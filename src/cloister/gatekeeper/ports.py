@@ -15,6 +15,7 @@ from cloister.core.chainview.records import PolicyRecord
 from cloister.core.chainview.reseals import CountedAgent
 from cloister.core.chainview.seats import RulesRecord
 from cloister.core.encoding.statements import Checkpoint
+from cloister.core.policy.caps import Backing
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
 from cloister.core.policy.remote_agent import People
 from cloister.core.threshold.facts import Facts
@@ -25,6 +26,9 @@ class Snapshot(Protocol):
 
     async def worker(self, worker: bytes) -> WorkerFacts | None:
         """A worker's record, or None if it is not registered."""
+
+    async def backing(self, worker: bytes) -> Backing:
+        """What stands behind a worker: its operator, the stake, the caps; nothing bounds where no contract keeps it."""
 
     async def live_workers(self) -> frozenset[bytes]:
         """Workers that are registered, not removed, and not expired at this block."""

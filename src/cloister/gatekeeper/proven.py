@@ -22,11 +22,13 @@ from cloister.core.chainview.layout import Layout, add, data_slot
 from cloister.core.chainview.records import PolicyRecord, agent_id
 from cloister.core.chainview.reseals import CountedAgent, read_born_in, read_born_under, read_moved, read_moved_to
 from cloister.core.chainview.seats import RulesRecord
+from cloister.core.chainview.stakes import read_caps, read_stake
 from cloister.core.chainview.words import Slots, address_of_word
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.network import Genesis
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import ChainError, CloisterError
+from cloister.core.policy.caps import Backing
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
 from cloister.core.policy.remote_agent import People
 from cloister.core.threshold.facts import Facts
@@ -58,6 +60,18 @@ class _State(CeremonyState):
             there = (0, None, 0) if one is None else (one.epoch, one.secrets_at, one.wiped_below)
             found.append(CountedAgent(agent, there[0], later or first, there[1], there[2]))
         return tuple(found)
+
+    async def backing(self, worker: bytes) -> Backing:
+        if "Stakes" not in self._contracts:
+            return Backing()
+        record, caps, stake = await asyncio.gather(
+            self.worker(worker),
+            self._read("Stakes", read_caps),
+            self._read("Stakes", lambda s, at: read_stake(s, at, worker)),
+        )
+        operator = b"" if record is None else record.operator
+        amount = stake.amount if stake.operator == operator else 0
+        return Backing(amount, caps.stake_per_agent, caps.agents_per_operator, operator)
 
 
 class ProvenSnapshot:
@@ -126,6 +140,10 @@ class ProvenSnapshot:
     async def standing(self) -> tuple[bytes, ...]:
         """Candidates."""
         return await self._state.standing()
+
+    async def backing(self, worker: bytes) -> Backing:
+        """What stands behind a worker; on a network without Stakes no stake and no operator bounds anything."""
+        return await self._state.backing(worker)
 
     async def admitted_until(self, member: bytes) -> int:
         """Until when a candidate is admitted."""

@@ -31,6 +31,9 @@ CREATE TABLE IF NOT EXISTS heads (
 CREATE TABLE IF NOT EXISTS grants (
   term INTEGER NOT NULL, worker BLOB NOT NULL, agent BLOB NOT NULL, body BLOB NOT NULL,
   PRIMARY KEY (term, worker, agent)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS operators (
+  term INTEGER NOT NULL, operator BLOB NOT NULL, agent BLOB NOT NULL,
+  PRIMARY KEY (term, operator, agent)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS floors (
   agent BLOB PRIMARY KEY, agent_epoch INTEGER NOT NULL, cluster_epoch INTEGER NOT NULL, master_epoch INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -162,6 +165,13 @@ class Store:
         ).fetchall()
         return Ledger(frozenset(bytes(r[0]) for r in rows), self.floor(agent))
 
+    def operator_held(self, term: int, operator: bytes) -> frozenset[bytes]:
+        """Agents that were granted to any worker under this operator in this term, also to workers that left."""
+        rows: Any = self._db.execute(
+            "SELECT agent FROM operators WHERE term = ? AND operator = ?", (term, operator)
+        ).fetchall()
+        return frozenset(bytes(r[0]) for r in rows)
+
     def floor(self, agent: bytes) -> tuple[int, int, int]:
         """The newest (agent, cluster, master) epochs that this member ever released keys of; zeros for none."""
         row: Any = self._db.execute(
@@ -169,10 +179,12 @@ class Store:
         ).fetchone()
         return (0, 0, 0) if row is None else (*row,)
 
-    def record_grant(self, lease: Lease, *, canary: bool = False) -> None:
-        """Remember a lease before it leaves. Nothing is written when nothing in it is new.
+    def record_grant(self, lease: Lease, *, canary: bool = False, operator: bytes = b"") -> None:
+        """Remember a lease before it leaves, and under which operator. Nothing is written when nothing in it is new.
 
         A ``canary``'s lease does not replace the one beside it: that is what heads are judged by."""
+        if operator and lease.agent not in self.operator_held(lease.term, operator):
+            self._db.execute("INSERT OR IGNORE INTO operators VALUES (?, ?, ?)", (lease.term, operator, lease.agent))
         known = self.granted(lease.term, lease.worker, lease.agent)
         if known == lease or (canary and known is not None and known.epochs == lease.epochs):
             return

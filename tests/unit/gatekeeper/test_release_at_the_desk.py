@@ -22,6 +22,7 @@ from cloister.core.encoding.audit import verify_line
 from cloister.core.encoding.identity import Purpose
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import CloisterError
+from cloister.core.policy.caps import Backing
 from cloister.core.policy.placement import place
 from cloister.core.policy.release import Requester
 from cloister.gatekeeper import grants
@@ -294,4 +295,36 @@ def test_the_oracle_says_yes_and_no(tmp_path: Path) -> None:
     assert desk.ask(placed[0], AGENTS[0], at) == "policy.worker_removed"
     happen(desk, ("bump", AGENTS[0], True))
     assert desk.ask(placed[1], AGENTS[0], at) == "policy.epoch_closed"
+    desk.close()
+
+
+def test_stake_and_operator_bound_what_is_granted_anew_also_after_a_restart(tmp_path: Path) -> None:
+    """Spec/policy.md 5: the newest final block counts, not the checkpoint that is shown; workers that left count on."""
+    desk = Desk(tmp_path)
+    _KNOWN[:] = desk.workers.values()
+    world, (one, two, _), (first, second, _) = desk.world, NAMES, AGENTS
+    for agent in AGENTS:
+        world.now.agents[agent] = replace(world.now.agents[agent], seats=3)
+
+    def back(name: str, stake: int, price: int, most: int) -> None:
+        world.now.backing[desk.workers[name].address] = Backing(stake, price, most, b"\x0e" * 20)
+
+    for name in NAMES:
+        happen(desk, ("register", name, 60))
+        back(name, 100, 100, 0)
+    happen(desk, ("mine", 3))
+    at = desk.world.checkpoint()
+    assert isinstance(desk.ask(one, first, at), KeysAnswer)
+    assert desk.ask(one, second, at) == "policy.cap", "stake for one agent"
+    back(one, 200, 100, 0)
+    happen(desk, ("mine", 3))
+    assert isinstance(desk.ask(one, second, at), KeysAnswer)
+    back(one, 0, 100, 0)
+    back(two, 1000, 100, 1)
+    happen(desk, ("leave", one))
+    happen(desk, ("mine", 3))
+    desk.close()
+    desk.open()
+    assert desk.ask(two, AGENTS[2], at) == "policy.cap", "its operator holds two, with a worker that left"
+    assert isinstance(desk.ask(two, first, desk.world.checkpoint()), KeysAnswer), "one of the two is none more"
     desk.close()

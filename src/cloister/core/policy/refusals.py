@@ -77,8 +77,8 @@ ROTATING = define(
 CAP = define(
     "policy.cap",
     PolicyError,
-    check="one worker holds at most max_agents_per_worker distinct agents per term",
-    remedy="add workers; the cap returns with the next term",
+    check="a worker holds at most max_agents_per_worker distinct agents per term; fewer by stake or operator",
+    remedy="add workers, or stake behind this one; the cap returns with the next term",
     status=403,
 )
 WRONG_TERM = define(

@@ -14,12 +14,12 @@ from enum import Enum
 from cloister.core.encoding.hexes import BAD_FIELD
 from cloister.core.encoding.identity import AgentVersion, Epochs, KeyIdentity
 from cloister.core.encoding.statements import Checkpoint, Lease
+from cloister.core.policy.caps import Backing, Held, within_caps
 from cloister.core.policy.identities import granted_identities, resealing_identities
 from cloister.core.policy.placement import may_hold
 from cloister.core.policy.refusals import (
     AGENT_UNKNOWN,
     BOOT_MISMATCH,
-    CAP,
     EPOCH_CLOSED,
     MEASUREMENT_MISMATCH,
     NO_VERSION,
@@ -101,13 +101,15 @@ class Newest:
 class Ledger:
     """What this member granted before: agents per (term, worker), and the newest epochs it ever released.
 
-    held: the worker's agents in this term. floor: agent epoch, cluster epoch, master epoch below which all is closed.
+    held: the worker's agents in this term. operator_held: those of all its operator's workers.
+    floor: agent epoch, cluster epoch, master epoch below which all is closed.
     sealed: the epochs of the newest head that this member endorsed; None if it knows none, or may not say.
     """
 
     held: frozenset[bytes] = frozenset()
     floor: tuple[int, int, int] = (0, 0, 0)
     sealed: Epochs | None = None
+    operator_held: frozenset[bytes] = frozenset()
 
 
 class EpochState(Enum):
@@ -159,6 +161,7 @@ class Facts:
     ledger: Ledger = field(default_factory=Ledger)
     masters: EpochFacts = field(default_factory=EpochFacts)
     code: bytes | None = None
+    backing: Backing = field(default_factory=Backing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,9 +284,8 @@ def _resealing(facts: Facts, agent: AgentFacts, lease: Lease) -> tuple[tuple[Key
 
 
 def _within_cap(facts: Facts, agent: AgentFacts) -> None:
-    held, cap = facts.ledger.held, facts.limits.max_agents_per_worker
-    if agent.agent not in held and len(held) >= cap:
-        raise CAP(expected=f"at most {cap} agents in this term", found=f"{len(held)} held, one more asked")
+    held = Held(facts.ledger.held, facts.ledger.operator_held)
+    within_caps(agent.agent, facts.limits.max_agents_per_worker, facts.backing, held)
 
 
 def _grant(facts: Facts, agent: AgentFacts) -> tuple[Lease, tuple[KeyIdentity, ...]]:
