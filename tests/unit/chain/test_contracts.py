@@ -94,8 +94,8 @@ def signatures(name: str, kind: str) -> set[str]:
 def test_every_contract_of_the_design_ships() -> None:
     assert set(names()) == {
         "AgentAccount", "AgentAccounts", "Agents", "Anchor", "Clusters", "Directory", "Election", "Gatekeepers",
-        "Policies", "Receipts", "Reputation", "Reseals", "Seats", "Stakes", "Timelock", "Token", "Validation",
-        "Workers",
+        "Policies", "Receipts", "RemoteAgents", "Reputation", "Reseals", "Seats", "Stakes", "Timelock", "Token",
+        "Validation", "Workers",
     }  # fmt: skip
 
 
