@@ -82,6 +82,22 @@ SERVICES = {
     ),
     "many agents: processes on demand, in reserve, and each owner's share": (360, "worker.processes"),
 }
+# What else a gatekeeper does, in the same form.
+GATEKEEPER_SERVICES = {
+    "who may sit, and folders that the other members hold the key of": (
+        550,
+        "core.policy.candidates gatekeeper.candidates core.policy.rest gatekeeper.rest wire.signatures",
+    ),
+    "what the others see, and caps by stake": (
+        150,
+        "gatekeeper.lookout core.policy.caps core.chainview.stakes",
+    ),
+    "statements of t members": (
+        800,
+        """core.policy.committee_statements core.policy.committee_due core.chainview.reseals gatekeeper.consents
+        gatekeeper.gather gatekeeper.knowing gatekeeper.leases wire.statements""",
+    ),
+}
 # What an image for this kind of machine holds of ``evidence``; the rest of the table stays out.
 MACHINES = {
     "tdx, snp": {"configfs_tsm"},
@@ -116,9 +132,8 @@ class Image:
     def budget(self) -> int:
         """Lines that this image may have."""
         tpm = TPM_LINES if "tpm_bench" in MACHINES.get(self.machine, ()) else 0
-        if "worker" not in self.lines:
-            return GATEKEEPER_LINES + tpm
-        return WORKER_LINES + tpm + sum(lines for lines, _ in SERVICES.values())
+        base = WORKER_LINES if "worker" in self.lines else GATEKEEPER_LINES
+        return base + tpm + sum(lines for lines, _ in self._table().values())
 
     @property
     def over(self) -> bool:
@@ -130,10 +145,13 @@ class Image:
         )
 
     def services(self) -> list[tuple[str, int, int]]:
-        """A worker's services beyond sealed calls: name, lines, budget."""
-        if "worker" not in self.lines:
-            return []
-        return [(name, self._of(tuple(parts.split())), allowed) for name, (allowed, parts) in SERVICES.items()]
+        """What a worker does beyond sealed calls, a gatekeeper beyond keys and ceremonies: name, lines, budget."""
+        return [(name, self._of(tuple(parts.split())), allowed) for name, (allowed, parts) in self._table().items()]
+
+    def _table(self) -> dict[str, tuple[int, str]]:
+        if "worker" in self.lines:
+            return SERVICES
+        return GATEKEEPER_SERVICES if "gatekeeper" in self.lines else {}
 
     def _of(self, parts: tuple[str, ...]) -> int:
         names = tuple(f"cloister.{part}" for part in parts)

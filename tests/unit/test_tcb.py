@@ -193,6 +193,16 @@ def test_a_worker_may_have_its_services_and_each_of_them_its_own_share() -> None
     assert tool().Image({"harness.py": 901, "worker": 1}, 0, frozenset(), ("p",)).over, "Python has 900"
 
 
+def test_a_gatekeeper_may_have_its_services_too() -> None:
+    most = tool().GATEKEEPER_LINES + sum(lines for lines, _ in tool().GATEKEEPER_SERVICES.values())
+    assert not tool().Image({"core": most - 1, "gatekeeper": 1}, 0, frozenset(), ("p",)).over
+    assert tool().Image({"core": most, "gatekeeper": 1}, 0, frozenset(), ("p",)).over
+    loaded = image("gatekeeper").modules
+    named = [part for _, parts in tool().GATEKEEPER_SERVICES.values() for part in parts.split()]
+    assert len(named) == len(set(named))
+    assert {f"cloister.{part}" for part in named} <= loaded
+
+
 def test_what_serves_a_service_exists_and_serves_one_alone() -> None:
     """A renamed module would be counted for sealed calls unseen."""
     named = [part for _, parts in tool().SERVICES.values() for part in parts.split()]
