@@ -1,12 +1,13 @@
 /**
- * HPKE (RFC 9180), modes base and psk, HKDF-SHA256 and AES-256-GCM, with one of two KEMs.
+ * HPKE (RFC 9180), modes base and psk, HKDF-SHA256, with one of two KEMs; AES-256-GCM unless another AEAD is asked for.
  *
- * The size of a public key says which: 32 bytes DHKEM(X25519, HKDF-SHA256); 1216 bytes X-Wing (`xwing.ts`).
+ * The size of a public key says which KEM: 32 bytes DHKEM(X25519, HKDF-SHA256); 1216 bytes X-Wing (`xwing.ts`).
  *
  * Contexts only: a caller numbers its messages itself and must never seal twice under one number.
  */
 
 import { gcm } from "@noble/ciphers/aes.js";
+import { chacha20poly1305 } from "@noble/ciphers/chacha.js";
 import { x25519 } from "@noble/curves/ed25519.js";
 import { hmac } from "@noble/hashes/hmac.js";
 import { sha256 } from "@noble/hashes/sha2.js";
@@ -21,6 +22,16 @@ const NONE = new Uint8Array(0);
 const KEM = concat(utf8("HPKE-v1KEM"), Uint8Array.of(0, 0x20));
 const SUITE = concat(utf8("HPKE-v1HPKE"), Uint8Array.of(0, 0x20, 0, 1, 0, 2));
 const XWING = concat(utf8("HPKE-v1HPKE"), Uint8Array.of(0x64, 0x7a, 0, 1, 0, 2));
+
+/** AEAD ids of RFC 9180 section 7.3: the last byte of a suite. */
+export const [AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305] = [1, 2, 3];
+/** Key size by AEAD id. */
+export const KEY_SIZES: Readonly<Record<number, number>> = { 1: 16, 2: 32, 3: 32 };
+
+/** The cipher of an AEAD id. */
+export function cipherOf(aead: number): typeof gcm | typeof chacha20poly1305 {
+  return aead === CHACHA20_POLY1305 ? chacha20poly1305 : gcm;
+}
 
 export const BAD_KEY = define(
   "seal.hpke_key",
@@ -73,13 +84,13 @@ export class Context {
 
   /** Ciphertext and tag of message number `seq`. Sealing twice at one number breaks the cipher. */
   sealAt(seq: number, aad: Uint8Array, plaintext: Uint8Array): Uint8Array {
-    return gcm(this.#key, this.#nonceAt(seq), aad).encrypt(plaintext);
+    return cipherOf(this.suite.at(-1)!)(this.#key, this.#nonceAt(seq), aad).encrypt(plaintext);
   }
 
   /** The plaintext of message number `seq`. Throws SealError (seal.hpke_open). */
   openAt(seq: number, aad: Uint8Array, ciphertext: Uint8Array): Uint8Array {
     try {
-      return gcm(this.#key, this.#nonceAt(seq), aad).decrypt(ciphertext);
+      return cipherOf(this.suite.at(-1)!)(this.#key, this.#nonceAt(seq), aad).decrypt(ciphertext);
     } catch {
       throw BAD_OPEN("an authentic message", `${ciphertext.length} bytes that are not`);
     }
@@ -106,15 +117,19 @@ export function setupSender(
   info: Uint8Array,
   rng: Rng,
   psk?: NamedPsk,
+  aead: number = AES_256_GCM,
 ): { enc: Uint8Array; context: Context } {
   if (publicKey.length === PUBLIC_SIZE) {
     const { enc, shared } = encapsulate(publicKey, rng);
-    return { enc, context: schedule(shared, info, psk, XWING) };
+    return { enc, context: schedule(shared, info, psk, suiteOf(XWING, aead)) };
   }
   needBytes("public key", publicKey, 32);
   const ephemeral = needBytes("ephemeral key", rng(32), 32);
   const enc = x25519.getPublicKey(ephemeral);
-  return { enc, context: schedule(shared(ephemeral, publicKey, concat(enc, publicKey)), info, psk) };
+  return {
+    enc,
+    context: schedule(shared(ephemeral, publicKey, concat(enc, publicKey)), info, psk, suiteOf(SUITE, aead)),
+  };
 }
 
 /** The recipient's end, with its private key: 32 bytes of X25519, or an X-Wing key. Throws SealError. */
@@ -123,10 +138,15 @@ export function setupRecipient(
   key: Uint8Array | XWingKey,
   info: Uint8Array,
   psk?: NamedPsk,
+  aead: number = AES_256_GCM,
 ): Context {
-  if (key instanceof XWingKey) return schedule(key.decapsulate(enc), info, psk, XWING);
+  if (key instanceof XWingKey) return schedule(key.decapsulate(enc), info, psk, suiteOf(XWING, aead));
   needBytes("enc", enc, 32);
-  return schedule(shared(key, enc, concat(enc, x25519.getPublicKey(key))), info, psk);
+  return schedule(shared(key, enc, concat(enc, x25519.getPublicKey(key))), info, psk, suiteOf(SUITE, aead));
+}
+
+function suiteOf(kem: Uint8Array, aead: number): Uint8Array {
+  return concat(kem.subarray(0, -1), Uint8Array.of(aead));
 }
 
 function shared(key: Uint8Array, peer: Uint8Array, kemContext: Uint8Array): Uint8Array {
@@ -154,7 +174,7 @@ function schedule(secret: Uint8Array, info: Uint8Array, psk?: NamedPsk, suite: U
   );
   const root = extract(secret, "secret", psk?.secret ?? NONE, suite);
   return new Context(
-    expand(root, "key", names, 32, suite),
+    expand(root, "key", names, KEY_SIZES[suite.at(-1)!]!, suite),
     expand(root, "base_nonce", names, 12, suite),
     expand(root, "exp", names, 32, suite),
     suite,

@@ -1,0 +1,194 @@
+/** Oblivious HTTP (RFC 9458): key configurations, encapsulated requests and responses (spec/ohttp.md 1, 3). */
+
+import { hmac } from "@noble/hashes/hmac.js";
+import { sha256 } from "@noble/hashes/sha2.js";
+import { CloisterError, define, EnvelopeError } from "../errors.ts";
+import { concat, equalBytes, type Rng, uintBytes, utf8 } from "../encoding/bytes.ts";
+import { needBytes } from "../encoding/hexes.ts";
+import {
+  AES_128_GCM,
+  AES_256_GCM,
+  CHACHA20_POLY1305,
+  cipherOf,
+  type Context,
+  KEY_SIZES,
+  setupRecipient,
+  setupSender,
+} from "../keys/hpke.ts";
+
+const KEM_X25519 = 0x0020;
+const KDF_SHA256 = 1;
+const [HDR_SIZE, ENC_SIZE, TAG, NONCE] = [7, 32, 16, 12];
+const [MAX_CONFIG, MAX_CONFIGS] = [128, 16];
+const REQUEST = utf8("message/bhttp request\0");
+const RESPONSE = utf8("message/bhttp response");
+
+export const MALFORMED = define(
+  "ohttp.malformed",
+  EnvelopeError,
+  "key configurations and encapsulated messages have the shape of RFC 9458",
+  "fetch the key configuration again and encapsulate anew; the bytes may have been damaged",
+);
+export const TOO_LARGE = define(
+  "ohttp.too_large",
+  EnvelopeError,
+  "an encapsulated message stays within its cap",
+  "send less, or put large data into a blob",
+  413,
+);
+export const KEY_UNKNOWN = define(
+  "ohttp.key_unknown",
+  EnvelopeError,
+  "the key that the request names is one that is held now",
+  "fetch the key configuration again: periods and leases end",
+);
+export const SUITE = define(
+  "ohttp.suite",
+  EnvelopeError,
+  "the request uses algorithms that the key configuration offers",
+  "use one of the pairs of KDF and AEAD in the key configuration",
+);
+export const NOT_AUTHENTIC = define(
+  "ohttp.not_authentic",
+  EnvelopeError,
+  "the encapsulated message opens under this key, as it was sent",
+  "fetch the key configuration again and encapsulate anew; the message was altered or is for another key",
+);
+
+/** A pair (KDF, AEAD). */
+export type Suite = readonly [kdf: number, aead: number];
+/** What a configuration of ours offers, best first. */
+export const OFFERED: readonly Suite[] = [AES_256_GCM, CHACHA20_POLY1305, AES_128_GCM].map((a) => [KDF_SHA256, a!]);
+
+/** A key configuration (section 3.1). `publicKey`: X25519, 32 bytes. */
+export class KeyConfig {
+  constructor(readonly keyId: number, readonly publicKey: Uint8Array, readonly suites: readonly Suite[] = OFFERED) {}
+
+  encode(): Uint8Array<ArrayBuffer> {
+    const pairs = concat(...this.suites.flatMap(([kdf, aead]) => [uintBytes(kdf, 2), uintBytes(aead, 2)]));
+    const lead = concat(Uint8Array.of(this.keyId), uintBytes(KEM_X25519, 2), needBytes("key", this.publicKey, 32));
+    return concat(lead, uintBytes(pairs.length, 2), pairs);
+  }
+
+  /** Parse one configuration. Throws EnvelopeError: ohttp.malformed, and ohttp.suite for another KEM. */
+  static decode(data: Uint8Array): KeyConfig {
+    if (data.length < 4 || data.length > MAX_CONFIG) {
+      throw MALFORMED(`a configuration of 4 to ${MAX_CONFIG} bytes`, `${data.length} bytes`);
+    }
+    if (word(data, 1) !== KEM_X25519) throw SUITE("KEM 0x0020", `KEM ${word(data, 1)}`);
+    const pairs = data.subarray(37);
+    if (data.length < 41 || word(data, 35) !== pairs.length || pairs.length % 4) {
+      throw MALFORMED("a key and whole pairs of algorithms", `${data.length} bytes`);
+    }
+    const count = pairs.length / 4;
+    const suites = Array.from({ length: count }, (_, i): Suite => [word(pairs, 4 * i), word(pairs, 4 * i + 2)]);
+    return new KeyConfig(data[0]!, data.slice(3, 35), suites);
+  }
+
+  /** The AEAD to use: the first of the configuration that we speak. Throws EnvelopeError (ohttp.suite). */
+  choose(): number {
+    const found = this.suites.find(([kdf, aead]) => kdf === KDF_SHA256 && aead in KEY_SIZES);
+    if (!found) throw SUITE("HKDF-SHA256 with an AEAD of RFC 9180", `${this.suites.length} other pairs`);
+    return found[1];
+  }
+
+  /** The seven bytes that a request under it begins with. */
+  hdr(aead: number): Uint8Array<ArrayBuffer> {
+    return concat(Uint8Array.of(this.keyId), ...[KEM_X25519, KDF_SHA256, aead].map((value) => uintBytes(value, 2)));
+  }
+}
+
+/** Parse application/ohttp-keys; configurations of other KEMs are left out. Throws EnvelopeError. */
+export function decodeConfigs(data: Uint8Array): KeyConfig[] {
+  const found: KeyConfig[] = [];
+  for (let at = 0, count = 0; at < data.length; count++) {
+    const size = at + 2 > data.length ? Infinity : word(data, at);
+    if (at + 2 + size > data.length || count >= MAX_CONFIGS || size < 3) {
+      throw MALFORMED(`at most ${MAX_CONFIGS} configurations after their lengths`, "another shape");
+    }
+    const one = data.subarray(at + 2, at + 2 + size);
+    if (word(one, 1) === KEM_X25519) found.push(KeyConfig.decode(one));
+    at += 2 + size;
+  }
+  return found;
+}
+
+/** One request's context: what its response is sealed under. Either end holds one. */
+export class Exchange {
+  constructor(readonly context: Context, readonly enc: Uint8Array, readonly aead: number) {}
+
+  /** nonce ‖ ciphertext (section 4.4). */
+  sealResponse(response: Uint8Array, rng: Rng): Uint8Array<ArrayBuffer> {
+    const nonce = needBytes("response nonce", rng(this.#nonceSize), this.#nonceSize);
+    return concat(nonce, this.#cipher(nonce).encrypt(response));
+  }
+
+  /** The response. Throws EnvelopeError: ohttp.too_large, ohttp.malformed, ohttp.not_authentic. */
+  openResponse(data: Uint8Array, maxSize: number): Uint8Array {
+    if (data.length > maxSize) throw TOO_LARGE(`at most ${maxSize} bytes`, `${data.length} bytes`);
+    if (data.length < this.#nonceSize + TAG) throw MALFORMED("an encapsulated response", `${data.length} bytes`);
+    return opened("the response to this request", () => {
+      return this.#cipher(data.subarray(0, this.#nonceSize)).decrypt(data.subarray(this.#nonceSize));
+    });
+  }
+
+  get #nonceSize(): number {
+    return Math.max(NONCE, KEY_SIZES[this.aead]!);
+  }
+
+  #cipher(nonce: Uint8Array) {
+    const secret = this.context.export(RESPONSE, this.#nonceSize);
+    const prk = hmac(sha256, concat(this.enc, nonce), secret);
+    const part = (label: string, size: number) => hmac(sha256, prk, utf8(`${label}\x01`)).slice(0, size);
+    return cipherOf(this.aead)(part("key", KEY_SIZES[this.aead]!), part("nonce", NONCE));
+  }
+}
+
+/** hdr ‖ enc ‖ ciphertext (section 4.3), and its exchange. `rng(32)` gives the ephemeral key. Throws EnvelopeError. */
+export function encapsulate(
+  config: KeyConfig,
+  request: Uint8Array,
+  rng: Rng,
+  aead: number = config.choose(),
+): { data: Uint8Array<ArrayBuffer>; exchange: Exchange } {
+  if (!config.suites.some(([kdf, one]) => kdf === KDF_SHA256 && one === aead)) {
+    throw SUITE("an AEAD of the configuration", String(aead));
+  }
+  const hdr = config.hdr(aead);
+  const { enc, context } = setupSender(config.publicKey, concat(REQUEST, hdr), rng, undefined, aead);
+  const data = concat(hdr, enc, context.sealAt(0, new Uint8Array(0), request));
+  return { data, exchange: new Exchange(context, enc, aead) };
+}
+
+/** The recipient's end, with its private key: 32 bytes. Throws EnvelopeError by name. */
+export function decapsulate(
+  data: Uint8Array,
+  key: Uint8Array,
+  config: KeyConfig,
+  maxSize: number,
+): { request: Uint8Array; exchange: Exchange } {
+  if (data.length > maxSize) throw TOO_LARGE(`at most ${maxSize} bytes`, `${data.length} bytes`);
+  if (data.length < HDR_SIZE + ENC_SIZE + TAG) throw MALFORMED("an encapsulated request", `${data.length} bytes`);
+  if (data[0] !== config.keyId) throw KEY_UNKNOWN(`key ${config.keyId}`, `key ${data[0]}`);
+  const [hdr, enc] = [data.slice(0, HDR_SIZE), data.slice(HDR_SIZE, HDR_SIZE + ENC_SIZE)];
+  const aead = config.suites.find(([kdf, one]) => kdf === KDF_SHA256 && equalBytes(config.hdr(one), hdr))?.[1];
+  if (aead === undefined || !(aead in KEY_SIZES)) throw SUITE("algorithms of the key configuration", "others");
+  return opened("a request encapsulated to this key", () => {
+    const context = setupRecipient(enc, key, concat(REQUEST, hdr), undefined, aead);
+    const request = context.openAt(0, new Uint8Array(0), data.subarray(HDR_SIZE + ENC_SIZE));
+    return { request, exchange: new Exchange(context, enc, aead) };
+  });
+}
+
+function opened<T>(what: string, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    if (error instanceof RangeError && !(error instanceof CloisterError)) throw error;
+    throw NOT_AUTHENTIC(what, "other bytes");
+  }
+}
+
+function word(data: Uint8Array, at: number): number {
+  return (data[at]! << 8) | data[at + 1]!;
+}
