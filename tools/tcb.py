@@ -69,6 +69,7 @@ SERVICES = {
         """worker.acts worker.chains worker.anchors worker.carrier worker.chain_calls chain.connected chain.kinds chain.logs
         core.encoding.chain_record core.chainview.directory""",
     ),
+    "spans of requests, where the operator asks for them": (220, "node.trace worker.spans core.envelope.trace"),
     "what owners see and command": (
         520,
         "core.keys.ownerlog core.encoding.owner_statements worker.logbook worker.owner worker.figures",

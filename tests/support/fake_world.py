@@ -244,7 +244,7 @@ class World:
         head = mapping_slot(store.layout.variable("_roots").slot, address_key(worker))
         index = store.words.get(head, 0)
         base = add(data_slot(head), index * store.layout.words(kind))
-        values = {"boot": boot, "root": root, "size": size, "atBlock": self.number + 1}
+        values: dict[str, Any] = {"boot": boot, "root": root, "size": size, "atBlock": self.number + 1}
         for name, value in values.items():
             number = int.from_bytes(value, "big") if isinstance(value, bytes) else value
             store.put(base, store.layout.fields(kind)[name], number)

@@ -30,6 +30,7 @@ from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.envelope.client import ClientSession, Psk, SealedRequest
 from cloister.core.envelope.model import TOO_LARGE, AgentProof, CallerKind, RequestHead
 from cloister.core.envelope.opener import Body, Event, Failed, Final, Head
+from cloister.core.envelope.trace import HEADER, TraceContext, outer
 from cloister.core.errors import CloisterError, EnvelopeError, TransportError, define
 from cloister.core.receipts.receipt import Exchange, Receipt
 from cloister.core.receipts.verify import verify_receipt
@@ -295,7 +296,8 @@ class Caller:
         certificate = sitting.seat.certificate
         status = 0
         patience = max(request.deadline_ms / 1000 - self._clock(), 1.0) + GRACE_S
-        async with aclosing(self._answer(certificate.agent, certificate.boot, sealed, patience)) as events:
+        shown = _shown(request)
+        async with aclosing(self._answer(certificate.agent, certificate.boot, sealed, patience, **shown)) as events:
             async for event in events:
                 if isinstance(event, Head):
                     _fresh_enough(event, resolution, request)
@@ -310,11 +312,11 @@ class Caller:
                     _refused(event, request, tries)
 
     async def _answer(
-        self, agent: bytes, boot: bytes, sealed: SealedRequest, patience_s: float
+        self, agent: bytes, boot: bytes, sealed: SealedRequest, patience_s: float, **shown: str
     ) -> AsyncGenerator[Event, None]:
         """The opened events of one attempt; whatever is not an authentic stream to its end becomes ``Lost``."""
         try:
-            async with self._gateway.call(agent, boot, sealed.data, patience_s=patience_s) as answer:
+            async with self._gateway.call(agent, boot, sealed.data, patience_s=patience_s, **shown) as answer:
                 if isinstance(answer, NotOpened):
                     raise Lost(answer.error)
                 async for chunk in answer:
@@ -401,6 +403,12 @@ def _refused(event: Failed, request: Request, tries: _Tries) -> None:
     if event.error.status in ELSEWHERE and request.repeatable and tries.count < MAX_ATTEMPTS:
         raise Lost(event.error)
     raise event.error
+
+
+def _shown(request: Request) -> dict[str, str]:
+    """What the gateway sees of a request's trace: ids that only whoever has the sealed ones can tie to them."""
+    inner = TraceContext.parse(dict(request.headers).get(HEADER))
+    return {} if inner is None else {"trace": outer(inner).header}
 
 
 def _fresh_enough(head: Head, resolution: Resolution, request: Request) -> None:

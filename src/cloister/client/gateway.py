@@ -182,11 +182,11 @@ class Gateway:
 
     @asynccontextmanager
     async def call(
-        self, agent: bytes, boot: bytes, sealed: bytes, *, patience_s: float | None = None
+        self, agent: bytes, boot: bytes, sealed: bytes, *, patience_s: float | None = None, trace: str | None = None
     ) -> AsyncIterator[AsyncIterator[bytes] | NotOpened]:
         """Send a sealed request; yields the sealed answer's chunks, or the plain refusal.
 
-        ``patience_s``: how long the answer may be silent.
+        ``patience_s``: how long the answer may be silent. ``trace``: a ``traceparent`` that the gateway may see.
 
         Raises TransportError: client.unreachable if nothing was sent, client.broken_off if we cannot know.
         """
@@ -195,7 +195,7 @@ class Gateway:
             async with self._open().post(
                 self.url + path,
                 data=sealed,
-                headers={"content-type": SEALED},
+                headers={"content-type": SEALED} | ({} if trace is None else {"traceparent": trace}),
                 timeout=self._patience(patience_s),
                 allow_redirects=False,
             ) as answer:

@@ -8,6 +8,7 @@ from typing import Final
 
 from cloister.core.encoding.network import MAX_FILE, Network
 from cloister.core.errors import ConfigError, define
+from cloister.node.trace import require_collector
 
 MAX_PROCESSES: Final = 64
 
@@ -29,7 +30,9 @@ class GatewayConfig:
     uploads taken per hour. drain_s: how long answers may go on after SIGTERM. operate: where its operator
     asks for metrics, ip:port. receipts_days, receipts_bytes: for how long, and up to how many bytes in all, the store
     keeps bodies of receipts; 0: without end. processes: so many gateways behind the port, and ``workers`` is then a
-    folder with a socket for each. parent: the process that it ends with; set by the one that starts several."""
+    folder with a socket for each. parent: the process that it ends with; set by the one that starts several.
+    trace, trace_share: an OTLP/HTTP collector for spans of calls, and how many of ten thousand calls without a trace of
+    their own get one."""
 
     host: str
     port: int
@@ -52,6 +55,8 @@ class GatewayConfig:
     receipts_bytes: int = 0
     processes: int = 1
     parent: int = 0
+    trace: str = ""
+    trace_share: int = 0
 
     def operator_address(self) -> tuple[str, int] | None:
         """Where to serve metrics and health; None for nowhere. Raises ConfigError."""
@@ -88,6 +93,7 @@ def check_config(config: GatewayConfig) -> None:
         if getattr(config, name) < 0:
             raise BAD_SETTING(expected=f"{name} of at least 0", found=str(getattr(config, name)))
     config.operator_address()
+    require_collector(config.trace, config.trace_share)
     Network.parse(config.load_network())  # 2
     if not config.workers.parent.is_dir():  # 3
         raise BAD_SETTING(expected="workers: a socket in a folder that exists", found=config.workers.parent.name)

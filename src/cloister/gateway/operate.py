@@ -16,6 +16,7 @@ from cloister.gateway.pruning import Pruned
 from cloister.gateway.relay import CheckpointCache
 from cloister.gateway.workers import Workers
 from cloister.node.metrics import CONTENT_TYPE, Metrics, Reading
+from cloister.node.trace import Tracer
 from cloister.wire.http import Exchange, HttpLimits, HttpServer
 
 READY_S: Final = 2.0
@@ -61,10 +62,11 @@ class Operate:
         checkpoint: CheckpointCache,
         connected: Callable[[], Awaitable[list[Any]]],
         pruned: Pruned,
+        tracer: Tracer | None = None,
     ) -> None:
         self._workers, self._calls, self._checkpoint, self._connected = workers, calls, checkpoint, connected
         self._said: list[Any] = []
-        self._pruned = pruned
+        self._pruned, self._tracer = pruned, tracer
         self._metrics = Metrics("gateway")
         self._metrics.readings(self._readings)
         self._http = HttpServer(self._handle, lambda method, target: 0, limits=HttpLimits(connections=32))
@@ -118,6 +120,9 @@ class Operate:
         yield "checkpoint", "number of the newest checkpoint", float(self._checkpoint.number), {}
         for name, (field, text) in _PRUNED.items():
             yield name, text, float(getattr(self._pruned, field)), {}
+        if self._tracer is not None:
+            yield "spans_sent_total", "spans that the collector took", float(self._tracer.sent), {}
+            yield "spans_dropped_total", "spans that it did not take", float(self._tracer.dropped), {}
         for said in self._said:
             yield from _of_worker(said)
 

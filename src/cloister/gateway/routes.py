@@ -31,7 +31,7 @@ EXTRA: Final = (
 )
 _PREFLIGHT: Final = (
     b"access-control-allow-methods: GET, POST, PUT, OPTIONS\r\n"
-    b"access-control-allow-headers: content-type\r\n"
+    b"access-control-allow-headers: content-type, traceparent\r\n"
     b"access-control-max-age: 86400\r\n"
 )
 _FOR_EVER: Final = b"cache-control: public, max-age=31536000, immutable\r\n"

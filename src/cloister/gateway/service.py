@@ -20,6 +20,7 @@ from cloister.gateway.relay import CheckpointCache, RpcRelay
 from cloister.gateway.routes import EXTRA, Routes
 from cloister.gateway.workers import Workers
 from cloister.node import lifecycle, logs
+from cloister.node.trace import tracer_of
 from cloister.wire.frames import Caps, FrameServer
 from cloister.wire.http import HttpLimits, HttpServer
 from cloister.wire.terms import LiveCommittee
@@ -42,7 +43,8 @@ class Gateway:
             time.time,
         )
         self.workers = Workers()
-        self.calls = Calls(self.workers, config.max_calls)
+        self.tracer = tracer_of("cloister-gateway", config.trace, config.trace_share)
+        self.calls = Calls(self.workers, config.max_calls, self.tracer)
         self.rpc = RpcRelay(config.rpc)
         self.checkpoint = CheckpointCache(self.committee.checkpoint, time.monotonic)
         handovers = Handovers(self.committee)
@@ -57,7 +59,9 @@ class Gateway:
             time.time,
         )
         self._pruning: asyncio.Task[None] | None = None
-        self.operate = Operate(self.workers, self.calls, self.checkpoint, self.routes.connected, self.pruner.counts)
+        self.operate = Operate(
+            self.workers, self.calls, self.checkpoint, self.routes.connected, self.pruner.counts, self.tracer
+        )
         self.http = HttpServer(
             self.routes.handle,
             self.routes.max_body,
@@ -100,6 +104,8 @@ class Gateway:
         await self.http.drain(float(self.config.drain_s))
         await self.operate.close()
         await self.frames.close()
+        if self.tracer is not None:
+            await self.tracer.close()
         await self.checkpoint.close()
         await self.rpc.close()
         await self.committee.close()

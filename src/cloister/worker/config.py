@@ -14,6 +14,7 @@ from typing import Any, Final
 from cloister.chain.connected import ChainSetting
 from cloister.core.encoding.hexes import from_hex
 from cloister.core.errors import CloisterError, ConfigError, define
+from cloister.node.trace import require_collector
 from cloister.worker.processes import Budget
 
 MAX_FRESH_S: Final = 60
@@ -62,7 +63,8 @@ class WorkerConfig:
     calls: the gateway's address for clients, over which agents call other agents; none: they cannot.
     fresh_s: how long f + 1 answers to a nonce keep the worker serving. sync_receipts: an answer ends only after its
     receipt is on the disk, not only written. root_s: at most so often the log's root goes on chain. chains: those that
-    the network is connected to beside its own. agents: what differs from ``processes.Budget``."""
+    the network is connected to beside its own. agents: what differs from ``processes.Budget``. trace,
+    trace_share: a collector of spans of requests, which leave the TEE; none by default."""
 
     data: Path
     network: Path
@@ -83,6 +85,8 @@ class WorkerConfig:
     chains: list[ChainSetting] = field(default_factory=list)
     agents: dict[str, int] = field(default_factory=dict)
     log_level: str = "info"
+    trace: str = ""
+    trace_share: int = 0
 
 
 def check_config(config: WorkerConfig, mode: str) -> None:
@@ -99,6 +103,7 @@ def check_config(config: WorkerConfig, mode: str) -> None:
         raise BAD_SETTING(expected=f"an endpoint of 1 to {MAX_ENDPOINT} bytes", found="another size")
     if config.log_level not in _LEVELS:
         raise BAD_SETTING(expected=f"log_level in {', '.join(_LEVELS)}", found=config.log_level[:20])
+    require_collector(config.trace, config.trace_share)
     operator_of(config)
     budget_of(config)
     mapped_hosts(config, mode)  # 2

@@ -19,6 +19,7 @@ from cloister.core.errors import CloisterError, TransportError, define
 from cloister.core.receipts.receipt import Exchange, StateChange, Usage
 from cloister.fabric.ports import CONFLICT
 from cloister.node import logs
+from cloister.node.trace import Tracer
 from cloister.sandbox.errors import BAD_RESPONSE, CLOSED, DEADLINE
 from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead, Chunks
 from cloister.wire.frames import INTERNAL
@@ -31,6 +32,7 @@ from cloister.worker.host import Origin
 from cloister.worker.owner import PREFIX, OwnerDesk, counts
 from cloister.worker.receipts import ReceiptDesk
 from cloister.worker.scope import RequestScope
+from cloister.worker.spans import RequestSpans
 
 ATTEMPTS: Final = 3
 # After the deadline: time for what the sandbox says about it to reach the caller.
@@ -94,7 +96,9 @@ class Server:
         owner: OwnerDesk,
         *,
         now_ms: Callable[[], int],
+        tracer: Tracer | None = None,
     ) -> None:
+        self._spans = RequestSpans(tracer)
         self._watch, self._table, self._sessions, self._access = watch, table, sessions, access
         self._receipts, self._callers, self._owner, self._now_ms = receipts, callers, owner, now_ms
         self._calls = 0
@@ -129,7 +133,8 @@ class Server:
             placed = self._table.get(agent)  # 2
             request = opens(placed, self._now_ms())  # 3
             placed = placed.serving(request.certificate)
-            await self._within_time(placed, request, checkpoint.number, answer)
+            with self._spans.request(agent, request.head.headers):
+                await self._within_time(placed, request, checkpoint.number, answer)
             self.served += 1
         except SealedRefusalError as refusal:
             self.refused += 1
@@ -265,7 +270,8 @@ class Server:
         placed.host.open(call, scope, origin)
         chunks: Chunks | None = None
         try:
-            head, chunks = await process.fetch(_agent_request(call, request, origin))  # 2
+            with self._spans.agent() as carrying:
+                head, chunks = await process.fetch(carrying(_agent_request(call, request, origin)))  # 2
             checked, encoded = _checked(head, height)  # 3
             if placed.closed:  # 4
                 raise CLOSED(expected="an agent of this worker", found="one that was dropped while it ran")

@@ -35,6 +35,7 @@ from cloister.fabric.ports import Fabric
 from cloister.node import logs
 from cloister.node.config import UNREADABLE, config_hash
 from cloister.node.identity import NodeKeys
+from cloister.node.trace import tracer_of
 from cloister.sandbox.ports import Sandbox
 from cloister.sandbox.runtimes import AgentSandbox
 from cloister.wire.terms import LiveCommittee
@@ -149,8 +150,17 @@ class Worker:
             self.access.require_signature,
             ApiKeys(self.table.placed, self._now_s).require,
         )
+        self.tracer = tracer_of("cloister-worker", config.trace, config.trace_share)
         self.server = Server(
-            self.watch, self.table, self.sessions, receipts, self.access, callers, self.owner, now_ms=host_now_ms
+            self.watch,
+            self.table,
+            self.sessions,
+            receipts,
+            self.access,
+            callers,
+            self.owner,
+            now_ms=host_now_ms,
+            tracer=self.tracer,
         )
         self.abroad = Abroad(node, self.watch, self.committee, others)
         self.anchors = Anchors(own, others, self._anchor_service, self._carrier)
@@ -225,6 +235,8 @@ class Worker:
     async def close(self) -> None:
         """Stop agents, connections, the store: all of them, whichever fails. In the reverse order of use."""
         async with contextlib.AsyncExitStack() as parts:
+            if self.tracer is not None:
+                parts.push_async_callback(self.tracer.close)
             for part in (
                 self.fabric,
                 self.anchors,

@@ -33,6 +33,7 @@ class Context(Enum):
     RECEIPT_RESPONSE = "cloister/v1/receipt/response"
     RECEIPT_BATCH = "cloister/v1/receipt/batch"
     RECEIPT_KEPT = "cloister/v1/receipt/kept"
+    TRACE = "cloister/v1/trace"
     KEY_CERTIFICATE = "cloister/v1/key-certificate"
     FRESHNESS = "cloister/v1/freshness"
     EVIDENCE = "cloister/v1/evidence"
