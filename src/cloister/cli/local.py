@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +47,12 @@ async def dev(
     map_host: Annotated[list[str] | None, typer.Option(help="HOST=IP:PORT that stands in for a host.")] = None,
     ca: Annotated[Path | None, typer.Option(help="PEM that the agent trusts besides.", metavar="FILE")] = None,
     model: Annotated[bool, typer.Option(help="Use the running devnet's model server, under its own key.")] = False,
+    agent: Annotated[
+        list[str] | None, typer.Option(help="ID=URL of another agent that runs so, for ctx.agents.fetch.")
+    ] = None,
+    run_schedule: Annotated[
+        bool, typer.Option("--run-schedule", help="Ask by the clock what the manifest says.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Serve an agent on this machine and reload it when a file changes. No chain, no attestation.
@@ -54,6 +61,7 @@ async def dev(
     """
     local = _local()
     from cloister.local.dev import Dev, devnet_model, read_secrets
+    from cloister.local.offers import parse_agents
 
     values, mapped = read_secrets(folder, secrets), dict(_mapped(text) for text in map_host or [])
     pem = local.read_file(ca) if ca is not None else None
@@ -61,7 +69,8 @@ async def dev(
         key, hosts, pem = devnet_model(settings_of(context).home.path)
         values, mapped = {"OPENAI_API_KEY": key, **values}, {**hosts, **mapped}
     _end_on_sigterm()
-    loop = Dev(folder, find_deno(), local.Outside(values, mapped, pem), say, print_error)
+    outside = local.Outside(values, mapped, pem, parse_agents(agent or []))
+    loop = Dev(folder, find_deno(), outside, say, print_error, time.time if run_schedule else None)
     say(f"building {folder} …")
     await loop.run(port, lambda facts: _ready(facts, as_json))
 

@@ -17,15 +17,17 @@ from typing import Any, Final, TypeVar
 
 from cloister.client.build import Built
 from cloister.client.home import read_file, write_private
+from cloister.core.encoding.hexes import to_hex
 from cloister.core.errors import CloisterError, ConfigError, define
 from cloister.core.state.endorse import Answer
 from cloister.core.state.sealing import StateKeys
 from cloister.fabric.embedded import open_fabric
 from cloister.fabric.ports import CONFLICT, Fabric
+from cloister.local.offers import LocalKeys, LocalOffers
 from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead, AgentSpec, Chunks, Headers, Limits
 from cloister.sandbox.runtimes import AgentSandbox
 from cloister.worker.agentlog import AgentLog, Sink
-from cloister.worker.host import AgentHost
+from cloister.worker.host import CALLS, AgentHost, Origin
 from cloister.worker.owner import COMMAND
 from cloister.worker.scope import RequestScope
 from cloister.worker.state import AgentState
@@ -58,22 +60,28 @@ BAD_KEY = define(
 @dataclass(frozen=True, slots=True)
 class Outside:
     """What an agent meets outside. ``secrets``: by name, as its owner would set them; ``map_host``: host ->
-    (ip, port) that stands in for it; ``extra_ca``: PEM that the agent trusts besides."""
+    (ip, port) that stands in for it; ``extra_ca``: PEM that the agent trusts besides; ``agents``: addresses of other
+    local agents, by id."""
 
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     map_host: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     extra_ca: bytes | None = None
+    agents: Mapping[bytes, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalRequest:
-    """A request as a caller makes it. ``caller``: 0x-hex address that it claims, or "schedule"; None for anonymous."""
+    """A request as a caller makes it. ``caller``: 0x-hex address that it claims, or "schedule"; None for anonymous.
+
+    ``above``: the agents that call, the first first; ``budget``: calls of agents that it may cause."""
 
     method: str
     path: str
     headers: Headers = ()
     body: bytes = b""
     caller: str | None = None
+    above: tuple[bytes, ...] = ()
+    budget: int = CALLS
 
 
 @dataclass(slots=True, eq=False)
@@ -116,6 +124,7 @@ class LocalAgent:
     def __init__(self, sandbox: AgentSandbox, fabric: Fabric, keys: bytes, log: Sink) -> None:
         self._sandbox, self._fabric, self._key = sandbox, fabric, keys
         self._host = AgentHost(_no_evidence, AgentLog(log, time.monotonic))
+        self._log, self.keys = log, LocalKeys(keys)
         self._state: AgentState | None = None
         self._running: _Running | None = None
         self._spec: AgentSpec | None = None
@@ -164,6 +173,7 @@ class LocalAgent:
             runtime=manifest.runtime,
         )
         self._host.logged.hide(values.values())
+        self._host.offer(LocalOffers(self.keys, manifest, outside.agents, self._log).calls())
         process = await self._sandbox.start(spec, self._host)
         async with self._starting:
             self._spec = spec
@@ -215,9 +225,11 @@ class LocalAgent:
         state, name = self._need_state(), secrets.token_hex(16)
         self._calls += 1
         ran = _Ran(f"{name}-{self._calls}", RequestScope(state, await state.begin(name), name))  # 1
-        self._host.open(ran.call, ran.scope)
+        asked = _agent_request(ran.call, request, running.limits)
+        above = request.above[-1] if request.above else None
+        self._host.open(ran.call, ran.scope, Origin(request.above, request.budget, asked.deadline_ms, above))
         try:
-            ran.answered = await running.process.fetch(_agent_request(ran.call, request, running.limits))  # 2
+            ran.answered = await running.process.fetch(asked)  # 2
             await ran.scope.commit_head()  # 3
             return ran
         except BaseException as error:
@@ -281,6 +293,8 @@ def _agent_request(call: str, request: LocalRequest, limits: Limits) -> AgentReq
 
 
 def _caller(request: LocalRequest) -> dict[str, str] | None:
+    if request.above:
+        return {"kind": "agent", "address": to_hex(request.above[-1][:20]), "agent": to_hex(request.above[-1])}
     if request.caller is None or request.caller == SCHEDULE:
         return None if request.caller is None else {"kind": SCHEDULE}
     return {"kind": "owner" if request.path == COMMAND else "wallet", "address": request.caller}

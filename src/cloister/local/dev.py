@@ -13,18 +13,23 @@ from typing import Any, Final
 
 from cloister.client.build import Built, build
 from cloister.client.home import read_file
+from cloister.core.encoding.hexes import to_hex
 from cloister.core.errors import CloisterError, ConfigError, define
+from cloister.core.policy.cron import Cron
+from cloister.core.policy.manifest import Task
 from cloister.devnet.commands import NOT_RUNNING
 from cloister.devnet.layout import Layout
 from cloister.devnet.model.tls import CA_FILE
-from cloister.local.agent import LocalAgent, Outside
+from cloister.local.agent import SCHEDULE, LocalAgent, LocalRequest, Outside
 from cloister.local.server import LocalServer
+from cloister.sandbox.ports import AgentResponseHead, Chunks
 from cloister.sandbox.runtimes import AgentSandbox
 from cloister.worker.agentlog import Sink
 
 STATE_FOLDER: Final = ".cloister"
 SECRETS_FILE: Final = "secrets.json"
 POLL_S: Final = 0.3
+CLOCK_S: Final = 0.5
 MAX_FILES: Final = 4096
 _SKIPPED: Final = frozenset({STATE_FOLDER, "node_modules"})
 _SUFFIXES: Final = (".ts", ".js", ".mts", ".mjs", ".cjs", ".tsx", ".jsx", ".json", ".lock", ".py")
@@ -104,8 +109,36 @@ async def local_agent(folder: Path, log: Sink) -> AsyncIterator[LocalAgent]:
                 await agent.close()
 
 
+async def asked_by_the_clock(
+    agent: LocalAgent, tasks: Callable[[], tuple[Task, ...]], say: Callable[[str], None], *, now: Callable[[], float]
+) -> None:
+    """Ask what is due, once each, until cancelled. Times before the start are over; a failure is said, not repeated."""
+    started, done = int(now()), dict[tuple[str, str], int]()
+    while True:
+        for task in tasks():
+            due, name = Cron.parse(task.cron).last(int(now())), (task.cron, task.path)
+            if due is None or due <= done.get(name, started):
+                continue
+            done[name] = due
+            headers = (("cloister-scheduled", str(due)), ("idempotency-key", f"{task.path} {due}"))
+            try:
+                status = await agent.fetch(LocalRequest("POST", task.path, headers, caller=SCHEDULE), _read)
+            except CloisterError as error:
+                status = error.status
+                say(f"error  {error.code}: found {error.found}")
+            say(f"{status}    scheduled {task.path} ({task.cron})")
+        await asyncio.sleep(CLOCK_S)
+
+
+async def _read(head: AgentResponseHead, chunks: Chunks) -> int:
+    async for _ in chunks:
+        pass
+    return head.status
+
+
 class Dev:
-    """The loop behind ``agent dev``. ``say(line)`` speaks to the person, ``refuse(error)`` shows a refusal."""
+    """The loop behind ``agent dev``. ``say(line)`` speaks to the person, ``refuse(error)`` shows a refusal. ``clock``:
+    Unix seconds by which the manifest's schedule runs; None: it does not."""
 
     def __init__(
         self,
@@ -114,7 +147,9 @@ class Dev:
         outside: Outside,
         say: Callable[[str], None],
         refuse: Callable[[CloisterError], None],
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        self._clock, self._tasks = clock, tuple[Task, ...]()
         self._entry, self._deno, self._outside, self._say, self._refuse = entry, deno, outside, say, refuse
         self._folder = entry if entry.is_dir() else entry.parent
 
@@ -127,12 +162,21 @@ class Dev:
             seen = files_of(self._folder)
             built = await build_here(self._entry, self._deno)
             await agent.start(built, self._outside)
+            self._tasks = built.manifest.schedule
             server = LocalServer(agent, lambda method, path, status: self._say(f"{status}    {method} {path}"))
+            tasks: list[asyncio.Future[None]] = []
             try:
-                url = await server.start(port)
-                ready({"url": url, "code_hash": "0x" + built.code_hash.hex(), "state": str(state)})
-                await self._follow(agent, built, seen, poll_s)
+                url, ids = await server.start(port), {"agent": to_hex(agent.keys.agent)}
+                ready({"url": url, **ids, "code_hash": to_hex(built.code_hash), "state": str(state)})
+                tasks.append(asyncio.ensure_future(self._follow(agent, built, seen, poll_s)))
+                if self._clock is not None:
+                    work = asked_by_the_clock(agent, lambda: self._tasks, self._say, now=self._clock)
+                    tasks.append(asyncio.ensure_future(work))
+                await asyncio.gather(*tasks)
             finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
                 await server.close()
 
     async def _follow(self, agent: LocalAgent, built: Built, seen: Snapshot, poll_s: float) -> None:
@@ -151,5 +195,5 @@ class Dev:
                 self._refuse(error)
                 self._say("the version before it still answers")
                 continue
-            built = fresh
+            built, self._tasks = fresh, fresh.manifest.schedule
             self._say(f"reloaded: 0x{built.code_hash.hex()}")

@@ -112,8 +112,9 @@ def hear() -> dict[str, Any]:
     return value
 
 
-def serve(hosts: Mapping[str, Callable[[Any], Any]], cert: str, key: str) -> int:
-    """Play these hosts on 127.0.0.1 with TLS; the port. Each gets a ``cloister_agent.Request``."""
+def serve(hosts: Mapping[str, Callable[[Any], Any]], cert: str | None, key: str | None) -> int:
+    """Play these hosts on 127.0.0.1 with TLS, or other agents by id without; the port. Each gets a
+    ``cloister_agent.Request``."""
     from cloister_agent import Request, Response  # type: ignore[import-not-found]
 
     class Door(BaseHTTPRequestHandler):
@@ -123,7 +124,8 @@ def serve(hosts: Mapping[str, Callable[[Any], Any]], cert: str, key: str) -> int
             """One request of the agent."""
             size = min(int(self.headers.get("content-length") or 0), MAX_BODY)
             request = Request(self.command, self.path, list(self.headers.items()), self.rfile.read(size))
-            host = hosts.get((self.headers.get("host") or "").partition(":")[0])
+            called = self.headers.get("x-cloister-agent") if cert is None else self.headers.get("host")
+            host = hosts.get((called or "").partition(":")[0])
             made = Response("no such host in the test", 502) if host is None else host(request)
             if inspect.isawaitable(made):
                 made = asyncio.run(_awaited(made))
@@ -143,14 +145,19 @@ def serve(hosts: Mapping[str, Callable[[Any], Any]], cert: str, key: str) -> int
             """Tests say what matters."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
+    if cert is not None and key is not None:
+        _with_tls(server, cert, key)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return int(server.server_address[1])
+
+
+def _with_tls(server: ThreadingHTTPServer, cert: str, key: str) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with tempfile.TemporaryDirectory() as folder:
         for name, text in (("cert", cert), ("key", key)):
             Path(folder, name).write_text(text)
         context.load_cert_chain(Path(folder, "cert"), Path(folder, "key"))
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return int(server.server_address[1])
 
 
 async def _awaited(value: Any) -> Any:
@@ -187,9 +194,12 @@ def main() -> None:
     suite = load(file)
     tests = {name: value for name, value in vars(suite).items() if name.startswith("test_") and callable(value)}
     hosts = getattr(suite, "HOSTS", {})
-    say({"tests": list(tests), "hosts": list(hosts), "secrets": getattr(suite, "SECRETS", {})})
+    others = {name.lower(): answer for name, answer in getattr(suite, "AGENTS", {}).items()}
+    wanted = {"hosts": list(hosts), "agents": list(others), "secrets": getattr(suite, "SECRETS", {})}
+    say({"tests": list(tests), **wanted})
     tls = hear()
-    say({"port": serve(hosts, tls["cert"], tls["key"]) if tls.get("cert") else None})
+    port = serve(hosts, tls["cert"], tls["key"]) if tls.get("cert") else None
+    say({"port": port, "agents": serve(others, None, None) if others else None})
     agent = Agent(hear()["url"])
     for name, test in tests.items():
         say({"begin": name})

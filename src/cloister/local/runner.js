@@ -21,8 +21,13 @@ async function hear() {
 console.log = console.info = console.debug = console.error;
 const suite = await import(file);
 const tests = Object.entries(suite.default ?? {}).filter(([, test]) => typeof test === "function");
-const hosts = suite.hosts ?? {};
-say({ tests: tests.map(([name]) => name), hosts: Object.keys(hosts), secrets: suite.secrets ?? {} });
+const hosts = suite.hosts ?? {}, others = suite.agents ?? {};
+say({
+  tests: tests.map(([name]) => name),
+  hosts: Object.keys(hosts),
+  agents: Object.keys(others),
+  secrets: suite.secrets ?? {},
+});
 
 const { cert, key } = await hear();
 let server;
@@ -33,7 +38,13 @@ if (cert) {
   };
   server = Deno.serve({ hostname: "127.0.0.1", port: 0, cert, key, onListen() {} }, answer);
 }
-say({ port: server ? server.addr.port : null });
+let door;
+if (Object.keys(others).length) {
+  const byId = Object.fromEntries(Object.entries(others).map(([id, answer]) => [id.toLowerCase(), answer]));
+  const answer = (request) => byId[request.headers.get("x-cloister-agent")](request);
+  door = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, answer);
+}
+say({ port: server ? server.addr.port : null, agents: door ? door.addr.port : null });
 
 const { url } = await hear();
 const agent = {

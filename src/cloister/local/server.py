@@ -11,8 +11,10 @@ from yarl import URL
 
 from cloister.core.errors import CloisterError, ConfigError, define
 from cloister.local.agent import SCHEDULE, LocalAgent, LocalRequest
+from cloister.local.offers import CALLEE_HEADER, carried_path
 from cloister.sandbox.calls import kept_headers
 from cloister.sandbox.ports import AgentResponseHead, Chunks
+from cloister.worker.outbound import BUDGET, PATH
 
 CALLER_HEADER: Final = "x-cloister-caller"
 MAX_BODY: Final = 64 << 20
@@ -96,11 +98,11 @@ async def _request(request: web.Request) -> LocalRequest:
     caller = request.headers.get(CALLER_HEADER)
     if caller is not None and caller != SCHEDULE and not _ADDRESS.fullmatch(caller):
         raise BAD_CALLER(expected="an address", found="another text")
-    headers = [(name, value) for name, value in request.headers.items() if name.lower() not in (CALLER_HEADER, "host")]
-    body = await request.read()
-    return LocalRequest(
-        request.method, request.raw_path, kept_headers(headers), body, None if caller is None else caller.lower()
-    )
+    above, budget = carried_path(request.headers)
+    ours = (CALLER_HEADER, CALLEE_HEADER, PATH, BUDGET, "host")
+    headers = [(name, value) for name, value in request.headers.items() if name.lower() not in ours]
+    body, who = await request.read(), None if caller is None else caller.lower()
+    return LocalRequest(request.method, request.raw_path, kept_headers(headers), body, who, above, budget)
 
 
 def _refusal(error: CloisterError) -> dict[str, Any]:

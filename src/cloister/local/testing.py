@@ -1,11 +1,12 @@
 """``cloister agent test``: an agent's own tests, asked from outside, against the agent in its real sandbox.
 
 ``agent.test.ts`` default-exports an object {sentence: async (agent) => void}. It may export ``hosts``, {name: (request)
-=> Response}, which stand in for the hosts of the manifest, and ``secrets``, {name: text}. Every test begins with an
-empty state. The tests run in the developer's Deno, which may read the folder and speak to 127.0.0.1, nothing else.
+=> Response}, which stand in for the hosts of the manifest, ``agents``, {id: (request) => Response}, for other agents,
+and ``secrets``, {name: text}. Every test begins with an empty state. The tests run in the developer's Deno, which may
+read the folder and speak to 127.0.0.1, nothing else.
 
-``agent_test.py`` has functions ``test_…(agent)``, ``HOSTS`` and ``SECRETS`` instead. It runs in the developer's Python,
-as the developer: that wall is the agent's alone.
+``agent_test.py`` has functions ``test_…(agent)``, ``HOSTS``, ``AGENTS`` and ``SECRETS`` instead. It runs in the
+developer's Python, as the developer: that wall is the agent's alone.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from cloister.core.policy.egress import HOST
 from cloister.devnet.model.tls import CA_FILE, CERTIFICATE_FILE, KEY_FILE, server_context
 from cloister.local.agent import LocalAgent, Outside
 from cloister.local.dev import build_here, local_agent
+from cloister.local.offers import parse_agents
 from cloister.local.server import LocalServer
 from cloister.worker.agentlog import Sink
 
@@ -108,19 +110,24 @@ async def run_tests(folder: Path, deno: Path, log: Sink, told: Callable[[Outcome
 
 
 async def _outside(runner: _Runner, wants: Mapping[str, Any], work: Path) -> Outside:
-    hosts = [str(name) for name in wants["hosts"]]
+    hosts, others = [str(name) for name in wants["hosts"]], [str(name) for name in wants.get("agents", [])]
     if not all(HOST.fullmatch(name) for name in hosts):
         raise BROKEN_TESTS(expected="hosts by their names", found=", ".join(hosts)[:120])
     values = {str(name): str(value) for name, value in wants["secrets"].items()}
     if not hosts:
         await runner.say({})
-        await runner.hear(LOAD_S)
-        return Outside(values)
+        return Outside(values, agents=_agents(others, await runner.hear(LOAD_S)))
     server_context(work / "tls", hosts, datetime.datetime.now(datetime.UTC))
     cert, key = ((work / "tls" / name).read_text() for name in (CERTIFICATE_FILE, KEY_FILE))
     await runner.say({"cert": cert, "key": key})
-    port = int((await runner.hear(LOAD_S))["port"])
-    return Outside(values, dict.fromkeys(hosts, ("127.0.0.1", port)), (work / "tls" / CA_FILE).read_bytes())
+    heard = await runner.hear(LOAD_S)
+    port, authority = int(heard["port"]), (work / "tls" / CA_FILE).read_bytes()
+    return Outside(values, dict.fromkeys(hosts, ("127.0.0.1", port)), authority, _agents(others, heard))
+
+
+def _agents(names: list[str], heard: Mapping[str, Any]) -> dict[bytes, str]:
+    """Where the test file plays other agents: one door for all of them."""
+    return parse_agents([f"{name}=http://127.0.0.1:{int(heard['agents'])}" for name in names])
 
 
 async def _each(runner: _Runner, agent: LocalAgent, count: int, told: Callable[[Outcome], None]) -> list[Outcome]:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from coincurve import PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cloister.core.encoding.hexes import to_hex
-from cloister.core.encoding.identity import Purpose
+from cloister.core.encoding.identity import AgentVersion, Purpose
 from cloister.core.encoding.signatures import address_of, sign_digest
 from cloister.core.encoding.typed_data import account_digest, message_digest, typed_digest
 from cloister.core.errors import PolicyError, define
 from cloister.core.keys.account import ed25519_key, signing_key
 from cloister.core.policy.manifest import KeyRules
+from cloister.core.threshold.ibe import DerivedKey
 from cloister.worker.host import BAD_ARGUMENT, Extra, Origin, need_data
-from cloister.worker.leases import AgentKeys
 
 MAX_MESSAGE: Final = 64 << 10
 # Domains of this system: what is signed under them moves its own accounts and sessions.
@@ -44,13 +44,24 @@ class Account:
     address: bytes
 
 
+class Keys(Protocol):
+    """Keys of an agent by purpose (``leases.AgentKeys``)."""
+
+    @property
+    def version(self) -> AgentVersion:
+        """What they are named by."""
+
+    def key(self, purpose: Purpose, period: int = 0) -> DerivedKey:
+        """One of them."""
+
+
 class AgentSigner:
     """Signs for one agent. ``keys``: the lease of now. ``rules``: of its manifest, None where it signs nothing.
     ``account``: its contract account."""
 
     def __init__(
         self,
-        keys: Callable[[], AgentKeys],
+        keys: Callable[[], Keys],
         rules: Callable[[], Awaitable[KeyRules | None]],
         account: Account,
     ) -> None:
@@ -132,6 +143,6 @@ class AgentSigner:
         return to_hex(sign_digest(epoch_key(self._keys()), digest))
 
 
-def epoch_key(keys: AgentKeys) -> PrivateKey:
+def epoch_key(keys: Keys) -> PrivateKey:
     """The agent's signing key under a lease."""
     return signing_key(keys.key(Purpose.IDENTITY), bytes(keys.version.key(Purpose.IDENTITY)))

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,13 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(folder: Path, outside: Outside | None = None) -> AsyncIterator[Served]:
+async def serving(
+    folder: Path, outside: Outside | None = None, clock: Callable[[], float] | None = None
+) -> AsyncIterator[Served]:
     facts: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
     async with aiohttp.ClientSession() as session:
         served = Served({}, session)
-        dev = Dev(folder, deno(), outside or Outside(), served.lines.append, served.refused.append)
+        dev = Dev(folder, deno(), outside or Outside(), served.lines.append, served.refused.append, clock)
         task = asyncio.ensure_future(dev.run(0, facts.set_result, poll_s=0.05))
         await asyncio.wait({task, facts}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -241,16 +243,57 @@ def test_local_secrets_lie_in_the_hidden_folder(tmp_path: Path) -> None:
     assert read_secrets(tmp_path, None) == {"A": "b"}
 
 
+CALLS = """
+export default { async fetch(request, ctx) {
+  const { pathname, searchParams } = new URL(request.url);
+  if (pathname === "/who") return Response.json(ctx.caller);
+  if (pathname === "/ticks") return Response.json((await ctx.state.get("ticks")) ?? 0);
+  if (pathname === "/tick") {
+    await ctx.state.put("ticks", ((await ctx.state.get("ticks")) ?? 0) + (ctx.caller.kind === "schedule"));
+    return new Response("");
+  }
+  return await ctx.agents.fetch(searchParams.get("agent"), searchParams.get("path"));
+} };
+"""
+
+
+async def test_two_local_agents_call_each_other_and_the_clock_wakes_one(tmp_path: Path) -> None:
+    schedule = {"cloister.json": '{"schedule": [{"cron": "* * * * *", "path": "/tick"}]}'}
+    one, two = (write_project(tmp_path / name, {"agent.js": CALLS, **schedule}) for name in ("one", "two"))
+    now = [1_800_000_000.0]
+    async with serving(two, clock=lambda: now[0]) as other:
+        other_id = other.facts["agent"]
+        outside = Outside(agents={bytes.fromhex(other_id[2:]): other.facts["url"]})
+        async with serving(one, outside) as served:
+            status, text = await served.get(f"/?agent={other_id}&path=/who")
+            mine = served.facts["agent"]
+            assert (status, json.loads(text)) == (200, {"kind": "agent", "address": mine[:42], "agent": mine})
+            back = f"/%3Fagent={mine}%26path=/who"
+            assert (await served.get(f"/?agent={other_id}&path={back}"))[0] == 500, "it knows nobody"
+        now[0] += 61
+        await until(other, "/ticks", "1")
+    assert any("scheduled /tick" in line for line in other.lines)
+    assert any("local.no_agent" in line or "500" in line for line in other.lines)
+
+
 # --- agent test ---
 
 SUITE = """
 export const secrets = { KEY: "k" };
+const OTHER = "0x" + "0A".repeat(32);
+export const agents = {
+  [OTHER]: async (request) => new Response(`${new URL(request.url).pathname} ${await request.text()}`, { status: 203 }),
+};
 export const hosts = { "api.example": (request) => new Response("upstream " + new URL(request.url).pathname) };
 export default {
   async "one passes"(agent) {
     console.log("said by a test");
     const answer = await agent.fetch("/up");
     if ((await answer.text()) !== "upstream /x k") throw new Error("not so");
+  },
+  async "another agent is played here"(agent) {
+    const text = await (await agent.fetch("/other")).text();
+    if (text !== "203 /ask me") throw new Error(text);
   },
   async "one fails"(agent) { await agent.fetch("/put", { json: 1 }); throw new Error("as it must"); },
   async "state is new"(agent) { if ((await (await agent.fetch("/list")).text()) !== "[]") throw new Error("old"); },
@@ -268,6 +311,10 @@ export default { async fetch(request, ctx) {
   if (pathname === "/up") {
     return new Response(await (await fetch("https://api.example/x")).text() + " " + ctx.secrets.KEY);
   }
+  if (pathname === "/other") {
+    const answer = await ctx.agents.fetch("0x" + "0a".repeat(32), "/ask", { method: "POST", body: "me" });
+    return new Response(`${answer.status} ${await answer.text()}`);
+  }
   if (pathname === "/put") { await ctx.state.put("a", 1); return new Response("ok"); }
   return Response.json(await ctx.state.list());
 } };
@@ -282,12 +329,13 @@ async def test_tests_run_in_order_with_hosts_and_secrets_of_their_own(tmp_path: 
     outcomes = await run_tests(folder, deno(), lambda level, text: logged.append(text), told.append)
     assert [(o.name, o.error is None) for o in outcomes] == [
         ("one passes", True),
+        ("another agent is played here", True),
         ("one fails", False),
         ("state is new", True),
         ("nothing else is allowed", True),
     ]
     assert outcomes == told
-    assert "as it must" in str(outcomes[1].error)
+    assert "as it must" in str(outcomes[2].error)
     assert "said by a test" in logged
     assert children() == before
     assert {path.name for path in folder.iterdir()} == set(files)

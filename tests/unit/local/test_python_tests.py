@@ -26,6 +26,8 @@ def ask():
         return answer.read().decode()
 
 async def fetch(request, ctx):
+    if request.path == "/other":
+        return await ctx.agents.fetch("0x" + "0a" * 32, "/ask", method="POST", body="me")
     if request.path == "/host":
         return await asyncio.to_thread(ask)
     seen = (await ctx.state.get("seen") or 0) + 1
@@ -43,6 +45,10 @@ async def api(request):
     return request.method + " " + request.url
 
 HOSTS = {"api.example": api}
+AGENTS = {"0x" + "0A" * 32: lambda request: {"asked": request.text()}}
+
+async def test_another_agent_is_played_here(agent):
+    assert (await agent.fetch("/other")).json() == {"asked": "me"}
 
 async def test_it_answers(agent):
     answer = await agent.fetch("/", body="ü", method="PUT", caller="0x" + "a" * 40)
@@ -81,6 +87,7 @@ def test_a_python_agent_has_its_own_runner(tmp_path: Path) -> None:
     result = tried(write_project(tmp_path / "agent", files))
     outcomes = json.loads(result.stdout)
     assert [(one["name"], one["ok"]) for one in outcomes] == [
+        ("another agent is played here", True),
         ("it answers", True),
         ("every test begins with an empty state", True),
         ("hosts answer", True),
