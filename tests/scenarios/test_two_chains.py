@@ -354,7 +354,7 @@ async def test_a_pause_at_home_ends_answers_there_and_a_stop_there_too(town: Tow
     await asyncio.sleep(5)
     assert await side.callbacks() == before
     await client.send("Agents", encode("Agents", "resume", token))
-    await await_seats(client, agent, seats=2)
+    await await_seats(client, agent, within_s=180)
     await answered(side, before)
     registry = await call(side.rpc, side.anchor, "Anchor", "agents")
     owner = Sender(side.rpc, client.need_wallet().key, side.chain_id)

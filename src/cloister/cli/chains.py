@@ -1,4 +1,4 @@
-"""``cloister chain status | verify | deploy | upgrade | carry``: contracts of a network, on its chain and others."""
+"""``cloister chain status | verify | deploy | upgrade``: the contracts of a network; ``carry | account | stop`` there."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ File = Annotated[Path, typer.Option("--deployment", help="Addresses and ABIs, as
 RecordFile = Annotated[
     Path | None, typer.Option("--record", help="What makes it resumable; default: beside it.", metavar="FILE")
 ]
+
+
+RecordName = Annotated[Path, typer.Argument(help="The connected chain's record.", metavar="RECORD")]
+AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]
+Kind = Annotated[str, typer.Option(help="How that chain's endpoints behave.")]
 
 
 @command(app, "status")
@@ -102,9 +107,9 @@ async def upgrade(
 @command(app, "carry")
 async def carry(
     context: typer.Context,
-    record: Annotated[Path, typer.Argument(help="The connected chain's record.", metavar="RECORD")],
+    record: RecordName,
     rpc: Endpoint,
-    kind: Annotated[str, typer.Option(help="How that chain's endpoints behave.")] = "ethereum",
+    kind: Kind = "ethereum",
     gatekeeper: Annotated[
         list[str] | None, typer.Option(help="One that left office and still runs; repeat it.", metavar="URL")
     ] = None,
@@ -122,6 +127,48 @@ async def carry(
             receipts = await carry_committee(client, there, gatekeeper or ())
     carried = [{"block": one.block_number, "gas": one.gas_used, "transaction": to_hex(one.tx_hash)} for one in receipts]
     print_rows(carried, ("block", "gas", "transaction"), as_json=as_json, empty="nothing to carry: the Anchor knows it")
+
+
+@command(app, "account")
+async def account(
+    context: typer.Context,
+    record: RecordName,
+    agent: AgentName,
+    rpc: Endpoint,
+    kind: Kind = "ethereum",
+    as_json: AsJson = False,
+) -> None:
+    """An agent's account on a connected chain, and what is known of the agent there, as the endpoint says."""
+    from cloister.chain.rpc import Rpc
+    from cloister.client.relaying import Elsewhere, account_there
+
+    there = Elsewhere.load(record, rpc, kind)
+    async with settings_of(context).client() as client, Rpc(rpc) as endpoint:
+        facts = await account_there(endpoint, there.record.anchor.address, await client.agent_id(agent))
+    print_facts(facts, as_json=as_json)
+
+
+@command(app, "stop")
+async def stop(
+    context: typer.Context,
+    record: RecordName,
+    agent: AgentName,
+    rpc: Endpoint,
+    kind: Kind = "ethereum",
+    resume: Annotated[bool, typer.Option("--resume", help="Let it go on instead; its owner only.")] = False,
+    wallet: WalletName = None,
+    passphrase_fd: PassphraseFd = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop an agent on a connected chain at once, as its owner or guardian."""
+    from cloister.client.relaying import Elsewhere, stop_there
+
+    settings, there = settings_of(context), Elsewhere.load(record, rpc, kind)
+    async with settings.client(settings.wallet(wallet, passphrase_fd)) as client:
+        found = await client.agent_id(agent)
+        with progress("resuming" if resume else "stopping"):
+            receipt = await stop_there(client, there, found, stopped=not resume)
+    print_facts({"agent": to_hex(found), "stopped": not resume, "block": receipt.block_number}, as_json=as_json)
 
 
 async def _proven(context: typer.Context) -> list[dict[str, Any]]:

@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cloister.chain.anchor import NAME, AnchorChain
-from cloister.chain.contracts import call
+from cloister.chain.contracts import call, encode
 from cloister.chain.kinds import ChainKind, kind_of
 from cloister.chain.places import endpoints_of
 from cloister.chain.rpc import Rpc
@@ -22,8 +22,9 @@ from cloister.client.carrying import carry_signers
 from cloister.client.gateway import Gateway
 from cloister.core.chainview.directory import read_newest, require_connected
 from cloister.core.encoding.chain_record import MAX_RECORD, ChainRecord
-from cloister.core.encoding.contract_statements import AnchorLease
+from cloister.core.encoding.contract_statements import AnchorLease, RemoteAgent
 from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.signatures import Signed
 from cloister.core.errors import ChainError, define
 from cloister.wire.anchor import Ready
 from cloister.wire.ask import new_session
@@ -37,6 +38,16 @@ WRONG_PLACE = define(
     check="the answer is for the request, the chain and the Anchor that the payer means",
     remedy="ask another gateway; name the Anchor of the chain that the request was made on",
 )
+
+
+NO_REGISTRY = define(
+    "client.no_remote_registry",
+    ChainError,
+    check="the Anchor of a connected chain names a registry of remote agents",
+    remedy="agents have accounts at newer Anchors only: ask the network's operators for one",
+    status=404,
+)
+REGISTRY: Final = "RemoteAgents"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +116,62 @@ async def fetch_ready(gateway: Gateway, chain_id: int, agent: bytes, index: int)
 
 
 async def relay(payer: Sender, anchor: bytes, ready: Ready) -> Receipt:
-    """Bring it, its worker's lease first if the Anchor lacks it. Raises ChainError with the contract's reason."""
+    """Bring it; before it what the chain lacks: the agent's facts, its worker's lease. Raises ChainError with the
+    contract's reason."""
     if ready.chain_id != payer.chain_id:
         raise WRONG_PLACE(expected=f"chain {payer.chain_id}", found=f"chain {ready.chain_id}")
     chain = AnchorChain(payer.rpc, anchor, payer, payer.kind)
+    if ready.told is not None:
+        await _tell(payer, anchor, ready.told)
     if ready.lease is not None and not await _registered(payer, anchor, ready.lease.statement):
         await chain.register(ready.lease)
     return await chain.respond(ready.request, ready.reply, ready.by)
+
+
+async def account_there(rpc: Rpc, anchor: bytes, agent: bytes) -> dict[str, Any]:
+    """The agent's account on a connected chain and what its registry knows; JSON-ready, as the endpoint says.
+
+    Raises client.no_remote_registry, ChainError."""
+    registry = await registry_of(rpc, anchor)
+    maker = await call(rpc, registry, REGISTRY, "accounts")
+    account = await call(rpc, maker, "AgentAccounts", "addressOf", int.from_bytes(agent, "big"))
+    known = await call(rpc, registry, REGISTRY, "known", agent)
+    code = await rpc.call("eth_getCode", to_hex(account), "latest")
+    facts: dict[str, Any] = {
+        "account": to_hex(account),
+        "exists": code not in (None, "0x"),
+        "registry": to_hex(registry),
+    }
+    facts |= {name: to_hex(known[name]) for name in ("owner", "guardian", "payer")}
+    return facts | {name: known[name] for name in ("epoch", "height", "expiry", "stopped")}
+
+
+async def stop_there(client: Client, there: Elsewhere, agent: bytes, *, stopped: bool) -> Receipt:
+    """Stop an agent on a connected chain at once, as its owner or guardian; or let its owner's agent go on there.
+
+    Raises client.no_remote_registry, ChainError with the contract's reason."""
+    async with Rpc(there.rpc) as rpc:
+        registry = await registry_of(rpc, there.record.anchor.address)
+        payer = Sender(rpc, client.need_wallet().key, there.record.chain_id, kind=there.kind)
+        return await payer.send(registry, encode(REGISTRY, "stop" if stopped else "resume", agent))
+
+
+async def registry_of(rpc: Rpc, anchor: bytes) -> bytes:
+    """The registry of remote agents that an Anchor names. Raises client.no_remote_registry, ChainError."""
+    found: bytes = await call(rpc, anchor, NAME, "agents")
+    if not any(found):
+        raise NO_REGISTRY(expected="an Anchor with a registry of remote agents", found="one without")
+    return found
+
+
+async def _tell(payer: Sender, anchor: bytes, told: Signed) -> None:
+    """The facts of an agent, unless the registry has those of this block or of a later one."""
+    said = told.statement
+    if not isinstance(said, RemoteAgent) or said.anchor != anchor:
+        raise WRONG_PLACE(expected=f"facts for {to_hex(anchor)}", found="others")
+    registry = await registry_of(payer.rpc, anchor)
+    if (await call(payer.rpc, registry, REGISTRY, "known", said.agent))["height"] < said.height:
+        await payer.send(registry, encode(REGISTRY, "tell", said, list(told.signatures)))
 
 
 async def _registered(payer: Sender, anchor: bytes, lease: Any) -> bool:
