@@ -61,6 +61,7 @@ class Stage:
     genesis: Genesis | None = None
     extra: dict[str, str] = field(default_factory=dict)
     operators: dict[str, bytes] = field(default_factory=dict)
+    resting: frozenset[str] = frozenset()  # whose machines have no sealing key: the others hold it
 
     def urls(self, *names: str) -> list[str]:
         return [f"http://127.0.0.1:{self.ports[n]}" for n in names or tuple(n for n, _ in GATEKEEPERS)]
@@ -96,6 +97,9 @@ class Stage:
             "machine": self.machines[name]["machine"],
             "poll_ms": 50,
         }
+        if name in self.resting:
+            bare = {k: v for k, v in self.machines[name]["machine"].items() if k != "sealing_socket"}
+            config |= {"at_rest": "members", "machine": bare}
         file = self.layout.home / f"{name}.json"
         write_json(file, config)
         child = await spawn(name, "cloister.gatekeeper", ["--config", str(file)], log_dir=self.layout.logs)

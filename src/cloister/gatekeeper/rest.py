@@ -31,7 +31,7 @@ from cloister.core.encoding.contexts import Context, digest
 from cloister.core.encoding.hexes import from_hex, need_fields, need_uint, to_hex
 from cloister.core.encoding.network import Genesis
 from cloister.core.encoding.statements import Checkpoint
-from cloister.core.errors import CloisterError, PolicyError, define
+from cloister.core.errors import CloisterError, ConfigError, EvidenceError, PolicyError, define
 from cloister.core.policy.rest import NEVER, DiskFacts, Round, disk_identity, machine_of, may_open
 from cloister.core.threshold import ibe
 from cloister.core.threshold.partial import Partial, TransportKey, evaluate, recover
@@ -273,21 +273,26 @@ class Locked:
     def first(self) -> NodeKeys | None:
         """Keys of a folder that no member holds the key of yet; None if the members have to be asked.
 
-        Without a key of the hardware nothing of an earlier life can be read: it is erased, and this is a new node."""
+        Without a key of the hardware nothing of an earlier life can be read: it is erased, and this is a new node. A
+        folder that hardware sealed is left alone: evidence.no_sealing."""
         if self._store.get(WRAP) is not None:
             return None
         if self._local is not None:
             return NodeKeys.load_or_create(self._folder, "gatekeeper", self._local, self._rng)
+        if (self._folder / "node.key").exists():
+            raise NO_SEALING(expected="the hardware's key, which sealed this folder", found="none on this hardware")
         stale = [name for prefix in KEPT_SECRETS for name in self._store.names(prefix)]
         self._store.erase(*stale, "transport-next", "evidence")
         return NodeKeys.fresh("gatekeeper", self._rng(32), self._rng)
 
     async def wait(self, pause_s: float = 1.0) -> NodeKeys:
-        """The keys, once t members answer. A refusal is logged once."""
+        """The keys, once t members answer. A refusal is logged once. Raises ConfigError, EvidenceError at once."""
         said = ""
         while True:
             try:
                 return self.first() or await self.open()
+            except (ConfigError, EvidenceError):
+                raise
             except CloisterError as error:
                 if error.code != said:
                     _log.warning("waiting", code=error.code, expected=error.expected, found=error.found)

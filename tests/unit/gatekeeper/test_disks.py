@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,17 +18,21 @@ from cloister.core.chainview.ceremonies import Ending
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.identity import AgentVersion, Purpose
 from cloister.core.errors import CloisterError
+from cloister.core.keys.seal import MAGIC
 from cloister.core.policy.rest import NEVER, DiskFacts, Round, disk_identity, machine_of, may_open
 from cloister.core.threshold.partial import TransportKey
 from cloister.core.threshold.phases import Kind
 from cloister.devnet.layout import free_ports
-from cloister.gatekeeper.rest import OWN, WRAP, Disk
+from cloister.gatekeeper.rest import OWN, WRAP, Disk, Locked, sealing_key
 from cloister.gatekeeper.showing import Showing
 from cloister.gatekeeper.store import Store
+from cloister.node.identity import NodeKeys
 from cloister.wire.messages import dump_json
 from support.gatekeeper_cast import all_in_office, turns
-from support.gatekeepers import PretendWorker, World, policy, secrets_of, sit, turn_all
+from support.gatekeepers import PretendWorker, Seat, World, policy, secrets_of, sit, turn_all
 from support.resting import BareTee, Resting, kept
+
+NO = bytes(32)
 
 
 @asynccontextmanager
@@ -186,6 +191,9 @@ async def test_after_a_refresh_an_old_disk_opens_no_more_and_the_new_one_does(tm
         await one.open()
         await turns(world, seats, 3)
         assert all_in_office(seats, 2)
+        for name, blob in kept(one.folder).items():
+            if name != OWN and blob.startswith(MAGIC):
+                one.gatekeeper.keys.open(name, blob)  # whatever is sealed moved with the rest
         assert one.gatekeeper.shares.held() == [(1, 2)]
 
 
@@ -221,6 +229,34 @@ def test_a_crash_while_a_folder_moves_leaves_the_old_seal_or_the_new_one(tmp_pat
         else:
             changed = {n for n in now if now[n] != before[n]}
             assert changed == {WRAP, OWN, "share/1/1"}, "new: every secret moved together with its key"
+    store.close()
+
+
+def test_a_folder_of_hardware_moves_over_whole_and_is_never_erased_for_want_of_its_key(tmp_path: Path) -> None:
+    """``node.key`` goes into the store. Afterwards hardware *and* members are needed."""
+    world = World(policy())
+    seats = [Seat(world, tmp_path / f"gk-{i}", i, 1) for i in range(3)]
+    public = sit(world, seats, 2).public
+    seat, local = seats[0], hashlib.sha256(b"local").digest()
+    store = Store(seat.folder / "state.db")
+
+    def locked(sealing: bytes | None) -> Locked:
+        return Locked(seat.folder, store, sealing, seat.chain, 1, lambda member: Showing(seat.tee, member, NO, NO))
+
+    with pytest.raises(CloisterError) as error:
+        locked(None).first()
+    assert error.value.code == "evidence.no_sealing"
+    assert store.get("share/1/1"), "nothing was erased"
+    disk = Disk(seat.folder, store, seat.keys, local, secrets_of("move"))
+    assert disk.round is None
+    disk.move(b"\1" * 32, Round(1, 1), public.mpk)
+    assert not (seat.folder / "node.key").exists()
+    assert locked(local).first() is None, "now the members are asked"
+    fresh = b"\7" * 32
+    with pytest.raises(CloisterError) as error:
+        NodeKeys.unsealed("gatekeeper", sealing_key(fresh, local), store.get(OWN) or b"")
+    assert error.value.code == "node.foreign_folder"
+    assert sealing_key(fresh, local) != sealing_key(fresh, None), "the disk key alone opens nothing"
     store.close()
 
 
