@@ -19,7 +19,7 @@ from cloister.core.encoding.keccak import keccak256
 
 FILE = Path(__file__).parent / "src" / "chainview" / "layouts.ts"
 TABLES = {
-    "Agents": ("_agents",),
+    "Agents": ("_agents", "_canaries"),
     "Workers": ("_workers",),
     "Clusters": ("_clusters",),
     "Gatekeepers": ("_committee", "_candidates", "_epochs", "_terms"),

@@ -135,7 +135,7 @@ class Demand:
                 raise CLASSIC_ONLY(expected=f"a certificate of suite {XWING_SUITE}", found="suite 1 everywhere")
             wanted = " ".join(filter(None, (self.vendor, to_hex(self.worker) if self.worker else None)))
             raise NO_SUCH_WORKER(expected=wanted, found=found)
-        return replace(resolution, sittings=kept)
+        return replace(resolution, sittings=kept, canaries=tuple(s for s in resolution.canaries if self.accepts(s)))
 
     def _pinned(self, resolution: Resolution) -> Resolution:
         """The seats of the version that is pinned, and no other. Raises client.no_canary_seat."""

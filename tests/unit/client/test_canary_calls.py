@@ -117,6 +117,16 @@ async def test_a_demand_for_a_worker_holds_for_the_canary_too(net: Any) -> None:
     assert await codes(net, Demand(vendor="amd")) == [in_force(net)] * 3
 
 
+async def test_a_demand_for_x_wing_holds_for_the_canary_too(net: Any) -> None:
+    for worker in (net.one, net.two):
+        worker.hybrid = True
+    net.gateway.offer(net.agent)
+    for worker in (net.one, net.two):
+        worker.hybrid = False
+    beside(net, 100)
+    assert await codes(net, Demand(post_quantum=True)) == [in_force(net)] * 3
+
+
 # --- what a gateway may try ---
 
 LIES: dict[str, dict[str, Any]] = {

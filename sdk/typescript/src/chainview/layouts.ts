@@ -7,6 +7,7 @@ import type { Table } from "./layout.ts";
 export const LAYOUTS = {
   Agents: {
     _agents: { slot: 10, words: 11, fields: { owner: [0, 0, 20], epoch: [0, 20, 8], paused: [0, 28, 1], upgradeMode: [0, 29, 1], canary: [0, 30, 1], guardian: [1, 0, 20], upgradeDelay: [1, 20, 8], account: [2, 0, 20], secretsVersion: [2, 20, 8], secretsSetter: [3, 0, 20], secretsEpoch: [3, 20, 8], tokenId: [4, 0, 32], codeHash: [5, 0, 32], manifestHash: [6, 0, 32], cluster: [7, 0, 32], secretsHash: [8, 0, 32], secretsCluster: [9, 0, 32], secretsClusterEpoch: [10, 0, 8], secretsMasterEpoch: [10, 8, 8], wipedBelow: [10, 16, 8], bumpedAt: [10, 24, 8] } },
+    _canaries: { slot: 17, words: 3, fields: { codeHash: [0, 0, 32], manifestHash: [1, 0, 32], readyAt: [2, 0, 8] } },
   },
   Workers: {
     _workers: { slot: 3, words: 6, fields: { operator: [0, 0, 20], expiry: [0, 20, 8], removed: [0, 28, 1], listed: [0, 29, 1], vendorClass: [1, 0, 32], measurement: [2, 0, 32], boot: [3, 0, 32], heartbeat: [4, 0, 8], registeredAt: [4, 8, 8], index: [4, 16, 4], endpoint: [5, 0, 32] } },

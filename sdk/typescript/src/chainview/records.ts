@@ -20,6 +20,17 @@ export const NO_COMMITTEE = define(
 /** How an agent's code may change. Stricter is larger. */
 export const UpgradeMode = { INSTANT: 0, DELAYED: 1, FROZEN: 2 } as const;
 
+/**
+ * A second version of an agent beside the one in force (spec/canary.md). `share`: percent of the callers, 0 to 100;
+ * `readyAt`: the block from which it may run.
+ */
+export interface Canary {
+  codeHash: Uint8Array;
+  manifestHash: Uint8Array;
+  share: number;
+  readyAt: number;
+}
+
 /** An agent in the Agents contract. Hashes of 32 bytes are zero when unset; so are 20-byte addresses. */
 export interface AgentRecord {
   agent: Uint8Array;
@@ -38,6 +49,8 @@ export interface AgentRecord {
   secretsSetter: Uint8Array;
   secretsEpoch: number;
   account: Uint8Array;
+  /** A second version, announced or running. */
+  canary?: Canary;
 }
 
 /** A worker in the Workers contract. `expiry`, `heartbeat`, `registeredAt` are block numbers. */
@@ -107,7 +120,25 @@ export function readAgent(slots: Slots, agent: Uint8Array): AgentRecord | undefi
     secretsSetter: at.address("secretsSetter"),
     secretsEpoch: at.number("secretsEpoch"),
     account: at.address("account"),
+    ...readCanary(slots, agent, at.number("canary")),
   };
+}
+
+/** The canary that may run at block `number`. */
+export function canaryAt({ canary }: AgentRecord, number: number): Canary | undefined {
+  return canary && canary.readyAt <= number ? canary : undefined;
+}
+
+/** `mark`: 0 for none, else 1 + percent; the contract writes both together. */
+function readCanary(slots: Slots, agent: Uint8Array, mark: number): { canary?: Canary } {
+  if (mark === 0) return {};
+  const table = LAYOUTS.Agents._canaries;
+  const at = new Struct(table, slots, mappingSlot(table.slot, agent));
+  const [codeHash, manifestHash, share] = [at.word("codeHash"), at.word("manifestHash"), mark - 1];
+  if (share > 100 || [codeHash, manifestHash].some((hash) => hash.every((byte) => byte === 0))) {
+    throw BAD_RECORD("a canary with code, manifest and 0 to 100 percent", `${share} percent`);
+  }
+  return { canary: { codeHash, manifestHash, share, readyAt: at.number("readyAt") } };
 }
 
 /** The record of a worker address (20 bytes); undefined if it never registered. */

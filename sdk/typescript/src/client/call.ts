@@ -25,7 +25,7 @@ import { verifyReceipt } from "../receipts/verify.ts";
 import { type Gateway, NotOpened, UNREACHABLE } from "./gateway.ts";
 import { type Kept, kept } from "./receipts.ts";
 import { type Proof, Reply } from "./reply.ts";
-import { admissionOf, proofOf, type Resolution, type Resolver, type Sitting } from "./resolve.ts";
+import { admissionOf, proofOf, type Resolution, type Resolver, routed, type Sitting } from "./resolve.ts";
 import { addressBytes, type Signer, signSession } from "./wallet.ts";
 
 const MAX_ATTEMPTS = 4;
@@ -219,7 +219,8 @@ export class Caller {
     for (;;) {
       const { resolver } = this.options;
       const options = { quick: repeatable(request), again: tries.resolveAgain };
-      const resolution = check(await resolver.resolve(agent, options));
+      const found = check(await resolver.resolve(agent, options));
+      const resolution = routed(found, who ? addressBytes(who) : resolver.salt);
       const sitting = tries.choose(resolution);
       let started = false;
       try {

@@ -9,7 +9,7 @@ import { type AgentRecord, UpgradeMode } from "../chainview/records.ts";
 import { equalBytes } from "../encoding/bytes.ts";
 import { fromHex, toHex } from "../encoding/hexes.ts";
 import { XWING_SUITE } from "../envelope/certificate.ts";
-import type { Resolution, Sitting } from "./resolve.ts";
+import { beside, type Resolution, type Sitting } from "./resolve.ts";
 
 export const INSTANT = define(
   "client.demand_upgrade",
@@ -38,6 +38,13 @@ export const CLASSIC_ONLY = define(
   "a worker that holds the agent has an X-Wing key",
   "wait until workers are updated, or accept X25519 alone: post_quantum=False",
   403,
+);
+export const NO_CANARY = define(
+  "client.no_canary_seat",
+  PolicyError,
+  "a worker runs the canary that the caller pinned",
+  "wait for the block from which it may run, and for the lease after it, or call the version in force",
+  503,
 );
 export const NO_SUCH_WORKER = define(
   "client.demand_worker",
@@ -74,7 +81,7 @@ export function checkDemand(demand: Demand): void {
 
 /** Throw PolicyError unless the agent itself meets the demand. `caller`: 20-byte address or undefined. */
 export function checkRecord(demand: Demand, record: AgentRecord, caller: Uint8Array | undefined): void {
-  for (const name of ["codeHash", "manifestHash"] as const) {
+  for (const name of meansCanary(demand, record) ? [] : ["codeHash", "manifestHash"] as const) {
     const wanted = demand[name];
     if (wanted !== undefined && !equalBytes(fromHex(wanted, 32, name), record[name])) {
       throw OTHER_CODE(`${name} ${wanted}`, toHex(record[name]));
@@ -91,18 +98,49 @@ export function checkRecord(demand: Demand, record: AgentRecord, caller: Uint8Ar
   }
 }
 
+/** Whether the version that a demand pins is the agent's canary, announced or running. */
+export function meansCanary(demand: Demand, record: AgentRecord): boolean {
+  const { canary } = record;
+  return canary !== undefined && pins(demand) && !fitsVersion(demand, record) && fitsVersion(demand, canary);
+}
+
+/** Whether it names one version of the agent. */
+function pins({ codeHash, manifestHash }: Demand): boolean {
+  return codeHash !== undefined || manifestHash !== undefined;
+}
+
+function fitsVersion(demand: Demand, version: { codeHash: Uint8Array; manifestHash: Uint8Array }): boolean {
+  return (["codeHash", "manifestHash"] as const).every((name) => {
+    const wanted = demand[name];
+    return wanted === undefined || equalBytes(fromHex(wanted, 32, name), version[name]);
+  });
+}
+
+/** The seats of the version that is pinned, and no other. Throws client.no_canary_seat. */
+function pinned(demand: Demand, resolution: Resolution): Resolution {
+  if (!meansCanary(demand, resolution.record)) return { ...resolution, canaries: [] };
+  const sittings = beside(resolution);
+  if (sittings.length) return { ...resolution, sittings, canaries: [] };
+  const ready = resolution.record.canary!.readyAt;
+  throw NO_CANARY(
+    "a seat of the canary",
+    `none at block ${resolution.checkpoint.number}; it may run from block ${ready}`,
+  );
+}
+
 /** The resolution with the seats that meet the demand. Throws PolicyError where none does. */
-export function applyDemand(demand: Demand, resolution: Resolution, caller: Uint8Array | undefined): Resolution {
-  checkRecord(demand, resolution.record, caller);
+export function applyDemand(demand: Demand, found: Resolution, caller: Uint8Array | undefined): Resolution {
+  checkRecord(demand, found.record, caller);
+  const resolution = pins(demand) ? pinned(demand, found) : found;
   const worker = demand.worker === undefined ? undefined : fromHex(demand.worker.toLowerCase(), 20, "worker");
   const fits = (one: Sitting) =>
     (!demand.postQuantum || one.seat.certificate.hybrid) &&
     (demand.vendor === undefined || one.vendor === demand.vendor) && (!worker || equalBytes(one.worker.worker, worker));
   const sittings = resolution.sittings.filter(fits);
-  if (sittings.length) return { ...resolution, sittings };
+  if (sittings.length) return { ...resolution, sittings, canaries: resolution.canaries.filter(fits) };
   if (demand.postQuantum && !resolution.sittings.some((one) => one.seat.certificate.hybrid)) {
     throw CLASSIC_ONLY(`a certificate of suite ${XWING_SUITE}`, "suite 1 everywhere");
   }
-  const found = resolution.sittings.map((one) => `${one.vendor} ${toHex(one.worker.worker)}`).join(", ");
-  throw NO_SUCH_WORKER([demand.vendor, demand.worker].filter(Boolean).join(" "), found);
+  const offered = resolution.sittings.map((one) => `${one.vendor} ${toHex(one.worker.worker)}`).join(", ");
+  throw NO_SUCH_WORKER([demand.vendor, demand.worker].filter(Boolean).join(" "), offered);
 }

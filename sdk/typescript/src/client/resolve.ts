@@ -13,11 +13,18 @@ import { ChainViewError, CloisterError, define, PolicyError, TransportError } fr
 import { ProvenState } from "../chain/proven.ts";
 import type { Rpc } from "../chain/rpc.ts";
 import { acceptCheckpoint } from "../chainview/checkpoints.ts";
-import { type AgentRecord, type CommitteeRecord, liveAt, type WorkerRecord } from "../chainview/records.ts";
+import {
+  type AgentRecord,
+  type Canary,
+  canaryAt,
+  type CommitteeRecord,
+  liveAt,
+  type WorkerRecord,
+} from "../chainview/records.ts";
 import type { EpochRecord } from "../chainview/epochs.ts";
 import { SECOND_AT_HEIGHT } from "../chainview/refusals.ts";
 import { pinned } from "../chainview/terms.ts";
-import { concat, equalBytes, type Rng } from "../encoding/bytes.ts";
+import { bigOf, concat, equalBytes, type Rng, utf8 } from "../encoding/bytes.ts";
 import { fromHex, needFields, needList, toHex } from "../encoding/hexes.ts";
 import type { AgentVersion } from "../encoding/identity.ts";
 import type { Network } from "../encoding/network.ts";
@@ -76,7 +83,10 @@ export interface Sitting {
   vendor: string;
 }
 
-/** An agent, resolved: its proven record at a checkpoint and at least one seat to seal to. `taken`: Unix seconds. */
+/**
+ * An agent, resolved: its proven record at a checkpoint and at least one seat to seal to. `taken`: Unix seconds.
+ * `canaries`: seats of the second version that may run at the checkpoint; none without one.
+ */
 export interface Resolution {
   network: Uint8Array;
   checkpoint: Checkpoint;
@@ -85,6 +95,29 @@ export interface Resolution {
   parameters: NetworkParameters;
   threshold: number;
   taken: number;
+  canaries: readonly Sitting[];
+}
+
+/** Seats of the canary at the workers that are left in `sittings`. */
+export function beside({ sittings, canaries }: Resolution): Sitting[] {
+  const here = new Set(sittings.map((one) => toHex(one.worker.worker)));
+  return canaries.filter((one) => here.has(toHex(one.worker.worker)));
+}
+
+/**
+ * Where a caller's calls go first: to the canary for its share of callers (spec/canary.md 6). Where no canary answers,
+ * the version in force does. `caller`: what names it, the same in all its sessions.
+ */
+export function routed(resolution: Resolution, caller: Uint8Array): Resolution {
+  const [{ canary, agent }, found] = [resolution.record, beside(resolution)];
+  if (!canary || !found.length || !inShare(agent, canary, caller)) return resolution;
+  return { ...resolution, sittings: [...found, ...resolution.sittings], canaries: [] };
+}
+
+/** Whether a caller is one of those whose calls go to the canary. Who is stays so while the share grows. */
+export function inShare(agent: Uint8Array, canary: Canary, caller: Uint8Array): boolean {
+  const drawn = sha256(concat(utf8("cloister/canary"), agent, canary.codeHash, caller)).subarray(0, 8);
+  return bigOf(drawn) % 100n < BigInt(canary.share);
 }
 
 /** The worker's admission, as receipts are checked against it. */
@@ -118,7 +151,8 @@ export function proofOf(resolution: Resolution, sitting: Sitting, receiptId: Uin
 export class Resolver {
   readonly parameters: NetworkParameters;
   readonly #rules: CommitteeRules;
-  readonly #salt: Uint8Array;
+  /** What names an anonymous caller of this program, to itself. 8 bytes. */
+  readonly salt: Uint8Array;
   readonly #cache = new Map<string, Resolution>();
   readonly #queues = new Map<string, Promise<unknown>>();
   #view: View | undefined;
@@ -140,7 +174,7 @@ export class Resolver {
   ) {
     this.#mpks = new Map([[network.masterEpoch, network.mpk]]);
     const policy = readPolicy(network.genesis);
-    [this.parameters, this.#rules, this.#salt] = [policy.network, policy.committee, rng(8)];
+    [this.parameters, this.#rules, this.salt] = [policy.network, policy.committee, rng(8)];
   }
 
   /** Step 1: the newest verified checkpoint. Throws ChainViewError, EncodingError or TransportError. */
@@ -228,7 +262,7 @@ export class Resolver {
       network: this.network.id,
       checkpoint: view.checkpoint,
       record,
-      sittings: await this.#sittings(view, record, version, offered), // 4, 5
+      ...await this.#sittings(view, record, version, offered), // 4, 5
       parameters: this.parameters,
       threshold: this.walk.terms.inOffice.signers.threshold,
       taken: this.clock(),
@@ -299,20 +333,21 @@ export class Resolver {
     record: AgentRecord,
     version: AgentVersion,
     offered: readonly unknown[],
-  ): Promise<Sitting[]> {
+  ): Promise<{ sittings: Sitting[]; canaries: Sitting[] }> {
     const judge = (offer: unknown) => this.#judge(view, record, version, offer);
     const judged = await Promise.allSettled(offered.slice(0, MAX_SEATS).map(judge));
-    const good = new Map<string, Sitting>();
+    const [good, second] = [new Map<string, Sitting>(), new Map<string, Sitting>()];
     const refused: unknown[] = [];
     for (const one of judged) {
       if (one.status === "rejected") refused.push(one.reason);
-      else keepNewest(good, one.value);
+      else keepNewest(inForce(one.value, record) ? good : second, one.value);
     }
     const mistake = refused.find((reason) => !(reason instanceof CloisterError));
     if (mistake !== undefined) throw mistake;
     if (good.size === 0) throw refused[0] ?? NO_SEAT("a seat", "none");
-    const rank = (one: Sitting) => toHex(sha256(concat(this.#salt, one.worker.worker)));
-    return [...good.values()].sort((a, b) => (rank(a) < rank(b) ? -1 : 1));
+    const rank = (one: Sitting) => toHex(sha256(concat(this.salt, one.worker.worker)));
+    const sorted = (group: Map<string, Sitting>) => [...group.values()].sort((a, b) => (rank(a) < rank(b) ? -1 : 1));
+    return { sittings: sorted(good), canaries: sorted(second) };
   }
 
   async #judge(view: View, record: AgentRecord, version: AgentVersion, offer: unknown): Promise<Sitting> {
@@ -322,7 +357,7 @@ export class Resolver {
     await this.walk.knows(seat.lease.term); // 4
     const signers = this.walk.terms.lessors(seat.lease, this.parameters.period_blocks);
     seat.verify(signers, this.network.id, height);
-    sameAgent(fields, record, version);
+    sameAgent(fields, record, version, height);
     const worker = await view.state.worker(fields.worker); // 5
     if (!worker || !liveAt(worker, height) || !equalBytes(worker.boot, fields.boot)) {
       throw NOT_ADMITTED(`a live worker ${toHex(fields.worker)}`, stateOf(worker, fields));
@@ -348,8 +383,18 @@ function keepNewest(good: Map<string, Sitting>, sitting: Sitting): void {
   if (newer) good.set(name, sitting);
 }
 
-function sameAgent(fields: CertificateFields, record: AgentRecord, version: AgentVersion): void {
-  const same = equalBytes(fields.code_hash, record.codeHash) && equalBytes(fields.manifest_hash, record.manifestHash) &&
+/** Whether a seat is of the version in force, not of the canary. */
+function inForce({ seat }: Sitting, record: AgentRecord): boolean {
+  return equalBytes(seat.certificate.fields.code_hash, record.codeHash);
+}
+
+/** Throw OLD_SEAT unless the seat is of the agent's epochs, and of the version in force or the canary that may run. */
+function sameAgent(fields: CertificateFields, record: AgentRecord, version: AgentVersion, height: number): void {
+  const versions = [record, canaryAt(record, height)];
+  const known = versions.some((one) =>
+    one && equalBytes(fields.code_hash, one.codeHash) && equalBytes(fields.manifest_hash, one.manifestHash)
+  );
+  const same = known &&
     equalBytes(fields.network, version.network) && equalBytes(fields.cluster, version.cluster) &&
     equalBytes(fields.agent, version.agent) && fields.master_epoch === version.master_epoch &&
     fields.cluster_epoch === version.cluster_epoch && fields.agent_epoch === version.agent_epoch;
