@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 
 from cloister.core.chainview.anchor import Asked
+from cloister.core.envelope.oblivious import ObliviousKey
+from cloister.core.envelope.oblivious_client import Answer, seal, verify_key
 from cloister.core.errors import CloisterError
+from cloister.core.receipts.receipt import Exchange
+from cloister.core.receipts.verify import Admission, verify_receipt
 from cloister.sandbox.ports import AgentRequest
 from cloister.wire.anchor import Ready
 from cloister.wire.announce import MAX_ANNOUNCEMENT, Announcement, Kind, call_payload
@@ -20,6 +24,7 @@ from cloister.wire.frames import Connection, FrameServer
 from cloister.worker import link as link_module
 from cloister.worker.anchors import NOT_WAITING
 from cloister.worker.link import GatewayLink
+from support.fake_world import MPK
 from support.worker_kit import Calls, Reply, Rig, opened, refused, until
 
 Make = Callable[..., Awaitable[Rig]]
@@ -84,6 +89,21 @@ async def test_a_call_travels_sealed_through_the_socket(scene: Scene) -> None:
     assert got.receipt is not None
 
 
+async def test_an_oblivious_call_travels_through_the_socket_under_a_key_that_the_worker_shows(scene: Scene) -> None:
+    agent = await scene.rig.deploy()
+    (shown,) = json.loads(await scene.ask(Kind.OBLIVIOUS_KEYS, agent))["keys"]
+    of = scene.rig.seat(agent).certificate
+    config = verify_key(ObliviousKey.from_json(shown), of, MPK)
+    sealed = seal(config, of, scene.rig.head(), b"", os.urandom)
+    answer = sealed.open(await scene.ask(Kind.OBLIVIOUS, call_payload(agent, sealed.data)))
+    assert isinstance(answer, Answer)
+    assert (answer.status, answer.body) == (200, b"hello")
+    exchange = Exchange(bytes.fromhex(sealed.request_id[2:]), 200, sealed.commitment, answer.commitment)
+    verify_receipt(answer.receipt, answer.signature, of, Admission(of.worker, of.boot, of.expiry), exchange)
+    again = json.loads(await scene.ask(Kind.OBLIVIOUS_KEYS, agent))["keys"]
+    assert again == [shown], "one key per lease"
+
+
 async def test_seats_are_announced_on_connecting_and_whenever_they_change(scene: Scene) -> None:
     first = Announcement.decode(scene.said[0])
     assert (first.worker, first.boot, first.seats) == (scene.rig.node.address, scene.rig.boot, ())
@@ -122,6 +142,10 @@ GARBAGE: dict[str, tuple[int, bytes, str]] = {
     "a call to an agent that is not here": (Kind.CALL, b"x" * 32, "worker.no_such_agent"),
     "a nonce that is too short": (Kind.EVIDENCE, b"x" * 31, "encoding.size"),
     "a nonce that is too long": (Kind.EVIDENCE, b"x" * 33, "encoding.size"),
+    "an oblivious call to an agent that is not here": (Kind.OBLIVIOUS, b"x" * 100, "worker.no_such_agent"),
+    "an oblivious call without an agent": (Kind.OBLIVIOUS, b"x" * 31, "wire.announcement"),
+    "keys of an agent that is not here": (Kind.OBLIVIOUS_KEYS, b"x" * 32, "worker.no_such_agent"),
+    "keys of nobody": (Kind.OBLIVIOUS_KEYS, b"", "encoding.size"),
     "no nonce": (Kind.EVIDENCE, b"", "encoding.size"),
 }
 
