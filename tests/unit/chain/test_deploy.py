@@ -23,7 +23,7 @@ async def test_a_fresh_set_is_wired_together(chain: TestChain) -> None:
         at = await deploy_all(
             Sender(rpc, chain.deployer, chain.chain_id), POLICY_HASH, [MEASUREMENT], owner=OWNER, policy_delay=9
         )
-        assert set(at) == set(names()) - {"AgentAccount", "Timelock"}
+        assert set(at) == set(names()) - {"AgentAccount", "RemoteAgents", "Timelock"}
         expectations = [
             ("Agents", "gatekeepers", at["Gatekeepers"]),
             ("Agents", "clusters", at["Clusters"]),
@@ -49,6 +49,9 @@ async def test_a_fresh_set_is_wired_together(chain: TestChain) -> None:
             ("Reputation", "agents", at["Agents"]),
             ("Validation", "agents", at["Agents"]),
             ("Validation", "gatekeepers", at["Gatekeepers"]),
+            ("Stakes", "token", at["Token"]),
+            ("Stakes", "workers", at["Workers"]),
+            ("Stakes", "owner", OWNER),
         ]
         for name, getter, value in expectations:
             assert await call(rpc, at[name], name, getter) == value, (name, getter)
