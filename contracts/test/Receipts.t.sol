@@ -9,7 +9,12 @@ import {Statements} from "../src/Statements.sol";
 import {Workers} from "../src/Workers.sol";
 import {Founded} from "./Founded.sol";
 
-contract ReceiptsTest is Founded {
+interface GasVm {
+    function snapshotGasLastCall(string calldata group, string calldata name) external returns (uint256);
+}
+
+/// @notice A network with one admitted worker, and trees of its receipts.
+abstract contract ReceiptsKit is Founded {
     bytes32 internal constant MEASUREMENT = keccak256("measurement");
     bytes32 internal constant BOOT = keccak256("boot");
     uint256 internal constant KEY = 0xA11CE;
@@ -88,6 +93,17 @@ contract ReceiptsTest is Founded {
         path[inner.length] = i < a + k ? top(a + k, b) : top(a, a + k);
     }
 
+    function signed(bytes32 digest) internal pure returns (bytes memory) {
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(KEY, digest);
+        return abi.encodePacked(r, s, v);
+    }
+
+    function alone() internal pure returns (Receipts.Batch memory) {
+        return Receipts.Batch(0, 1, new bytes32[](0));
+    }
+}
+
+contract ReceiptsTest is ReceiptsKit {
     function test_a_root_is_kept_and_proves_its_receipts() public {
         equal(record(head(BOOT, 5, top(0, 5))), 0);
         equal(receipts.count(worker), 1);
@@ -167,15 +183,6 @@ contract ReceiptsTest is Founded {
         receipts.record(h, sigs);
         vm.expectRevert(abi.encodeWithSelector(Receipts.UnknownRoot.selector, worker, 0));
         receipts.root(worker, 0);
-    }
-
-    function signed(bytes32 digest) internal pure returns (bytes memory) {
-        (uint8 v, bytes32 r, bytes32 s) = vm.sign(KEY, digest);
-        return abi.encodePacked(r, s, v);
-    }
-
-    function alone() internal pure returns (Receipts.Batch memory) {
-        return Receipts.Batch(0, 1, new bytes32[](0));
     }
 
     function test_a_lone_signature_is_over_the_id() public view {
@@ -269,5 +276,40 @@ contract ReceiptsTest is Founded {
             }
             out[i] = one;
         }
+    }
+}
+
+/// @notice What anchoring costs whoever brings a root, and what a contract pays to check a receipt.
+/// The figures stand in contracts/gas/Receipts.json; `build.py --test` compares, `build.py --gas` writes them.
+/// forge-config: default.isolate = true
+contract ReceiptsGasTest is ReceiptsKit {
+    GasVm internal constant GAS = GasVm(address(uint160(uint256(keccak256("hevm cheat code")))));
+
+    function note(string memory name) internal returns (uint256) {
+        return GAS.snapshotGasLastCall("Receipts", name);
+    }
+
+    function test_gas_of_roots() public {
+        LogStatements.LogHead memory h = head(BOOT, 5, top(0, 5));
+        bytes[] memory sigs = signAll(LogStatements.hash(h), Q);
+        receipts.record(h, sigs);
+        equal(note("record a root, first of its worker") < 400_000, true);
+        h = head(BOOT, 9, top(0, 9));
+        sigs = signAll(LogStatements.hash(h), Q);
+        receipts.record(h, sigs);
+        equal(note("record a root") < 300_000, true);
+    }
+
+    function test_gas_of_a_receipt() public {
+        equal(receipts.isSigned(worker, BOOT, id(1), 1, alone(), signed(id(1))), true);
+        note("signature of one receipt");
+        bytes memory s = signed(receipts.batchDigest(BOOT, 0, 64, top(0, 64)));
+        Receipts.Batch memory b = Receipts.Batch(0, 64, pathOf(7, 0, 64));
+        equal(receipts.isSigned(worker, BOOT, id(7), 7, b, s), true);
+        note("signature of one of a batch of 64");
+        record(head(BOOT, 256, top(0, 256)));
+        bytes32[] memory path = pathOf(7, 0, 256);
+        equal(receipts.isLogged(worker, 0, BOOT, id(7), 7, path), true);
+        note("path to a root over 256 receipts");
     }
 }
