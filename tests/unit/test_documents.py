@@ -29,7 +29,7 @@ from cloister.core.state.sealing import MAX_NAME, MAX_PLAIN
 from cloister.devnet.network import Devnet
 from cloister.devnet.tools import deno
 from cloister.evidence.detect import MachineConfig
-from cloister.gatekeeper import service
+from cloister.gatekeeper import desks, service
 from cloister.gatekeeper.config import GatekeeperConfig
 from cloister.worker.agentlog import BURST, PER_S
 from cloister.worker.config import WorkerConfig
@@ -230,7 +230,7 @@ def test_the_gatekeepers_page_names_every_field_of_machine() -> None:
 def test_the_gatekeepers_page_has_its_rates() -> None:
     text = " ".join(page("docs/operate/gatekeeper.md").split())
     for rate, burst in (
-        (service.KEYS_PER_S, service.KEYS_BURST),
+        (desks.KEYS_PER_S, desks.KEYS_BURST),
         (service.SMALL_PER_S, service.SMALL_BURST),
         (service.EVIDENCE_PER_S, service.EVIDENCE_BURST),
     ):
