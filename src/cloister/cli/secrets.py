@@ -22,12 +22,13 @@ async def set_(
     agent: Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")],
     names: Annotated[list[str], typer.Argument(help="Names of the secrets to set, such as OPENAI_API_KEY.")],
     fd: Annotated[int | None, typer.Option(help="Descriptor to read the value from; for one name.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Remove all others, of which nothing is kept.")] = False,
     wallet: WalletName = None,
     passphrase_fd: PassphraseFd = None,
     as_json: AsJson = False,
 ) -> None:
-    """Seal secrets to the agent and commit to them on chain. This replaces all secrets set before."""
-    from cloister.client.secrets import set_secrets, undeclared
+    """Seal secrets to the agent and commit to them on chain. Its other secrets stay, and are not asked for."""
+    from cloister.client.secrets import change_secrets, describe_secrets, undeclared
 
     settings = settings_of(context)
     if len(names) > 1 and fd is not None:
@@ -36,9 +37,11 @@ async def set_(
     async with settings.client(settings.wallet(wallet, passphrase_fd)) as client:
         found = await client.agent_id(agent)
         with progress("sealing and committing"):
-            done = await set_secrets(client, found, values)
+            before = [] if replace else (await describe_secrets(client, found))["names"]
+            done = await change_secrets(client, found, values, replace=replace)
         unknown = await undeclared(client, found, names)
-    print_facts({**done.to_json(), "names": sorted(names)}, as_json=as_json)
+    every = sorted({*names, *(before if isinstance(before, list) else ())})
+    print_facts({**done.to_json(), "names": every}, as_json=as_json)
     say("workers load them once the block is final")
     if unknown:
         say(f"note: the agent's manifest does not declare {', '.join(unknown)}: its code will not see them")
@@ -66,17 +69,21 @@ async def list_(
 async def remove(
     context: typer.Context,
     agent: Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")],
+    names: Annotated[list[str] | None, typer.Argument(help="Names to remove; all without one.")] = None,
     wallet: WalletName = None,
     passphrase_fd: PassphraseFd = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove all secrets of an agent. To keep some, set those again: values cannot be read back."""
-    from cloister.client.secrets import set_secrets
+    """Remove secrets of an agent, or all of them. The others stay."""
+    from cloister.client.secrets import change_secrets
 
     settings = settings_of(context)
     async with settings.client(settings.wallet(wallet, passphrase_fd)) as client:
         found = await client.agent_id(agent)
-        with progress("sealing an empty set and committing"):
-            done = await set_secrets(client, found, {})
-    print_facts({**done.to_json(), "names": []}, as_json=as_json)
+        with progress("committing to what is left"):
+            done = await change_secrets(client, found, {}, names or (), replace=not names)
+    print_facts(
+        {**done.to_json(), "removed": sorted(names or ())} if names else {**done.to_json(), "names": []},
+        as_json=as_json,
+    )
     say("workers drop them once the block is final")

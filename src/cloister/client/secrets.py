@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,17 +22,15 @@ from cloister.core.encoding.contexts import Context, frame
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.identity import AgentVersion, Purpose
 from cloister.core.errors import ChainError, ConfigError, define
+from cloister.core.keys.secretset import MAX_SECRETS, MAX_VALUE, SecretSet, good_name, is_set, seal_one
 from cloister.core.policy.manifest import parse
 from cloister.core.threshold import ibe
 
 if TYPE_CHECKING:
     from cloister.client.client import Client
 
-MAX_SECRETS = 128
 POLL_S, SETTLE_S = 0.25, 60.0
-MAX_VALUE = 64 << 10
 FOLDER = "secrets"
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 NOT_FINAL = define(
     "client.secrets_pending",
@@ -47,6 +44,13 @@ RACED = define(
     ChainError,
     check="the chain gave the secrets the version that they were sealed for",
     remedy="set them again: another transaction came between, and workers cannot open these",
+    status=409,
+)
+SEALED_TOGETHER = define(
+    "client.secrets_sealed_together",
+    ConfigError,
+    check="the agent's other secrets were sealed one by one, to its present keys",
+    remedy="set all of them again: `cloister agent secrets set AGENT NAME … --replace`",
     status=409,
 )
 BAD_SECRET = define(
@@ -80,34 +84,75 @@ def seal_secrets(
     client: Client, at: AgentVersion, mpk: bytes, version: int, setter: bytes, values: Mapping[str, str]
 ) -> bytes:
     """The ciphertext of JCS {name: value} for an agent at its epochs. Raises ConfigError (client.secret_name)."""
-    for name, value in values.items():
-        if not _NAME.fullmatch(name) or len(value.encode()) > MAX_VALUE or len(values) > MAX_SECRETS:
-            raise BAD_SECRET(expected="a good name and size", found=f"name {name[:64]!r}, {len(values)} secrets")
+    _require_good(values)
     aad = secrets_aad(at.network, at.agent, version, setter)
     return ibe.encrypt(mpk, bytes(at.key(Purpose.SECRETS)), jcs.encode(dict(values)), aad, client.rng)
 
 
 async def set_secrets(client: Client, agent: bytes, values: Mapping[str, str]) -> SecretsSet:
-    """Seal, upload, commit on chain. Replaces every secret set before. Raises CloisterError.
+    """Seal together, upload, commit on chain. Replaces every secret set before. Raises CloisterError.
 
     1. record and epochs by proof, once no change of them waits for finality; 2. the next version; 3. seal; 4. upload;
     5. the owner's transaction; 6. the chain gave it the version that was sealed.
     """
-    resolver = client.resolver
-    record = await _settled(client, agent)  # 1
+    record, at, mpk = await _ready(client, agent)  # 1
     version = record.secrets_version + 1  # 2
+    ciphertext = seal_secrets(client, at, mpk, version, client.need_wallet().address, values)  # 3
+    return await _commit(client, record, ciphertext, sorted(values))  # 4, 5, 6
+
+
+async def change_secrets(
+    client: Client, agent: bytes, values: Mapping[str, str], remove: Iterable[str] = (), *, replace: bool = False
+) -> SecretsSet:
+    """Set these and remove those; the others stay as they were sealed. ``replace``: there are no others.
+
+    Raises client.secrets_sealed_together where the others cannot stay, client.secret_name, and as ``set_secrets``.
+    1. as there; 2. what is kept, by the hash on chain; 3. each value is sealed for itself; 4. as there."""
+    _require_good(values)
+    record, at, mpk = await _ready(client, agent)  # 1
+    kept = {} if replace else await _kept(client, record, at)  # 2
+    gone = set(remove) - set(kept)
+    if gone:
+        raise BAD_SECRET(expected=f"one of {', '.join(sorted(kept)) or 'no secrets'}", found=", ".join(sorted(gone)))
     setter = client.need_wallet().address
-    at = await resolver.version(record)
+    fresh = {name: seal_one(mpk, at, setter, name, value, client.rng) for name, value in values.items()}  # 3
+    sealed = {name: data for name, data in {**kept, **fresh}.items() if name not in set(remove) - set(values)}
+    return await _commit(client, record, SecretSet(sealed).encode(), sorted(sealed))  # 4
+
+
+async def _ready(client: Client, agent: bytes) -> tuple[AgentRecord, AgentVersion, bytes]:
+    record = await _settled(client, agent)
+    at = await client.resolver.version(record)
     await _require_no_rotation(client, at)
-    ciphertext = seal_secrets(client, at, resolver.mpk(at.master_epoch), version, setter, values)  # 3
-    digest = await client.gateway.put_blob(ciphertext)  # 4
+    return record, at, client.resolver.mpk(at.master_epoch)
+
+
+async def _kept(client: Client, record: AgentRecord, at: AgentVersion) -> dict[str, bytes]:
+    """Ciphertexts of the set on chain, which count under the agent's present keys and for this wallet alone."""
+    if record.secrets_at is None:
+        return {}
+    data = await client.gateway.get_blob(record.secrets_hash)
+    if record.secrets_at != at.epochs or record.secrets_setter != client.need_wallet().address or not is_set(data):
+        raise SEALED_TOGETHER(expected="secrets sealed one by one to the present keys", found="others")
+    return dict(SecretSet.decode(data).sealed)
+
+
+async def _commit(client: Client, record: AgentRecord, document: bytes, names: list[str]) -> SecretsSet:
+    version = record.secrets_version + 1
+    digest = await client.gateway.put_blob(document)
     data = encode("Agents", "setSecrets", record.token_id, digest)
-    receipt = await client.send("Agents", data)  # 5
-    given = _version_given(client, receipt)  # 6
+    receipt = await client.send("Agents", data)
+    given = _version_given(client, receipt)
     if given != version:
         raise RACED(expected=f"version {version}", found=f"version {given}")
-    _remember(client, agent, version, sorted(values))
-    return SecretsSet(agent, digest, version, receipt.block_number)
+    _remember(client, record.agent, version, names)
+    return SecretsSet(record.agent, digest, version, receipt.block_number)
+
+
+def _require_good(values: Mapping[str, str]) -> None:
+    for name, value in values.items():
+        if not good_name(name) or len(value.encode()) > MAX_VALUE or len(values) > MAX_SECRETS:
+            raise BAD_SECRET(expected="a good name and size", found=f"name {name[:64]!r}, {len(values)} secrets")
 
 
 async def undeclared(client: Client, agent: bytes, names: Iterable[str]) -> list[str]:
@@ -118,11 +163,14 @@ async def undeclared(client: Client, agent: bytes, names: Iterable[str]) -> list
 
 
 async def describe_secrets(client: Client, agent: bytes) -> dict[str, Any]:
-    """What the chain says by proof, and the names that this client set last (values are kept nowhere)."""
+    """What the chain says by proof, and the names: of a set, or as this client set them last. No values."""
     record: AgentRecord = await client.resolver.record(agent)
     data = client.home.read(FOLDER, f"{agent.hex()}.json")
     known = json.loads(data) if data else {}
     mine = known.get("names") if known.get("version") == record.secrets_version else None
+    if any(record.secrets_hash):
+        document = await client.gateway.get_blob(record.secrets_hash)
+        mine = sorted(SecretSet.decode(document).sealed) if is_set(document) else mine
     return {
         "agent": to_hex(agent),
         "hash": to_hex(record.secrets_hash) if any(record.secrets_hash) else None,

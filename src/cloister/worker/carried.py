@@ -18,6 +18,7 @@ from cloister.core.encoding.hexes import need_bytes, to_hex
 from cloister.core.encoding.identity import AgentVersion, Purpose
 from cloister.core.errors import CloisterError, SealError, define
 from cloister.core.keys.seal import open_sealed, seal
+from cloister.core.keys.secretset import SecretSet, is_set
 from cloister.core.threshold.ibe import MAX_MESSAGE, DerivedKey, decrypt
 from cloister.fabric.ports import Blobs
 from cloister.worker.leases import AgentKeys
@@ -33,7 +34,7 @@ Rng = Callable[[int], bytes]
 
 
 def secrets_aad(network: bytes, agent: bytes, version: int, setter: bytes) -> bytes:
-    """Associated data of an agent's secrets: network, agent, version, and who set them (spec/keys.md)."""
+    """Associated data of an agent's secrets: network, agent, version, and who set them (spec/secrets.md 5)."""
     number = version.to_bytes(8, "big")
     return frame(Context.SECRETS, network, need_bytes("agent", agent, 32), number, need_bytes("setter", setter, 20))
 
@@ -47,9 +48,15 @@ async def named(blobs: Blobs, name: bytes) -> bytes:
 
 
 def open_owners(data: bytes, at: AgentVersion, key: DerivedKey, mpk: bytes, record: AgentRecord) -> bytes:
-    """The plain JSON of the owner's ciphertext, made for these epochs and the record's version and setter.
+    """The plain JSON of the owner's secrets, made for these epochs and the record's setter: one ciphertext, which names
+    the record's version too, or a set of them (spec/secrets.md).
 
     Raises worker.wrong_secrets; no text of the secrets is in an error."""
+    if is_set(data):
+        try:
+            return jcs.encode(SecretSet.decode(data).open(at, key, mpk, record.secrets_setter))
+        except CloisterError:
+            raise WRONG_SECRETS(expected="a set for this agent", found="one for another epoch or setter") from None
     aad = secrets_aad(at.network, at.agent, record.secrets_version, record.secrets_setter)
     try:
         return decrypt(key, mpk, bytes(at.key(Purpose.SECRETS)), data, aad)

@@ -176,9 +176,18 @@ def test_a_frozen_agent_stays_and_secrets_are_removed(run: Any, devnet: LiveGate
     assert "(client.frozen)" in run("agent", "update", token, str(folder)).stderr
     facts(run("agent", "secrets", "set", token, "A", "--json", input="one\n"))
     until(run, token, "secrets_version", 1)
-    removed = facts(run("agent", "secrets", "rm", token, "--json"))
-    assert (removed["version"], removed["names"]) == (2, [])
+    both = facts(run("agent", "secrets", "set", token, "B", "--json", input="two\n"))
+    assert (both["version"], both["names"]) == (2, ["A", "B"]), "the first stays, and is not asked for"
     until(run, token, "secrets_version", 2)
+    assert facts(run("agent", "secrets", "list", token, "--json"))["names"] == ["A", "B"]
+    assert "(client.secret_name)" in run("agent", "secrets", "rm", token, "C").stderr
+    left = facts(run("agent", "secrets", "rm", token, "A", "--json"))
+    assert (left["version"], left["removed"]) == (3, ["A"])
+    until(run, token, "secrets_version", 3)
+    assert facts(run("agent", "secrets", "list", token, "--json"))["names"] == ["B"]
+    removed = facts(run("agent", "secrets", "rm", token, "--json"))
+    assert (removed["version"], removed["names"]) == (4, [])
+    until(run, token, "secrets_version", 4)
     assert facts(run("agent", "secrets", "list", token, "--json"))["names"] == []
 
 
