@@ -68,6 +68,7 @@ def admission(world: World, seat: Seat, **changes: Any) -> CandidateAdmission:
     return replace(admission_of(record, world.now.seats.term, world.final.number + 1000), **changes)
 
 
+@pytest.mark.long
 async def test_a_candidate_with_good_evidence_is_admitted_nominated_and_seated(tmp_path: Path) -> None:
     async with seated(tmp_path, term_blocks=20) as (world, members, new):
         world.now.contract.nominated = (new.keys.address, *(m.keys.address for m in members[1:]))
@@ -102,6 +103,7 @@ async def test_a_candidate_without_good_evidence_is_never_nominated_and_the_elec
         assert trouble.code == "attestation.measurement"
 
 
+@pytest.mark.long
 async def test_evidence_lost_after_the_nomination_ends_that_ceremony_and_with_it_the_admission(tmp_path: Path) -> None:
     """Nobody deals to it. Its key is spent: it needs good evidence for another one before it is nominated again."""
     async with seated(tmp_path, term_blocks=20, ceremony_blocks=5) as (world, members, bad):

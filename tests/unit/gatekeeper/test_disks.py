@@ -165,6 +165,7 @@ async def test_the_answer_to_one_start_opens_nothing_for_another(tmp_path: Path)
                 await disks.answer(garbage, desks.office, desks.checkpoints, desks.lookout.require)
 
 
+@pytest.mark.long
 async def test_after_a_refresh_an_old_disk_opens_no_more_and_the_new_one_does(tmp_path: Path) -> None:
     async with resting(tmp_path) as (world, seats):
         one = seats[0]
