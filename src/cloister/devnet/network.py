@@ -66,7 +66,7 @@ class Options:
     block_time: float = 1.0
     parameters: Mapping[str, int] = field(default_factory=dict)
     map_host: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    rules: RulesRecord = ledger.ONE_TERM
+    rules: RulesRecord = ledger.ELECTING
     second_chain: bool = False
     second_gas: bool = True
 

@@ -23,6 +23,7 @@ from cloister.core.encoding.signatures import address_of
 from cloister.core.errors import CloisterError
 from cloister.devnet import ledger
 from cloister.devnet.layout import Layout, free_ports
+from cloister.devnet.network import Options
 from support import hardware
 from support.anvil import TestChain
 from support.gatekeepers import Seat, World, policy, turn_all
@@ -49,6 +50,14 @@ async def deployed(chain: TestChain, rpc: Rpc, folder: Layout, **parameters: int
     roots = hardware.roots().to_json()
     deployer = chain.fund(chain.keys[5])
     return await ledger.deploy(folder, rpc, deployer, chain.chain_id, LISTED, roots, parameters)
+
+
+def test_the_committee_changes_by_itself_and_a_demonstration_is_quiet() -> None:
+    rules, hour = ledger.ELECTING, 3600 / Options(Path()).block_time
+    assert Options(Path()).rules == rules
+    assert hour < rules.refresh_blocks < rules.term_blocks < ledger.NEVER
+    assert rules.rotation_blocks == ledger.NEVER
+    assert rules.ceremony_blocks > 0
 
 
 async def test_a_genesis_file_says_what_was_deployed(chain: TestChain, rpc: Rpc, tmp_path: Path) -> None:

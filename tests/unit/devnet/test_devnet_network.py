@@ -24,7 +24,7 @@ from cloister.core.errors import CloisterError
 from cloister.core.keys.keystore import decrypt_key
 from cloister.devnet import network as subject
 from cloister.devnet.layout import GATEKEEPERS, WORKERS
-from cloister.devnet.ledger import ONE_TERM
+from cloister.devnet.ledger import ELECTING
 from cloister.devnet.network import Devnet, Options, operator_address, read_devnet_file
 from cloister.devnet.tee.client import CONTROL_FAILED, NO_SWTPM
 from cloister.gatekeeper.config import GatekeeperConfig
@@ -292,7 +292,7 @@ async def test_options_reach_the_chain_and_the_first_policy(tmp_path: Path, stan
     async with devnet(tmp_path, block_time=0.25, parameters={"period_blocks": 8, "lease_blocks": 16}):
         pass
     assert "chain 0.25" in stand.events
-    assert stand.arguments["deploy"][-2:] == [{"period_blocks": 8, "lease_blocks": 16}, ONE_TERM]
+    assert stand.arguments["deploy"][-2:] == [{"period_blocks": 8, "lease_blocks": 16}, ELECTING]
     assert stand.arguments["found"][-2:] == [[address(n) for n, _ in GATEKEEPERS], 3]
 
 
