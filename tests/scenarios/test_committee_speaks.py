@@ -40,7 +40,7 @@ from cloister.devnet.layout import GATEKEEPERS
 from cloister.devnet.network import Devnet, Options
 from cloister.wire.statements import CONSENTS_FILE, consents_to_json
 
-pytestmark = [pytest.mark.long, pytest.mark.network]
+pytestmark = [pytest.mark.long, pytest.mark.network, pytest.mark.timeout(1200)]
 
 PERIOD = 30
 RULES = replace(ledger.ONE_TERM, ceremony_blocks=30, erase_delay=8)
