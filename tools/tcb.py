@@ -65,8 +65,9 @@ SERVICES = {
         core.attestation.roots worker.outbound worker.callers worker.offers worker.signing""",
     ),
     "connected chains": (
-        760,
-        """worker.acts worker.chains worker.anchors worker.carrier worker.chain_calls chain.connected chain.kinds chain.logs
+        1_020,
+        """worker.acts worker.chains worker.anchors worker.carrier worker.remote worker.chain_calls chain.connected
+        chain.kinds chain.logs chain.people wire.remote core.policy.remote_agent worker.account_service
         core.encoding.chain_record core.chainview.directory""",
     ),
     "spans of requests, where the operator asks for them": (220, "node.trace worker.spans core.envelope.trace"),
