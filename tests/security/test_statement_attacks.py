@@ -18,6 +18,7 @@ from support.statement_cast import blocks, committee, consent, lease_of, rotated
 ROTATION = MasterRotation(1, 1)
 
 
+@pytest.mark.long
 async def test_two_of_five_that_consent_open_no_rotation_and_a_third_one_does(tmp_path: Path) -> None:
     async with committee(tmp_path) as (world, seats, _):
         for seat in seats[:2]:
