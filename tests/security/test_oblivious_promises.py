@@ -142,11 +142,13 @@ async def test_10_a_request_runs_once_at_its_worker_and_nowhere_else(ends: list[
     assert await two.refuse(agent, sealed) == "ohttp.not_authentic"
 
 
+@pytest.mark.long
 async def test_10_a_worker_that_nobody_asked_for_a_key_has_none(ends: list[End]) -> None:
     agent, (one, two) = await both(ends), ends
     assert await two.refuse(agent, one.seal(agent)) == "ohttp.key_unknown"
 
 
+@pytest.mark.long
 async def test_10_another_start_of_the_worker_opens_nothing_of_the_last(tmp_path: Path) -> None:
     world = new_world()
     first = await Rig(world, tmp_path, count).open()
@@ -170,6 +172,7 @@ async def test_10_a_repeat_of_the_message_in_new_clothes_has_no_second_effect(en
     assert await two.refuse(agent, two.seal_text(agent, message)) == "oblivious.boot"
 
 
+@pytest.mark.long
 async def test_10_a_message_for_another_agent_is_refused_inside(ends: list[End]) -> None:
     agent, (one, _) = await both(ends), ends
     other = await both(ends, 2)
@@ -177,6 +180,7 @@ async def test_10_a_message_for_another_agent_is_refused_inside(ends: list[End])
     assert await one.refuse(other, one.seal_text(other, message)) == "oblivious.agent"
 
 
+@pytest.mark.long
 async def test_10_nor_for_another_path(ends: list[End]) -> None:
     """EHBP-like schemes leave method and path outside: here they are in the ciphertext, and in the commitment."""
     agent, (one, _) = await both(ends), ends
@@ -208,6 +212,7 @@ async def test_9_after_the_period_the_key_is_gone(ends: list[End]) -> None:
     assert old not in held
 
 
+@pytest.mark.long
 async def test_9_the_older_lease_serves_until_it_ends(ends: list[End]) -> None:
     agent, (one, _) = await both(ends), ends
     early = one.seal(agent)
@@ -221,6 +226,7 @@ async def test_9_the_older_lease_serves_until_it_ends(ends: list[End]) -> None:
         assert isinstance(await one.send(agent, sealed), Answer)
 
 
+@pytest.mark.long
 async def test_9_after_an_epoch_bump_nothing_of_the_old_epoch_opens(ends: list[End]) -> None:
     agent, (one, _) = await both(ends), ends
     recorded = one.seal(agent)
@@ -233,12 +239,14 @@ async def test_9_after_an_epoch_bump_nothing_of_the_old_epoch_opens(ends: list[E
     assert await one.refuse(agent, recorded) in ("ohttp.key_unknown", "worker.no_such_agent", "epoch.resealing")
 
 
+@pytest.mark.long
 async def test_9_a_deadline_that_is_past_is_said_sealed(ends: list[End]) -> None:
     agent, (one, _) = await both(ends), ends
     late = one.seal(agent, deadline_ms=one.rig.now_ms() - 1)
     assert await one.refuse(agent, late) == "envelope.deadline"
 
 
+@pytest.mark.long
 async def test_a_pause_binds_at_once(ends: list[End]) -> None:
     agent, (one, _) = await both(ends), ends
     sealed = one.seal(agent)
@@ -259,6 +267,7 @@ async def test_3_the_private_key_comes_from_the_call_key_and_from_nothing_public
         guess.open(sealed.data, max_size=1 << 20)
 
 
+@pytest.mark.long
 async def test_3_the_session_key_of_sealed_calls_opens_no_oblivious_request(ends: list[End]) -> None:
     """Purposes do not mix: not even a worker that took the wrong key by mistake."""
     agent, (one, _) = await both(ends), ends
@@ -270,6 +279,7 @@ async def test_3_the_session_key_of_sealed_calls_opens_no_oblivious_request(ends
     assert hpke.Recipient(keys.hpke_key, info).context(data[7:39]).open_at(0, b"", data[39:]) == b"x"
 
 
+@pytest.mark.long
 async def test_25_a_weaker_aead_than_the_client_chose_is_noticed(ends: list[End]) -> None:
     """The AEAD's number is under the seal: who changes it on the way gets a refusal, not another cipher."""
     agent, (one, _) = await both(ends), ends
@@ -279,6 +289,7 @@ async def test_25_a_weaker_aead_than_the_client_chose_is_noticed(ends: list[End]
     assert await one.refuse(agent, replace(sealed, data=down)) == "ohttp.not_authentic"
 
 
+@pytest.mark.long
 async def test_25_the_gateway_learns_nothing_of_an_answer_but_its_size_class(ends: list[End]) -> None:
     agent, (one, _) = await both(ends), ends
     sizes = set()
@@ -290,6 +301,7 @@ async def test_25_the_gateway_learns_nothing_of_an_answer_but_its_size_class(end
     assert len(sizes) == 1
 
 
+@pytest.mark.long
 async def test_an_agent_that_is_not_here_is_said_plainly(ends: list[End]) -> None:
     agent, (one, _) = await both(ends), ends
     sealed = one.seal(agent)

@@ -37,6 +37,7 @@ def relay(gateway: str) -> Iterator[str]:
         process.stdout.close()
 
 
+@pytest.mark.long
 def test_a_call_goes_through_the_relay_and_nowhere_else(cli_net: Any) -> None:
     pin = ["--fingerprint", cli_net.world.network.fingerprint()]
     with relay(cli_net.gateway.url) as url:

@@ -64,6 +64,7 @@ async def test_a_call_through_a_relay_has_answer_receipt_and_proof(net: Any) -> 
     assert len(net.gateway.oblivious) == 1
 
 
+@pytest.mark.long
 async def test_every_request_has_a_context_of_its_own(net: Any) -> None:
     async with agent_of(net) as agent:
         for number in range(3):
@@ -73,6 +74,7 @@ async def test_every_request_has_a_context_of_its_own(net: Any) -> None:
     assert net.gateway.fetched.count("oblivious keys") <= 2, "keys are kept, by seat"
 
 
+@pytest.mark.long
 async def test_receipts_are_kept_as_of_any_call(net: Any) -> None:
     async with relayed(net) as url, net.client(oblivious=url) as client:
         reply = await (await client.agent(net.agent)).get("/")
@@ -80,6 +82,7 @@ async def test_receipts_are_kept_as_of_any_call(net: Any) -> None:
     assert kept.receipt == reply.receipt
 
 
+@pytest.mark.long
 async def test_a_stream_is_the_whole_answer_in_one_piece(net: Any) -> None:
     async with agent_of(net) as agent:
         stream = agent.stream("GET", "/")
@@ -98,6 +101,7 @@ async def test_a_wallet_is_known_to_the_agent_and_to_nobody_on_the_way(net: Any)
         assert address.hex().encode() not in data
 
 
+@pytest.mark.long
 def test_the_blocking_client_has_the_same_option(net: Any) -> None:
     """Its loop runs beside the one that the relay runs in."""
     import asyncio
@@ -128,6 +132,7 @@ def test_the_blocking_client_has_the_same_option(net: Any) -> None:
 # --- what each part sees ---
 
 
+@pytest.mark.long
 async def test_the_gateway_is_not_asked_for_anything_by_the_caller_itself(net: Any) -> None:
     """The client does not even know where it is."""
     async with relayed(net) as url:
@@ -165,6 +170,7 @@ async def test_an_authentic_refusal_is_raised_with_its_code(net: Any) -> None:
     assert len(runs(net)) == 1
 
 
+@pytest.mark.long
 async def test_a_busy_worker_sends_a_safe_request_to_another_under_a_new_name(net: Any) -> None:
     def busy(request: Any) -> Any:
         raise BUSY(expected="a", found="b")
@@ -177,6 +183,7 @@ async def test_a_busy_worker_sends_a_safe_request_to_another_under_a_new_name(ne
     assert len(names) == len(set(names))
 
 
+@pytest.mark.long
 async def test_an_idempotent_request_keeps_its_name_at_the_next_worker(net: Any) -> None:
     def busy(request: Any) -> Any:
         raise BUSY(expected="a", found="b")
@@ -189,6 +196,7 @@ async def test_an_idempotent_request_keeps_its_name_at_the_next_worker(net: Any)
     assert {r.head.request_id for r in net.one.ran} <= set(seen)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["flipped", "cut", "of another request"])
 async def test_a_spoiled_answer_leaves_the_outcome_of_a_post_unknown(net: Any, how: str) -> None:
     kept: list[bytes] = []
@@ -219,6 +227,7 @@ async def test_a_get_is_tried_again_after_a_spoiled_answer(net: Any) -> None:
     assert (reply.status, reply.attempts) == (200, 2)
 
 
+@pytest.mark.long
 async def test_a_worker_that_restarted_is_found_again(net: Any) -> None:
     async with agent_of(net) as agent:
         await agent.get("/")
@@ -228,12 +237,14 @@ async def test_a_worker_that_restarted_is_found_again(net: Any) -> None:
         assert (await agent.get("/")).status == 200
 
 
+@pytest.mark.long
 async def test_a_receipt_of_another_key_is_not_believed(net: Any) -> None:
     net.one.receipt_key = net.two.receipt_key = test_key("nobody")
     async with agent_of(net) as agent:
         assert (await code_of(agent.get("/"))).startswith(("receipt.", "encoding."))
 
 
+@pytest.mark.long
 async def test_an_answer_from_a_stale_view_is_not_believed(net: Any) -> None:
     net.one.height = net.two.height = 1
     async with agent_of(net) as agent:
@@ -254,6 +265,7 @@ SPOILED_KEYS: dict[str, tuple[Callable[[list[Any]], list[Any]], str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", SPOILED_KEYS)
 async def test_without_a_key_that_verifies_nothing_leaves(net: Any, what: str) -> None:
     spoil, code = SPOILED_KEYS[what]
@@ -280,6 +292,7 @@ async def test_the_relay_passes_no_sealed_call(net: Any) -> None:
     assert net.gateway.calls == []
 
 
+@pytest.mark.long
 async def test_a_relay_that_is_not_there_is_said_so(net: Any) -> None:
     async with relayed(net) as url:
         pass

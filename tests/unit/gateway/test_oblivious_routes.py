@@ -130,6 +130,7 @@ async def test_what_gateway_and_relay_handle_holds_no_plaintext_and_the_gateway_
     assert not relay.peers & gateway.peers, "the gateway speaks with the relay, and with nobody else"
 
 
+@pytest.mark.long
 async def test_a_sealed_refusal_passes_as_an_answer(scene: Scene) -> None:
     sealed = scene.world.seal(deadline_ms=NOW - 1)
     status, kind, data = await scene.post(sealed.data, url=scene.url)
@@ -145,15 +146,15 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize("what", PLAIN)
-async def test_what_does_not_open_is_a_problem_document(scene: Scene, what: str) -> None:
-    change, status, code, problem = PLAIN[what]
-    found, kind, data = await scene.post(change(scene.world.seal().data), url=scene.url)
-    said = json.loads(data)
-    assert (found, kind, said["type"]) == (status, "application/problem+json", problem)
-    assert (said["status"], said["error"]["code"]) == (status, code)
+async def test_what_does_not_open_is_a_problem_document(scene: Scene) -> None:
+    for what, (change, status, code, problem) in PLAIN.items():
+        found, kind, data = await scene.post(change(scene.world.seal().data), url=scene.url)
+        said = json.loads(data)
+        assert (found, kind, said["type"]) == (status, "application/problem+json", problem), what
+        assert (said["status"], said["error"]["code"]) == (status, code), what
 
 
+@pytest.mark.long
 async def test_a_repeat_is_a_problem_document_too(scene: Scene) -> None:
     sealed = scene.world.seal()
     await scene.post(sealed.data)
@@ -162,6 +163,7 @@ async def test_a_repeat_is_a_problem_document_too(scene: Scene) -> None:
     assert json.loads(data)["error"]["code"] == "envelope.replay"
 
 
+@pytest.mark.long
 async def test_refusals_of_the_gateway_itself_are_problem_documents(scene: Scene) -> None:
     for options, code in (({"boot": bytes(32)}, "gateway.no_worker"), ({"kind": "text/plain"}, "gateway.bad_call")):
         _, kind, data = await scene.post(scene.world.seal().data, **options)  # type: ignore[arg-type]
@@ -169,6 +171,7 @@ async def test_refusals_of_the_gateway_itself_are_problem_documents(scene: Scene
         assert json.loads(data)["error"]["code"] == code
 
 
+@pytest.mark.long
 async def test_a_worker_that_goes_away_is_said(tmp_path: Path) -> None:
     async with opened(tmp_path) as scene:
 
@@ -190,12 +193,13 @@ async def test_keys_are_shown_as_the_worker_says_them_and_as_the_rfc_has_them(sc
             assert ohttp_client.decode_configs(await reply.read()) == (scene.world.config,)
 
 
-@pytest.mark.parametrize("said", [b"{}", b"[", b'{"keys":5}', b'{"keys":[5]}', b'{"keys":[{}]}'])
-async def test_a_worker_that_says_something_else_is_not_passed_on_as_keys(scene: Scene, said: bytes) -> None:
-    scene.said = said
-    async with aiohttp.ClientSession(scene.url) as session, session.get(scene.target("/ohttp-keys")) as reply:
-        assert reply.status >= 400
-        assert reply.content_type == "application/json"
+async def test_a_worker_that_says_something_else_is_not_passed_on_as_keys(scene: Scene) -> None:
+    async with aiohttp.ClientSession(scene.url) as session:
+        for said in (b"{}", b"[", b'{"keys":5}', b'{"keys":[5]}', b'{"keys":[{}]}'):
+            scene.said = said
+            async with session.get(scene.target("/ohttp-keys")) as reply:
+                assert reply.status >= 400
+                assert reply.content_type == "application/json"
 
 
 # --- the relay ---
@@ -211,10 +215,11 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("method", "target"), REFUSED)
-async def test_the_relay_passes_on_what_clients_need_and_nothing_else(scene: Scene, method: str, target: str) -> None:
-    async with aiohttp.ClientSession(scene.url) as session, session.request(method, target) as reply:
-        assert (await reply.json())["error"]["code"] == "relay.no_route"
+async def test_the_relay_passes_on_what_clients_need_and_nothing_else(scene: Scene) -> None:
+    async with aiohttp.ClientSession(scene.url) as session:
+        for method, target in REFUSED:
+            async with session.request(method, target) as reply:
+                assert (await reply.json())["error"]["code"] == "relay.no_route", target
 
 
 async def test_the_relay_says_nothing_of_its_own_in_what_it_passes_back(scene: Scene) -> None:
@@ -235,6 +240,7 @@ async def test_a_gateway_that_is_gone_is_a_refusal_of_the_relay(tmp_path: Path) 
         await relay.close()
 
 
+@pytest.mark.long
 async def test_a_gateway_that_says_too_much_is_cut_off(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = tuple((verb, form, most, 10) for verb, form, most, _ in ROUTES)
     monkeypatch.setattr("cloister.relay.ROUTES", rows)

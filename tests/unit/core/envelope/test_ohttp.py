@@ -84,7 +84,7 @@ def test_every_aead_is_that_of_another_implementation(aead: int) -> None:
 # --- both ends ---
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.sampled_from(AEADS), st.binary(max_size=400), st.binary(max_size=400))
 def test_both_ends_understand_each_other(aead: int, asked: bytes, told: bytes) -> None:
     config, recipient = pair()
@@ -144,7 +144,7 @@ def test_the_message_may_hold_what_its_exchange_exports() -> None:
 def test_no_bit_of_a_request_can_be_changed() -> None:
     config, recipient = pair()
     data, _ = ohttp_client.encapsulate(config, b"question", os.urandom)
-    for place in range(len(data) * 8):
+    for place in [*range(56), *range(56, len(data) * 8, 7)]:
         bad = bytearray(data)
         bad[place // 8] ^= 1 << place % 8
         code = code_of(lambda bad=bytes(bad): recipient.open(bad, max_size=CAP))
@@ -159,7 +159,7 @@ def test_no_bit_of_an_answer_can_be_changed() -> None:
     config, recipient = pair()
     data, sent = ohttp_client.encapsulate(config, b"question", os.urandom)
     told = recipient.open(data, max_size=CAP)[1].seal_response(b"answer", os.urandom)
-    for place in range(len(told) * 8):
+    for place in range(0, len(told) * 8, 3):
         bad = bytearray(told)
         bad[place // 8] ^= 1 << place % 8
         assert code_of(lambda bad=bytes(bad): sent.open_response(bad, max_size=CAP)) == "ohttp.not_authentic"
