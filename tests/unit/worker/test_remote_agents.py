@@ -366,6 +366,7 @@ async def test_a_pause_at_home_stops_calls_there_and_what_is_over_ends_all_the_s
     assert await town.paid() == before
 
 
+@pytest.mark.long
 async def test_whoever_brings_a_call_is_paid_back_and_no_more(town: Town) -> None:
     """Gas of real transactions: what the account paid back against what the worker paid."""
     there = town.there
