@@ -24,9 +24,9 @@ pytestmark = [pytest.mark.long, pytest.mark.network]
 
 NEVER = 50_000_000
 RULES = RulesRecord(
-    ceremony_blocks=30,
+    ceremony_blocks=80,
     term_blocks=NEVER,
-    refresh_blocks=120,
+    refresh_blocks=300,
     rotation_blocks=NEVER,
     erase_delay=8,
     unbonding_blocks=8,
