@@ -29,7 +29,16 @@ from cloister.core.policy.refusals import PAUSED
 from cloister.core.state.endorse import Answer
 from cloister.fabric.embedded import open_fabric
 from cloister.fabric.ports import Fabric
-from cloister.worker.account import ENDED, PATIENCE_S, RETRY_S, AccountCall, AccountDesk, AccountTurn, ended
+from cloister.worker.account import (
+    ENDED,
+    PATIENCE_S,
+    RETRY_S,
+    AccountCall,
+    AccountDesk,
+    AccountTurn,
+    ended,
+    waiting,
+)
 from cloister.worker.account_calls import AccountCalls
 from cloister.worker.chain_calls import NO_CHAIN
 from cloister.worker.chains import ChainView
@@ -191,6 +200,12 @@ async def test_a_wanted_call_is_made_once_and_told_when_it_is_proven(world: Worl
     assert await world.paid() - before == COIN
     assert await world.told(nonce) == ("made", None)
     assert await (await world.state()).peek(AccountCall(from_hex(nonce), b"", 0, b"", 0, 0).name) is None
+
+
+async def test_a_chain_that_the_agent_may_not_use_is_refused_before_anything_is_queued(world: World) -> None:
+    await refused(world.want(chain=5), "worker.no_chain")
+    tx = await (await world.state()).begin("nothing-waits")
+    assert await tx.list(waiting(5), limit=4) == []
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ import pytest
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import CloisterError
 from cloister.worker import carrier
+from cloister.worker.anchors import NOT_WAITING, Anchors
 from cloister.worker.carrier import PATIENCE_S, Carrier
 
 ANCHOR, NETWORK = b"\x0b" * 20, b"\x4e" * 32
@@ -148,3 +149,32 @@ async def test_a_worker_that_is_not_in_service_comes_last(world: World) -> None:
     world.now += PATIENCE_S
     await stranger.turn()
     assert len(world.carried) == 1
+
+
+@pytest.mark.parametrize("serves", [True, False])
+async def test_what_waits_for_a_new_set_holds_up_no_carrying(serves: bool) -> None:
+    turned: list[str] = []
+
+    class Part:
+        chain_id = 77
+
+        def __init__(self, name: str, fails: bool = False) -> None:
+            self.name, self.fails = name, fails
+
+        async def turn(self) -> None:
+            turned.append(self.name)
+            if self.fails:
+                raise NOT_WAITING(expected="a term", found="an older one")
+
+        async def refresh(self) -> None:
+            turned.append("refresh")
+
+    other: Any = Part("chain")
+    anchors = Anchors(
+        other,
+        [other],
+        lambda chain: Part("service", fails=not serves),  # type: ignore[arg-type, return-value]
+        lambda chain: Part("carrier"),  # type: ignore[arg-type, return-value]
+    )
+    await anchors.turn_others()
+    assert turned == ["refresh", "service", "carrier"]
