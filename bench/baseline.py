@@ -12,11 +12,24 @@ from pathlib import Path
 
 import uvloop
 
-from bench import attestation, calls, chain, evidence, journeys, keys, many, rotation, sandbox, state, threshold
+from bench import (
+    attestation,
+    calls,
+    chain,
+    evidence,
+    journeys,
+    keys,
+    many,
+    rotation,
+    sandbox,
+    serving,
+    state,
+    threshold,
+)
 from bench.live import live
 from bench.measure import Row, finish, table
 
-LOCAL = ("keys", "threshold", "rotation", "evidence", "attestation", "state", "sandbox", "agents")
+LOCAL = ("keys", "threshold", "rotation", "evidence", "attestation", "state", "sandbox", "serving", "agents")
 NETWORK = ("calls", "journeys", "chain", "gatekeepers")
 PARTS = (*NETWORK, *LOCAL)
 
@@ -42,6 +55,8 @@ async def measured(parts: Sequence[str]) -> list[Row]:
             _keep(found, await state.rows(folder / "state", 2.0))
         if "sandbox" in parts:
             _keep(found, await sandbox.rows(folder))
+        if "serving" in parts:
+            _keep(found, await serving.rows(folder / "serving"))
         if "agents" in parts:
             _keep(found, await many.rows(folder / "agents"))
     return found
