@@ -229,7 +229,8 @@ def test_ready_answers_survive_json_and_nothing_else_does() -> None:
     assert Ready.from_json(good.to_json()) == good
     bad: list[dict[str, Any]] = [
         {"reply": "?"}, {"reply": 5}, {"reply": "A" * 40_000}, {"by": []}, {"by": [["0x00", "0x00"]]}, {"by": 5},
-        {"by": good.to_json()["by"] * 9}, {"chain_id": -1}, {"request": {}}, {"lease": {}}, {"more": 1},
+        {"by": good.to_json()["by"] * 9}, {"chain_id": -1}, {"request": {}}, {"lease": {}}, {"told": {}},
+        {"told": 5}, {"more": 1},
     ]  # fmt: skip
     for changes in bad:
         with pytest.raises(CloisterError):
