@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.errors import TransportError, define
 from cloister.node import logs
-from cloister.wire.announce import Announcement
+from cloister.wire.announce import BAD_ANNOUNCEMENT, Announcement
 from cloister.wire.frames import Connection
 
 NO_WORKER = define(
@@ -39,10 +39,13 @@ class Workers:
     def __init__(self) -> None:
         self._by_boot: dict[bytes, Linked] = {}
         self._by_connection: dict[Connection, bytes] = {}
+        self._coming: dict[Connection, Announcement] = {}
 
     def announced(self, connection: Connection, data: bytes) -> None:
         """Take an announcement. Raises CloisterError for a malformed one: the connection then offers what it did."""
-        said = Announcement.decode(data)
+        said = self._whole(connection, Announcement.decode(data))
+        if said is None:
+            return
         seats: dict[bytes, tuple[bytes, ...]] = {}
         for seat in said.seats:
             text = json.dumps(seat.to_json(), separators=(",", ":")).encode()
@@ -55,8 +58,24 @@ class Workers:
         self._by_connection[connection] = said.boot
         self._by_boot[said.boot] = Linked(connection, said.worker, said.boot, seats)
 
+    def _whole(self, connection: Connection, said: Announcement) -> Announcement | None:
+        """All pages of an announcement, once the last one came. What was offered before stands until then.
+
+        Raises wire.announcement for a page that does not follow the one before: the pages so far are forgotten."""
+        coming = self._coming.pop(connection, None) if said.page else None
+        if said.page and (coming is None or (coming.boot, coming.worker) != (said.boot, said.worker)):
+            raise BAD_ANNOUNCEMENT(expected="a first page", found=f"page {said.page}")
+        if coming is not None and (coming.page + 1, coming.pages) != (said.page, said.pages):
+            raise BAD_ANNOUNCEMENT(expected=f"page {coming.page + 1} of {coming.pages}", found=f"page {said.page}")
+        whole = said if coming is None else replace(said, seats=(*coming.seats, *said.seats))
+        if said.page + 1 == said.pages:
+            return whole
+        self._coming[connection] = whole
+        return None
+
     def lost(self, connection: Connection) -> None:
         """The connection is gone."""
+        self._coming.pop(connection, None)
         boot = self._forget(connection)
         if boot is not None:
             _log.info("worker gone", boot=to_hex(boot)[:18])

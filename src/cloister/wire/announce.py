@@ -15,16 +15,19 @@ announcement replaces the one before. The gateway then opens streams towards it,
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Final
 
-from cloister.core.encoding.hexes import from_hex, need_fields, need_version, to_hex
+from cloister.core.encoding.hexes import from_hex, need_fields, need_uint, need_version, to_hex
 from cloister.core.envelope.certificate import Seat
 from cloister.core.errors import TransportError, define
 
+# Of one page; and how many pages tell all seats of a worker.
 MAX_SEATS: Final = 1024
 MAX_ANNOUNCEMENT: Final = 8 << 20
+MAX_PAGES: Final = 16
+_FRAME: Final = 512
 
 BAD_ANNOUNCEMENT = define(
     "wire.announcement",
@@ -48,22 +51,31 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """worker: 20-byte address. boot: 32 bytes. seats: what it serves now, unverified."""
+    """worker: 20-byte address. boot: 32 bytes. seats: what it serves now, unverified; all, or one page of ``pages``."""
 
     worker: bytes
     boot: bytes
     seats: tuple[Seat, ...]
+    page: int = 0
+    pages: int = 1
 
     def encode(self) -> bytes:
         """JSON bytes for an ANNOUNCE frame."""
         seats = [seat.to_json() for seat in self.seats]
         value = {"v": 1, "worker": to_hex(self.worker), "boot": to_hex(self.boot), "seats": seats}
+        if self.pages > 1:
+            value |= {"page": self.page, "pages": self.pages}
         return json.dumps(value, separators=(",", ":")).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Announcement:
         """Parse. Raises EncodingError or TransportError (wire.announcement)."""
-        value = need_fields("announcement", _json(data), {"v", "worker", "boot", "seats"})
+        said = _json(data)
+        paged = {"page", "pages"} if isinstance(said, dict) and "pages" in said else set()
+        value = need_fields("announcement", said, {"v", "worker", "boot", "seats", *paged})
+        page, pages = (need_uint("pages", value[name], 16) for name in ("page", "pages")) if paged else (0, 1)
+        if paged and not (2 <= pages <= MAX_PAGES and page < pages):
+            raise BAD_ANNOUNCEMENT(expected=f"a page of 2 to {MAX_PAGES}", found=f"{page} of {pages}")
         need_version("announcement", value["v"], 1)
         seats = value["seats"]
         if not isinstance(seats, list) or len(seats) > MAX_SEATS:
@@ -72,7 +84,21 @@ class Announcement:
         parsed = tuple(Seat.from_json(seat) for seat in seats)
         if any(s.certificate.boot != boot or s.certificate.worker != worker for s in parsed):
             raise BAD_ANNOUNCEMENT(expected="seats of this worker and boot", found="a seat of another")
-        return cls(worker, boot, parsed)
+        return cls(worker, boot, parsed, page, pages)
+
+    def split(self) -> tuple[Announcement, ...]:
+        """As few pages as hold these seats, in order; what ``MAX_PAGES`` of them do not hold is left out."""
+        pages: list[list[Seat]] = [[]]
+        size = 0
+        for seat in self.seats:
+            length = len(json.dumps(seat.to_json(), separators=(",", ":"))) + 1
+            if len(pages[-1]) == MAX_SEATS or size + length > MAX_ANNOUNCEMENT - _FRAME:
+                pages.append([])
+                size = 0
+            pages[-1].append(seat)
+            size += length
+        kept = pages[:MAX_PAGES]
+        return tuple(replace(self, seats=tuple(one), page=at, pages=len(kept)) for at, one in enumerate(kept))
 
 
 def call_payload(agent: bytes, record: bytes) -> bytes:

@@ -123,15 +123,15 @@ class FrameServer:
 class FrameClient:
     """Keeps one connection to a server, and makes a new one whenever it is lost.
 
-    ``announce()`` gives the bytes to say on every new connection. Streams in progress fail with frames.lost when the
-    connection goes: whether the peer acted is not known, so nothing is repeated here."""
+    ``announce()`` gives what is said on every new connection, in one frame or several. Streams in progress fail with
+    frames.lost when the connection goes: whether the peer acted is not known, so nothing is repeated here."""
 
     def __init__(
         self,
         path: Path,
         *,
         handler: Handler | None = None,
-        announce: Callable[[], bytes] | None = None,
+        announce: Callable[[], bytes | list[bytes]] | None = None,
         caps: Caps | None = None,
         report: Report | None = None,
     ) -> None:
@@ -178,7 +178,7 @@ class FrameClient:
     def announce_again(self) -> None:
         """What ``announce()`` gives has changed: say it now, if connected."""
         if self._announce is not None and self._connection is not None and not self._connection.closed:
-            self._connection.announce(self._announce())
+            self._say(self._connection)
 
     async def _keep(self) -> None:
         wait = FIRST_WAIT_S
@@ -197,9 +197,13 @@ class FrameClient:
 
     async def _connect(self) -> Connection:
         _, connection = await asyncio.get_running_loop().create_unix_connection(self._make, str(self._path))
-        if self._announce is not None:
-            connection.announce(self._announce())
+        self._say(connection)
         return connection
+
+    def _say(self, connection: Connection) -> None:
+        said = [] if self._announce is None else self._announce()
+        for page in [said] if isinstance(said, bytes) else said:
+            connection.announce(page)
 
     def _make(self) -> Connection:
         return Connection(accepting=False, handler=self._handler, caps=self._caps, report=self._report)

@@ -16,7 +16,7 @@ from cloister.core.encoding.hexes import need_bytes
 from cloister.core.errors import TransportError, define
 from cloister.node import logs
 from cloister.wire.anchor import Ready
-from cloister.wire.announce import MAX_ANNOUNCEMENT, MAX_SEATS, Announcement, Kind, split_call
+from cloister.wire.announce import Announcement, Kind, split_call
 from cloister.wire.frames import FrameClient, Incoming
 from cloister.worker.agents import AgentTable
 from cloister.worker.leases import NodeIdentity
@@ -90,18 +90,14 @@ class GatewayLink:
                 await self._clients.pop(path).close()
             await asyncio.sleep(LOOK_S)
 
-    def announcement(self) -> bytes:
-        """What this worker serves now, as far as one frame holds it: seats that do not fit are logged, not fatal."""
+    def announcement(self) -> list[bytes]:
+        """What this worker serves now, in as many frames as it takes: seats beyond them all are logged, not fatal."""
         seats = tuple(self._table.seats())
-        fitting = seats[:MAX_SEATS]
-        while True:
-            data = Announcement(self._node.address, self._node.boot, fitting).encode()
-            if len(data) <= MAX_ANNOUNCEMENT:
-                break
-            fitting = fitting[: len(fitting) * 7 // 8]
-        if len(fitting) < len(seats):
-            _log.error("too many seats for one announcement", announced=len(fitting), held=len(seats))
-        return data
+        pages = Announcement(self._node.address, self._node.boot, seats).split()
+        told = sum(len(page.seats) for page in pages)
+        if told < len(seats):
+            _log.error("too many seats for one announcement", announced=told, held=len(seats))
+        return [page.encode() for page in pages]
 
     async def handle(self, incoming: Incoming) -> None:
         """Serve one stream of the gateway. Raises CloisterError: the stream then ends with that refusal."""

@@ -144,3 +144,69 @@ def test_a_worker_at_another_address_is_another_worker() -> None:
     with pytest.raises(CloisterError, match=r"gateway\.no_worker"):
         table.by_address(address_of(WORKER))
     assert replace(table.by_address(b"\x07" * 20)).worker == b"\x07" * 20
+
+
+# --- pages ---
+
+
+def pages_of(count: int, boot: bytes = BOOT) -> list[bytes]:
+    """An announcement of one seat per page."""
+    whole = Announcement.decode(said(boot, count))
+    made = [replace(whole, seats=(seat,), page=at, pages=count) for at, seat in enumerate(whole.seats)]
+    return [page.encode() for page in made]
+
+
+def test_pages_count_together_once_the_last_one_came() -> None:
+    table, link = Workers(), Link()
+    table.announced(link, said())
+    for data in pages_of(3)[:-1]:
+        table.announced(link, data)
+        assert table.counts()["seats"] == 1, "what was offered before stands"
+    table.announced(link, pages_of(3)[-1])
+    assert table.counts() == {"workers": 1, "agents": 3, "seats": 3}
+    table.announced(link, said())
+    assert table.counts()["seats"] == 1, "the next announcement replaces all of them"
+
+
+STRAY: dict[str, list[int]] = {
+    "no first page": [1],
+    "a page twice": [0, 1, 1],
+    "a page left out": [0, 2],
+    "the last page first": [2],
+    "a page after the last": [0, 1, 2, 2],
+}
+
+
+@pytest.mark.parametrize("sentence", STRAY)
+def test_pages_that_do_not_follow_are_refused_and_forgotten(sentence: str) -> None:
+    table, link, pages = Workers(), Link(), pages_of(3)
+    *before, stray = STRAY[sentence]
+    for number in before:
+        table.announced(link, pages[number])
+    counts = table.counts()
+    with pytest.raises(CloisterError) as caught:
+        table.announced(link, pages[stray])
+    assert caught.value.code == "wire.announcement"
+    assert table.counts() == counts
+    for data in pages:
+        table.announced(link, data)
+    assert table.counts()["seats"] == 3
+
+
+def test_pages_of_another_boot_or_connection_do_not_join() -> None:
+    table, link, pages = Workers(), Link(), pages_of(2)
+    table.announced(link, pages[0])
+    with pytest.raises(CloisterError):
+        table.announced(link, pages_of(2, b"\x77" * 32)[1])
+    table.announced(link, pages[0])
+    with pytest.raises(CloisterError):
+        table.announced(Link(), pages[1])
+
+
+def test_a_connection_that_goes_in_the_middle_leaves_nothing() -> None:
+    table, link = Workers(), Link()
+    table.announced(link, pages_of(2)[0])
+    table.lost(link)
+    assert not table._coming
+    with pytest.raises(CloisterError):
+        table.announced(link, pages_of(2)[1])

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from cloister.core.encoding.signatures import address_of
 from cloister.core.errors import CloisterError
-from cloister.wire.announce import MAX_SEATS, Announcement, call_payload, split_call
+from cloister.wire import announce
+from cloister.wire.announce import MAX_PAGES, MAX_SEATS, Announcement, call_payload, split_call
 from support.sealed import BOOT, WORKER, make_seat
 
 SEAT = make_seat(b"\x09" * 32)
@@ -24,6 +25,16 @@ def test_an_announcement_round_trips() -> None:
     assert Announcement.decode(GOOD.encode()) == GOOD
     none = replace(GOOD, seats=())
     assert Announcement.decode(none.encode()) == none
+
+
+@given(st.integers(0, 9), st.integers(1, 4))
+def test_pages_hold_all_seats_in_order_and_round_trip(count: int, per_page: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(announce, "MAX_SEATS", per_page)
+        pages = [Announcement.decode(page.encode()) for page in replace(GOOD, seats=(SEAT,) * count).split()]
+    assert sum(len(page.seats) for page in pages) == count
+    assert len(pages) == max(1, -(-count // per_page))
+    assert {(page.page, page.pages) for page in pages} == {(n, len(pages)) for n in range(len(pages))}
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> bytes:
@@ -44,6 +55,12 @@ BAD: dict[str, bytes] = {
     "a seat of another boot": changed(lambda v: v.update(boot="0x" + "99" * 32)),
     "a seat of another worker": changed(lambda v: v.update(worker="0x" + "99" * 20)),
     "a seat without a lease": changed(lambda v: v["seats"][0].pop("lease")),
+    "page one of one": changed(lambda v: v.update(page=0, pages=1)),
+    "a page beyond the last": changed(lambda v: v.update(page=2, pages=2)),
+    "too many pages": changed(lambda v: v.update(page=0, pages=MAX_PAGES + 1)),
+    "pages without a page": changed(lambda v: v.update(pages=2)),
+    "a page without pages": changed(lambda v: v.update(page=0)),
+    "a page that is a text": changed(lambda v: v.update(page="0", pages=2)),
     "too many bytes": b" " * ((4 << 20) + 1),
     "depth": b"[" * 100_000,
 }

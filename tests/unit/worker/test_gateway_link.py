@@ -18,6 +18,7 @@ from cloister.core.errors import CloisterError
 from cloister.core.receipts.receipt import Exchange
 from cloister.core.receipts.verify import Admission, verify_receipt
 from cloister.sandbox.ports import AgentRequest
+from cloister.wire import announce
 from cloister.wire.anchor import Ready
 from cloister.wire.announce import MAX_ANNOUNCEMENT, Announcement, Kind, call_payload
 from cloister.wire.frames import Connection, FrameServer
@@ -213,11 +214,14 @@ async def test_more_seats_than_a_frame_holds_do_not_end_the_link(scene: Scene, m
     seat = scene.rig.table.seats()[0]
     one = len(Announcement(scene.rig.node.address, scene.rig.boot, (seat,)).encode())
     monkeypatch.setattr(scene.rig.table, "seats", lambda: [seat] * (MAX_ANNOUNCEMENT // one + 500))
-    data = scene.link.announcement()
-    assert one < len(data) <= MAX_ANNOUNCEMENT
-    assert Announcement.decode(data).seats[0] == seat
-    monkeypatch.setattr(link_module, "MAX_SEATS", 2)
-    assert len(Announcement.decode(scene.link.announcement()).seats) == 2
+    count = len(scene.rig.table.seats())
+    pages = [Announcement.decode(data) for data in scene.link.announcement()]
+    assert sum(len(page.seats) for page in pages) == count
+    assert [(page.page, page.pages) for page in pages] == [(n, len(pages)) for n in range(len(pages))]
+    assert len(pages) > 1
+    monkeypatch.setattr(announce, "MAX_SEATS", 2)
+    monkeypatch.setattr(announce, "MAX_PAGES", 3)
+    assert [len(page.seats) for page in map(Announcement.decode, scene.link.announcement())] == [2, 2, 2]
 
 
 async def test_a_signed_answer_is_shown_to_whoever_may_bring_it(scene: Scene) -> None:
