@@ -21,7 +21,7 @@ from cloister.core.errors import CloisterError
 from cloister.core.policy.candidates import ADMISSION_BLOCKS, NOT_STANDING, admission_of, may_admit
 from cloister.gatekeeper.audit import AuditLog
 from cloister.gatekeeper.checkpoints import HALTED, Checkpoints
-from cloister.gatekeeper.deeds import Deeds
+from cloister.gatekeeper.deeds import RESEND_BLOCKS, Deeds
 from cloister.gatekeeper.limits import RateLimit
 from cloister.gatekeeper.membership import Membership
 from cloister.gatekeeper.office import Office
@@ -112,7 +112,8 @@ class Candidacy:
             return
         self.trouble = None
         fields = tuple(getattr(asked, name) for name in asked.TYPES)
-        await self._deeds.once(("admit", (fields, signatures)), head)
+        if await self._deeds.once(("admit", (fields, signatures)), head):
+            self._asked = head.number + RESEND_BLOCKS - RETRY_BLOCKS  # it becomes final meanwhile
 
     async def _gather(self, at: Snapshot, seats: SeatsRecord, asked: CandidateAdmission) -> tuple[bytes, ...]:
         """t members' signatures. Raises gatekeeper.too_few, or the refusal that they share."""
