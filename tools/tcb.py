@@ -72,9 +72,10 @@ SERVICES = {
     ),
     "spans of requests, where the operator asks for them": (220, "node.trace worker.spans core.envelope.trace"),
     "what owners see and command": (
-        520,
+        580,
         "core.keys.ownerlog core.encoding.owner_statements worker.logbook worker.owner worker.figures",
     ),
+    "a second version beside the first, and secrets one by one": (120, "worker.wanted core.keys.secretset"),
     "agents in Python": (900, "sandbox.python sandbox.runtimes core.policy.archive harness.py cloister_agent.py"),
     "agents that wake up by a schedule": (300, "worker.schedule core.policy.cron"),
     "calls through a relay": (
