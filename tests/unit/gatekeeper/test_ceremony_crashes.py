@@ -58,9 +58,9 @@ class Fuse:
         return call
 
     def around_sending(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        async def call(*args: Any) -> Any:
+        async def call(*args: Any, **named: Any) -> Any:
             number = self.before()
-            result = await real(*args)
+            result = await real(*args, **named)
             self.behind(number)
             return result
 
