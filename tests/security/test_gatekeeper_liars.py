@@ -182,9 +182,9 @@ def _spoils(seat: Seat, change: Callable[[Dealt], Any]) -> None:
 def _becomes(seat: Seat, function: str, calls: Callable[[tuple[Any, ...]], list[Call]]) -> None:
     send = seat.chain.send
 
-    async def bent(name: str, *args: Any) -> None:
+    async def bent(name: str, *args: Any, **where: Any) -> None:
         for one, arguments in calls(args) if name == function else [(name, args)]:
-            await send(one, *arguments)
+            await send(one, *arguments, **where)
 
     seat.chain.send = bent  # type: ignore[method-assign]
 

@@ -43,9 +43,9 @@ async def test_nothing_is_repeated_while_it_becomes_final(tmp_path: Path) -> Non
         calls: list[str] = []
         send = seats[0].chain.send
 
-        async def counted(function: str, *args: Any) -> None:
+        async def counted(function: str, *args: Any, **where: Any) -> None:
             calls.append(function)
-            await send(function, *args)
+            await send(function, *args, **where)
 
         seats[0].chain.send = counted  # type: ignore[method-assign]
         await turns(world, seats, 6)
