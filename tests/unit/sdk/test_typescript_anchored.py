@@ -89,6 +89,7 @@ def test_a_receipt_is_below_a_root_on_chain_whichever_log_is_longer(net: Any) ->
     assert shown(net, called(net), on_chain=False)["ok"]["index"] is None
 
 
+@pytest.mark.long
 def test_the_first_root_that_covers_it_is_found_among_many(net: Any) -> None:
     for _ in range(40):  # before the call, of other boots
         net.world.add_root(net.one.address, fresh(), fresh(), 9)
@@ -223,6 +224,7 @@ async def test_a_file_is_checked_with_nobody_there_and_its_lies_are_named(net: A
     assert code(opened(net, bundle.encode().decode(), "00" * 32)) == "encoding.fingerprint"
 
 
+@pytest.mark.long
 async def test_garbage_is_no_bundle_and_every_field_is_needed(net: Any, tmp_path: Path) -> None:
     good = json.loads((await bundled(net, tmp_path)).encode())
     for bad in ("", "{}", "[]", "no JSON", json.dumps(good["receipt"])):
@@ -242,6 +244,7 @@ async def test_garbage_is_no_bundle_and_every_field_is_needed(net: Any, tmp_path
         assert code(opened(net, json.dumps({**good, **change}))) == "client.receipt_bundle", change
 
 
+@pytest.mark.long
 async def test_a_file_brings_the_hand_overs_that_it_needs(net: Any, tmp_path: Path) -> None:
     net.world.hand_over(SECOND)
     net.gateway.offer(net.agent)

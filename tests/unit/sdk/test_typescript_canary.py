@@ -64,6 +64,7 @@ PINS: dict[str, tuple[dict[str, str], str]] = {
 }
 
 
+@pytest.mark.long
 def test_a_pin_gets_that_version_at_any_share_and_no_other(net: Any) -> None:
     for share in (0, 100):
         net.gateway.offer(net.agent)
