@@ -135,6 +135,7 @@ def test_codes_in_the_documents_exist() -> None:
         "keys.account",
         "keys.sign_message",
         "keys.sign_typed_data",
+        *("gateway.call", "worker.request", "agent.fetch"),  # spans
         "reply.status",
         "sandbox.ports",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from cloister.chain.proven import ProvenState
-from cloister.core.policy.remote_agent import NOBODY, People
+from cloister.core.encoding.contract_statements import NOBODY, People
 
 
 async def people_of(state: ProvenState, agent: bytes) -> People | None:

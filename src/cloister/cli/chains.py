@@ -1,4 +1,4 @@
-"""``cloister chain status | verify | deploy | upgrade``: the contracts of a network; ``carry | account | stop`` there."""
+"""``cloister chain``: contracts of a network (status, verify, deploy, upgrade), and what goes to connected chains."""
 
 from __future__ import annotations
 

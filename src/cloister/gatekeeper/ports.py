@@ -14,10 +14,10 @@ from cloister.core.chainview.header import Header
 from cloister.core.chainview.records import PolicyRecord
 from cloister.core.chainview.reseals import CountedAgent
 from cloister.core.chainview.seats import RulesRecord
+from cloister.core.encoding.contract_statements import People
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.policy.caps import Backing
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
-from cloister.core.policy.remote_agent import People
 from cloister.core.threshold.facts import Facts
 
 

@@ -24,13 +24,13 @@ from cloister.core.chainview.reseals import CountedAgent, read_born_in, read_bor
 from cloister.core.chainview.seats import RulesRecord
 from cloister.core.chainview.stakes import read_caps, read_stake
 from cloister.core.chainview.words import Slots, address_of_word
+from cloister.core.encoding.contract_statements import People
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.network import Genesis
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import ChainError, CloisterError
 from cloister.core.policy.caps import Backing
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
-from cloister.core.policy.remote_agent import People
 from cloister.core.threshold.facts import Facts
 
 _SNAPSHOTS = 24

@@ -14,11 +14,10 @@ from cloister.chain.contracts import decode, encode
 from cloister.chain.people import people_of
 from cloister.chain.proven_calls import ProvenCalls
 from cloister.chain.tx import NO_FUNDS
-from cloister.core.encoding.contract_statements import RemoteAgent
+from cloister.core.encoding.contract_statements import REMOTE_SECONDS, RemoteAgent
 from cloister.core.encoding.signatures import Signed
 from cloister.core.errors import ChainError, ChainViewError, PolicyError, define
 from cloister.core.policy.refusals import PAUSED
-from cloister.core.policy.remote_agent import MAX_SECONDS
 from cloister.node import logs
 from cloister.wire.remote import RemoteAgentRequest, ask_remote_agent
 from cloister.wire.terms import LiveCommittee
@@ -175,7 +174,7 @@ class Teller:
             guardian=people.guardian,
             payer=people.payer,
             height=at.number,
-            expiry=at.timestamp + MAX_SECONDS,
+            expiry=at.timestamp + REMOTE_SECONDS,
         )
         signed = await self._members.remote_agent(asked)
         try:

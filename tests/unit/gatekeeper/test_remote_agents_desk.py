@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 from coincurve import PrivateKey
 
-from cloister.core.encoding.contract_statements import RemoteAgent
+from cloister.core.encoding.contract_statements import NOBODY, People, RemoteAgent
 from cloister.core.encoding.signatures import Signed, SignerSet, address_of, sign_digest, verify_signer
 from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.errors import CloisterError
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
-from cloister.core.policy.remote_agent import NOBODY, People
 from cloister.gatekeeper.audit import AuditLog
 from cloister.gatekeeper.checkpoints import NO_CHECKPOINT
 from cloister.gatekeeper.limits import RateLimit

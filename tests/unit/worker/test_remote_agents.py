@@ -21,13 +21,12 @@ from cloister.chain.proven_calls import ProvenCalls
 from cloister.chain.rpc import Rpc
 from cloister.chain.tx import Sender, create_address
 from cloister.core.chainview.records import agent_id
-from cloister.core.encoding.contract_statements import RemoteAgent
+from cloister.core.encoding.contract_statements import NOBODY, REMOTE_SECONDS, People, RemoteAgent
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.signatures import Signed, address_of
 from cloister.core.encoding.statements import Checkpoint, SetSigner
 from cloister.core.errors import CloisterError
 from cloister.core.policy.manifest import KeyRules
-from cloister.core.policy.remote_agent import MAX_SECONDS, NOBODY, People
 from cloister.core.state.endorse import Answer
 from cloister.fabric.embedded import open_fabric
 from cloister.worker.account import AccountCall, AccountDesk, AccountTurn, waiting
@@ -159,7 +158,7 @@ async def test_a_chain_is_told_once_and_again_before_the_facts_end(there: There)
     again = there.teller()
     await again.told(1, 1)
     assert len(there.asked) == 1, "nor asks a worker that starts anew"
-    there.later = MAX_SECONDS - RENEW_S
+    there.later = REMOTE_SECONDS - RENEW_S
     await there.look()
     await again.told(1, 1)
     assert len(there.asked) == 2

@@ -6,7 +6,7 @@ Apart from ``statements``, which every service loads.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from cloister.core.encoding.statements import ADDRESS, B32, U64, U256, Statement
 
@@ -116,6 +116,20 @@ class AnchorCommit(Statement):
     agent: bytes
     commit: bytes
     deadline: int
+
+
+@dataclass(frozen=True, slots=True)
+class People:
+    """Who stands in an agent's record at a block, 20 bytes each. An owner or guardian with code is ``NOBODY``."""
+
+    owner: bytes
+    guardian: bytes
+    payer: bytes
+
+
+NOBODY: Final = bytes(20)
+# How long a RemoteAgent counts: so long a pause at home may pass unseen there, whoever is broken.
+REMOTE_SECONDS: Final = 2 * 3600
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -22,7 +22,9 @@ from cloister.core.envelope.model import MAX_HEAD, Caller, RequestHead, decode_j
 from cloister.core.errors import EnvelopeError, Refusal, define
 from cloister.core.keys import hpke
 from cloister.core.threshold import idsig
-from cloister.core.threshold.ibe import DerivedKey
+
+if TYPE_CHECKING:
+    from cloister.core.threshold.ibe import DerivedKey
 
 MAX_BODY: Final = 8 << 20
 MAX_ANSWER: Final = 16 << 20

@@ -9,17 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from cloister.core.encoding.contract_statements import RemoteAgent
+from cloister.core.encoding.contract_statements import REMOTE_SECONDS, People, RemoteAgent
 from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.errors import PolicyError, define
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
 from cloister.core.policy.serving import require_in_epoch, require_serving
 
-# How long facts count: so long a pause at home may pass unseen there, whoever is broken.
-MAX_SECONDS: Final = 2 * 3600
 # How far the block that a worker names may lie behind this member's newest one.
 MAX_BEHIND: Final = 16
-NOBODY: Final = bytes(20)
 
 WRONG_REMOTE = define(
     "policy.remote_agent",
@@ -28,15 +25,6 @@ WRONG_REMOTE = define(
     remedy="ask again with a newer checkpoint; an agent that is paused is not told of",
     status=403,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class People:
-    """Who stands in an agent's record at a block, 20 bytes each. An owner or guardian with code is ``NOBODY``."""
-
-    owner: bytes
-    guardian: bytes
-    payer: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,5 +70,5 @@ def may_tell(facts: RemoteFacts) -> None:
     if facts.people != People(asked.owner, asked.guardian, asked.payer):
         raise WRONG_REMOTE(expected="owner, guardian and payer of the block named", found="others")
     ahead = asked.expiry - facts.head.timestamp
-    if not 0 < ahead <= MAX_SECONDS:  # 6
-        raise WRONG_REMOTE(expected=f"an end 1 to {MAX_SECONDS} s ahead", found=f"{ahead} s")
+    if not 0 < ahead <= REMOTE_SECONDS:  # 6
+        raise WRONG_REMOTE(expected=f"an end 1 to {REMOTE_SECONDS} s ahead", found=f"{ahead} s")

@@ -7,7 +7,7 @@ own, so that nothing which the key opens or derives elsewhere passes for one.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cloister.core.encoding.contexts import Context
 from cloister.core.errors import ThresholdError, define
@@ -23,7 +23,9 @@ from cloister.core.threshold.groups import (
     random_scalar,
     to_bytes,
 )
-from cloister.core.threshold.ibe import DerivedKey
+
+if TYPE_CHECKING:
+    from cloister.core.threshold.ibe import DerivedKey
 
 SIGNATURE_SIZE: Final = 2 * G1_SIZE
 

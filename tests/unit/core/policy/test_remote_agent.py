@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloister.core.encoding.contract_statements import RemoteAgent
+from cloister.core.encoding.contract_statements import NOBODY, REMOTE_SECONDS, People, RemoteAgent
 from cloister.core.encoding.signatures import Signed
 from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.errors import CloisterError
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
-from cloister.core.policy.remote_agent import MAX_BEHIND, MAX_SECONDS, NOBODY, People, RemoteFacts, may_tell
+from cloister.core.policy.remote_agent import MAX_BEHIND, RemoteFacts, may_tell
 from cloister.wire.remote import RemoteAgentRequest
 
 NOW, NUMBER = 1_800_000_000, 500
@@ -63,7 +63,7 @@ def facts(**changes: Any) -> RemoteFacts:
 
 def test_what_is_so_is_told() -> None:
     may_tell(facts())
-    may_tell(facts(asked=asked(expiry=NOW + MAX_SECONDS, height=NUMBER)))
+    may_tell(facts(asked=asked(expiry=NOW + REMOTE_SECONDS, height=NUMBER)))
     may_tell(facts(asked=asked(height=NUMBER - MAX_BEHIND)))
 
 
@@ -94,7 +94,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an owner with code by its address": ({"people": People(NOBODY, GUARDIAN, NOBODY)}, "policy.remote_agent"),
     "people of nobody": ({"people": None}, "policy.remote_agent"),
     "an end that is past": ({"asked": asked(expiry=NOW)}, "policy.remote_agent"),
-    "an end beyond two hours": ({"asked": asked(expiry=NOW + MAX_SECONDS + 1)}, "policy.remote_agent"),
+    "an end beyond two hours": ({"asked": asked(expiry=NOW + REMOTE_SECONDS + 1)}, "policy.remote_agent"),
 }
 
 
