@@ -493,7 +493,7 @@ async def test_a_canary_that_was_dropped_gets_no_keys(stage: Stage) -> None:
 
 async def test_a_requester_cannot_name_an_epoch_a_period_or_an_identity(stage: Stage) -> None:
     honest = stage.request().to_json()
-    for field in ("agent_epoch", "period", "identity", "epoch", "code_hash", "expiry"):
+    for field in ("agent_epoch", "period", "identity", "epoch", "manifest_hash", "expiry"):
         with pytest.raises(CloisterError) as caught:
             await stage.ask({**honest, field: 1})
         assert caught.value.code == "encoding.field"

@@ -126,12 +126,12 @@ CASES: dict[str, tuple[str, str, Any]] = {
     "a call by the account has its defaults": (
         "return [await ctx.keys.send({ to: '0x01' })];",
         "return [await ctx.keys.send('0x01')]",
-        ['{"to":"0x01","value":"0","data":"0x","key":null,"within_s":600}'],
+        ['{"to":"0x01","value":"0","data":"0x","key":null,"within_s":600,"chain":null}'],
     ),
     "a call by the account is asked for as it is": (
-        "return [await ctx.keys.send({ to: '0x01', value: 5n, data: '0x02', key: 'k', withinS: 60 })];",
-        "return [await ctx.keys.send('0x01', value=5, data='0x02', key='k', within_s=60)]",
-        ['{"to":"0x01","value":"5","data":"0x02","key":"k","within_s":60}'],
+        "return [await ctx.keys.send({ to: '0x01', value: 5n, data: '0x02', key: 'k', withinS: 60, chain: 8453 })];",
+        "return [await ctx.keys.send('0x01', value=5, data='0x02', key='k', within_s=60, chain=8453)]",
+        ['{"to":"0x01","value":"5","data":"0x02","key":"k","within_s":60,"chain":8453}'],
     ),
     "how a call by the account ended is asked by its nonce": (
         "return await ctx.keys.sent('0x07');",
