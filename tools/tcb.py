@@ -81,7 +81,7 @@ SERVICES = {
     "calls through a relay": (
         680,
         """core.envelope.bhttp core.envelope.ohttp core.envelope.oblivious core.envelope.oblivious_door
-        core.threshold.idsig worker.oblivious""",
+        core.keys.idsig worker.oblivious""",
     ),
     "many agents: processes on demand, in reserve, and each owner's share": (360, "worker.processes"),
 }

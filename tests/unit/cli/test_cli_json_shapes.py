@@ -35,6 +35,8 @@ AGENT = {
     "upgrade": r"instant|frozen|delay \d+ blocks",
     "code_hash": HASH,
     "manifest_hash": HASH,
+    "canary": type(None),
+    "canary_share": type(None),
     "cluster": HASH,
     "account": CHECKSUMMED,
     "secrets_version": int,

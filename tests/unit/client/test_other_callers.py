@@ -103,7 +103,7 @@ class Answers:
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
         self.calls, self.network = self, SimpleNamespace(id=bytes(32))
-        self.rng = os.urandom
+        self.rng, self.caller = os.urandom, None
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
     def clock(self) -> float:

@@ -20,8 +20,7 @@ from cloister.core.envelope.bhttp import BinaryRequest, padded_size
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.envelope.model import MAX_HEAD, Caller, RequestHead, decode_json
 from cloister.core.errors import EnvelopeError, Refusal, define
-from cloister.core.keys import hpke
-from cloister.core.threshold import idsig
+from cloister.core.keys import hpke, idsig
 
 if TYPE_CHECKING:
     from cloister.core.threshold.ibe import DerivedKey

@@ -49,11 +49,10 @@ from cloister.core.envelope.oblivious import (
 from cloister.core.envelope.ohttp_client import choose, decode_config, encapsulate_with
 from cloister.core.envelope.opener import Failed
 from cloister.core.errors import CloisterError, EnvelopeError, define, from_wire
-from cloister.core.keys import hpke
+from cloister.core.keys import hpke, idsig
 from cloister.core.receipts.batch import MAX_BATCH_PATH, BatchPath
 from cloister.core.receipts.commitments import receipt_salt, request_commitment, response_commitment
 from cloister.core.receipts.merkle import hashes_from
-from cloister.core.threshold import idsig
 
 BAD_KEY = define(
     "oblivious.key",

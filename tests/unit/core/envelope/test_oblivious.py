@@ -25,8 +25,7 @@ from cloister.core.envelope.opener import Failed
 from cloister.core.envelope.server import SealedRefusalError
 from cloister.core.errors import CloisterError, define
 from cloister.core.errors import EnvelopeError as Family
-from cloister.core.keys import hpke
-from cloister.core.threshold import idsig
+from cloister.core.keys import hpke, idsig
 from support.oblivious_kit import RECEIPT, Oblivious, answered, certificate, good, issued
 from support.sealed import MPK, NOW, WORKER, derived, head, key
 

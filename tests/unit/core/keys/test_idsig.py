@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from py_arkworks_bls12381 import Scalar
 
 from cloister.core.errors import CloisterError, ThresholdError
-from cloister.core.threshold import ibe, idsig
+from cloister.core.keys import idsig
+from cloister.core.threshold import ibe
 from cloister.core.threshold.groups import G1, G2, hash_identity, to_bytes
 from cloister.core.threshold.ibe import DerivedKey
 
