@@ -142,14 +142,6 @@ class Worker:
             node.boot.hex(),
             door.of_agent,
         )
-        callers = Callers(
-            lambda: self.watch.height,
-            self._worker,
-            self._lessors,
-            network.id,
-            self.access.require_signature,
-            ApiKeys(self.table.placed, self._now_s).require,
-        )
         self.tracer = tracer_of("cloister-worker", config.trace, config.trace_share)
         self.server = Server(
             self.watch,
@@ -157,7 +149,7 @@ class Worker:
             self.sessions,
             receipts,
             self.access,
-            callers,
+            self._callers(),
             self.owner,
             now_ms=host_now_ms,
             tracer=self.tracer,
@@ -174,6 +166,16 @@ class Worker:
         self._unsigned = Troubles("agent's account not served")
         self._quoting = 0
         self._unserved, self._unendorsed = Troubles("agent not served"), Troubles("heads not endorsed")
+
+    def _callers(self) -> Callers:
+        return Callers(
+            lambda: self.watch.height,
+            self._worker,
+            self._lessors,
+            self.network.id,
+            self.access.require_signature,
+            ApiKeys(self.table.placed, self._now_s).require,
+        )
 
     @classmethod
     async def open(cls, config: WorkerConfig) -> Worker:
