@@ -105,14 +105,14 @@ async def ask(process: AgentProcess, path: str = "/", **options: Any) -> Answer:
     return Answer(head.status, dict(head.headers), b"".join([piece async for piece in body]))
 
 
-def children() -> set[int]:
-    """Process ids of this process's children, whichever thread started them."""
+def children(of: int | str = "self") -> set[int]:
+    """Process ids of a process's children (by default ours), whichever thread started them. None, if it has ended."""
     found: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
+    for task in list(Path(f"/proc/{of}/task").glob("*")):
         try:
             found |= {int(pid) for pid in (task / "children").read_text().split()}
-        except FileNotFoundError:
-            continue
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended while we looked
     return found
 
 
@@ -120,8 +120,7 @@ def descendants(pids: set[int]) -> set[int]:
     """These processes and all that they started."""
     found, todo = set(pids), list(pids)
     while todo:
-        tasks = Path(f"/proc/{todo.pop()}/task").glob("*/children")
-        new = {int(pid) for task in tasks for pid in task.read_text().split()} - found
+        new = children(todo.pop()) - found
         found |= new
         todo += new
     return found
