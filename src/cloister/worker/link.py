@@ -59,6 +59,7 @@ class GatewayLink:
         self._socket = socket
         self._clients: dict[Path, FrameClient] = {}
         self._looking: asyncio.Task[None] | None = None
+        self._leaving = False
 
     def start(self) -> None:
         """Connect in the background, and stay connected."""
@@ -71,6 +72,7 @@ class GatewayLink:
 
     async def close(self) -> None:
         """Leave."""
+        self._leaving = True  # a look that is closing a client takes the cancellation for that client's
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
@@ -78,7 +80,7 @@ class GatewayLink:
 
     async def _look(self) -> None:
         """Connect to what is there; leave what is gone."""
-        while True:
+        while not self._leaving:
             found = {self._socket}
             if self._socket.is_dir():
                 found = set(sorted(self._socket.glob("*.sock"))[:MAX_SOCKETS])
