@@ -468,6 +468,26 @@ def _framed(*frames: tuple[int, Type, bytes]) -> bytes:
     return b"".join(HEADER.pack(len(data), stream, kind) + data for stream, kind, data in frames)
 
 
+def _oblivious_seeds() -> dict[str, tuple[bytes, ...]]:
+    """Good inputs of the targets that read binary and oblivious HTTP."""
+    asked = bhttp.BinaryRequest("POST", "https", "a.example", "/x", (("a", "b"),), b"body", (("t", "u"),))
+    final = (("cloister-receipt", '{"receipt":{},"signature":"0x' + "00" * 65 + '"}'),)
+    told = bhttp.BinaryResponse(200, (("cloister-checkpoint", "5"),), b"body", final, ((103, (("a", "b"),)),))
+    failure = b'{"status":409,"error":{"code":"envelope.replay"}}'
+    refused = bhttp.BinaryResponse(409, (("cloister-refusal", "envelope.replay"),), failure)
+    return {
+        "bhttp_request": (
+            bhttp_client.encode_request(asked),
+            bhttp_client.encode_request(asked, indeterminate=True, size=512),
+        ),
+        "bhttp_response": (bhttp.encode_response(told), bhttp.encode_response(told, indeterminate=True, size=512)),
+        "ohttp_keys": (ohttp.encode_configs((oblivious_world()[1].config,) * 2),),
+        "ohttp_request": (oblivious_world()[2],),
+        "oblivious_call": (oblivious_world()[3],),
+        "oblivious_answer": (bhttp.encode_response(told), bhttp.encode_response(refused)),
+    }
+
+
 @functools.cache
 def seeds() -> dict[str, tuple[bytes, ...]]:
     """Good inputs by target; a target without its own begins with those of all."""
@@ -505,53 +525,46 @@ def seeds() -> dict[str, tuple[bytes, ...]]:
         "member_info": messages.Info(bytes(20), 1, 1, NETWORK, bytes(32), "intel", True, 5).to_json(),
         "error_fields": {"code": "envelope.replay", "check": "c", "expected": "e", "found": "f", "remedy": "r"},
     }
-    asked = bhttp.BinaryRequest("POST", "https", "a.example", "/x", (("a", "b"),), b"body", (("t", "u"),))
-    final = (("cloister-receipt", '{"receipt":{},"signature":"0x' + "00" * 65 + '"}'),)
-    told = bhttp.BinaryResponse(200, (("cloister-checkpoint", "5"),), b"body", final, ((103, (("a", "b"),)),))
-    failure = b'{"status":409,"error":{"code":"envelope.replay"}}'
-    refused = bhttp.BinaryResponse(409, (("cloister-refusal", "envelope.replay"),), failure)
     others = json.loads((Path(__file__).parents[2] / "spec/vectors/callers.json").read_text())
     heads_of_callers = [others["callers"][name].encode() for name in ("head_by_key", "head_by_contract")]
-    return {name: (json.dumps(value).encode(),) for name, value in plain.items()} | {
-        "record": (record, bytes.fromhex(others["xwing"]["record"][2:])),
-        "request": (record,),
-        "request_head": (model.encode_json(head()), *heads_of_callers),
-        "answer_stream": (stream,),
-        "certificate": (seat.certificate.encoded, others["xwing"]["certificate"].encode()),
-        "kept_receipt": (seal_kept(receipt, bytes(32), OwnerKey(bytes(32), BOOT)),),
-        "receipt": (receipt.encoded,),
-        "canonical_json": (receipt.encoded, b'{"a":[1,{"b":null}],"\xc3\xa9":"\\n"}'),
-        "hex": (b"0x00ff",),
-        "network_file": (NETWORK_FILE.encode(),),
-        "genesis_file": (jcs.encode(NETWORK_FILE.genesis.to_json()),),
-        "signature": (sign_digest(key(1), bytes(32)),),
-        "rlp": (header, rlp.encode([b"a", [b"b" * 60, []]])),
-        "block_header": (header,),
-        "trie_proof": (b"\x40" + rlp.encode([b""] * 17), bytes(70)),
-        "contract_values": (bytes(32 * 15), (1).to_bytes(32, "big")),
-        "revert_reason": (bytes.fromhex("08c379a0") + (32).to_bytes(32, "big") + (2).to_bytes(32, "big") + b"no" * 16,),
-        "call_answer": (bytes(32 * 12),),
-        "sealed_blob": (seal.MAGIC + bytes(100),),
-        "hpke": (random(32) + bytes(48),),
-        "announcement": (announced,),
-        "frames": (
-            _framed((0, Type.ANNOUNCE, announced), (1, Type.REQUEST, b"\1abc"), (1, Type.CANCEL, b"")),
-            _framed((1, Type.CREDIT, b"\1\0\0\0"), (2, Type.HEAD, b"x"), (2, Type.CHUNK, b"y"), (2, Type.END, b"")),
-        ),
-        "error_frame": (b'{"code":"frames.busy","status":503}',),
-        "http": (post, chunked, post[:30]),
-        "oblivious_target": (b"/v1/oblivious/0x" + b"22" * 32 + b"/keys?boot=0x" + b"33" * 32,),
-        "bhttp_request": (
-            bhttp_client.encode_request(asked),
-            bhttp_client.encode_request(asked, indeterminate=True, size=512),
-        ),
-        "bhttp_response": (bhttp.encode_response(told), bhttp.encode_response(told, indeterminate=True, size=512)),
-        "ohttp_keys": (ohttp.encode_configs((oblivious_world()[1].config,) * 2),),
-        "ohttp_request": (oblivious_world()[2],),
-        "oblivious_call": (oblivious_world()[3],),
-        "oblivious_answer": (bhttp.encode_response(told), bhttp.encode_response(refused)),
-        "call_target": (b"/v1/call/0x" + b"22" * 32 + b"?boot=0x" + b"33" * 32,),
-    }
+    plain_seeds = {name: (json.dumps(value).encode(),) for name, value in plain.items()}
+    return (
+        plain_seeds
+        | _oblivious_seeds()
+        | {
+            "record": (record, bytes.fromhex(others["xwing"]["record"][2:])),
+            "request": (record,),
+            "request_head": (model.encode_json(head()), *heads_of_callers),
+            "answer_stream": (stream,),
+            "certificate": (seat.certificate.encoded, others["xwing"]["certificate"].encode()),
+            "kept_receipt": (seal_kept(receipt, bytes(32), OwnerKey(bytes(32), BOOT)),),
+            "receipt": (receipt.encoded,),
+            "canonical_json": (receipt.encoded, b'{"a":[1,{"b":null}],"\xc3\xa9":"\\n"}'),
+            "hex": (b"0x00ff",),
+            "network_file": (NETWORK_FILE.encode(),),
+            "genesis_file": (jcs.encode(NETWORK_FILE.genesis.to_json()),),
+            "signature": (sign_digest(key(1), bytes(32)),),
+            "rlp": (header, rlp.encode([b"a", [b"b" * 60, []]])),
+            "block_header": (header,),
+            "trie_proof": (b"\x40" + rlp.encode([b""] * 17), bytes(70)),
+            "contract_values": (bytes(32 * 15), (1).to_bytes(32, "big")),
+            "revert_reason": (
+                bytes.fromhex("08c379a0") + (32).to_bytes(32, "big") + (2).to_bytes(32, "big") + b"no" * 16,
+            ),
+            "call_answer": (bytes(32 * 12),),
+            "sealed_blob": (seal.MAGIC + bytes(100),),
+            "hpke": (random(32) + bytes(48),),
+            "announcement": (announced,),
+            "frames": (
+                _framed((0, Type.ANNOUNCE, announced), (1, Type.REQUEST, b"\1abc"), (1, Type.CANCEL, b"")),
+                _framed((1, Type.CREDIT, b"\1\0\0\0"), (2, Type.HEAD, b"x"), (2, Type.CHUNK, b"y"), (2, Type.END, b"")),
+            ),
+            "error_frame": (b'{"code":"frames.busy","status":503}',),
+            "http": (post, chunked, post[:30]),
+            "oblivious_target": (b"/v1/oblivious/0x" + b"22" * 32 + b"/keys?boot=0x" + b"33" * 32,),
+            "call_target": (b"/v1/call/0x" + b"22" * 32 + b"?boot=0x" + b"33" * 32,),
+        }
+    )
 
 
 def run(name: str, data: bytes) -> None:
