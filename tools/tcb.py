@@ -89,7 +89,7 @@ SERVICES = {
 GATEKEEPER_SERVICES = {
     "who may sit, and folders that the other members hold the key of": (
         550,
-        "core.policy.candidates gatekeeper.candidates core.policy.rest gatekeeper.rest wire.signatures",
+        "core.policy.candidates gatekeeper.candidates core.policy.rest gatekeeper.rest",
     ),
     "what the others see, and caps by stake": (
         150,
