@@ -60,7 +60,9 @@ def receipts(count: int) -> list[Receipt]:
             checkpoint=123,
             host_time_ms=1_700_000_000_000,
         )
-        made.append(replace(base, state=StateChange(b"\x01" * 32, b"\x02" * 32, "local"), usage=Usage(1, 2, 3, 4)))
+        made.append(
+            replace(base, state=StateChange(b"\x01" * 32, b"\x02" * 32, "local"), usage=Usage(1, 2, 3, 4, 5, 6, 7))
+        )
     return made
 
 

@@ -108,7 +108,7 @@ def _answer(opened: OpenRequest, certificate: KeyCertificate, receipts: ReceiptC
         checkpoint=123,
         host_time_ms=NOW,
         state=StateChange(b"\x01" * 32, b"\x02" * 32, "local"),
-        usage=Usage(1, 2, 3, 4),
+        usage=Usage(1, 2, 3, 4, 5, 6, 7),
     )
     parts.append(r.final(receipt.encoded, signature))
     return {

@@ -197,8 +197,8 @@ class FakeProcess:
         self.crash(CLOSED(expected="an open sandbox", found="one that was closed"))
 
     def usage(self) -> Mapping[str, int]:
-        """1000 microseconds per request."""
-        return {"cpu_us": self.cpu, "egress_bytes": 0, "rss_bytes": 1}
+        """1000 microseconds and 20 bytes in per request."""
+        return {"cpu_us": self.cpu, "egress_bytes": 0, "ingress_bytes": self.cpu // 50, "rss_bytes": 1, "peak_bytes": 9}
 
     async def fetch(self, request: AgentRequest) -> tuple[AgentResponseHead, FakeChunks]:
         """Run the agent function, within ``sandbox.wall_s``."""

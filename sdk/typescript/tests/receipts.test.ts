@@ -53,7 +53,8 @@ Deno.test("1: the form, canonical and complete", () => {
   const plain = JSON.parse(text);
   const bad: unknown[] = [
     { ...plain, extra: 1 },
-    { ...plain, v: 2 },
+    { ...plain, v: 1 },
+    { ...plain, usage: { cpu_us: 1, egress_bytes: 2, request_bytes: 3, response_bytes: 4 } },
     { ...plain, seq: -1 },
     { ...plain, boot: "0x" },
     { ...plain, usage: { ...plain.usage, cpu_us: "1" } },

@@ -107,10 +107,13 @@ async def receipts(
             "worker": to_hex(one.receipt.worker),
             "status": one.receipt.status,
             "cpu_us": one.receipt.usage.cpu_us,
+            "took_us": one.receipt.usage.duration_us,
+            "memory_peak": one.receipt.usage.memory_peak_bytes,
         }
         for one in found
     ]
-    print_rows(rows, ("id", "when", "worker", "status", "cpu_us"), as_json=False, empty="no receipts")
+    columns = ("id", "when", "worker", "status", "cpu_us", "took_us", "memory_peak")
+    print_rows(rows, columns, as_json=False, empty="no receipts")
 
 
 async def jobs(

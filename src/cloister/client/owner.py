@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 PREFIX: Final = "/.well-known/cloister/owner/"
 SUMS: Final = (
     *("calls", "contracts", "scheduled", "errors", "logged"),
-    *("cpu_us", "egress_bytes", "request_bytes", "response_bytes"),
+    *("cpu_us", "egress_bytes", "ingress_bytes", "request_bytes", "response_bytes"),
 )
 MAX_ROUNDS: Final = 64
 _UNIT_MS: Final = 0.016

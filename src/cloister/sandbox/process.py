@@ -124,8 +124,8 @@ class SandboxProcess:
             await asyncio.shield(self._cleaned)
 
     def usage(self) -> Mapping[str, int]:
-        """cpu_us, rss_bytes, peak_bytes (up to 0.25 s old), egress_bytes (sent), ingress_bytes (received), requests,
-        busy_us (sum over requests that ended), peak_requests (at once): measured outside the agent."""
+        """cpu_us, rss_bytes, peak_bytes (up to 5 ms of CPU time old), egress_bytes (sent), ingress_bytes (received),
+        requests, busy_us (sum over requests that ended), peak_requests (at once): measured outside the agent."""
         proxy, watched, meter = self._parts.proxy, self._parts.watched, self._parts.meter
         cpu, rss = watched.usage() if watched is not None else (0, 0)
         return {

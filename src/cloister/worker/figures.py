@@ -31,6 +31,7 @@ class Figures:
     errors: int = 0
     cpu_us: int = 0
     egress_bytes: int = 0
+    ingress_bytes: int = 0
     request_bytes: int = 0
     response_bytes: int = 0
     durations: list[int] = field(default_factory=lambda: [0] * BUCKETS)
@@ -54,6 +55,7 @@ class FigureBook:
             return
         figures.cpu_us += usage.cpu_us
         figures.egress_bytes += usage.egress_bytes
+        figures.ingress_bytes += usage.ingress_bytes
         figures.request_bytes += usage.request_bytes
         figures.response_bytes += usage.response_bytes
 
@@ -83,14 +85,25 @@ class Counting:
     ) -> None:
         if isinstance(error, CloisterError) and error.code in (ALREADY_DONE.code, CONFLICT.code):
             return  # another seat was faster: it counts there
-        used = used_between(self._before, self._process.usage(), self.request, self.response)
-        self._book.note(self._agent, time.monotonic() - self._began, None if error else used, self._kind)
+        took = time.monotonic() - self._began
+        used = used_between(self._before, self._process.usage(), took, self.request, self.response)
+        self._book.note(self._agent, took, None if error else used, self._kind)
 
 
-def used_between(before: Mapping[str, int], after: Mapping[str, int], request: int, response: int) -> Usage:
-    """What the process used meanwhile (requests that ran beside this one included), and both bodies' bytes."""
-    used = {name: max(0, after.get(name, 0) - before.get(name, 0)) for name in ("cpu_us", "egress_bytes")}
-    return Usage(**used, request_bytes=request, response_bytes=response)
+def used_between(
+    before: Mapping[str, int], after: Mapping[str, int], seconds: float, request: int, response: int
+) -> Usage:
+    """What the process used in these ``seconds`` (requests that ran beside this one included), and both bodies'
+    bytes."""
+    return Usage(
+        max(0, after.get("cpu_us", 0) - before.get("cpu_us", 0)),
+        max(0, int(seconds * 1e6)),
+        max(0, after.get("egress_bytes", 0) - before.get("egress_bytes", 0)),
+        max(0, after.get("ingress_bytes", 0) - before.get("ingress_bytes", 0)),
+        after.get("peak_bytes", 0),
+        request,
+        response,
+    )
 
 
 def bucket_of(seconds: float) -> int:

@@ -191,7 +191,7 @@ class Server:
         head = request.head
         await self._access.require_call(placed.record.agent, caller, head.method, head.path, kind=kind)  # 4
         process = await self._table.process(placed)
-        before = process.usage()
+        before, began = process.usage(), time.monotonic()
         ran = await self._run(placed, process, request, origin, height)  # 5
         responder = request.responder
         try:
@@ -201,7 +201,8 @@ class Server:
             await ran.scope.commit_body()
         finally:
             await ran.close()
-        usage = used_between(before, process.usage(), len(request.body), responder.body_bytes)
+        took = time.monotonic() - began
+        usage = used_between(before, process.usage(), took, len(request.body), responder.body_bytes)
         await self._end(placed, request, ran.head, ran.scope.change(), usage, answer)  # 7
         return None if ran.head.status >= 500 else usage
 

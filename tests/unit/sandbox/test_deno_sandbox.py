@@ -257,6 +257,19 @@ async def test_usage_is_measured_from_outside(sandbox: DenoSandbox) -> None:
     assert after["rss_bytes"] == 0
 
 
+async def test_a_peak_within_one_request_is_known_when_it_ends(sandbox: DenoSandbox) -> None:
+    """No tick of the meter is waited for: the receipt of this very request names it."""
+    code = """export default () => {
+      const pages = new Uint8Array(48 << 20);
+      pages.fill(1);
+      return new Response(String(pages.buffer.transfer(0).byteLength));
+    }"""
+    async with Running(sandbox, spec_of(code)) as (process, _):
+        before = process.usage()["peak_bytes"]
+        await ask(process)
+        assert process.usage()["peak_bytes"] > before + (40 << 20)
+
+
 ENTRIES: dict[str, tuple[str, str]] = {
     "a bare function": ("export default (request) => new Response(new URL(request.url).pathname);", "fetch"),
     "a class instance such as a Hono app": (

@@ -21,7 +21,7 @@ from cloister.fabric.ports import FENCED
 from cloister.sandbox.errors import THREW
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker import owner as work
-from cloister.worker.figures import BUCKETS, bucket_of
+from cloister.worker.figures import BUCKETS, bucket_of, used_between
 from cloister.worker.owner import COMMAND, KEPT_BYTES, MAX_REPLY, PREFIX, require_owner
 from support.fake_world import OWNER, test_key
 from support.worker_kit import Calls, Got, Reply, Rig, get, put, until
@@ -97,6 +97,7 @@ async def test_figures_count_calls_errors_bytes_and_time_and_no_questions(make: 
     figures = json.loads((await ask(rig, name, "metrics")).body)
     assert (figures["calls"], figures["errors"]) == (4, 2)
     assert (figures["request_bytes"], figures["response_bytes"], figures["cpu_us"]) == (6, 10, 2000)
+    assert (figures["egress_bytes"], figures["ingress_bytes"]) == (0, 40)
     assert sum(figures["durations"]) == 4
     assert len(figures["durations"]) == BUCKETS
 
@@ -323,3 +324,28 @@ async def test_only_a_caller_that_is_who_its_address_says_is_the_owner(rig: Rig,
     with pytest.raises(CloisterError) as caught:
         require_owner(placed, request)
     assert caught.value.code == "worker.not_owner"
+
+
+USED = {
+    "nothing of what was before": ({"cpu_us": 5, "egress_bytes": 7}, {"cpu_us": 5, "egress_bytes": 7}, (0, 0, 0, 0)),
+    "the difference": (
+        {"cpu_us": 5, "egress_bytes": 7, "ingress_bytes": 1, "peak_bytes": 90},
+        {"cpu_us": 15, "egress_bytes": 27, "ingress_bytes": 31, "peak_bytes": 90},
+        (10, 20, 30, 90),
+    ),
+    "never less than nothing, when a process took another's place": (
+        {"cpu_us": 50, "egress_bytes": 70, "ingress_bytes": 9, "peak_bytes": 90},
+        {"cpu_us": 5, "egress_bytes": 7, "ingress_bytes": 1, "peak_bytes": 3},
+        (0, 0, 0, 3),
+    ),
+    "zero where a process measures nothing": ({}, {}, (0, 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("case", USED)
+def test_what_a_receipt_says_was_used_is(case: str) -> None:
+    before, after, (cpu, sent, received, peak) = USED[case]
+    used = used_between(before, after, 0.25, 3, 4)
+    assert (used.cpu_us, used.egress_bytes, used.ingress_bytes, used.memory_peak_bytes) == (cpu, sent, received, peak)
+    assert (used.duration_us, used.request_bytes, used.response_bytes) == (250_000, 3, 4)
+    assert used_between(before, after, -1.0, 0, 0).duration_us == 0, "a clock that was turned back"

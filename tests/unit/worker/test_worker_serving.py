@@ -44,7 +44,10 @@ async def test_a_request_is_opened_run_answered_and_receipted(make: Make) -> Non
     assert (got.status, got.headers, got.body, got.whole) == (201, (("x-kind", "echo"),), b"POST body", True)
     receipt = receipt_of(got)
     assert (receipt.seq, receipt.status, receipt.checkpoint) == (0, 201, rig.world.number)
-    assert (receipt.usage.cpu_us, receipt.usage.request_bytes, receipt.usage.response_bytes) == (1000, 4, 9)
+    used = receipt.usage
+    assert (used.cpu_us, used.request_bytes, used.response_bytes) == (1000, 4, 9)
+    assert (used.egress_bytes, used.ingress_bytes, used.memory_peak_bytes) == (0, 20, 9)
+    assert 0 < used.duration_us < 60_000_000
     seen = rig.sandbox.processes[0].requests[0]
     assert (seen.path, tuple(seen.headers), seen.caller) == ("/ask?x=1", (("a", "b"),), None)
     assert rig.server.served == 1

@@ -6,6 +6,7 @@ import { fromHex, needFields, needUint, needVersion } from "../encoding/hexes.ts
 import * as jcs from "../encoding/jcs.ts";
 
 export const MAX_RECEIPT = 4096;
+const VERSION = 2;
 const KINDS: readonly string[] = ["local", "endorsed", "none"];
 const BYTES = {
   network: 32,
@@ -21,7 +22,15 @@ const BYTES = {
 } as const;
 const NUMBERS = ["seq", "status", "checkpoint", "host_time_ms"] as const;
 const EPOCHS = ["master", "cluster", "agent"] as const;
-const USED = ["cpu_us", "egress_bytes", "request_bytes", "response_bytes"] as const;
+const USED = [
+  "cpu_us",
+  "duration_us",
+  "egress_bytes",
+  "ingress_bytes",
+  "memory_peak_bytes",
+  "request_bytes",
+  "response_bytes",
+] as const;
 
 export const MALFORMED = define(
   "receipt.malformed",
@@ -64,7 +73,7 @@ export function decodeReceipt(data: Uint8Array): Receipt {
 
 function parsed(value: unknown, encoded: Uint8Array): Receipt {
   const data = needFields("receipt", value, ["v", "epochs", "state", "usage", ...Object.keys(BYTES), ...NUMBERS]);
-  needVersion("receipt", data["v"], 1);
+  needVersion("receipt", data["v"], VERSION);
   const epochs = needFields("epochs", data["epochs"], EPOCHS);
   const state = needFields("state", data["state"], ["before", "after", "kind"]);
   const usage = needFields("usage", data["usage"], USED);

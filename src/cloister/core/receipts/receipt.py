@@ -16,6 +16,7 @@ from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.errors import CloisterError, ReceiptError, define
 
 MAX_RECEIPT: Final = 4096
+VERSION: Final = 2
 ZERO: Final = bytes(32)
 StateKind = Literal["local", "endorsed", "none"]
 _KINDS: Final = ("local", "endorsed", "none")
@@ -46,10 +47,14 @@ class StateChange:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the worker measured: CPU microseconds and bytes."""
+    """What the worker measured: microseconds and bytes. ``egress_bytes``: sent, ``ingress_bytes``: received through
+    the proxy. ``memory_peak_bytes``: the most that the process held in memory since its start."""
 
     cpu_us: int = 0
+    duration_us: int = 0
     egress_bytes: int = 0
+    ingress_bytes: int = 0
+    memory_peak_bytes: int = 0
     request_bytes: int = 0
     response_bytes: int = 0
 
@@ -60,7 +65,7 @@ class Usage:
                 need_uint(name, value, 53)
 
 
-_USED: Final = ("cpu_us", "egress_bytes", "request_bytes", "response_bytes")
+_USED: Final = tuple(f.name for f in fields(Usage))
 _LIMIT: Final = 1 << 53
 _SIZES: Final = {
     "network": 32,
@@ -145,15 +150,17 @@ class Receipt:
             f'"prev":"0x{self.prev.hex()}","request":"0x{self.request.hex()}",'
             f'"request_id":"0x{self.request_id.hex()}","response":"0x{self.response.hex()}","seq":{self.seq},'
             f'"state":{{"after":"0x{state.after.hex()}","before":"0x{state.before.hex()}","kind":"{state.kind}"}},'
-            f'"status":{self.status},"usage":{{"cpu_us":{usage.cpu_us},"egress_bytes":{usage.egress_bytes},'
-            f'"request_bytes":{usage.request_bytes},"response_bytes":{usage.response_bytes}}},"v":1,'
+            f'"status":{self.status},"usage":{{"cpu_us":{usage.cpu_us},"duration_us":{usage.duration_us},'
+            f'"egress_bytes":{usage.egress_bytes},"ingress_bytes":{usage.ingress_bytes},'
+            f'"memory_peak_bytes":{usage.memory_peak_bytes},"request_bytes":{usage.request_bytes},'
+            f'"response_bytes":{usage.response_bytes}}},"v":{VERSION},'
             f'"worker":"0x{self.worker.hex()}"}}'
         ).encode()
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready fields, bytes as hex."""
         return {
-            "v": 1,
+            "v": VERSION,
             **{name: to_hex(getattr(self, name)) for name in _SIZES},
             **{name: getattr(self, name) for name in _NUMBERS},
             "epochs": {name: getattr(self, f"{name}_epoch") for name in _EPOCHS},
@@ -162,17 +169,17 @@ class Receipt:
                 "after": to_hex(self.state.after),
                 "kind": self.state.kind,
             },
-            "usage": {f.name: getattr(self.usage, f.name) for f in fields(Usage)},
+            "usage": {name: getattr(self.usage, name) for name in _USED},
         }
 
     @classmethod
     def from_json(cls, value: object) -> Receipt:
         """Parse ``to_json`` output. Raises EncodingError or ReceiptError; unknown fields are refused."""
         data = need_fields("receipt", value, _NAMES)
-        need_version("receipt", data["v"], 1)
+        need_version("receipt", data["v"], VERSION)
         epochs = need_fields("epochs", data["epochs"], set(_EPOCHS))
         state = need_fields("state", data["state"], {"before", "after", "kind"})
-        usage = need_fields("usage", data["usage"], {f.name for f in fields(Usage)})
+        usage = need_fields("usage", data["usage"], set(_USED))
         values: dict[str, Any] = {name: from_hex(data[name], size, name=name) for name, size in _SIZES.items()}
         values |= {name: data[name] for name in _NUMBERS}
         values |= {f"{name}_epoch": epochs[name] for name in _EPOCHS}
