@@ -23,6 +23,7 @@ from cloister.core.envelope.model import RequestHead
 from cloister.core.envelope.oblivious_door import ObliviousDoor
 from cloister.core.envelope.server import DEADLINE, OpenRequest
 from cloister.core.keys import hpke
+from cloister.core.keys.xwing import XWingKey
 from cloister.core.receipts.receipt import Exchange, ReceiptChain, StateChange, Usage
 from cloister.core.threshold import ibe
 from cloister.core.threshold.groups import G2, hash_identity, to_bytes
@@ -67,7 +68,7 @@ def sign(digest: bytes) -> bytes:
     return sign_digest(WORKER, digest)
 
 
-def make_certificate() -> KeyCertificate:
+def make_certificate(xwing_key: bytes = b"") -> KeyCertificate:
     """The one of the other vectors' worker."""
     lease = Lease(
         term=1,
@@ -85,7 +86,7 @@ def make_certificate() -> KeyCertificate:
         expiry=200,
     )
     public = hpke.private_key(stream("session key")(32)).public_key().public_bytes_raw()
-    return KeyCertificate.under(lease, network=NETWORK, hpke_key=public)
+    return KeyCertificate.under(lease, network=NETWORK, hpke_key=public, xwing_key=xwing_key)
 
 
 def call_key(certificate: KeyCertificate) -> ibe.DerivedKey:
@@ -147,7 +148,7 @@ def answer(request: OpenRequest) -> tuple[bytes, dict[str, Any]]:
 def call() -> dict[str, Any]:
     """A key, a request, its answer, and a refusal, each whole."""
     certificate = make_certificate()
-    shown, recipient = oblivious.issue(certificate, call_key(certificate), MPK, sign, stream("key"))
+    ((shown, recipient),) = oblivious.issue(certificate, call_key(certificate), MPK, sign, stream("key"))
     config = oblivious_client.verify_key(shown, certificate, MPK)
     head = RequestHead(
         request_id="0x" + f"{1:032x}",
@@ -194,6 +195,19 @@ def call() -> dict[str, Any]:
     }
 
 
+def hybrid() -> dict[str, Any]:
+    """A certificate with X-Wing and both its keys: clients take the second and refuse the first."""
+    certificate = make_certificate(XWingKey(stream("x-wing")(32)).public)
+    issued = oblivious.issue(certificate, call_key(certificate), MPK, sign, stream("keys"))
+    oblivious_client.verify_key(issued[1][0], certificate, MPK)
+    return {
+        "mpk": to_hex(MPK),
+        "certificate": certificate.encoded.decode(),
+        "keys": [shown.to_json() for shown, _ in issued],
+        "refused": oblivious_client.BAD_KEY.code,
+    }
+
+
 def build() -> dict[str, Any]:
     """The whole file."""
     return {
@@ -201,6 +215,7 @@ def build() -> dict[str, Any]:
         "rfc9458": RFC,
         "bhttp": messages(),
         "call": call(),
+        "xwing": hybrid(),
     }
 
 

@@ -30,8 +30,20 @@ ROUTES: Final = (
     ("GET", re.compile(r"/v1/(network|checkpoint|handovers)"), 0, MAX_PLAIN),
     ("GET", re.compile(rf"/v1/agents/{_HEX}/seats"), 0, MAX_PLAIN),
     ("GET", re.compile(rf"/v1/workers/0x[0-9a-f]{{40}}/evidence\?nonce={_HEX}"), 0, MAX_PLAIN),
-    ("GET", re.compile(rf"/v1/receipts/{_HEX}(/proof)?"), 0, MAX_PLAIN),
+    (
+        "GET",
+        re.compile(rf"/v1/receipts/{_HEX}(/proof|/consistency\?from=[0-9]{{1,16}}&to=[0-9]{{1,16}})?"),
+        0,
+        MAX_PLAIN,
+    ),
     ("GET", re.compile(rf"/v1/blobs/{_HEX}"), 0, MAX_PLAIN),
+)
+# Pages of any origin may call: a relay gives nothing to one that it does not give to everybody.
+_EVERYBODY: Final = b"access-control-allow-origin: *\r\n"
+_PREFLIGHT: Final = (
+    b"access-control-allow-methods: GET, POST, OPTIONS\r\n"
+    b"access-control-allow-headers: content-type\r\n"
+    b"access-control-max-age: 86400\r\n"
 )
 _TYPES: Final = frozenset({REQUEST_TYPE, "application/json"})
 # The library would say what it is; the gateway needs to know nothing.
@@ -74,7 +86,7 @@ class Relay:
         """``gateway``: its address. Raises ConfigError (relay.gateway)."""
         self._gateway = check_gateway(gateway)
         limits = HttpLimits(connections=connections, answer_s=TIMEOUT_S)
-        self._http = HttpServer(self._handle, self._max_body, limits=limits)
+        self._http = HttpServer(self._handle, self._max_body, limits=limits, extra=_EVERYBODY)
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -99,6 +111,9 @@ class Relay:
 
     def _handle(self, exchange: Exchange) -> None:
         request = exchange.request
+        if request.method == "OPTIONS":
+            exchange.reply(200, b"", "text/plain", _PREFLIGHT)
+            return
         for verb, form, _, most in ROUTES:
             if verb == request.method and form.fullmatch(request.target):
                 exchange.run(self._pass_on(exchange, most))

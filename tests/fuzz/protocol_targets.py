@@ -144,7 +144,8 @@ def _ohttp_keys(data: bytes) -> None:
 def oblivious_world() -> tuple[Any, Any, bytes, bytes]:
     """A certificate, its oblivious key, a request to it and its answer, opened."""
     certificate = make_seat(b"\x09" * 32).certificate
-    shown, recipient = oblivious.issue(certificate, derived(certificate), MPK, lambda d: sign_digest(WORKER, d), random)
+    issued = oblivious.issue(certificate, derived(certificate), MPK, lambda d: sign_digest(WORKER, d), random)
+    ((shown, recipient),) = issued
     sealed = oblivious_client.seal(ohttp_client.decode_config(shown.config), certificate, head(), b"question", random)
     return certificate, recipient, sealed.data, recipient.open(sealed.data, max_size=MAX_SIZE)[0]
 

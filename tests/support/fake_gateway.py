@@ -23,9 +23,8 @@ from cloister.core.encoding.log_statements import LogHead
 from cloister.core.encoding.signatures import Signed, address_of, sign_digest
 from cloister.core.envelope.certificate import KeyCertificate, Seat
 from cloister.core.envelope.model import Headers
-from cloister.core.envelope.oblivious import ObliviousKey, issue
+from cloister.core.envelope.oblivious import Issued, issue
 from cloister.core.envelope.oblivious_door import ObliviousDoor
-from cloister.core.envelope.ohttp import Recipient
 from cloister.core.envelope.server import OpenRequest, SealedRefusalError, ServerSessions
 from cloister.core.errors import CloisterError
 from cloister.core.keys import hpke
@@ -85,7 +84,7 @@ class FakeWorker:
         self.boot = fresh()
         self.server, self.door = ServerSessions(self.boot, os.urandom), ObliviousDoor(os.urandom)
         self.certified: list[KeyCertificate] = []
-        self.oblivious: dict[bytes, tuple[KeyCertificate, ObliviousKey, Recipient]] = {}
+        self.oblivious: dict[bytes, tuple[KeyCertificate, tuple[Issued, ...]]] = {}
         self.hpke = hpke.private_key(os.urandom(32))
         self.xwing = XWingKey(os.urandom(32))
         self.issued = []
@@ -105,23 +104,23 @@ class FakeWorker:
         return Seat(certificate, certificate.sign(lambda d: sign_digest(self.key, d)), self.world.sign(lease, members))
 
     def _certify(self, certificate: KeyCertificate) -> None:
-        """An oblivious key beside the certificate's own."""
+        """Oblivious keys beside the certificate's own."""
         root = ROOTS.get(certificate.master_epoch, ROOTS[1])
         call = ibe.DerivedKey(to_bytes(hash_identity(bytes(certificate.call_identity)) * root))
         mpk = MPKS[certificate.master_epoch]
-        shown, recipient = issue(certificate, call, mpk, lambda d: sign_digest(self.key, d), os.urandom)
-        self.oblivious[certificate.id] = (certificate, shown, recipient)
+        issued = issue(certificate, call, mpk, lambda d: sign_digest(self.key, d), os.urandom)
+        self.oblivious[certificate.id] = (certificate, issued)
 
     def oblivious_keys(self, agent: bytes) -> list[Any]:
         """Those of this agent's seats, as JSON values; made when first asked for."""
         for certificate in self.certified:
             if certificate.agent == agent and certificate.id not in self.oblivious:
                 self._certify(certificate)
-        return [shown.to_json() for of, shown, _ in self.oblivious.values() if of.agent == agent]
+        return [shown.to_json() for of, keys in self.oblivious.values() if of.agent == agent for shown, _ in keys]
 
     def oblivious_answer(self, agent: bytes, data: bytes) -> bytes:
         """The encapsulated answer. Raises CloisterError before the request opened."""
-        held = [(of, recipient) for of, _, recipient in self.oblivious.values() if of.agent == agent]
+        held = [(of, key) for of, keys in self.oblivious.values() if of.agent == agent for _, key in keys]
         return self._served(lambda: self.door.open_request(data, int(self.world.now * 1000), held))
 
     def answer(self, agent: bytes, record: bytes) -> bytes:

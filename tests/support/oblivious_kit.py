@@ -12,24 +12,31 @@ from cloister.core.envelope.bhttp import BinaryRequest
 from cloister.core.envelope.bhttp_client import encode_request
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.envelope.model import Headers, RequestHead
-from cloister.core.envelope.oblivious import ObliviousKey
+from cloister.core.envelope.oblivious import Issued, ObliviousKey
 from cloister.core.envelope.oblivious_client import Answer, ObliviousRequest
 from cloister.core.envelope.oblivious_door import Held, ObliviousDoor
 from cloister.core.envelope.opener import Failed
 from cloister.core.envelope.server import OpenRequest, SealedRefusalError
 from cloister.core.keys import hpke
+from cloister.core.keys.xwing import XWingKey
 from support.sealed import MPK, NOW, WORKER, derived, head, make_seat
 
 RECEIPT = b'{"r":1}'
 
 
-def certificate(**changes: Any) -> KeyCertificate:
-    """One of the world of sealed calls, over a new key."""
-    return make_seat(hpke.private_key(os.urandom(32)).public_key().public_bytes_raw(), **changes).certificate
+def certificate(*, hybrid: bool = False, **changes: Any) -> KeyCertificate:
+    """One of the world of sealed calls, over new keys: ``hybrid`` with X-Wing besides."""
+    xwing = XWingKey(os.urandom(32)).public if hybrid else b""
+    return make_seat(hpke.private_key(os.urandom(32)).public_key().public_bytes_raw(), xwing, **changes).certificate
 
 
 def issued(of: KeyCertificate) -> tuple[ObliviousKey, ohttp.Recipient]:
-    """Its oblivious key, by the honest worker with the honest `call` key."""
+    """The key that clients seal to, by the honest worker with the honest `call` key."""
+    return all_issued(of)[-1]
+
+
+def all_issued(of: KeyCertificate) -> tuple[Issued, ...]:
+    """Every oblivious key of it: X25519 first."""
     return oblivious.issue(of, derived(of), MPK, lambda d: sign_digest(WORKER, d), os.urandom)
 
 
@@ -38,18 +45,20 @@ class Oblivious:
     """One worker boot that serves one agent obliviously. ``changes``: of the lease."""
 
     changes: dict[str, Any] = field(default_factory=dict)
+    hybrid: bool = False
     max_body: int = 1 << 16
 
     def __post_init__(self) -> None:
-        self.certificate = certificate(**self.changes)
-        self.shown, self.recipient = issued(self.certificate)
+        self.certificate = certificate(hybrid=self.hybrid, **self.changes)
+        self.issued = all_issued(self.certificate)
+        self.shown, self.recipient = self.issued[-1]
         self.config = ohttp_client.decode_config(self.shown.config)
         self.door = ObliviousDoor(os.urandom, max_body=self.max_body)
 
     @property
     def held(self) -> list[Held]:
         """What the worker opens with."""
-        return [(self.certificate, self.recipient)]
+        return [(self.certificate, key) for _, key in self.issued]
 
     def seal(self, body: bytes = b"question", at: RequestHead | None = None, **changes: Any) -> ObliviousRequest:
         """A client's request."""

@@ -58,9 +58,9 @@ def signed(statement: Lease, members: int = 2) -> Signed:
     return Signed(statement, tuple(sign_digest(k, digest) for k in MEMBERS[:members]))
 
 
-def make_seat(hpke_key: bytes, **changes: Any) -> Seat:
+def make_seat(hpke_key: bytes, xwing_key: bytes = b"", **changes: Any) -> Seat:
     statement = lease(**changes)
-    certificate = KeyCertificate.under(statement, network=NETWORK, hpke_key=hpke_key)
+    certificate = KeyCertificate.under(statement, network=NETWORK, hpke_key=hpke_key, xwing_key=xwing_key)
     return Seat(certificate, certificate.sign(lambda d: sign_digest(WORKER, d)), signed(statement))
 
 

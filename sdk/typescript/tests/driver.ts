@@ -1,7 +1,7 @@
 /**
  * Drives the client from another program's tests: one JSON command per line on stdin, one JSON result per line on stdout.
  *
- * Commands: {do: "connect", url, fingerprint, now?, memory?, and of key?, apiKey?, contract? one}, {do: "clock", now},
+ * Commands: {do: "connect", url, fingerprint, now?, memory?, oblivious?, and of key?, apiKey?, contract? one}, {do: "clock", now},
  * {do: "agent", name, demand?}, {do: "resolve"}, {do: "call", path, init?, how}, {do: "agreed", path, options?}.
  * {do: "receipt", kept, onChain}, {do: "saved", kept, network, fingerprint} and {do: "bundle", file, fingerprint} judge receipts.
  * `memory` names a store of terms that lasts as long as this program.
@@ -45,6 +45,7 @@ interface Command {
   apiKey?: string;
   contract?: { address: string; signature: string };
   memory?: string;
+  oblivious?: string;
   options?: AgreeInit;
   kept: Kept;
   onChain: boolean;
@@ -126,7 +127,7 @@ function memoryOf(name: string): Map<string, string> {
 }
 
 async function open(command: Command): Promise<unknown> {
-  const { url, fingerprint, now, memory } = command;
+  const { url, fingerprint, now, memory, oblivious } = command;
   const signer = signerOf(command);
   clock = now;
   receipts = [];
@@ -136,6 +137,7 @@ async function open(command: Command): Promise<unknown> {
     onReceipt: (one) => receipts.push(one),
     terms: memory === undefined ? null : memoryTerms(memoryOf(memory)),
     ...(signer && { signer }),
+    ...(oblivious === undefined ? {} : { oblivious }),
     ...(now === undefined ? {} : { clock: () => clock! }),
   });
   return { network: toHex(client.network.id) };

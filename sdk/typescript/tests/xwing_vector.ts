@@ -9,6 +9,7 @@ import { sha256 } from "@noble/hashes/sha2.js";
 import { concat, type Rng, utf8 } from "../src/encoding/bytes.ts";
 import { fromHex, toHex } from "../src/encoding/hexes.ts";
 import { KeyCertificate } from "../src/envelope/certificate.ts";
+import { decapsulate, encapsulate as encapsulateRequest, KeyConfig } from "../src/envelope/ohttp.ts";
 import { ClientSession } from "../src/envelope/client.ts";
 import { encapsulate, XWingKey } from "../src/keys/xwing.ts";
 import { vectors } from "./support.ts";
@@ -29,6 +30,22 @@ export function given() {
 export function draws(): Rng {
   const left = [POINT, MESSAGE];
   return () => left.shift()!;
+}
+
+/** One request and its answer by oblivious HTTP, to the same key. */
+function oblivious() {
+  const { key } = given();
+  const config = new KeyConfig(7, key.publicKey);
+  const [request, response] = ["a question", "an answer"];
+  const { data } = encapsulateRequest(config, utf8(request), draws());
+  const came = decapsulate(data, key, config, 1 << 16);
+  return {
+    config: toHex(config.encode()),
+    request,
+    response,
+    encapsulated_request: toHex(data),
+    encapsulated_response: toHex(came.exchange.sealResponse(utf8(response), (size) => new Uint8Array(size).fill(0x65))),
+  };
 }
 
 /** Everything, JSON-ready. */
@@ -55,6 +72,7 @@ export function build() {
     exporter: toHex(session.exporter),
     salt: toHex(sealed.salt),
     request_commitment: toHex(sealed.commitment),
+    ohttp: oblivious(),
   };
 }
 

@@ -25,7 +25,7 @@ from cloister.chain.tx import Sender
 from cloister.client import network as pins
 from cloister.client.agent import Agent
 from cloister.client.call import Caller, Who
-from cloister.client.demand import CLASSIC_ONLY, Demand
+from cloister.client.demand import Demand
 from cloister.client.gateway import Gateway
 from cloister.client.home import Home
 from cloister.client.oblivious import ObliviousCaller
@@ -137,8 +137,6 @@ class Client:
         found = await self.agent_id(agent)
         record = await self.resolver.record(found)
         wanted = demand or Demand()
-        if wanted.post_quantum and self._engine is ObliviousCaller:
-            raise CLASSIC_ONLY(expected="a sealed call", found="an oblivious one, which has no X-Wing")
         wanted.check_record(record, self.caller_address)
         return Agent(self, found, record, wanted, anonymous=anonymous)
 

@@ -17,7 +17,7 @@ from cloister.client.receipts import Ledger
 from cloister.client.resolve import Resolution, Resolver, Sitting
 from cloister.core.encoding.hexes import from_hex
 from cloister.core.envelope.oblivious import ObliviousKey
-from cloister.core.envelope.oblivious_client import Answer, ObliviousRequest, Speaker, seal, verify_key
+from cloister.core.envelope.oblivious_client import Answer, ObliviousRequest, Speaker, meant_for, seal, verify_key
 from cloister.core.envelope.ohttp import KeyConfig
 from cloister.core.envelope.opener import Body, Failed, Final, Head
 from cloister.core.errors import CloisterError, EnvelopeError, TransportError, define
@@ -116,9 +116,9 @@ class ObliviousCaller(Caller):
         certificate = sitting.seat.certificate
         offered = await self._gateway.oblivious_keys(certificate.agent, certificate.boot)
         for one in map(ObliviousKey.from_json, offered):
-            if one.certificate == certificate.id:
+            if meant_for(one, certificate):
                 return verify_key(one, certificate, self._resolver.mpk(certificate.master_epoch))
-        raise NO_KEY(expected="a key of the seat's certificate", found=f"{len(offered)} others")
+        raise NO_KEY(expected="a key of the seat's certificate and suite", found=f"{len(offered)} others")
 
     def _after_loss(self, sitting: Sitting, who: Who | None, lost: Lost) -> None:
         self._configs.pop(sitting.seat.certificate.id, None)

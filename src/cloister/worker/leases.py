@@ -19,8 +19,7 @@ from cloister.core.encoding.identity import AgentVersion, KeyIdentity, Purpose
 from cloister.core.encoding.signatures import Signed, SignerSet, address_of, sign_digest
 from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.envelope.certificate import KeyCertificate, Seat
-from cloister.core.envelope.oblivious import ObliviousKey
-from cloister.core.envelope.ohttp import Recipient
+from cloister.core.envelope.oblivious import Issued
 from cloister.core.errors import ThresholdError, define
 from cloister.core.keys.hpke import private_key
 from cloister.core.keys.xwing import XWingKey
@@ -106,7 +105,7 @@ class AgentKeys:
     """What one lease gives: derived keys by (purpose, period), and the certified HPKE keys of the lease's period.
 
     ``xwing_key``: None where the certificate is of suite 1. ``old``: by purpose, what the agent must be re-sealed from
-    before it is served. Empty once it is. ``oblivious``: the key for oblivious calls, once somebody asked for it."""
+    before it is served. Empty once it is. ``oblivious``: the keys for oblivious calls, once somebody asked for them."""
 
     mpk: bytes
     seat: Seat
@@ -114,7 +113,7 @@ class AgentKeys:
     hpke_key: X25519PrivateKey = field(repr=False)
     old: Mapping[Purpose, OldKey] = field(default_factory=dict, repr=False)
     xwing_key: XWingKey | None = field(default=None, repr=False)
-    oblivious: list[tuple[ObliviousKey, Recipient]] = field(default_factory=list, repr=False)
+    oblivious: list[Issued] = field(default_factory=list, repr=False)
 
     @property
     def terms(self) -> Lease:

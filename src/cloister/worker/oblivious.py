@@ -30,8 +30,8 @@ class ObliviousCalls:
             if not keys.oblivious:
                 certificate = keys.seat.certificate
                 call = keys.key(Purpose.CALL, certificate.period)
-                keys.oblivious.append(issue(certificate, call, keys.mpk, self._node.sign, self._rng))
-            made.append(keys.oblivious[0][0].to_json())
+                keys.oblivious.extend(issue(certificate, call, keys.mpk, self._node.sign, self._rng))
+            made += [shown.to_json() for shown, _ in keys.oblivious]
         return json.dumps({"keys": made}).encode()
 
     def open(self, placed: Placed, data: bytes, now_ms: int) -> OpenRequest:
@@ -39,5 +39,5 @@ class ObliviousCalls:
 
         Raises EnvelopeError by name."""
         held = (keys for one in placed.versions() for keys in (one.keys, one.older) if keys is not None)
-        known = [(keys.seat.certificate, keys.oblivious[0][1]) for keys in held if keys.oblivious]
+        known = [(keys.seat.certificate, key) for keys in held for _, key in keys.oblivious]
         return self._door.open_request(data, now_ms, known)

@@ -277,10 +277,36 @@ async def test_without_a_key_that_verifies_nothing_leaves(net: Any, what: str) -
     assert net.gateway.calls == []
 
 
-async def test_a_demand_for_x_wing_is_refused_and_not_forgotten(net: Any) -> None:
-    async with relayed(net) as url, net.client(oblivious=url) as client:
-        found = client.agent(net.agent, demand=Demand(post_quantum=True))
-        assert await code_of(found) == "client.demand_post_quantum"
+def all_hybrid(net: Any) -> None:
+    """Every seat has X-Wing besides."""
+    net.one.hybrid = net.two.hybrid = True
+    net.gateway.offer(net.agent)
+
+
+async def test_a_demand_for_x_wing_is_refused_where_no_worker_has_it_and_met_where_one_has(net: Any) -> None:
+    async with agent_of(net, Demand(post_quantum=True)) as agent:
+        assert await code_of(agent.get("/")) == "client.demand_post_quantum"
+    assert net.gateway.oblivious == []
+    all_hybrid(net)
+    async with agent_of(net, Demand(post_quantum=True)) as agent:
+        assert (await agent.get("/")).status == 200
+    assert {data[1:3] for data in net.gateway.oblivious} == {b"\x64\x7a"}
+
+
+async def test_x_wing_is_used_unasked_wherever_the_certificate_has_it(net: Any) -> None:
+    all_hybrid(net)
+    async with agent_of(net) as agent:
+        assert (await agent.post("/", json={})).status == 200
+    assert [data[1:3] for data in net.gateway.oblivious] == [b"\x64\x7a"]
+
+
+async def test_who_leaves_the_x_wing_key_out_gets_no_call_under_the_other(net: Any) -> None:
+    """A gateway or relay shows the honest key of X25519 alone."""
+    all_hybrid(net)
+    net.gateway.spoil_keys = lambda keys: [one for one in keys if one["config"][4:8] == "0020"]
+    async with agent_of(net) as agent:
+        assert await code_of(agent.post("/", body=b"private")) == "client.oblivious_key"
+    assert net.gateway.oblivious == []
 
 
 async def test_the_relay_passes_no_sealed_call(net: Any) -> None:

@@ -211,7 +211,6 @@ REFUSED = [
     ("PUT", "/v1/blobs"),
     ("GET", "/v1/oblivious/0x" + "22" * 32 + "/keys?boot=0x" + "33" * 32 + "&x=1"),
     ("GET", "/v1/agents/0x" + "22" * 32 + "/seats/.."),
-    ("OPTIONS", "/v1/network"),
 ]
 
 
@@ -225,8 +224,29 @@ async def test_the_relay_passes_on_what_clients_need_and_nothing_else(scene: Sce
 async def test_the_relay_says_nothing_of_its_own_in_what_it_passes_back(scene: Scene) -> None:
     async with aiohttp.ClientSession(scene.url) as session, session.get("/v1/network") as reply:
         assert reply.status == 200
-        assert {n.lower() for n in reply.headers} <= {"content-type", "content-length", "connection"}
+        assert {n.lower() for n in reply.headers} <= {
+            "content-type",
+            "content-length",
+            "connection",
+            "access-control-allow-origin",
+        }
         assert await reply.read() == (scene.door.folder / "network.json").read_bytes()
+
+
+async def test_a_page_of_any_origin_may_ask_a_relay(scene: Scene) -> None:
+    sealed = scene.world.seal(b"question")
+    target = scene.url + scene.target("")
+    headers = {"origin": "https://page.example", "access-control-request-headers": "content-type"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        async with session.options(target) as reply:
+            assert reply.status == 200
+            assert reply.headers["access-control-allow-headers"] == "content-type"
+            assert "POST" in reply.headers["access-control-allow-methods"]
+        async with session.post(target, data=sealed.data, headers={"content-type": "message/ohttp-req"}) as reply:
+            assert reply.headers["access-control-allow-origin"] == "*"
+            assert good(sealed, await reply.read()).body == b"you said question"
+        async with session.get(scene.url + "/v1/status") as reply:
+            assert (reply.status, reply.headers["access-control-allow-origin"]) == (404, "*")
 
 
 async def test_a_gateway_that_is_gone_is_a_refusal_of_the_relay(tmp_path: Path) -> None:

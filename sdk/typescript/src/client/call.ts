@@ -20,7 +20,7 @@ import { fromHex, toHex } from "../encoding/hexes.ts";
 import { ClientSession, encapsulate, type Psk, type SealedRequest } from "../envelope/client.ts";
 import { type Headers as Pairs, type RequestHead, TOO_LARGE } from "../envelope/model.ts";
 import type { Body, Event, Failed, Final, Head } from "../envelope/opener.ts";
-import type { Receipt } from "../receipts/receipt.ts";
+import type { Exchange, Receipt } from "../receipts/receipt.ts";
 import { verifyReceipt } from "../receipts/verify.ts";
 import { type Gateway, NotOpened, UNREACHABLE } from "./gateway.ts";
 import { type Kept, kept } from "./receipts.ts";
@@ -32,7 +32,7 @@ const MAX_ATTEMPTS = 4;
 const MAX_BODY = 8 << 20;
 const MAX_SESSIONS = 256;
 const GRACE_MS = 5000;
-const CALLER_LIFE_S = 3600;
+export const CALLER_LIFE_S = 3600;
 const RENEW_S = 30;
 export const SAFE_METHODS: readonly string[] = ["GET", "HEAD"];
 // Hints after which the seats are fetched again before the next attempt.
@@ -93,7 +93,7 @@ export type CallEvent = Head | Body | Answered;
 export type Check = (resolution: Resolution) => Resolution;
 
 /** An attempt after which nobody knows whether the agent ran. `hint` says what was seen; it proves nothing. */
-class Lost {
+export class Lost {
   constructor(readonly hint: CloisterError) {}
 }
 
@@ -224,21 +224,22 @@ export class Caller {
       const sitting = tries.choose(resolution);
       let started = false;
       try {
-        for await (const event of this.#attempt(sitting, resolution, request, who, tries)) {
+        for await (const event of this.attempt(sitting, resolution, request, who, tries)) {
           started = true;
           yield event;
         }
         return;
       } catch (lost) {
         if (!(lost instanceof Lost)) throw lost;
-        if (lost.hint.code !== "envelope.psk_unknown") this.#sessions.drop(sitting, who);
+        this.afterLoss(sitting, who, lost);
         if (started && !whole) throw lost.hint;
         tries.lost(sitting, lost, this.options.clock());
       }
     }
   }
 
-  async *#attempt(
+  /** One attempt at one seat. Throws `Lost` where nobody knows whether the agent ran. */
+  protected async *attempt(
     sitting: Sitting,
     resolution: Resolution,
     request: CallRequest,
@@ -248,7 +249,7 @@ export class Caller {
     const now = this.options.clock();
     const session = await this.#sessions.session(sitting, who, now);
     const sealed = session.seal(headOf(request), request.body, { withIbe: tries.withIbe ? true : undefined });
-    const patience = Math.max(request.deadlineMs - now * 1000, 1000) + GRACE_MS;
+    const patience = patienceFor(request, now);
     let status = 0;
     for await (const event of this.#answer(sitting, sealed, patience, request.signal)) {
       if (event.type === "head") {
@@ -259,6 +260,11 @@ export class Caller {
       if (event.type === "failed") throw refused(event, request, tries);
       yield event.type === "final" ? this.#accept(event, sealed, status, sitting, resolution, tries) : event;
     }
+  }
+
+  /** Forget what a lost attempt rested on. */
+  protected afterLoss(sitting: Sitting, who: Signer | undefined, lost: Lost): void {
+    if (lost.hint.code !== "envelope.psk_unknown") this.#sessions.drop(sitting, who);
   }
 
   /** The opened events of one attempt; whatever is not an authentic stream to its end becomes `Lost`. */
@@ -281,7 +287,6 @@ export class Caller {
     }
   }
 
-  /** Verify the receipt against what was sent and what came, and hand it on. Throws ReceiptError. */
   #accept(
     final: Final,
     sealed: SealedRequest,
@@ -296,24 +301,28 @@ export class Caller {
       request: sealed.commitment,
       response: sealed.opener.commitment(sealed.salt),
     };
+    return this.believed(final, exchange, sealed.salt, sitting, resolution, tries);
+  }
+
+  /** Verify the receipt against what was sent and what came, and hand it on. Throws ReceiptError. */
+  protected believed(
+    final: Final,
+    exchange: Exchange,
+    salt: Uint8Array,
+    sitting: Sitting,
+    resolution: Resolution,
+    tries: Tries,
+  ): Answered {
     const { seat } = sitting;
-    const receipt = verifyReceipt(
-      final.receipt,
-      final.signature,
-      seat.certificate,
-      admissionOf(sitting),
-      exchange,
-      final.batch,
-    );
-    this.options.onReceipt?.(
-      kept(final.receipt, final.signature, sealed.salt, seat, this.options.clock(), final.batch),
-    );
+    const { receipt: raw, signature, batch } = final;
+    const receipt = verifyReceipt(raw, signature, seat.certificate, admissionOf(sitting), exchange, batch);
+    this.options.onReceipt?.(kept(raw, signature, salt, seat, this.options.clock(), batch));
     return { type: "answered", receipt, proof: proofOf(resolution, sitting, receipt.id), attempts: tries.count };
   }
 }
 
 /** What was tried for one request, and what the next attempt does. */
-class Tries {
+export class Tries {
   count = 0;
   withIbe = false;
   resolveAgain = false;
@@ -347,20 +356,25 @@ function bootOf(sitting: Sitting): string {
   return toHex(sitting.seat.certificate.fields.boot);
 }
 
-function headOf(request: CallRequest): RequestHead {
+export function headOf(request: CallRequest): RequestHead {
   const { method, path, deadlineMs, headers, idempotencyKey } = request;
   const head = { requestId: toHex(request.id), method, path, deadlineMs, headers };
   return idempotencyKey === undefined ? head : { ...head, idempotencyKey };
 }
 
 /** An authentic refusal: thrown, or `Lost` where it says "elsewhere" and repeating is safe. */
-function refused({ error }: Failed, request: CallRequest, tries: Tries): unknown {
+export function refused({ error }: Failed, request: CallRequest, tries: Tries): unknown {
   const elsewhere = ELSEWHERE.includes(error.status) && repeatable(request) && tries.count < MAX_ATTEMPTS;
   return elsewhere ? new Lost(error) : error;
 }
 
+/** How long an answer may be silent, in milliseconds. */
+export function patienceFor(request: CallRequest, now: number): number {
+  return Math.max(request.deadlineMs - now * 1000, 1000) + GRACE_MS;
+}
+
 /** A worker's height may lag behind the checkpoint that we verified by one period at most. */
-function freshEnough(head: Head, resolution: Resolution, request: CallRequest): void {
+export function freshEnough(head: Head, resolution: Resolution, request: CallRequest): void {
   const oldest = resolution.checkpoint.number - resolution.parameters.period_blocks;
   if (head.checkpoint >= oldest) return;
   const error = STALE_ANSWER(`an answer at block ${oldest} or later`, `block ${head.checkpoint}`);

@@ -16,6 +16,7 @@ import { Caller } from "./call.ts";
 import { checkDemand, checkRecord, type Demand } from "./demand.ts";
 import { type Fetch, Gateway } from "./gateway.ts";
 import { load } from "./network.ts";
+import { ObliviousCaller } from "./oblivious.ts";
 import type { Kept } from "./receipts.ts";
 import { Resolver } from "./resolve.ts";
 import { type TermStore, TermWalk, usualStore } from "./terms.ts";
@@ -30,6 +31,11 @@ export interface ConnectOptions {
   fingerprint: string;
   /** Opens calls as a known caller. */
   signer?: Signer;
+  /**
+   * Address of a relay; calls are oblivious then (spec/ohttp.md), and everything goes through the relay: the gateway is
+   * asked for nothing, and does not learn who calls.
+   */
+  oblivious?: string;
   /** Gets every verified receipt, in the form that `cloister verify receipt` reads. */
   onReceipt?: (receipt: Kept) => void;
   /** Bounds every single wait for the gateway. */
@@ -46,7 +52,7 @@ export interface ConnectOptions {
 /** Connect and pin. Throws EncodingError (encoding.fingerprint, …), ConfigError (client.terms, …) or TransportError. */
 export async function connect(url: string, options: ConnectOptions): Promise<Client> {
   const send = options.fetch ?? ((input, init) => fetch(input, init));
-  const gateway = new Gateway(url, options.timeoutMs ?? TIMEOUT_MS, send);
+  const gateway = new Gateway(options.oblivious ?? url, options.timeoutMs ?? TIMEOUT_MS, send);
   const network = await load(gateway, options.fingerprint);
   const store = options.terms === undefined ? usualStore() : options.terms ?? undefined;
   const walk = await TermWalk.from(network, () => gateway.handovers(), options.clock ?? seconds, store);
@@ -70,7 +76,8 @@ export class Client {
     this.rng = options.rng ?? randomBytes;
     const { clock, rng } = this;
     this.resolver = new Resolver(network, gateway, new Rpc((body) => gateway.rpc(body)), clock, rng, walk);
-    this.calls = new Caller({ gateway, resolver: this.resolver, rng, clock, onReceipt: options.onReceipt });
+    const Engine = options.oblivious === undefined ? Caller : ObliviousCaller;
+    this.calls = new Engine({ gateway, resolver: this.resolver, rng, clock, onReceipt: options.onReceipt });
   }
 
   /**

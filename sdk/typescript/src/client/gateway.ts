@@ -11,12 +11,15 @@ import { offers, type SignedHandover } from "../chainview/terms.ts";
 import { toHex } from "../encoding/hexes.ts";
 import { parse } from "../encoding/jcs.ts";
 import { MAX_ANSWER as MAX_RPC } from "../chain/rpc.ts";
+import { MAX_ANSWER as MAX_OBLIVIOUS } from "../envelope/oblivious.ts";
 
+const [OBLIVIOUS_REQUEST, OBLIVIOUS_RESPONSE] = ["message/ohttp-req", "message/ohttp-res"];
 export const SEALED = "application/cloister-sealed";
 const MAX_JSON = 4 << 20;
 const MAX_NETWORK = 1 << 20;
 const MAX_ANSWER = 64 << 20;
 const MAX_SEATS = 64;
+const MAX_KEYS = 8;
 // What runtimes say when no connection came about, so that nothing was sent.
 const REFUSED = new Set(["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN"]);
 
@@ -104,6 +107,34 @@ export class Gateway {
     const answer = parse(await this.#fetch("POST", "/v1/rpc", MAX_RPC, JSON.stringify(body)));
     if (answer === undefined) throw BAD_ANSWER("JSON", "other bytes");
     return answer;
+  }
+
+  /** A worker's keys for oblivious calls of an agent, unverified: give them to `ObliviousKey.fromJson`. */
+  async obliviousKeys(agent: Uint8Array, boot: Uint8Array): Promise<unknown[]> {
+    const { keys } = await this.#json(`/v1/oblivious/${toHex(agent)}/keys?boot=${toHex(boot)}`);
+    if (!Array.isArray(keys)) throw BAD_ANSWER("{keys: […]}", typeof keys);
+    return keys.slice(0, MAX_KEYS);
+  }
+
+  /**
+   * Send an encapsulated request: the encapsulated response, or a plain refusal, which proves nothing.
+   *
+   * Throws TransportError: client.unreachable if nothing was sent, client.broken_off if we cannot know.
+   */
+  async oblivious(
+    agent: Uint8Array,
+    boot: Uint8Array,
+    data: Uint8Array<ArrayBuffer>,
+    patienceMs: number,
+    signal?: AbortSignal,
+  ): Promise<Uint8Array | NotOpened> {
+    const wait = new Patience(patienceMs, signal);
+    const path = `/v1/oblivious/${toHex(agent)}?boot=${toHex(boot)}`;
+    const init = { method: "POST", body: data, headers: { "content-type": OBLIVIOUS_REQUEST! } };
+    const answer = await border(() => this.#send(path, init, wait), wait);
+    const good = answer.status === 200 && contentType(answer) === OBLIVIOUS_RESPONSE;
+    const body = await readAll(pieces(answer, good ? MAX_OBLIVIOUS : MAX_JSON, wait));
+    return good ? body : new NotOpened(refusal(answer.status, body));
   }
 
   /**

@@ -21,6 +21,8 @@ export const Context = {
   SEALED_REQUEST: "cloister/v1/sealed/request",
   SEALED_RESPONSE: "cloister/v1/sealed/response",
   SEALED_INFO: "cloister/v1/sealed/info",
+  OBLIVIOUS_KEY: "cloister/v1/oblivious/key",
+  KEY_SIGNATURE: "cloister/v1/key-signature",
 } as const;
 
 /** A domain separator. */

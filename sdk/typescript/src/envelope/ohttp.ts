@@ -1,4 +1,8 @@
-/** Oblivious HTTP (RFC 9458): key configurations, encapsulated requests and responses (spec/ohttp.md 1, 3). */
+/**
+ * Oblivious HTTP (RFC 9458): key configurations, encapsulated requests and responses (spec/ohttp.md 1, 3).
+ *
+ * The size of a configuration's public key says which KEM: 32 bytes DHKEM(X25519, HKDF-SHA256); 1216 bytes X-Wing.
+ */
 
 import { hmac } from "@noble/hashes/hmac.js";
 import { sha256 } from "@noble/hashes/sha2.js";
@@ -15,11 +19,19 @@ import {
   setupRecipient,
   setupSender,
 } from "../keys/hpke.ts";
+import { ENC_SIZE as XWING_ENC, PUBLIC_SIZE as XWING_PUBLIC, type XWingKey } from "../keys/xwing.ts";
 
-const KEM_X25519 = 0x0020;
+export const KEM_X25519 = 0x0020;
+export const KEM_XWING = 0x647a;
 const KDF_SHA256 = 1;
-const [HDR_SIZE, ENC_SIZE, TAG, NONCE] = [7, 32, 16, 12];
-const [MAX_CONFIG, MAX_CONFIGS] = [128, 16];
+const [HDR_SIZE, TAG, NONCE] = [7, 16, 12];
+/** Bytes of a public key and of an encapsulation, by KEM. */
+const KEMS: Readonly<Record<number, readonly [publicKey: number, enc: number]>> = {
+  [KEM_X25519]: [32, 32],
+  [KEM_XWING]: [XWING_PUBLIC, XWING_ENC],
+};
+const [MAX_PAIRS, MAX_CONFIGS] = [22, 16];
+export const MAX_CONFIG = 5 + XWING_PUBLIC + 4 * MAX_PAIRS;
 const REQUEST = utf8("message/bhttp request\0");
 const RESPONSE = utf8("message/bhttp response");
 
@@ -60,14 +72,21 @@ export type Suite = readonly [kdf: number, aead: number];
 /** What a configuration of ours offers, best first. */
 export const OFFERED: readonly Suite[] = [AES_256_GCM, CHACHA20_POLY1305, AES_128_GCM].map((a) => [KDF_SHA256, a!]);
 
-/** A key configuration (section 3.1). `publicKey`: X25519, 32 bytes. */
+/** A key configuration (section 3.1). `publicKey`: X25519, 32 bytes, or X-Wing, 1216. */
 export class KeyConfig {
   constructor(readonly keyId: number, readonly publicKey: Uint8Array, readonly suites: readonly Suite[] = OFFERED) {}
 
   encode(): Uint8Array<ArrayBuffer> {
     const pairs = concat(...this.suites.flatMap(([kdf, aead]) => [uintBytes(kdf, 2), uintBytes(aead, 2)]));
-    const lead = concat(Uint8Array.of(this.keyId), uintBytes(KEM_X25519, 2), needBytes("key", this.publicKey, 32));
+    const lead = concat(Uint8Array.of(this.keyId), uintBytes(this.kem, 2), this.publicKey);
     return concat(lead, uintBytes(pairs.length, 2), pairs);
+  }
+
+  /** The KEM that the public key is of. */
+  get kem(): number {
+    if (this.publicKey.length === XWING_PUBLIC) return KEM_XWING;
+    needBytes("key", this.publicKey, 32);
+    return KEM_X25519;
   }
 
   /** Parse one configuration. Throws EnvelopeError: ohttp.malformed, and ohttp.suite for another KEM. */
@@ -75,14 +94,16 @@ export class KeyConfig {
     if (data.length < 4 || data.length > MAX_CONFIG) {
       throw MALFORMED(`a configuration of 4 to ${MAX_CONFIG} bytes`, `${data.length} bytes`);
     }
-    if (word(data, 1) !== KEM_X25519) throw SUITE("KEM 0x0020", `KEM ${word(data, 1)}`);
-    const pairs = data.subarray(37);
-    if (data.length < 41 || word(data, 35) !== pairs.length || pairs.length % 4) {
+    const size = KEMS[word(data, 1)]?.[0];
+    if (size === undefined) throw SUITE("KEM 0x0020 or 0x647a", `KEM ${word(data, 1)}`);
+    const pairs = data.subarray(5 + size);
+    const whole = pairs.length >= 4 && pairs.length <= 4 * MAX_PAIRS && pairs.length % 4 === 0;
+    if (!whole || word(data, 3 + size) !== pairs.length) {
       throw MALFORMED("a key and whole pairs of algorithms", `${data.length} bytes`);
     }
     const count = pairs.length / 4;
     const suites = Array.from({ length: count }, (_, i): Suite => [word(pairs, 4 * i), word(pairs, 4 * i + 2)]);
-    return new KeyConfig(data[0]!, data.slice(3, 35), suites);
+    return new KeyConfig(data[0]!, data.slice(3, 3 + size), suites);
   }
 
   /** The AEAD to use: the first of the configuration that we speak. Throws EnvelopeError (ohttp.suite). */
@@ -94,7 +115,7 @@ export class KeyConfig {
 
   /** The seven bytes that a request under it begins with. */
   hdr(aead: number): Uint8Array<ArrayBuffer> {
-    return concat(Uint8Array.of(this.keyId), ...[KEM_X25519, KDF_SHA256, aead].map((value) => uintBytes(value, 2)));
+    return concat(Uint8Array.of(this.keyId), ...[this.kem, KDF_SHA256, aead].map((value) => uintBytes(value, 2)));
   }
 }
 
@@ -107,7 +128,7 @@ export function decodeConfigs(data: Uint8Array): KeyConfig[] {
       throw MALFORMED(`at most ${MAX_CONFIGS} configurations after their lengths`, "another shape");
     }
     const one = data.subarray(at + 2, at + 2 + size);
-    if (word(one, 1) === KEM_X25519) found.push(KeyConfig.decode(one));
+    if (word(one, 1) in KEMS) found.push(KeyConfig.decode(one));
     at += 2 + size;
   }
   return found;
@@ -144,39 +165,59 @@ export class Exchange {
   }
 }
 
-/** hdr ‖ enc ‖ ciphertext (section 4.3), and its exchange. `rng(32)` gives the ephemeral key. Throws EnvelopeError. */
+/** What a request will be sealed under: `seal` gives hdr ‖ enc ‖ ciphertext (section 4.3), once. */
+export class Encapsulator {
+  readonly exchange: Exchange;
+  readonly #hdr: Uint8Array;
+
+  /** `rng(32)` gives the ephemeral key, and with X-Wing ML-KEM's message after it. Throws EnvelopeError, SealError. */
+  constructor(config: KeyConfig, rng: Rng, aead: number = config.choose()) {
+    if (!config.suites.some(([kdf, one]) => kdf === KDF_SHA256 && one === aead)) {
+      throw SUITE("an AEAD of the configuration", String(aead));
+    }
+    this.#hdr = config.hdr(aead);
+    const { enc, context } = setupSender(config.publicKey, concat(REQUEST, this.#hdr), rng, undefined, aead);
+    this.exchange = new Exchange(context, enc, aead);
+  }
+
+  seal(request: Uint8Array): Uint8Array<ArrayBuffer> {
+    const { context, enc } = this.exchange;
+    return concat(this.#hdr, enc, context.sealAt(0, new Uint8Array(0), request));
+  }
+}
+
+/** A request that does not depend on its exchange, encapsulated. Throws EnvelopeError. */
 export function encapsulate(
   config: KeyConfig,
   request: Uint8Array,
   rng: Rng,
   aead: number = config.choose(),
 ): { data: Uint8Array<ArrayBuffer>; exchange: Exchange } {
-  if (!config.suites.some(([kdf, one]) => kdf === KDF_SHA256 && one === aead)) {
-    throw SUITE("an AEAD of the configuration", String(aead));
-  }
-  const hdr = config.hdr(aead);
-  const { enc, context } = setupSender(config.publicKey, concat(REQUEST, hdr), rng, undefined, aead);
-  const data = concat(hdr, enc, context.sealAt(0, new Uint8Array(0), request));
-  return { data, exchange: new Exchange(context, enc, aead) };
+  const made = new Encapsulator(config, rng, aead);
+  return { data: made.seal(request), exchange: made.exchange };
 }
 
-/** The recipient's end, with its private key: 32 bytes. Throws EnvelopeError by name. */
+/** The recipient's end, with its private key: 32 bytes, or an X-Wing key. Throws EnvelopeError by name. */
 export function decapsulate(
   data: Uint8Array,
-  key: Uint8Array,
+  key: Uint8Array | XWingKey,
   config: KeyConfig,
   maxSize: number,
 ): { request: Uint8Array; exchange: Exchange } {
+  const size = (data.length < HDR_SIZE ? undefined : KEMS[word(data, 1)]?.[1]) ?? 32;
   if (data.length > maxSize) throw TOO_LARGE(`at most ${maxSize} bytes`, `${data.length} bytes`);
-  if (data.length < HDR_SIZE + ENC_SIZE + TAG) throw MALFORMED("an encapsulated request", `${data.length} bytes`);
+  if (data.length < HDR_SIZE + size + TAG) throw MALFORMED("an encapsulated request", `${data.length} bytes`);
   if (data[0] !== config.keyId) throw KEY_UNKNOWN(`key ${config.keyId}`, `key ${data[0]}`);
-  const [hdr, enc] = [data.slice(0, HDR_SIZE), data.slice(HDR_SIZE, HDR_SIZE + ENC_SIZE)];
+  const [hdr, enc, text] = [
+    data.slice(0, HDR_SIZE),
+    data.slice(HDR_SIZE, HDR_SIZE + size),
+    data.slice(HDR_SIZE + size),
+  ];
   const aead = config.suites.find(([kdf, one]) => kdf === KDF_SHA256 && equalBytes(config.hdr(one), hdr))?.[1];
   if (aead === undefined || !(aead in KEY_SIZES)) throw SUITE("algorithms of the key configuration", "others");
   return opened("a request encapsulated to this key", () => {
     const context = setupRecipient(enc, key, concat(REQUEST, hdr), undefined, aead);
-    const request = context.openAt(0, new Uint8Array(0), data.subarray(HDR_SIZE + ENC_SIZE));
-    return { request, exchange: new Exchange(context, enc, aead) };
+    return { request: context.openAt(0, new Uint8Array(0), text), exchange: new Exchange(context, enc, aead) };
   });
 }
 

@@ -187,7 +187,11 @@ export class Opener {
 
 /** The last chunk: a failure, or (never as the first chunk) the receipt. */
 function end(data: Uint8Array, first: boolean): Final | Failed {
-  if (!first && equalBytes(data.subarray(0, LEAD.length), LEAD)) return receiptOf(data);
+  return !first && equalBytes(data.subarray(0, LEAD.length), LEAD) ? receiptOf(data) : failureOf(data);
+}
+
+/** A refusal: {status, error}. Throws EnvelopeError. */
+export function failureOf(data: Uint8Array): Failed {
   const value = parse(data);
   if (!isObject(value) || !onlyKeys(value, ["status", "error"]) || !isTexts(value["error"])) {
     throw BAD_HEAD("a failure", "another form");
@@ -203,8 +207,9 @@ function end(data: Uint8Array, first: boolean): Final | Failed {
  * {"receipt":…,"signature":"0x…"} with {"batch":…} after it or not: the receipt is cut out as it is, since its very bytes
  * are signed.
  */
-function receiptOf(data: Uint8Array): Final {
-  const found = TAIL.exec(latin1(data.subarray(Math.max(data.length - MAX_TAIL, LEAD.length))));
+export function receiptOf(data: Uint8Array): Final {
+  const led = equalBytes(data.subarray(0, LEAD.length), LEAD);
+  const found = led && TAIL.exec(latin1(data.subarray(Math.max(data.length - MAX_TAIL, LEAD.length))));
   if (!found) throw BAD_HEAD("a receipt and a signature", "another form");
   const final: Final = {
     type: "final",

@@ -90,3 +90,10 @@ export function pairingBytes(g1: G1Point, g2: G2Point): Uint8Array {
   for (let at = 0; at < bytes.length; at += FIELD_SIZE) bytes.subarray(at, at + FIELD_SIZE).reverse();
   return bytes;
 }
+
+/** Whether e(left1, left2) = e(right1, right2): one final exponentiation over both. The identity equals nothing. */
+export function pairingsEqual(left1: G1Point, left2: G2Point, right1: G1Point, right2: G2Point): boolean {
+  if (left1.is0() || right1.is0()) return false;
+  const product = bls12_381.pairingBatch([{ g1: left1, g2: left2 }, { g1: right1.negate(), g2: right2 }]);
+  return bls12_381.fields.Fp12.eql(product, bls12_381.fields.Fp12.ONE);
+}

@@ -17,10 +17,11 @@ from cloister.core.encoding.contexts import Context, digest
 from cloister.core.encoding.hexes import from_hex, need_fields, to_hex
 from cloister.core.envelope import ohttp
 from cloister.core.envelope.bhttp import BinaryRequest, padded_size
-from cloister.core.envelope.certificate import KeyCertificate
+from cloister.core.envelope.certificate import XWING_SUITE, KeyCertificate
 from cloister.core.envelope.model import MAX_HEAD, Caller, RequestHead, decode_json
 from cloister.core.errors import EnvelopeError, Refusal, define
 from cloister.core.keys import hpke, idsig
+from cloister.core.keys.xwing import ENC_SIZE, XWingKey
 
 if TYPE_CHECKING:
     from cloister.core.threshold.ibe import DerivedKey
@@ -131,25 +132,38 @@ class ObliviousKey:
         )
 
 
-def key_number(certificate: KeyCertificate) -> int:
-    """The key identifier of a certificate's oblivious key: its period modulo 256."""
-    return certificate.period % 256
+def key_number(certificate: KeyCertificate, kem: int) -> int:
+    """The key identifier of a certificate's oblivious key: its period modulo 256, and half way round for X-Wing."""
+    return (certificate.period + (128 if kem == ohttp.KEM_XWING else 0)) % 256
+
+
+def kem_of(certificate: KeyCertificate) -> int:
+    """The KEM that our clients seal to under this certificate, and no other: X-Wing where it has X-Wing."""
+    return ohttp.KEM_XWING if certificate.suite == XWING_SUITE else ohttp.KEM_X25519
+
+
+Issued = tuple[ObliviousKey, ohttp.Recipient]
 
 
 def issue(
     certificate: KeyCertificate, call: DerivedKey, mpk: bytes, sign: Callable[[bytes], bytes], rng: hpke.Rng
-) -> tuple[ObliviousKey, ohttp.Recipient]:
-    """The oblivious key of a certificate, and what opens requests to it. ``call``: the agent's `call` key of the
-    period; ``sign(digest 32) -> 65``: the worker's attested key.
+) -> tuple[Issued, ...]:
+    """The oblivious keys of a certificate, each with what opens requests to it: of X25519 and, where the certificate
+    has X-Wing, of X-Wing. ``call``: the agent's `call` key of the period; ``sign(digest 32) -> 65``: the worker's
+    attested key.
 
-    The private key is derived from ``call`` and 32 random bytes that are kept nowhere: without the lease it cannot be
+    Each private key is derived from ``call`` and 32 random bytes that are kept nowhere: without the lease it cannot be
     made, and when it is erased nobody makes it again."""
-    secret = call.symmetric(Context.OBLIVIOUS_KEY, certificate.id + rng(32))
-    public = hpke.private_key(secret).public_key().public_bytes_raw()
-    config = ohttp.KeyConfig(key_number(certificate), public)
-    bare = ObliviousKey(certificate.id, config.encode(), b"", b"")
-    proof = idsig.sign(call, mpk, bytes(certificate.call_identity), bare.id, rng)
-    return replace(bare, signature=sign(bare.id), proof=proof), ohttp.Recipient(secret, config)
+    made: list[Issued] = []
+    for kem in dict.fromkeys((ohttp.KEM_X25519, kem_of(certificate))):
+        secret = call.symmetric(Context.OBLIVIOUS_KEY, certificate.id + rng(32))
+        key = XWingKey(secret) if kem == ohttp.KEM_XWING else hpke.private_key(secret)
+        public = key.public if isinstance(key, XWingKey) else key.public_key().public_bytes_raw()
+        config = ohttp.KeyConfig(key_number(certificate, kem), public)
+        bare = ObliviousKey(certificate.id, config.encode(), b"", b"")
+        proof = idsig.sign(call, mpk, bytes(certificate.call_identity), bare.id, rng)
+        made.append((replace(bare, signature=sign(bare.id), proof=proof), ohttp.Recipient(key, config)))
+    return tuple(made)
 
 
 # --- a request ---
@@ -184,7 +198,7 @@ def from_message(message: BinaryRequest, certificate: KeyCertificate) -> Request
 
 def max_request(body: int = MAX_BODY) -> int:
     """Bytes of an encapsulated request with a body of at most ``body`` bytes."""
-    return padded_size(body + 2 * MAX_HEAD + _FRAMING) + ohttp.HDR_SIZE + hpke.ENC_SIZE + hpke.TAG_SIZE
+    return padded_size(body + 2 * MAX_HEAD + _FRAMING) + ohttp.HDR_SIZE + ENC_SIZE + hpke.TAG_SIZE
 
 
 _CALLERS = msgspec.json.Decoder(Caller)

@@ -43,6 +43,7 @@ from cloister.core.envelope.oblivious import (
     RESERVED,
     SCHEME,
     ObliviousKey,
+    kem_of,
     key_number,
     number,
 )
@@ -73,20 +74,29 @@ BAD_ANSWER = define(
 def verify_key(shown: ObliviousKey, certificate: KeyCertificate, mpk: bytes) -> ohttp.KeyConfig:
     """The configuration to encapsulate to, for a certificate that was verified. ``mpk``: of its master epoch.
 
-    1. it names this certificate; 2. its form; 3. the period's key number; 4. a key of its own, not the session
-    key; 5. the worker's signature; 6. the `call` key's. Raises EnvelopeError (oblivious.key, ohttp.malformed,
-    ohttp.suite), EncodingError, ThresholdError."""
+    1. it names this certificate; 2. its form, and the KEM of the certificate's suite: X-Wing where that has X-Wing;
+    3. the period's key number; 4. a key of its own, not one of sealed calls; 5. the worker's signature; 6. the `call`
+    key's. Raises EnvelopeError (oblivious.key, ohttp.malformed, ohttp.suite), EncodingError, ThresholdError."""
     if not compare_digest(shown.certificate, certificate.id):  # 1
         raise BAD_KEY(expected=to_hex(certificate.id)[:18], found=to_hex(shown.certificate)[:18])
     config = decode_config(shown.config)  # 2
     choose(config)
-    if config.key_id != key_number(certificate):  # 3
-        raise BAD_KEY(expected=f"key number {key_number(certificate)}", found=str(config.key_id))
-    if compare_digest(config.public, certificate.hpke_key):  # 4
-        raise BAD_KEY(expected="a key of its own purpose", found="the key of sealed calls")
+    kem = kem_of(certificate)
+    if config.kem != kem:
+        raise BAD_KEY(expected=f"KEM {kem:#06x}", found=f"{config.kem:#06x}")
+    if config.key_id != key_number(certificate, kem):  # 3
+        raise BAD_KEY(expected=f"key number {key_number(certificate, kem)}", found=str(config.key_id))
+    if any(compare_digest(config.public, other) for other in (certificate.hpke_key, certificate.xwing_key or b"")):  # 4
+        raise BAD_KEY(expected="a key of its own purpose", found="one of sealed calls")
     verify_signer(shown.id, shown.signature, certificate.worker)  # 5
     idsig.verify(mpk, bytes(certificate.call_identity), shown.id, shown.proof)  # 6
     return config
+
+
+def meant_for(shown: ObliviousKey, certificate: KeyCertificate) -> bool:
+    """Whether it says that it is the key which calls under this certificate are sealed to."""
+    kem = int.from_bytes(shown.config[1:3], "big")
+    return compare_digest(shown.certificate, certificate.id) and kem == kem_of(certificate)
 
 
 def to_message(certificate: KeyCertificate, head: RequestHead, body: bytes) -> BinaryRequest:

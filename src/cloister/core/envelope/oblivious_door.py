@@ -76,13 +76,13 @@ class ObliviousDoor:
         self._now = max(self._now, now_ms)
         self._seen.forget(self._now)
         limit = max_request(self._max_body)
-        number = ohttp.key_id_of(data, max_size=limit)  # 1
+        hdr, enc, _ = ohttp.split(data, max_size=limit)  # 1
+        number, name = hdr[0], ohttp.name_of(enc)
         keys = [(certificate, key) for certificate, key in held if key.config.key_id == number]
         if not keys:  # 2
             raise ohttp.KEY_UNKNOWN(expected="a key held for this agent", found=f"key {number}")
-        enc = data[ohttp.HDR_SIZE : ohttp.HDR_SIZE + hpke.ENC_SIZE]
-        if self._seen.get(enc) is not None:  # 3
-            raise REPLAY(expected="a request not seen before", found=to_hex(enc)[:18])
+        if self._seen.get(name) is not None:  # 3
+            raise REPLAY(expected="a request not seen before", found=to_hex(name)[:18])
         self._seen.need_room(2)
         certificate, text, exchange = _opened(keys, data, limit)  # 4
         responder = ObliviousResponder(exchange, self._rng)
@@ -101,10 +101,10 @@ class ObliviousDoor:
         if self._seen.get(name) is not None:  # 8
             raise REPEATED(expected="a request id not seen before", found=head.request_id)
         caller = caller_of(head.caller, certificate, exchange.context, None, self._now)  # 9
-        for one in (exchange.enc, name):
+        for one in (exchange.name, name):
             self._seen.add(one, head.deadline_ms, one_shot=True)
         salt = receipt_salt(exchange.context, 0)
-        return OpenRequest(head, message.content, caller, responder, exchange.enc, certificate, 0, message.head, salt)
+        return OpenRequest(head, message.content, caller, responder, exchange.name, certificate, 0, message.head, salt)
 
 
 def _opened(keys: list[Held], data: bytes, limit: int) -> tuple[KeyCertificate, bytes, ohttp.Exchange]:

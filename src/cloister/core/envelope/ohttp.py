@@ -1,13 +1,15 @@
 """Oblivious HTTP (RFC 9458): key configurations, encapsulated requests and responses. Bytes in, bytes out. What only
 clients do is in ``ohttp_client.py``.
 
-KEM: DHKEM(X25519, HKDF-SHA256); KDF: HKDF-SHA256; AEAD: the three of RFC 9180. The labels are those of binary HTTP.
+KEM: DHKEM(X25519, HKDF-SHA256) or X-Wing, as the size of the public key says (32 or 1216 bytes); KDF: HKDF-SHA256;
+AEAD: the three of RFC 9180. The labels are those of binary HTTP.
 A context serves one request and one response; both ends drop it then.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from hmac import digest as _hmac
 from typing import Final
 
@@ -17,16 +19,20 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from cloister.core.encoding.hexes import need_bytes
 from cloister.core.errors import EnvelopeError, SealError, define
-from cloister.core.keys import hpke
+from cloister.core.keys import hpke, xwing
 
 REQUEST_TYPE: Final = "message/ohttp-req"
 RESPONSE_TYPE: Final = "message/ohttp-res"
 KEYS_TYPE: Final = "application/ohttp-keys"
 KEY_PROBLEM: Final = "https://iana.org/assignments/http-problem-types#ohttp-key"
 KEM_X25519: Final = 0x0020
+KEM_XWING: Final = 0x647A
+# Bytes of a public key and of an encapsulation, by KEM.
+KEMS: Final = {KEM_X25519: (hpke.KEY_SIZE, hpke.ENC_SIZE), KEM_XWING: (xwing.PUBLIC_SIZE, xwing.ENC_SIZE)}
 KDF_SHA256: Final = 1
 HDR_SIZE: Final = 7
-MAX_CONFIG: Final = 128
+MAX_PAIRS: Final = 22
+MAX_CONFIG: Final = 5 + xwing.PUBLIC_SIZE + 4 * MAX_PAIRS
 # What a configuration of ours offers, best first.
 OFFERED: Final = ((KDF_SHA256, hpke.AES_256_GCM), (KDF_SHA256, hpke.CHACHA20_POLY1305), (KDF_SHA256, hpke.AES_128_GCM))
 _TAG: Final = hpke.TAG_SIZE
@@ -68,7 +74,8 @@ NOT_AUTHENTIC = define(
 
 @dataclass(frozen=True, slots=True)
 class KeyConfig:
-    """A key configuration (RFC 9458 section 3.1). ``public``: X25519, 32 bytes; ``suites``: pairs (KDF, AEAD)."""
+    """A key configuration (RFC 9458 section 3.1). ``public``: X25519, 32 bytes, or X-Wing, 1216; ``suites``: pairs
+    (KDF, AEAD)."""
 
     key_id: int
     public: bytes
@@ -77,12 +84,20 @@ class KeyConfig:
     def encode(self) -> bytes:
         """The configuration's bytes, without the length before it."""
         pairs = b"".join(kdf.to_bytes(2, "big") + aead.to_bytes(2, "big") for kdf, aead in self.suites)
-        lead = bytes([self.key_id]) + KEM_X25519.to_bytes(2, "big") + need_bytes("key", self.public, hpke.KEY_SIZE)
+        lead = bytes([self.key_id]) + self.kem.to_bytes(2, "big") + self.public
         return lead + len(pairs).to_bytes(2, "big") + pairs
+
+    @property
+    def kem(self) -> int:
+        """The KEM that the public key is of."""
+        if len(self.public) == xwing.PUBLIC_SIZE:
+            return KEM_XWING
+        need_bytes("key", self.public, hpke.KEY_SIZE)
+        return KEM_X25519
 
     def hdr(self, aead: int) -> bytes:
         """The seven bytes that a request under it begins with."""
-        words = (KEM_X25519, KDF_SHA256, aead)
+        words = (self.kem, KDF_SHA256, aead)
         return bytes([self.key_id]) + b"".join(word.to_bytes(2, "big") for word in words)
 
 
@@ -92,12 +107,17 @@ def encode_configs(configs: tuple[KeyConfig, ...]) -> bytes:
 
 
 class Exchange:
-    """One request's context: what its response is sealed under. ``enc`` names it: 32 bytes. Either end holds one."""
+    """One request's context: what its response is sealed under. ``enc``: the encapsulation. Either end holds one."""
 
     __slots__ = ("_aead", "_context", "enc")
 
     def __init__(self, context: hpke.Context, enc: bytes, aead: int) -> None:
         self._context, self.enc, self._aead = context, enc, aead
+
+    @property
+    def name(self) -> bytes:
+        """What names it: ``name_of``. 32 bytes."""
+        return name_of(self.enc)
 
     @property
     def context(self) -> hpke.Context:
@@ -134,13 +154,20 @@ class Exchange:
         return cipher(key), _hmac(prk, b"nonce\x01", "sha256")[: hpke.NONCE_SIZE]
 
 
-def key_id_of(data: bytes, *, max_size: int) -> int:
-    """Which key an encapsulated request names. Raises EnvelopeError: ohttp.too_large, ohttp.malformed."""
+def split(data: bytes, *, max_size: int) -> tuple[bytes, bytes, bytes]:
+    """(hdr, enc, ciphertext) of an encapsulated request; the first byte of hdr names a key. A KEM that nobody here
+    offers is cut as X25519 is. Raises EnvelopeError: ohttp.too_large, ohttp.malformed."""
     if len(data) > max_size:
         raise TOO_LARGE(expected=f"at most {max_size} bytes", found=f"{len(data)} bytes")
-    if len(data) < HDR_SIZE + hpke.ENC_SIZE + _TAG:
+    _, size = KEMS.get(int.from_bytes(data[1:3], "big"), KEMS[KEM_X25519])
+    if len(data) < HDR_SIZE + size + _TAG:
         raise MALFORMED(expected="an encapsulated request", found=f"{len(data)} bytes")
-    return data[0]
+    return data[:HDR_SIZE], data[HDR_SIZE : HDR_SIZE + size], data[HDR_SIZE + size :]
+
+
+def name_of(enc: bytes) -> bytes:
+    """What names the context of an encapsulation: 32 bytes, itself or its SHA-256."""
+    return enc if len(enc) == hpke.ENC_SIZE else sha256(enc).digest()
 
 
 class Recipient:
@@ -148,7 +175,7 @@ class Recipient:
 
     __slots__ = ("_by_hdr", "config")
 
-    def __init__(self, key: X25519PrivateKey | bytes, config: KeyConfig) -> None:
+    def __init__(self, key: X25519PrivateKey | xwing.XWingKey | bytes, config: KeyConfig) -> None:
         """Raises ValueError if the configuration has another key: our mistake."""
         hdrs = [(config.hdr(aead), aead) for kdf, aead in config.suites if kdf == KDF_SHA256 and aead in hpke.AEADS]
         self._by_hdr = {hdr: (aead, hpke.Recipient(key, info_of(hdr), aead=aead)) for hdr, aead in hdrs}
@@ -163,10 +190,9 @@ class Recipient:
         """(request, exchange). 1. size and shape; 2. the key; 3. its algorithms; 4. it opens.
 
         Raises EnvelopeError: ohttp.too_large, ohttp.malformed, ohttp.key_unknown, ohttp.suite, ohttp.not_authentic."""
-        named = key_id_of(data, max_size=max_size)  # 1
-        if named != self.config.key_id:  # 2
-            raise KEY_UNKNOWN(expected=f"key {self.config.key_id}", found=f"key {named}")
-        hdr, enc, text = data[:HDR_SIZE], data[HDR_SIZE : HDR_SIZE + hpke.ENC_SIZE], data[HDR_SIZE + hpke.ENC_SIZE :]
+        hdr, enc, text = split(data, max_size=max_size)  # 1
+        if hdr[0] != self.config.key_id:  # 2
+            raise KEY_UNKNOWN(expected=f"key {self.config.key_id}", found=f"key {hdr[0]}")
         if hdr not in self._by_hdr:  # 3
             raise SUITE(expected="algorithms of the key configuration", found=f"0x{hdr[1:].hex()}")
         aead, recipient = self._by_hdr[hdr]

@@ -7,9 +7,10 @@ from typing import Final
 
 from cloister.core.envelope.ohttp import (
     KDF_SHA256,
-    KEM_X25519,
+    KEMS,
     MALFORMED,
     MAX_CONFIG,
+    MAX_PAIRS,
     SUITE,
     Exchange,
     KeyConfig,
@@ -25,10 +26,11 @@ def decode_config(data: bytes) -> KeyConfig:
     if not 3 < len(data) <= MAX_CONFIG:
         raise MALFORMED(expected=f"a configuration of 4 to {MAX_CONFIG} bytes", found=f"{len(data)} bytes")
     kem = int.from_bytes(data[1:3], "big")
-    if kem != KEM_X25519:
-        raise SUITE(expected=f"KEM {KEM_X25519:#06x}", found=f"{kem:#06x}")
-    public, size, pairs = data[3:35], int.from_bytes(data[35:37], "big"), data[37:]
-    if len(data) < 41 or size != len(pairs) or size % 4:
+    if kem not in KEMS:
+        raise SUITE(expected=f"one of {len(KEMS)} KEMs", found=f"{kem:#06x}")
+    end = 3 + KEMS[kem][0]
+    public, size, pairs = data[3:end], int.from_bytes(data[end : end + 2], "big"), data[end + 2 :]
+    if not 4 <= size <= 4 * MAX_PAIRS or size != len(pairs) or size % 4:
         raise MALFORMED(expected="a key and whole pairs of algorithms", found=f"{len(data)} bytes")
     words = [int.from_bytes(pairs[at : at + 2], "big") for at in range(0, size, 2)]
     return KeyConfig(data[0], public, tuple(zip(words[::2], words[1::2], strict=True)))
@@ -51,7 +53,7 @@ def decode_configs(data: bytes) -> tuple[KeyConfig, ...]:
         if at + 2 + size > len(data) or count >= MAX_CONFIGS or size < 3:
             raise MALFORMED(expected=f"at most {MAX_CONFIGS} configurations after their lengths", found="another shape")
         one = data[at + 2 : at + 2 + size]
-        if one[1:3] == KEM_X25519.to_bytes(2, "big"):
+        if int.from_bytes(one[1:3], "big") in KEMS:
             found.append(decode_config(one))
         at, count = at + 2 + size, count + 1
     return tuple(found)

@@ -19,13 +19,14 @@ from cloister.core.envelope.bhttp import BinaryRequest, BinaryResponse
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.envelope.model import RequestHead
 from cloister.core.envelope.oblivious import ObliviousKey
-from cloister.core.envelope.oblivious_client import Answer, ObliviousRequest, Speaker, verify_key
+from cloister.core.envelope.oblivious_client import Answer, ObliviousRequest, Speaker, meant_for, verify_key
 from cloister.core.envelope.oblivious_door import ObliviousDoor
 from cloister.core.envelope.opener import Failed
 from cloister.core.envelope.server import SealedRefusalError
 from cloister.core.errors import CloisterError, define
 from cloister.core.errors import EnvelopeError as Family
 from cloister.core.keys import hpke, idsig
+from cloister.core.keys.xwing import XWingKey
 from support.oblivious_kit import RECEIPT, Oblivious, answered, certificate, good, issued
 from support.sealed import MPK, NOW, WORKER, derived, head, key
 
@@ -99,7 +100,7 @@ def test_a_worker_without_the_call_key_makes_no_key_that_a_client_takes() -> Non
     """It has the node key and a lease that t members signed, but not what the lease stands for."""
     made = certificate()
     thief = derived(certificate(agent=b"\x99" * 32))
-    shown, _ = oblivious.issue(made, thief, MPK, lambda d: sign_digest(WORKER, d), os.urandom)
+    ((shown, _),) = oblivious.issue(made, thief, MPK, lambda d: sign_digest(WORKER, d), os.urandom)
     assert code_of(lambda: verify_key(shown, made, MPK)) == "threshold.key_signature"
 
 
@@ -114,6 +115,72 @@ def test_a_key_has_exactly_its_fields(name: str, world: Oblivious) -> None:
     ):
         found = code_of(lambda bad=bad: verify_key(ObliviousKey.from_json(bad), world.certificate, MPK))
         assert found.startswith(("encoding.", "ohttp.malformed"))
+
+
+# --- X-Wing ---
+
+
+def test_a_certificate_with_x_wing_has_two_keys_and_clients_seal_to_the_second() -> None:
+    world = Oblivious(hybrid=True)
+    (classic, _), (hybrid, _) = world.issued
+    assert [ohttp_client.decode_config(k.config).kem for k in (classic, hybrid)] == [ohttp.KEM_X25519, ohttp.KEM_XWING]
+    assert [meant_for(k, world.certificate) for k in (classic, hybrid)] == [False, True]
+    assert verify_key(ObliviousKey.from_json(hybrid.to_json()), world.certificate, MPK) == world.config
+    assert world.config.key_id == (world.certificate.period + 128) % 256 != classic.config[0]
+
+
+def test_the_key_of_x25519_is_never_taken_where_the_certificate_has_x_wing() -> None:
+    """Honest, signed and proven by the worker: what a relay would show that leaves the other one out."""
+    world = Oblivious(hybrid=True)
+    assert code_of(lambda: verify_key(world.issued[0][0], world.certificate, MPK)) == "oblivious.key"
+
+
+def test_a_key_of_x_wing_is_not_taken_where_the_certificate_has_none(world: Oblivious) -> None:
+    public = XWingKey(bytes(32)).public
+    made = resigned(world.shown, world.certificate, config=ohttp.KeyConfig(world.config.key_id, public).encode())
+    assert code_of(lambda: verify_key(made, world.certificate, MPK)) == "oblivious.key"
+    assert not meant_for(made, world.certificate)
+
+
+def test_the_x_wing_key_of_sealed_calls_and_another_number_are_refused() -> None:
+    world = Oblivious(hybrid=True)
+    of, number = world.certificate, world.config.key_id
+    for config in (ohttp.KeyConfig(number, of.xwing_key), ohttp.KeyConfig(of.period % 256, world.config.public)):
+        made = resigned(world.shown, of, config=config.encode())
+        assert code_of(lambda made=made: verify_key(made, of, MPK)) == "oblivious.key"
+
+
+def test_a_call_by_x_wing_arrives_once_and_its_answer_comes_back() -> None:
+    world = Oblivious(hybrid=True)
+    sealed = world.seal()
+    assert (sealed.data[0], sealed.data[1:3]) == (world.config.key_id, b"\x64\x7a")
+    request = world.open(sealed.data)
+    assert (request.body, request.session_id) == (b"question", sealed.exchange.name)
+    assert len(request.session_id) == 32
+    assert good(sealed, answered(request)).body == b"answer"
+    assert code_of(lambda: world.open(sealed.data)) == "envelope.replay"
+
+
+def test_no_byte_of_a_call_by_x_wing_can_be_changed() -> None:
+    world = Oblivious(hybrid=True)
+    data = world.seal().data
+    codes = set()
+    for at in [*range(8), 100, 1094, 1095, 1126, 1127, len(data) - 1]:
+        changed = bytearray(data)
+        changed[at] ^= 1
+        codes.add(code_of(lambda changed=changed: world.open(bytes(changed))))
+    assert codes <= {"ohttp.key_unknown", "ohttp.suite", "ohttp.not_authentic"}
+    for cut in (data[:1126], data[:1142], data[:40], b""):
+        assert code_of(lambda cut=cut: world.open(cut)) == "ohttp.malformed"
+    world.open(data)
+
+
+def test_who_knows_the_rfc_alone_may_still_use_the_key_of_x25519() -> None:
+    """The worker serves it; which key is good enough is the client's decision."""
+    world = Oblivious(hybrid=True)
+    classic = ohttp_client.decode_config(world.issued[0][0].config)
+    sealed = oblivious_client.seal(classic, world.certificate, head(), b"question", os.urandom)
+    assert good(sealed, answered(world.open(sealed.data))).body == b"answer"
 
 
 # --- a call ---

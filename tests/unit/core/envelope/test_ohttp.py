@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cloister.core.envelope import ohttp, ohttp_client
 from cloister.core.envelope.ohttp import KeyConfig, Recipient
 from cloister.core.errors import CloisterError
 from cloister.core.keys import hpke
+from cloister.core.keys.xwing import XWingKey
 
 RFC = json.loads((Path(__file__).parents[4] / "spec/vectors/ohttp.json").read_text())["rfc9458"]
 AEADS = sorted(hpke.AEADS)
@@ -202,11 +204,45 @@ def test_a_recipient_with_another_key_is_our_mistake() -> None:
         Recipient(os.urandom(32), pair()[0])
 
 
+# --- X-Wing ---
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.sampled_from(AEADS), st.binary(max_size=100))
+def test_both_ends_understand_each_other_by_x_wing(aead: int, asked: bytes) -> None:
+    config = KeyConfig(7, XWingKey(SEED).public)
+    recipient = Recipient(XWingKey(SEED), config)
+    data, sent = ohttp_client.encapsulate(config, asked, os.urandom, aead=aead)
+    assert data[1:3] == b"\x64\x7a"
+    text, came = recipient.open(data, max_size=CAP)
+    assert (text, came.enc, came.name) == (asked, data[7:1127], sha256(data[7:1127]).digest())
+    assert sent.open_response(came.seal_response(b"told", os.urandom), max_size=CAP) == b"told"
+
+
+def test_the_vector_of_the_other_client_opens_here() -> None:
+    made = json.loads((Path(__file__).parents[4] / "spec/vectors/xwing.json").read_text())["ohttp"]
+    given = json.loads((Path(__file__).parents[4] / "spec/vectors/callers.json").read_text())["xwing"]
+    config = ohttp_client.decode_config(bytes.fromhex(made["config"][2:]))
+    recipient = Recipient(XWingKey(bytes.fromhex(given["seed"][2:])), config)
+    text, came = recipient.open(bytes.fromhex(made["encapsulated_request"][2:]), max_size=CAP)
+    assert text == made["request"].encode()
+    answer = bytes.fromhex(made["encapsulated_response"][2:])
+    assert came.seal_response(made["response"].encode(), lambda size: answer[:size]) == answer
+
+
+def test_a_request_to_one_kem_is_none_to_the_other() -> None:
+    classic, recipient = pair(key_id=1)
+    hybrid = KeyConfig(1, XWingKey(SEED).public)
+    for config, other in ((hybrid, recipient), (classic, Recipient(XWingKey(SEED), hybrid))):
+        data, _ = ohttp_client.encapsulate(config, bytes(1200), os.urandom)
+        assert code_of(lambda data=data, other=other: other.open(data, max_size=CAP)) == "ohttp.suite"
+
+
 # --- key configurations ---
 
 
 def test_key_configurations_are_read_as_written() -> None:
-    configs = tuple(pair(key_id=number)[0] for number in (0, 1, 255))
+    configs = (*(pair(key_id=number)[0] for number in (0, 1, 255)), KeyConfig(129, XWingKey(SEED).public))
     assert ohttp_client.decode_configs(ohttp.encode_configs(configs)) == configs
     assert ohttp_client.decode_configs(b"") == ()
 
@@ -219,6 +255,8 @@ def test_configurations_of_other_kems_are_left_out() -> None:
     assert code_of(lambda: ohttp_client.decode_config(p256)) == "ohttp.suite"
 
 
+SEED = bytes(range(32))
+XWING = KeyConfig(1, XWingKey(SEED).public, ((1, 1),)).encode()
 GOOD = b"\x01\x00\x20" + b"\x09" * 32 + b"\0\4\0\1\0\1"
 BAD_CONFIGS = {
     "nothing": b"",
@@ -228,6 +266,11 @@ BAD_CONFIGS = {
     "a length that says too much": GOOD[:36] + b"\x08" + GOOD[37:],
     "bytes behind it": GOOD + b"\0",
     "too many algorithms": GOOD[:35] + b"\0\x60" + b"\0\1\0\1" * 24,
+    "a key of X-Wing that is cut": XWING[:1200],
+    "a key of X-Wing as long as one of X25519": b"\x01\x64\x7a" + GOOD[3:],
+    "a key of X-Wing without algorithms": XWING[:1219] + b"\0\0",
+    "bytes behind a key of X-Wing": XWING + b"\0",
+    "a key of X25519 as long as one of X-Wing": b"\x01\x00\x20" + XWING[3:],
 }
 
 
