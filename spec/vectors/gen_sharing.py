@@ -113,7 +113,9 @@ def _bent(ceremony: Ceremony, one: Dealing, other: Dealing) -> list[dict[str, An
     """Dealings that everybody refuses, or that one receiver complains of, each with the code."""
     swapped = (one.shares[1], one.shares[0], *one.shares[2:])
     proof = bytes([*one.proof[:-1], one.proof[-1] ^ 1])
-    outside = (one.commitments[0], b"\xc0" + bytes(95), *one.commitments[2:])
+    outside = (one.commitments[0], bytes(192), *one.commitments[2:])
+    first = one.commitments[0]
+    turned = (first[48:96] + first[:48] + first[144:] + first[96:144], *one.commitments[1:])
     bad = {
         "a proof with one bit changed": (replace(one, proof=proof), 0, "threshold.possession"),
         "another dealer's proof": (replace(one, proof=other.proof), 0, "threshold.possession"),
@@ -122,6 +124,7 @@ def _bent(ceremony: Ceremony, one: Dealing, other: Dealing) -> list[dict[str, An
             replace(one, commitments=(*one.commitments[:-1], other.commitments[-1])), 0, "threshold.possession",
         ),
         "a commitment to nothing": (replace(one, commitments=outside), 0, "threshold.point"),
+        "a commitment with its numbers in another order": (replace(one, commitments=turned), 0, "threshold.point"),
         "one commitment less": (replace(one, commitments=one.commitments[:-1]), 0, "threshold.dealing_shape"),
         "shares in another order": (replace(one, shares=swapped), 1, "threshold.bad_share"),
         "a share of another dealing": (replace(one, shares=other.shares), 3, "threshold.bad_share"),

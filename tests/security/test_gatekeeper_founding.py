@@ -237,7 +237,7 @@ async def test_dealings_travel_only_signed_and_only_when_all_digests_are_final(c
 
 
 def test_the_signature_over_a_dealing_is_no_committed_digest() -> None:
-    dealing = Dealing(1, (b"\1" * 96, b"\2" * 96), b"\3" * 64, (b"\4" * 80,))
+    dealing = Dealing(1, (b"\1" * 192, b"\2" * 192), b"\3" * 48, (b"\4" * 80,))
     one, two = dealing_digest(b"\1" * 32, dealing), dealing_digest(b"\2" * 32, dealing)
     assert one != two
 

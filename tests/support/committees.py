@@ -152,7 +152,7 @@ class Actor:
         else:
             dealt = deal_kept(ceremony, self.dealer, rng)
         shares = tuple(rng(80) if i in manner.bad_shares else s for i, s in enumerate(dealt.dealing.shares, 1))
-        proof = rng(64) if manner.bad_proof else dealt.dealing.proof
+        proof = rng(48) if manner.bad_proof else dealt.dealing.proof
         return Dealt(replace(dealt.dealing, shares=shares, proof=proof), dealt.polynomial)
 
     def crash(self) -> None:

@@ -24,21 +24,23 @@ from cloister.core.encoding.contexts import Context, digest, frame
 from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
 from cloister.core.errors import CloisterError, ThresholdError, define
 from cloister.core.threshold.groups import (
-    G2_SIZE,
+    CHALLENGE_SIZE,
+    G2_PLAIN_SIZE,
     MAX_MEMBERS,
     SCALAR_SIZE,
     Rng,
     g2_evaluate,
-    g2_from_bytes,
+    g2_from_plain,
     g2_times,
-    hash_to_scalar,
+    plain_bytes,
     random_scalar,
     scalar_bytes,
     scalar_from_bytes,
+    short_challenge,
     to_bytes,
 )
 
-PROOF_SIZE: Final = 64
+PROOF_SIZE: Final = CHALLENGE_SIZE + SCALAR_SIZE
 MAX_DEALT: Final = 1 << 16
 SHARE_SIZE: Final = 32 + 32 + 16  # HPKE encapsulation, the share, the tag
 _SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
@@ -106,14 +108,20 @@ class Ceremony:
     """Who deals to whom: an id (32 bytes, never used twice), the threshold t, receivers 1..n in order, the term.
 
     Here the receivers are the dealers too; a ``Resharing`` has dealers of its own. Raises ThresholdError.
+    binding: 32 bytes that commit to all of it, so that two views of who deals never mix; made once.
     """
 
     id: bytes
     threshold: int
     members: tuple[Member, ...]
     term: int = 1
+    binding: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        self._check()
+        object.__setattr__(self, "binding", self._bound())
+
+    def _check(self) -> None:
         need_bytes("ceremony id", self.id, 32)
         need_uint("term", self.term, 64)
         n = len(self.members)
@@ -134,9 +142,8 @@ class Ceremony:
         """How many dealers must be qualified (spec/gatekeepers.md G9)."""
         return self.threshold
 
-    @property
-    def binding(self) -> bytes:
-        """32 bytes that commit to id, threshold and every member: two views of who deals never mix."""
+    def _bound(self) -> bytes:
+        """Over id, threshold and every member."""
         seats = [m.index.to_bytes(2, "big") + m.address + m.dkg_key for m in self.members]
         return digest(Context.DKG_CEREMONY, self.id, self.threshold.to_bytes(2, "big"), *seats)
 
@@ -160,7 +167,7 @@ class Ceremony:
 
 @dataclass(frozen=True, slots=True)
 class Dealing:
-    """One member's contribution: t commitments (96 bytes), proof of possession (64), n sealed shares (80 each).
+    """One member's contribution: t commitments (192 bytes), proof of possession (48), n sealed shares (80 each).
 
     Nothing in it is secret. Sizes are checked here (EncodingError, ThresholdError), the rest by ``verify_dealing``.
     """
@@ -173,7 +180,10 @@ class Dealing:
     def __post_init__(self) -> None:
         need_uint("dealer", self.dealer, 16)
         need_bytes("proof", self.proof, PROOF_SIZE)
-        for name, items, size in (("commitments", self.commitments, G2_SIZE), ("shares", self.shares, SHARE_SIZE)):
+        for name, items, size in (
+            ("commitments", self.commitments, G2_PLAIN_SIZE),
+            ("shares", self.shares, SHARE_SIZE),
+        ):
             if not isinstance(items, tuple) or not 1 <= len(items) <= MAX_MEMBERS:
                 raise BAD_SHAPE(expected=f"1 to {MAX_MEMBERS} {name}", found="another number")
             for item in items:
@@ -199,7 +209,7 @@ class Dealing:
             rest = rest[4 + size :]
         if rest or len(parts) != 5 or len(parts[1]) != 2:
             raise BAD_SHAPE(expected="the frame of a dealing", found=f"{len(data)} other bytes")
-        commitments, shares = _pieces(parts[2], G2_SIZE), _pieces(parts[4], SHARE_SIZE)
+        commitments, shares = _pieces(parts[2], G2_PLAIN_SIZE), _pieces(parts[4], SHARE_SIZE)
         return cls(int.from_bytes(parts[1], "big"), commitments, parts[3], shares)
 
     def to_json(self) -> dict[str, Any]:
@@ -217,7 +227,7 @@ class Dealing:
         data = need_fields("dealing", value, {"dealer", "commitments", "proof", "shares"})
         return cls(
             need_uint("dealer", data["dealer"], 16),
-            _hex_list("commitments", data["commitments"], G2_SIZE),
+            _hex_list("commitments", data["commitments"], G2_PLAIN_SIZE),
             from_hex(data["proof"], PROOF_SIZE, name="proof"),
             _hex_list("shares", data["shares"], SHARE_SIZE),
         )
@@ -258,9 +268,9 @@ def commitments_of(ceremony: Ceremony, dealing: Dealing) -> tuple[G2Point, ...]:
         found = f"dealer {dealing.dealer}, {len(dealing.commitments)} and {len(dealing.shares)}"
         raise BAD_SHAPE(expected=f"dealer in 1..{ceremony.dealers}, {t} commitments, {n} shares", found=found)
     name = f"commitment of dealer {dealing.dealer}"
-    points = tuple(g2_from_bytes(item, name) for item in dealing.commitments)  # 2
+    points = tuple(g2_from_plain(item, name) for item in dealing.commitments)  # 2
     constant = ceremony.constant(dealing.dealer)
-    if constant is not None and dealing.commitments[0] != constant:  # 3
+    if constant is not None and to_bytes(points[0]) != constant:  # 3
         raise OTHER_SECRET(expected=f"the share key of old member {dealing.dealer}", found="another point")
     _check_proof(ceremony, dealing, points[0])  # 4
     return points
@@ -269,22 +279,26 @@ def commitments_of(ceremony: Ceremony, dealing: Dealing) -> tuple[G2Point, ...]:
 # Proof of possession: Schnorr in G2, challenge bound to ceremony, dealer and all commitments (spec/sharing.md 1).
 
 
-def _challenge(ceremony: Ceremony, dealer: int, commitments: Sequence[bytes], nonce: bytes) -> Scalar:
-    return hash_to_scalar(Context.DKG_PROOF, ceremony.binding, dealer.to_bytes(2, "big"), b"".join(commitments), nonce)
+def _challenge(ceremony: Ceremony, dealer: int, commitments: Sequence[bytes], nonce: bytes) -> bytes:
+    return short_challenge(Context.DKG_PROOF, ceremony.binding, dealer.to_bytes(2, "big"), b"".join(commitments), nonce)
+
+
+def _scalar_of(challenge: bytes) -> Scalar:
+    return scalar_from_bytes(bytes(SCALAR_SIZE - CHALLENGE_SIZE) + challenge, "challenge")
 
 
 def prove(ceremony: Ceremony, dealer: int, commitments: Sequence[bytes], secret: Scalar, nonce: Scalar) -> bytes:
-    """64 bytes that prove possession of the first coefficient. The nonce is used once."""
-    challenge = _challenge(ceremony, dealer, commitments, to_bytes(g2_times(nonce)))
-    return scalar_bytes(challenge) + scalar_bytes(nonce + challenge * secret)
+    """48 bytes that prove possession of the first coefficient. The nonce is used once."""
+    challenge = _challenge(ceremony, dealer, commitments, plain_bytes(g2_times(nonce)))
+    return challenge + scalar_bytes(nonce + _scalar_of(challenge) * secret)
 
 
 def _check_proof(ceremony: Ceremony, dealing: Dealing, first: G2Point) -> None:
     name = f"a proof of dealer {dealing.dealer}"
     try:
-        challenge = scalar_from_bytes(dealing.proof[:32])
-        answer = scalar_from_bytes(dealing.proof[32:])
-        nonce = to_bytes(g2_times(answer) - first * challenge)
+        challenge = dealing.proof[:CHALLENGE_SIZE]
+        answer = scalar_from_bytes(dealing.proof[CHALLENGE_SIZE:])
+        nonce = plain_bytes(g2_times(answer) - first * _scalar_of(challenge))
     except CloisterError:
         raise BAD_PROOF(expected=name, found="no proof at all") from None
     if _challenge(ceremony, dealing.dealer, dealing.commitments, nonce) != challenge:
@@ -363,7 +377,7 @@ class Dealt:
         body = need_fields("dealt", jcs.decode(data, max_size=MAX_DEALT), {"dealing", "polynomial"})
         dealing = Dealing.from_json(body["dealing"])
         polynomial = _hex_list("polynomial", body["polynomial"], SCALAR_SIZE)
-        points = tuple(to_bytes(g2_times(scalar_from_bytes(a, "coefficient"))) for a in polynomial)
+        points = tuple(plain_bytes(g2_times(scalar_from_bytes(a, "coefficient"))) for a in polynomial)
         if points != dealing.commitments:
             raise BAD_SHAPE(expected="the polynomial behind the commitments", found="another")
         return cls(dealing, polynomial)
@@ -380,7 +394,7 @@ def make_dealing(
     """
     drawn = [random_scalar(rng) for _ in range(ceremony.threshold - (first is not None))]  # 1
     polynomial = drawn if first is None else [first, *drawn]
-    commitments = tuple(to_bytes(g2_times(a)) for a in polynomial)  # 2
+    commitments = tuple(plain_bytes(g2_times(a)) for a in polynomial)  # 2
     proof = prove(ceremony, index, commitments, polynomial[0], random_scalar(rng))  # 3
     shares = []
     for member in ceremony.members:  # 4

@@ -1,8 +1,9 @@
 """BLS12-381 behind checked doors: every point and scalar that enters from outside passes here (spec/sharing.md 1).
 
 Public keys are in G2 (96 bytes compressed), derived keys and transport keys in G1 (48 bytes compressed), scalars are
-32 bytes big-endian. Decoding refuses wrong sizes, points off the curve or outside the prime-order subgroup, and the
-identity. The library is not constant time; callers keep secrets in the library's ``Scalar``, never in Python integers.
+32 bytes big-endian. Commitments of dealings are in G2, uncompressed (192 bytes): reading one costs no square root.
+Decoding refuses wrong sizes, points off the curve or outside the prime-order subgroup, and the identity. The library is
+not constant time; callers keep secrets in the library's ``Scalar``, never in Python integers.
 Multiples of the two generators come from tables (``g1_times``, ``g2_times``): as many additions for every scalar.
 """
 
@@ -25,6 +26,8 @@ _Point = TypeVar("_Point", G1Point, G2Point)
 
 ORDER: Final = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
 G1_SIZE, G2_SIZE, SCALAR_SIZE, GT_SIZE = 48, 96, 32, 576
+G2_PLAIN_SIZE: Final = 192
+CHALLENGE_SIZE: Final = 16
 DST: Final = b"CLOISTER-V1-BLS12381G1_XMD:SHA-256_SSWU_RO_"
 MAX_MEMBERS: Final = 64
 MAX_IDENTITY: Final = 4096
@@ -32,7 +35,7 @@ MAX_IDENTITY: Final = 4096
 BAD_POINT = define(
     "threshold.point",
     ThresholdError,
-    check="a point is compressed, in the prime-order subgroup, and not the identity",
+    check="a point is spelled as its place asks, in the prime-order subgroup, and not the identity",
     remedy="the sender is broken or hostile; do not use this value",
 )
 BAD_SCALAR = define(
@@ -81,6 +84,11 @@ def hash_to_scalar(context: Context, *parts: bytes) -> Scalar:
     return Scalar.from_be_bytes_mod_order(hashlib.sha512(frame(context, *parts)).digest()[:48])
 
 
+def short_challenge(context: Context, *parts: bytes) -> bytes:
+    """The first 16 bytes of SHA-512(frame(context, parts)): a challenge of 128 bits costs half as much to check."""
+    return hashlib.sha512(frame(context, *parts)).digest()[:CHALLENGE_SIZE]
+
+
 def scalar_bytes(scalar: Scalar) -> bytes:
     """32 bytes, big-endian."""
     return bytes(scalar.to_be_bytes())
@@ -119,6 +127,28 @@ def g2_from_bytes(data: bytes, name: str = "point") -> G2Point:
     if point == _NO_G2 or bytes(point.to_compressed_bytes()) != data:
         raise BAD_POINT(expected=f"{name} other than the identity", found="the identity or a second spelling")
     return point
+
+
+def g2_from_plain(data: bytes, name: str = "point") -> G2Point:
+    """Decode 192 uncompressed bytes (x.c0, x.c1, y.c0, y.c1), curve and subgroup checked, identity refused.
+
+    Raises ThresholdError."""
+    if not isinstance(data, bytes) or len(data) != G2_PLAIN_SIZE:
+        raise BAD_POINT(expected=f"{name} of 192 bytes", found=_size(data))
+    try:
+        point = G2Point.from_xy_bytes_be(data)
+    except Exception:
+        raise BAD_POINT(expected=f"{name} in the subgroup of G2", found="no such point") from None
+    if point == _NO_G2 or bytes(point.to_xy_bytes_be()) != data:
+        raise BAD_POINT(expected=f"{name} other than the identity", found="the identity or a second spelling")
+    return point
+
+
+def plain_bytes(point: G2Point) -> bytes:
+    """Uncompressed encoding, 192 bytes. Raises ThresholdError for the identity: we never send it."""
+    if point == _NO_G2:
+        raise BAD_POINT(expected="a point other than the identity", found="the identity")
+    return bytes(point.to_xy_bytes_be())
 
 
 @lru_cache(maxsize=256)

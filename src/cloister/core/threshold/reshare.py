@@ -48,8 +48,8 @@ class Resharing(Ceremony):
     old_threshold: int = field(kw_only=True)
     old_members: tuple[bytes, ...] = field(kw_only=True)
 
-    def __post_init__(self) -> None:
-        Ceremony.__post_init__(self)
+    def _check(self) -> None:
+        Ceremony._check(self)
         n = len(self.old.share_keys)
         if not 1 <= need_uint("old threshold", self.old_threshold, 16) <= n or len(set(self.old_members)) != n:
             found = f"t = {self.old_threshold}, {len(self.old_members)} members, {n} share keys"
@@ -69,9 +69,8 @@ class Resharing(Ceremony):
         """How many dealers must be qualified: the old t."""
         return self.old_threshold
 
-    @property
-    def binding(self) -> bytes:
-        """32 bytes that commit to id, terms, both thresholds, the old share keys and members, the new members."""
+    def _bound(self) -> bytes:
+        """Over id, terms, both thresholds, the old share keys and members, the new members."""
         u16 = [number.to_bytes(2, "big") for number in (self.old_threshold, self.threshold)]
         dealers = [
             index.to_bytes(2, "big") + address + key

@@ -75,10 +75,10 @@ SEEN: dict[str, tuple[Dealing | None, bool, Fault | None]] = {
     "a committed share of somebody else is bad": (with_share(TWO, 1, TWO.shares[1]), True, BAD),
     "a committed share that opens and does not fit is bad": (sealed_value(TWO, 1, 5), True, BAD),
     "a bad share of another receiver is not ours to call": (with_share(TWO, 3, bytes(SHARE_SIZE)), True, None),
-    "a committed dealing without proof must be seen by all": (replace(TWO, proof=bytes(64)), True, UNSEEN),
+    "a committed dealing without proof must be seen by all": (replace(TWO, proof=bytes(48)), True, UNSEEN),
     "a committed dealing with too few commitments too": (replace(TWO, commitments=TWO.commitments[:2]), True, UNSEEN),
     "a committed dealing with a point off the curve too": (
-        replace(TWO, commitments=(b"\xff" * 96, *TWO.commitments[1:])), True, UNSEEN),
+        replace(TWO, commitments=(b"\xff" * 192, *TWO.commitments[1:])), True, UNSEEN),
 }  # fmt: skip
 
 
@@ -193,7 +193,7 @@ def test_dealer_2_stands_when(sentence: str) -> None:
 
 
 def test_a_dealing_that_does_not_verify_is_out_wherever_it_is_known() -> None:
-    bad = replace(TWO, proof=bytes(64))
+    bad = replace(TWO, proof=bytes(48))
     facts = replace(CLEAN, committed={**DIGESTS, 2: bad.digest(CEREMONY)})
     standing = qualified(CEREMONY, facts, {**DEALINGS, 2: bad})
     assert (standing.qualified, standing.out[2].code) == ((1, 3, 4), "threshold.possession")

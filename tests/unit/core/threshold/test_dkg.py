@@ -158,19 +158,44 @@ def test_a_share_does_not_open_for_another_member() -> None:
 
 def test_a_rogue_key_made_from_the_others_is_refused() -> None:
     """The last dealer takes C0 = g2^x minus the sum of the others, so that it alone would know the master secret."""
-    honest = [g.g2_from_bytes(NET.dealings[i].commitments[0]) for i in range(1, 5)]
+    honest = [g.g2_from_plain(NET.dealings[i].commitments[0]) for i in range(1, 5)]
     rogue = g.G2 * Scalar(1234)
     for point in honest:
         rogue = rogue - point
     own = NET.dealings[5]
-    for proof in (own.proof, NET.dealings[1].proof, bytes(64), b"\x01" * 64):
-        bad = replace(own, commitments=(g.to_bytes(rogue), *own.commitments[1:]), proof=proof)
+    for proof in (own.proof, NET.dealings[1].proof, bytes(48), b"\x01" * 48):
+        bad = replace(own, commitments=(g.plain_bytes(rogue), *own.commitments[1:]), proof=proof)
         refused("threshold.possession", dkg.verify_dealing, NET.ceremony, bad)
 
 
 def test_a_copied_dealing_under_another_index_is_refused() -> None:
     copied = replace(NET.dealings[1], dealer=2)
     refused("threshold.possession", dkg.verify_dealing, NET.ceremony, copied)
+
+
+def test_a_proof_that_copies_a_challenge_or_has_none_is_refused() -> None:
+    """48 bytes: a challenge of 128 bits, which is part of the hash, and the answer."""
+    own, other = NET.dealings[1], NET.dealings[2]
+    assert len(own.proof) == 48
+    order = g.ORDER.to_bytes(32, "big")
+    for proof in (
+        bytes(16) + own.proof[16:],
+        own.proof[:16] + other.proof[16:],
+        other.proof[:16] + own.proof[16:],
+        own.proof[:16] + bytes(32),
+        own.proof[:16] + order,
+        own.proof[:16] + (int.from_bytes(own.proof[16:], "big") ^ 1).to_bytes(32, "big"),
+    ):
+        refused("threshold.possession", dkg.verify_dealing, NET.ceremony, replace(own, proof=proof))
+
+
+def test_a_binding_is_made_once_and_changes_with_what_it_covers() -> None:
+    again = replace(NET.ceremony)
+    assert again == NET.ceremony
+    assert again.binding == NET.ceremony.binding
+    assert hash(again) == hash(NET.ceremony)
+    assert replace(NET.ceremony, id=b"\x09" * 32).binding != again.binding
+    assert "binding" not in repr(again)
 
 
 def test_a_proof_is_bound_to_every_commitment() -> None:
@@ -266,7 +291,7 @@ def test_a_dealing_of_another_shape_is_refused() -> None:
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
-@pytest.mark.parametrize("point", [b"\xc0" + bytes(95), bytes(96), b"\xff" * 96])
+@pytest.mark.parametrize("point", [b"\x40" + bytes(191), bytes(192), b"\xff" * 192])
 def test_a_commitment_that_is_no_good_point_is_refused(position: int, point: bytes) -> None:
     own = NET.dealings[1]
     commitments = (*own.commitments[:position], point, *own.commitments[position + 1 :])
@@ -361,7 +386,7 @@ def test_dealings_that_cancel_the_master_key_are_refused() -> None:
     a = g.random_scalar(stream("a"))
     dealings = {}
     for index, secret in ((1, a), (2, -a)):
-        commitments = (g.to_bytes(g.G2 * secret),)
+        commitments = (g.plain_bytes(g.G2 * secret),)
         proof = dealing_module.prove(ceremony, index, commitments, secret, g.random_scalar(stream(str(index))))
         shares = tuple(dealing_module.seal_share(ceremony, index, m, commitments, secret) for m in ceremony.members)
         dealings[index] = dkg.Dealing(index, commitments, proof, shares)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from py_arkworks_bls12381 import G1Point, G2Point, Scalar
 
-from cloister.core.encoding.contexts import Context
+from cloister.core.encoding.contexts import Context, frame
 from cloister.core.errors import CloisterError, ThresholdError
 from cloister.core.threshold import groups as g
 from support.sharing import stream
@@ -53,6 +55,26 @@ BAD_G2 = {
     "zeros": bytes(96),
     "outside the subgroup": _outside_the_subgroup(G2Point, 96),
 }
+G2_PLAIN = bytes(G2Point().to_xy_bytes_be())
+_NUMBERS = [G2_PLAIN[at : at + 48] for at in range(0, 192, 48)]
+_OUTSIDE = bytes(G2Point.from_compressed_bytes_unchecked(BAD_G2["outside the subgroup"]).to_xy_bytes_be())
+BAD_PLAIN = {
+    "empty": b"",
+    "a compressed point": G2_BYTES,
+    "one byte short": G2_PLAIN[:-1],
+    "one byte long": G2_PLAIN + b"\0",
+    "the identity as zeros": bytes(192),
+    "the identity with a flag": b"\x40" + bytes(191),
+    "the compressed flag": bytes([G2_PLAIN[0] | 0x80]) + G2_PLAIN[1:],
+    "the sign flag": bytes([G2_PLAIN[0] | 0x20]) + G2_PLAIN[1:],
+    "all ones": b"\xff" * 192,
+    "a number not below the field": b"".join(
+        [(int.from_bytes(_NUMBERS[0], "big") + FIELD).to_bytes(48, "big"), *_NUMBERS[1:]]
+    ),
+    "its numbers in another order": b"".join([_NUMBERS[1], _NUMBERS[0], _NUMBERS[3], _NUMBERS[2]]),
+    "another y": G2_PLAIN[:96] + bytes(95) + b"\x01",
+    "on the curve, outside the subgroup": _OUTSIDE,
+}
 BAD_SCALARS = {
     "zero": bytes(32),
     "the order": g.ORDER.to_bytes(32, "big"),
@@ -77,6 +99,46 @@ def test_a_bad_g2_point_is_refused(name: str) -> None:
     assert caught.value.code == "threshold.point"
 
 
+@pytest.mark.parametrize("name", BAD_PLAIN)
+def test_a_bad_uncompressed_g2_point_is_refused(name: str) -> None:
+    with pytest.raises(ThresholdError) as caught:
+        g.g2_from_plain(BAD_PLAIN[name], "the commitment")
+    assert caught.value.code == "threshold.point"
+    assert "the commitment" in caught.value.expected
+
+
+def test_the_point_outside_the_subgroup_is_refused_for_that_alone() -> None:
+    point = G2Point.from_xy_bytes_unchecked_be(_OUTSIDE)
+    assert bytes(point.to_xy_bytes_be()) == _OUTSIDE
+    assert not point.is_in_subgroup()
+
+
+@given(st.integers(1, g.ORDER - 1), st.integers(0, 192 * 8 - 1))
+def test_an_uncompressed_point_comes_back_and_no_bit_of_it_can_change(value: int, bit: int) -> None:
+    point = g.g2_times(Scalar.from_be_bytes(value.to_bytes(32, "big")))
+    data = g.plain_bytes(point)
+    assert g.g2_from_plain(data) == point
+    bent = bytearray(data)
+    bent[bit // 8] ^= 0x80 >> bit % 8
+    with pytest.raises(ThresholdError):
+        g.g2_from_plain(bytes(bent))
+
+
+@given(st.binary(min_size=192, max_size=192))
+def test_random_bytes_are_no_uncompressed_point(data: bytes) -> None:
+    with pytest.raises(ThresholdError):
+        g.g2_from_plain(data)
+
+
+def test_a_short_challenge_is_the_beginning_of_a_hash_of_the_frame() -> None:
+    found = g.short_challenge(Context.DKG_PROOF, b"a", b"bc")
+    assert len(found) == g.CHALLENGE_SIZE == 16
+    whole = hashlib.sha512(frame(Context.DKG_PROOF, b"a", b"bc")).digest()
+    assert whole.startswith(found)
+    assert found != g.short_challenge(Context.DKG_PROOF, b"ab", b"c")
+    assert found != g.short_challenge(Context.IBE_SCALAR, b"a", b"bc")
+
+
 @pytest.mark.parametrize("name", BAD_SCALARS)
 def test_a_bad_scalar_is_refused(name: str) -> None:
     with pytest.raises(ThresholdError) as caught:
@@ -86,7 +148,7 @@ def test_a_bad_scalar_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("value", ["text", 5, None, bytearray(48)])
 def test_what_is_not_bytes_is_refused(value: object) -> None:
-    for decode in (g.g1_from_bytes, g.g2_from_bytes, g.scalar_from_bytes):
+    for decode in (g.g1_from_bytes, g.g2_from_bytes, g.g2_from_plain, g.scalar_from_bytes):
         with pytest.raises(ThresholdError):
             decode(value)  # type: ignore[arg-type]
 
@@ -117,6 +179,9 @@ def test_points_round_trip() -> None:
 def test_the_identity_is_never_sent(point: G1Point | G2Point) -> None:
     with pytest.raises(ThresholdError):
         g.to_bytes(point)
+    if isinstance(point, G2Point):
+        with pytest.raises(ThresholdError):
+            g.plain_bytes(point)
 
 
 @settings(max_examples=30, deadline=None)

@@ -145,7 +145,7 @@ def test_a_bad_share_is_complained_of_at_once() -> None:
 
 
 def test_a_dealing_that_does_not_verify_is_said_not_to_be_shown() -> None:
-    bad = replace(DEALINGS[2], proof=bytes(64))
+    bad = replace(DEALINGS[2], proof=bytes(48))
     facts = replace(COMMITTED, committed={**DIGESTS, 2: bad.digest(CEREMONY)})
     one = holding(bad, DEALINGS[3], facts=facts)
     assert do.Complain(Complaint(2, 1, UNSEEN)) in one.advance(facts, 102)

@@ -55,7 +55,7 @@ OTHERS: dict[str, Transcript] = {
     "a dealer left out": Transcript(NET.ceremony, without(2)),
     "another threshold": Transcript(replace(NET.ceremony, threshold=2), NET.dealings),
     "another id": Transcript(replace(NET.ceremony, id=b"\1" * 32), NET.dealings),
-    "a changed proof": Transcript(NET.ceremony, {**NET.dealings, 1: replace(NET.dealings[1], proof=bytes(64))}),
+    "a changed proof": Transcript(NET.ceremony, {**NET.dealings, 1: replace(NET.dealings[1], proof=bytes(48))}),
     "two dealers' dealings exchanged": Transcript(NET.ceremony, {**NET.dealings, 1: NET.dealings[2]}),
 }
 
