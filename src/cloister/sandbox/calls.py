@@ -9,9 +9,10 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
 from cloister.core.errors import CloisterError
+from cloister.sandbox.deadlines import Deadline
 from cloister.sandbox.errors import BAD_RESPONSE, PROTOCOL, RESPONSE_TOO_LARGE
 from cloister.sandbox.frames import WINDOW
-from cloister.sandbox.ports import AgentRequest, AgentResponseHead, Headers
+from cloister.sandbox.ports import AgentRequest, AgentResponseHead, Headers, Whole
 
 MAX_HEADERS: Final = 128
 MAX_HEADER_BYTES: Final = 32 << 10
@@ -63,11 +64,13 @@ class Call:
     """One request under way. ``grant(bytes)`` is called as the reader consumes; ``drop()`` if it stops early."""
 
     def __init__(self, number: int, request: AgentRequest, limit: int, grant: Callable[[Call, int], None]) -> None:
+        loop = asyncio.get_running_loop()
         self.number, self.request_id = number, request.request_id
-        self.began = asyncio.get_running_loop().time()
+        self.began = loop.time()
         self.counted = False  # its duration is in the meter
+        self.deadline: Deadline | None = None
         self._late = self._late_pieces = 0
-        self.head: asyncio.Future[AgentResponseHead] = asyncio.get_running_loop().create_future()
+        self.head: asyncio.Future[AgentResponseHead] = loop.create_future()
         self.over = False
         self._limit, self._grant = limit, grant
         self._chunks: deque[bytes] = deque()
@@ -75,11 +78,28 @@ class Call:
         self._error: CloisterError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    def on_head(self, fields: dict[str, Any]) -> None:
-        """Take the response head. Raises SandboxError for a second head or a malformed one."""
+    def on_head(self, head: Callable[[], AgentResponseHead]) -> None:
+        """Take the response head, which ``head()`` parses. Raises SandboxError for a second head or a malformed one."""
         if self.head.done():
             raise PROTOCOL(expected="one head per response", found="a second one")
-        self.head.set_result(parse_head(fields))
+        self.head.set_result(head())
+
+    def on_whole(self, head: AgentResponseHead, data: bytes) -> bool:
+        """Take a whole small response. False, and nothing taken, where it is not the first word or beyond the limit:
+        ``on_head``, ``on_chunk`` and ``on_end`` then say what is wrong."""
+        if self.over or self._pieces or self.head.done() or len(data) > self._limit:
+            return False
+        self.over, self._pieces, self._received = True, 1, len(data)
+        if data:
+            self._chunks.append(data)
+        self.head.set_result(head)
+        return True
+
+    def whole(self) -> Whole | None:
+        """The body, if all of it is here in one piece and nobody read of it."""
+        if not self.over or self._error is not None or len(self._chunks) != 1 or len(self._chunks[0]) != self._received:
+            return None
+        return Whole(self._chunks.popleft())
 
     def on_chunk(self, data: bytes) -> None:
         """Take body bytes. Raises SandboxError when they overrun the credit window or the response limit, or come in

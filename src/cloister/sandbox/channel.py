@@ -14,7 +14,7 @@ import msgspec
 
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.errors import CloisterError
-from cloister.sandbox.calls import Call, headers_fault
+from cloister.sandbox.calls import Call, headers_fault, parse_head
 from cloister.sandbox.errors import (
     BAD_REQUEST,
     BAD_RESPONSE,
@@ -29,7 +29,7 @@ from cloister.sandbox.errors import (
     THREW,
 )
 from cloister.sandbox.frames import WINDOW, Decoder, Kind, dump, load_head, load_object, pack
-from cloister.sandbox.ports import AgentRequest, AgentSpec, HostCalls
+from cloister.sandbox.ports import AgentRequest, AgentResponseHead, AgentSpec, HostCalls
 
 MAX_HOST_CALLS: Final = 64
 MAX_HOST_RESULT: Final = 4 << 20
@@ -48,6 +48,8 @@ _KINDS = frozenset(
     | {"NotImplementedError", "PermissionError", "RecursionError", "RuntimeError", "SystemExit", "UnicodeDecodeError"}
     | {"UnicodeEncodeError", "ValueError", "ZeroDivisionError"}
 )
+# Heads of responses that were read before: agents answer with few different ones.
+_HEADS, _MAX_HEAD = 32, 1 << 10
 # A flood of log lines is dropped first; past this many times the budget it is an attack.
 _LOG_FLOOD: Final = 64
 
@@ -67,7 +69,8 @@ class Channel(asyncio.Protocol):
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self._spec, self._limits, self._host, self._on_fatal = spec, spec.limits, host, on_fatal
         self._on_lost = on_lost
-        self._decoder, self._outgoing = Decoder(), list[bytes]()
+        self._decoder, self._outgoing, self._queued = Decoder(), list[bytes](), 0
+        self._heads: dict[bytes, AgentResponseHead] = {}
         self._transport: asyncio.Transport | None = None
         self._calls: dict[int, Call] = {}
         self._orphans: set[int] = set()
@@ -122,7 +125,7 @@ class Channel(asyncio.Protocol):
             raise BUSY(expected="an agent that reads its requests", found="one that has not read the last ones")
         call = Call(number, request, limits.response_bytes, self._grant)
         self._calls[number] = call
-        self._send(Kind.REQUEST, number, len(head).to_bytes(4, "little") + head + request.body)
+        self._send(Kind.REQUEST, number, b"%b%b%b" % (len(head).to_bytes(4, "little"), head, request.body))
         return call
 
     def expire(self, call: Call, grace_s: float) -> None:
@@ -171,7 +174,9 @@ class Channel(asyncio.Protocol):
         if self._transport is not None and self._dead is None:
             if not self._outgoing:
                 self._loop.call_soon(self._flush)
-            self._outgoing.append(pack(kind, number, payload))
+            frame = pack(kind, number, payload)
+            self._queued += len(frame)
+            self._outgoing.append(frame)
 
     @property
     def under_way(self) -> int:
@@ -179,13 +184,13 @@ class Channel(asyncio.Protocol):
         return len(self._calls) - len(self._orphans)
 
     def _unread(self) -> int:
-        queued = sum(map(len, self._outgoing))
-        return queued + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
+        return self._queued + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
 
     def _flush(self) -> None:
         if self._transport is not None and self._dead is None:
             self._transport.write(b"".join(self._outgoing))
         self._outgoing.clear()
+        self._queued = 0
 
     # -- asyncio.Protocol
 
@@ -237,11 +242,22 @@ class Channel(asyncio.Protocol):
     def _on_head(self, number: int, payload: bytes) -> None:
         if call := self._call(number):
             try:
-                call.on_head(load_head(payload))
+                call.on_head(lambda: self._head(payload))
             except CloisterError as error:
                 if error.code != BAD_RESPONSE.code:
                     raise
                 self._refuse(call, error)
+
+    def _head(self, payload: bytes) -> AgentResponseHead:
+        """A response head. What was read once is known by its bytes."""
+        known = self._heads.get(payload)
+        if known is None:
+            known = parse_head(load_head(payload))
+            if len(payload) <= _MAX_HEAD:
+                if len(self._heads) >= _HEADS:
+                    self._heads.clear()
+                self._heads[payload] = known
+        return known
 
     def _on_chunk(self, number: int, payload: bytes) -> None:
         if not payload:
@@ -270,6 +286,11 @@ class Channel(asyncio.Protocol):
         body = 4 + int.from_bytes(payload[:4], "little")
         if body > len(payload):
             raise PROTOCOL(expected="a head within its frame", found="a longer one")
+        call, head = self._calls.get(number), self._heads.get(payload[4:body])
+        awaited = None if number in self._orphans else call
+        if awaited is not None and head is not None and awaited.on_whole(head, payload[body:]):
+            del self._calls[number]
+            return
         self._on_head(number, payload[4:body])
         self._take(number, payload[body:])
         self._on_end(number, b"")

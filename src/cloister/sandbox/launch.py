@@ -43,6 +43,7 @@ class Watched:
         self._inner: tuple[int, int] | None = None
         self._cpu_us = self._rss = self.peak = 0
         self._rss_due, self._peak_due = 0.0, 0
+        self._read = False
         stderr = launched.process.stderr
         if stderr is None:
             raise RuntimeError("the spawner pipes stderr")
@@ -81,7 +82,19 @@ class Watched:
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     def usage(self) -> tuple[int, int]:
-        """CPU microseconds so far and resident bytes at most 0.1 s ago (the last known after the end)."""
+        """CPU microseconds so far and resident bytes at most 0.1 s ago (the last known after the end).
+
+        Read once per turn of the loop: whatever asks in one turn gets one answer."""
+        if not self._read:
+            self._read = True
+            self._loop.call_soon(self._turned)
+            self._look()
+        return self._cpu_us, self._rss
+
+    def _turned(self) -> None:
+        self._read = False
+
+    def _look(self) -> None:
         if self.alive and self._inner is not None:
             pid = self._inner[0]
             with contextlib.suppress(OSError, IndexError):
@@ -95,12 +108,12 @@ class Watched:
                     self.peak = max(self.peak, self._rss)
                 if self._cpu_us >= self._peak_due:
                     self._note_peak()
-        return self._cpu_us, self._rss
 
     def measure(self) -> tuple[int, int]:
         """``usage``, and the kernel's own note of the peak: slower, for a clock that ticks rarely."""
         self._note_peak()
-        return self.usage()
+        self._look()
+        return self._cpu_us, self._rss
 
     def _note_peak(self) -> None:
         if self.alive and self._inner is not None:
@@ -150,7 +163,7 @@ class Watched:
             self._on_line(line[:1000])
 
     def _reap(self) -> None:
-        self.usage()
+        self._look()
         self._loop.remove_reader(self._pidfd)
         self._loop.remove_reader(self._info_fd)
         # The usage of bubblewrap includes the agent that it waited for: what a crash cost is counted too.

@@ -89,6 +89,27 @@ class Chunks(Protocol):
         """Done reading, or not interested any more. Idempotent."""
 
 
+class Whole:
+    """A response body that is complete: ``data`` holds all of it. Implements Chunks."""
+
+    __slots__ = ("_given", "data")
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self._given = data, not data
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._given:
+            raise StopAsyncIteration
+        self._given = True
+        return self.data
+
+    async def aclose(self) -> None:
+        """Nothing is under way."""
+
+
 class HostCalls(Protocol):
     """Calls from agent code into the worker, per request. ``call`` gets a name such as "state.get" and JSON-ready
     arguments (bytes as base64 text) and returns a JSON-ready value; it raises CloisterError to refuse."""

@@ -13,11 +13,12 @@ from typing import Final
 from cloister.core.errors import CloisterError
 from cloister.sandbox.calls import Call
 from cloister.sandbox.channel import Channel
+from cloister.sandbox.deadlines import Deadlines
 from cloister.sandbox.egress import EgressProxy
 from cloister.sandbox.errors import CLOSED, CPU, MEMORY, PROTOCOL, START
 from cloister.sandbox.launch import Watched
 from cloister.sandbox.meter import Meter
-from cloister.sandbox.ports import AgentRequest, AgentResponseHead, AgentSpec, HostCalls
+from cloister.sandbox.ports import AgentRequest, AgentResponseHead, AgentSpec, Chunks, HostCalls
 
 GRACE_S: Final = 1.0
 # How often CPU time and memory are looked at: while requests are under way, and at rest.
@@ -58,7 +59,8 @@ class SandboxProcess:
     def __init__(self, spec: AgentSpec, host: HostCalls, parts: Parts) -> None:
         self.channel = Channel(spec, host, self._on_fatal, self._on_lost)
         self._limits, self._parts = spec.limits, parts
-        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines()
         self._cleaned: asyncio.Task[None] | None = None
         self._failed = False
         self._ticker: asyncio.TimerHandle | None = None
@@ -101,21 +103,25 @@ class SandboxProcess:
         self._ticked = asyncio.get_running_loop().time()
         self._schedule()
 
-    async def fetch(self, request: AgentRequest) -> tuple[AgentResponseHead, Body]:
+    async def fetch(self, request: AgentRequest) -> tuple[AgentResponseHead, Chunks]:
         """Run one request: head now, body as it comes. The deadline covers both. Raises SandboxError by name."""
         call = self.channel.begin(request)
-        self._parts.meter.begin(self._cpu_us(), self.channel.under_way)
-        if self.channel.under_way == 1:
+        under_way = self.channel.under_way
+        self._parts.meter.begin(self._cpu_us(), under_way)
+        if under_way == 1:
             self._schedule()
         left = min(self._limits.wall_s, request.deadline_ms / 1000 - time.time())
-        loop = asyncio.get_running_loop()
-        self._timers[call.number] = loop.call_later(max(left, 0.0), self.channel.expire, call, GRACE_S)
+        call.deadline = self._deadlines.after(left, lambda: self.channel.expire(call, GRACE_S))
         try:
             head = await call.head
         except BaseException:
             self._done(call)
             raise
-        return head, Body(call, self._done)
+        whole = call.whole()
+        if whole is None:
+            return head, Body(call, self._done)
+        self._done(call)
+        return head, whole
 
     async def close(self) -> None:
         """Kill and clean up: process, namespace, sockets, folder. Idempotent."""
@@ -140,13 +146,13 @@ class SandboxProcess:
         }
 
     def _done(self, call: Call) -> None:
-        timer = self._timers.pop(call.number, None)
-        if timer is not None:
-            timer.cancel()
+        if call.deadline is not None:
+            call.deadline.drop()
+            call.deadline = None
         self.channel.abandon(call, GRACE_S)
         if not call.counted:
             call.counted = True
-            took = asyncio.get_running_loop().time() - call.began
+            took = self._loop.time() - call.began
             self._parts.meter.end(self._cpu_us(), int(took * 1e6), self.channel.under_way)
 
     def _cpu_us(self) -> int:
@@ -187,8 +193,7 @@ class SandboxProcess:
 
     def _on_fatal(self, error: CloisterError) -> None:
         self._failed = True
-        for timer in self._timers.values():
-            timer.cancel()
+        self._deadlines.close()
         if self._ticker is not None:
             self._ticker.cancel()
         self._cleaned = asyncio.get_running_loop().create_task(self._clean())

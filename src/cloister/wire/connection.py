@@ -328,7 +328,7 @@ class Connection(asyncio.Protocol):
             self._served[stream] = incoming
             self._pending += len(payload)
             incoming.task = self._loop.create_task(self._serve(self._handler, incoming))
-            incoming.task.add_done_callback(lambda _: self._served_one(incoming, len(payload)))
+            incoming.task.add_done_callback(incoming.over)
 
     async def _serve(self, handler: Handler, incoming: Incoming) -> None:
         try:
@@ -340,11 +340,10 @@ class Connection(asyncio.Protocol):
             self._report("handler", error)
             incoming.fail(INTERNAL(expected="an answer", found="a fault of the peer"))
 
-    def _served_one(self, incoming: Incoming, size: int) -> None:
-        """The handler is over, or was cancelled before it even began."""
+    def served(self, incoming: Incoming) -> None:
+        """A stream's handler is over: its place and its bytes are free."""
         self._served.pop(incoming.id, None)
-        self._pending -= size
-        incoming.fail(CANCELLED(expected="an answer", found="the one who asked went away"))
+        self._pending -= len(incoming.payload) + 1
 
     def _contain(self, where: str, callback: Callable[..., None] | None, *args: Any) -> None:
         if callback is None:

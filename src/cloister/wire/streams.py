@@ -174,6 +174,10 @@ class Incoming:
 
     async def send(self, data: bytes) -> None:
         """Send body bytes of any length, as fast as the reader takes them. Raises as ``head``."""
+        if 0 < len(data) <= PIECE and len(data) <= self._credit and not self._done and self.connection.writes:
+            self._credit -= len(data)
+            self._hold(data)
+            return
         at = 0
         while at < len(data):
             if self._credit <= 0 or self._done or not self.connection.writes:
@@ -208,6 +212,12 @@ class Incoming:
     def done(self) -> bool:
         """Whether it was finished."""
         return self._done
+
+    def over(self, task: asyncio.Task[None]) -> None:
+        """The handler is over, or was cancelled before it even began."""
+        self.connection.served(self)
+        if not self._done:
+            self.fail(CANCELLED(expected="an answer", found="the one who asked went away"))
 
     def give(self, credit: int) -> None:
         """The reader took ``credit`` bytes. Raises TransportError beyond the window."""

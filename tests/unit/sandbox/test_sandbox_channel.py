@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -104,6 +105,103 @@ async def test_a_whole_response_is_one_frame() -> None:
     bench.feed(Kind.RESPONSE, call.number, len(head).to_bytes(4, "little") + head + b"hello")
     assert (await call.head).status == 200
     assert await collect(call) == b"hello"
+
+
+def whole(head: bytes, body: bytes) -> bytes:
+    return len(head).to_bytes(4, "little") + head + body
+
+
+@pytest.mark.parametrize("body", [b"", b"hello", bytes(CHUNK)])
+async def test_a_head_that_was_read_before_gives_the_same_response(body: bytes) -> None:
+    bench = Bench().ready()
+    for _ in range(3):
+        call = bench.begin()
+        bench.feed(Kind.RESPONSE, call.number, whole(dump(HEAD), body))
+        head = await call.head
+        assert (head.status, head.headers) == (200, (("content-type", "text/plain"),))
+        assert await collect(call) == body
+        assert bench.channel.under_way == 0
+    assert bench.death is None
+
+
+async def test_a_whole_body_is_given_at_once_and_only_if_nobody_read_of_it() -> None:
+    bench = Bench().ready()
+    first = bench.begin()
+    assert first.whole() is None
+    bench.feed(Kind.RESPONSE, first.number, whole(dump(HEAD), b"hello"))
+    found = first.whole()
+    assert found is not None
+    assert [piece async for piece in found] == [b"hello"]
+    await found.aclose()
+    assert first.whole() is None
+    second = bench.begin()
+    bench.feed(Kind.HEAD, second.number, HEAD)
+    bench.feed(Kind.CHUNK, second.number, b"he")
+    assert second.whole() is None
+    failed = bench.begin()
+    bench.feed(Kind.HEAD, failed.number, HEAD)
+    bench.feed(Kind.CHUNK, failed.number, b"he")
+    bench.feed(Kind.ERROR, failed.number, {"kind": "Error"})
+    assert failed.whole() is None
+
+
+REMEMBERED: dict[str, Callable[[Bench, Call], object]] = {
+    "a number that is not open": lambda bench, call: bench.feed(Kind.RESPONSE, 99, whole(dump(HEAD), b"x")),
+    "the same response twice": lambda bench, call: [
+        bench.feed(Kind.RESPONSE, call.number, whole(dump(HEAD), b"x")) for _ in "12"
+    ],
+    "after a head": lambda bench, call: [
+        bench.feed(Kind.HEAD, call.number, HEAD),
+        bench.feed(Kind.RESPONSE, call.number, whole(dump(HEAD), b"x")),
+    ],
+    "a head beyond its frame": lambda bench, call: bench.feed(
+        Kind.RESPONSE, call.number, (1 << 16).to_bytes(4, "little") + dump(HEAD)
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REMEMBERED)
+async def test_a_known_head_makes_no_wrong_frame_right(what: str) -> None:
+    bench = Bench().ready()
+    known = bench.begin()
+    bench.feed(Kind.RESPONSE, known.number, whole(dump(HEAD), b"x"))
+    REMEMBERED[what](bench, bench.begin())
+    assert bench.death == "sandbox.protocol"
+
+
+async def test_a_known_head_with_a_body_beyond_the_limit_fails_that_request_alone() -> None:
+    bench = Bench(response_bytes=4).ready()
+    for body in (b"four", b"fives"):
+        call = bench.begin()
+        bench.feed(Kind.RESPONSE, call.number, whole(dump(HEAD), body))
+    with pytest.raises(SandboxError) as refused:
+        await collect(call)
+    assert refused.value.code == "sandbox.response_too_large"
+    assert bench.death is None
+
+
+async def test_a_whole_response_after_cancel_is_dropped() -> None:
+    bench = Bench().ready()
+    known, gone = bench.begin(), bench.begin()
+    bench.feed(Kind.RESPONSE, known.number, whole(dump(HEAD), b"x"))
+    bench.channel.abandon(gone, 60.0)
+    bench.feed(Kind.PONG, gone.number)
+    bench.feed(Kind.RESPONSE, gone.number, whole(dump(HEAD), b"x"))
+    assert not gone.head.done()
+    assert bench.death is None
+    assert bench.channel.under_way == 0
+
+
+async def test_few_heads_are_remembered_and_no_long_ones() -> None:
+    bench = Bench().ready()
+    for number in range(100):
+        call = bench.begin()
+        bench.feed(Kind.RESPONSE, call.number, whole(dump({"status": 200, "headers": [["n", str(number)]]}), b"x"))
+        assert (await call.head).headers == (("n", str(number)),)
+    assert len(bench.channel._heads) <= 32
+    call = bench.begin()
+    bench.feed(Kind.RESPONSE, call.number, whole(dump({"status": 200, "headers": [["n", "x" * 2000]]}), b"x"))
+    assert max(map(len, bench.channel._heads)) <= 1024
 
 
 async def test_the_first_frame_carries_settings_and_secrets() -> None:
