@@ -75,7 +75,8 @@ class Submitted:
 class Sender:
     """Sends with one key. Safe for concurrent use: nonces are handed out and broadcast in order.
 
-    Nobody else may send with the same key at the same time.
+    Others may send with the same key between two calls. Who takes a nonce in the same moment makes ``submit`` fail:
+    nothing is signed twice by itself, since an endpoint that lies could bring in both.
     """
 
     def __init__(
@@ -174,12 +175,12 @@ class Sender:
         raise REVERTED(expected="the transaction to succeed", found=found)
 
     async def _next_nonce(self) -> int:
-        """Ours if we know it, else the chain's; where the count knows no pool, what we wait for counts too."""
+        """The chain's, or ours if that is ahead; where the count knows no pool, what we wait for counts too."""
+        tag = "pending" if self.kind.pending else "latest"
+        count = quantity(await self.rpc.call("eth_getTransactionCount", to_hex(self.address), tag), "nonce", 64)
         if self._nonce is None:
-            tag = "pending" if self.kind.pending else "latest"
-            count = quantity(await self.rpc.call("eth_getTransactionCount", to_hex(self.address), tag), "nonce", 64)
             self._nonce = count if self.kind.pending else max(count, *(n + 1 for n in self._waiting), 0)
-        return self._nonce
+        return max(self._nonce, count)
 
     async def _estimate(self, request: dict[str, str]) -> int:
         try:

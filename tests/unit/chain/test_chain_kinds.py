@@ -166,13 +166,26 @@ async def test_the_same_bytes_again_are_no_error_although_they_are_not_found() -
     assert len(rpc.pool) == 1
 
 
-async def test_a_nonce_that_is_used_up_by_others_is_refused() -> None:
+async def test_nonces_that_others_used_up_are_passed_over() -> None:
     rpc = Hub()
     hub = sender(rpc, "polkadot-hub")
     hub._nonce, rpc.nonce = 0, 3
+    assert (await hub.submit(TO)).nonce == 3
+
+
+async def test_a_nonce_that_others_take_in_the_same_moment_is_refused_and_asked_for_anew() -> None:
+    rpc = Hub()
+    hub = sender(rpc, "polkadot-hub")
+    taken = rpc._eth_sendRawTransaction
+
+    def take_first(raw: str) -> str:
+        rpc.nonce, rpc._eth_sendRawTransaction = 3, taken  # type: ignore[method-assign]
+        return taken(raw)
+
+    rpc._eth_sendRawTransaction = take_first  # type: ignore[method-assign]
     with pytest.raises(CloisterError):
         await hub.submit(TO)
-    assert (await hub.submit(TO)).nonce == 3, "asked for anew"
+    assert (await hub.submit(TO)).nonce == 3
 
 
 KNOWN = ["already known", "ALREADY_EXISTS: already known", "Known transaction: 0xab", "tx already in mempool"]

@@ -113,6 +113,34 @@ async def test_the_same_bytes_may_be_broadcast_again(chain: TestChain) -> None:
         assert await balance(rpc, b"\x56" * 20) == 1
 
 
+async def test_what_another_program_sent_with_the_key_is_counted(chain: TestChain) -> None:
+    async with Rpc(chain.url) as rpc:
+        ours, theirs = (Sender(rpc, chain.keys[5], chain.chain_id) for _ in range(2))
+        await ours.send(b"\x57" * 20, value=1)
+        await theirs.send(b"\x57" * 20, value=2)
+        receipt = await ours.send(b"\x57" * 20, value=4)
+        assert await balance(rpc, b"\x57" * 20) == 7
+        found = await rpc.call("eth_getTransactionByHash", to_hex(receipt.tx_hash))
+        assert int(found["nonce"], 16) == await sent_by(rpc, ours.address) - 1
+
+
+async def test_a_nonce_that_an_endpoint_calls_used_is_signed_once_only(chain: TestChain) -> None:
+    """An endpoint that hides what it brought in cannot make a payment happen twice."""
+    asked: list[str] = []
+
+    def lie(method: str, params: list[Any], result: Any) -> Any:
+        asked.append(method)
+        return "0x0" if method == "eth_getTransactionCount" else result
+
+    async with Rpc(chain.url) as rpc:
+        await Sender(rpc, chain.keys[5], chain.chain_id).send(b"\x58" * 20, value=1)
+    async with liar(chain.url, lie) as url, Rpc(url) as rpc:
+        with pytest.raises(ChainError):
+            await Sender(rpc, chain.keys[5], chain.chain_id).send(b"\x58" * 20, value=2)
+        assert asked.count("eth_getTransactionCount") == 1, "one nonce, one signature"
+        assert await balance(rpc, b"\x58" * 20) == 1
+
+
 async def test_a_transaction_is_for_one_chain(chain: TestChain) -> None:
     async with Rpc(chain.url) as rpc:
         with pytest.raises(ChainError):
