@@ -21,8 +21,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cloister.core.errors import SandboxError
 from cloister.core.policy.archive import pack
+from cloister.core.policy.egress import parse_rules
 from cloister.devnet.model.tls import CA_FILE, server_context
 from cloister.sandbox import seccomp
+from cloister.sandbox.blanks import Shape
 from cloister.sandbox.deno import DenoSandbox, command
 from cloister.sandbox.deno import sandbox as sandbox_module
 from cloister.sandbox.deno.command import Plan
@@ -101,6 +103,7 @@ class Lab:
     canary: str
     served: int = 0
     cpu_us: int = 0
+    blank: bool = False  # attackers behind both walls get a process that waited
 
     async def attack(self, attack: Attack, walls: Walls) -> Result:
         """Run it in a fresh process. AssertionError: it went further than it may."""
@@ -129,7 +132,8 @@ class Lab:
         with _open(walls):
             inside = self.python if attack.python else self.inside
             sandbox = self.outside if walls is Walls.DENO else inside
-            process = await sandbox.start(self._spec(attack, walls), host)
+            process = await sandbox.start(await self._awaited(self._spec(attack, walls), walls), host)
+        assert sandbox is not self.inside or self.inside.blanks.held() == (0, 0), "the one that waited is its own"
         return process, descendants(children() - known)
 
     def _spec(self, attack: Attack, walls: Walls) -> AgentSpec:
@@ -145,6 +149,15 @@ class Lab:
             map_host={"allowed.example": known, "evil.example": known},
             extra_ca=self.upstream.ca,
         )
+
+    async def _awaited(self, spec: AgentSpec, walls: Walls) -> AgentSpec:
+        """A process waits for this agent, if the lab is for those."""
+        if self.blank and walls is Walls.BOTH and spec.runtime == "deno":
+            self.inside.blanks.want(Shape.of(spec, parse_rules(spec.egress)))
+            self.inside.blanks.tend(room=True)
+            await self.inside.blanks.settled()
+            assert self.inside.blanks.held()[0] == 1
+        return spec
 
     async def _outcome(self, process: SandboxProcess, attack: Attack, walls: Walls) -> str:
         """What ended it. A refusal carries no secret of the agent."""
@@ -233,7 +246,7 @@ async def open_lab(work: Path) -> AsyncIterator[Lab]:
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(mock.patch.dict(os.environ, {"WORKER_CANARY": canary}))
         upstream = await stack.enter_async_context(_upstream(work))
-        inside = await stack.enter_async_context(DenoSandbox(work / "in", resolve=_Names().resolve))
+        inside = await stack.enter_async_context(DenoSandbox(work / "in", resolve=_Names().resolve, blanks=1))
         outside = await stack.enter_async_context(DenoSandbox(work / "out", rooted=False))
         python = await stack.enter_async_context(PythonSandbox(work / "py", resolve=_Names().resolve))
         with _open(Walls.OS):  # it listens, which no agent may: something to knock at

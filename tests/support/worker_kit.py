@@ -274,6 +274,25 @@ async def _iterated(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
         yield chunk
 
 
+class FakeReserve:
+    """Nothing waits. ``told``: whether there was room, each time."""
+
+    def __init__(self) -> None:
+        self.told: list[bool] = []
+
+    def held(self) -> tuple[int, int]:
+        """None."""
+        return 0, 0
+
+    def tend(self, *, room: bool) -> None:
+        """Remember."""
+        self.told.append(room)
+
+    def shed(self) -> bool:
+        """There is none."""
+        return False
+
+
 class FakeSandbox:
     """Implements Sandbox. ``agent`` runs every request; ``error`` fails starts; ``gate`` holds them back."""
 
@@ -285,6 +304,7 @@ class FakeSandbox:
         self.processes: list[FakeProcess] = []
         self.starts = 0
         self.closed = False
+        self.reserve = FakeReserve()
 
     async def start(self, spec: AgentSpec, host: HostCalls) -> FakeProcess:
         """Start one."""

@@ -284,6 +284,7 @@ class Devnet:
             "map_host": mapped,
             "extra_ca": str(self.layout.model / "ca.pem") if mapped else None,
             "chains": self._chains(),
+            "agents": {"blanks": 0},  # nobody waits for these agents; several workers share few cores
         }
         child = await self._node(name, "cloister.worker", config)
         address = from_hex(child.ready["address"], 20, name="address")

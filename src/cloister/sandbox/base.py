@@ -17,7 +17,7 @@ import shutil
 import socket
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -40,7 +40,8 @@ MAX_SETTINGS: Final = 512 << 10
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What one process gets. Paths are those that its bubblewrap can reach; ``socket`` None: a warm-up without one."""
+    """What one process gets. Paths are those that its bubblewrap can reach; ``socket`` None: a warm-up without one.
+    ``blank``: its bundle is a folder, and comes later."""
 
     limits: Limits
     uid: int | None
@@ -48,6 +49,10 @@ class Place:
     socket: str | None = None
     bridge: str | None = None
     extra_ca: str | None = None
+    blank: bool = False
+
+
+Seen = Callable[[Watched, socket.socket], Awaitable[None]]
 
 
 class ProcessSandbox(ABC):
@@ -114,6 +119,19 @@ class ProcessSandbox(ABC):
         except BaseException:
             self._bundles.release(spec.code_hash)
             raise
+        process, parts = self._made(spec, host, rules, folder, lambda: self._bundles.release(spec.code_hash))
+        try:
+            await asyncio.wait_for(self._run(spec, rules, bundle, parts, process), spec.limits.start_s)
+            await process.wait_ready()
+        except BaseException:
+            await process.close()
+            raise
+        return process
+
+    def _made(
+        self, spec: AgentSpec, host: HostCalls, rules: tuple[Rule, ...], folder: Path, done: Callable[[], None]
+    ) -> tuple[SandboxProcess, Parts]:
+        """The worker's side of a process."""
         meter = Meter(spec.limits)
         proxy = EgressProxy(
             rules,
@@ -123,16 +141,10 @@ class ProcessSandbox(ABC):
             also=spec.also,
             spend=lambda count, outwards: (meter.sent if outwards else meter.received).spend(count),
         )
-        parts = Parts(folder, proxy, meter, lambda: self._bundles.release(spec.code_hash))
+        parts = Parts(folder, proxy, meter, done)
         process = SandboxProcess(spec, host, parts)
         self._processes = {p for p in self._processes if p.alive} | {process}
-        try:
-            await asyncio.wait_for(self._run(spec, rules, bundle, parts, process), spec.limits.start_s)
-            await process.wait_ready()
-        except BaseException:
-            await process.close()
-            raise
-        return process
+        return process, parts
 
     async def close(self) -> None:
         """Stop every agent and remove everything below ``work``."""
@@ -149,27 +161,53 @@ class ProcessSandbox(ABC):
     async def _run(
         self, spec: AgentSpec, rules: tuple[Rule, ...], bundle: Path, parts: Parts, process: SandboxProcess
     ) -> None:
+        async def seen(watched: Watched, outlet: socket.socket) -> None:
+            process.adopt(watched)
+            await parts.proxy.serve(outlet)
+
+        stand = self._stand(bundle, parts.folder, spec.limits, rules, spec.extra_ca, process.hear, seen)
+        await attach(process, await stand)
+        process.channel.introduce(bridge=not self._rooted)
+
+    async def _stand(
+        self,
+        bundle: Path,
+        folder: Path,
+        limits: Limits,
+        rules: tuple[Rule, ...],
+        extra_ca: bytes | None,
+        on_line: Callable[[str], None],
+        seen: Seen,
+        *,
+        blank: bool = False,
+    ) -> socket.socket:
+        """Start a process and wait until its harness is connected: that connection. ``seen``: gets the process and
+        the socket of its proxy, both before anything else may fail."""
         uid = fresh_uid() if self._rooted else None
-        folder = parts.folder
-        if spec.extra_ca is not None:
-            (folder / "ca.pem").write_bytes(self._trusted(spec.extra_ca))
+        if extra_ca is not None:
+            (folder / "ca.pem").write_bytes(self._trusted(extra_ca))
             (folder / "ca.pem").chmod(0o444)
         with contextlib.closing(_listen(folder, "s.sock", uid)) as listener:
             bridge = None if self._rooted else _listen(folder, "p.sock", uid)
-            place = self._place(spec, uid, rules, folder)
-            launched, watched = await self._launch(bundle, place, lambda text: process.log("warn", f"stderr: {text}"))
-            process.adopt(watched)
+            place = Place(
+                limits=limits,
+                uid=uid,
+                rules=rules,
+                socket=self._reach(folder / "s.sock"),
+                bridge=None if self._rooted else self._reach(folder / "p.sock"),
+                extra_ca=self._reach(folder / "ca.pem") if extra_ca is not None else None,
+                blank=blank,
+            )
+            launched, watched = await self._launch(bundle, place, on_line)
             outlet = bridge or launched.listener
             if outlet is None:
                 raise RuntimeError("an agent has a proxy")
-            await parts.proxy.serve(outlet)
-            await self._connect(listener, process, watched, uid)
+            await seen(watched, outlet)
+            connection = await self._connected(listener, watched, uid)
         (folder / "s.sock").unlink()
-        process.channel.introduce(bridge=not self._rooted)
+        return connection
 
-    async def _connect(
-        self, listener: socket.socket, process: SandboxProcess, watched: Watched, uid: int | None
-    ) -> None:
+    async def _connected(self, listener: socket.socket, watched: Watched, uid: int | None) -> socket.socket:
         """Accept exactly one connection, from the agent's user. Afterwards nobody else can knock."""
         loop = asyncio.get_running_loop()
         knocked: asyncio.Future[Any] = loop.create_future()
@@ -187,17 +225,7 @@ class ProcessSandbox(ABC):
         if peer != (os.geteuid() if uid is None else uid):
             connection.close()
             raise START(expected="the agent's user at the socket", found="another user")
-        await loop.connect_accepted_socket(lambda: process.channel, connection)
-
-    def _place(self, spec: AgentSpec, uid: int | None, rules: tuple[Rule, ...], folder: Path) -> Place:
-        return Place(
-            limits=spec.limits,
-            uid=uid,
-            rules=rules,
-            socket=self._reach(folder / "s.sock"),
-            bridge=None if self._rooted else self._reach(folder / "p.sock"),
-            extra_ca=self._reach(folder / "ca.pem") if spec.extra_ca is not None else None,
-        )
+        return connection
 
     def _reach(self, path: Path) -> str:
         return self._spawner.path("work", str(path.relative_to(self._root)))
@@ -255,6 +283,11 @@ class ProcessSandbox(ABC):
         finally:
             watched.kill()
             await watched.exited
+
+
+async def attach(process: SandboxProcess, connection: socket.socket) -> None:
+    """What comes on this connection is the process's."""
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: process.channel, connection)
 
 
 def _resolve(future: asyncio.Future[Any]) -> None:

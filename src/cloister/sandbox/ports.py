@@ -143,6 +143,19 @@ class AgentProcess(Protocol):
         peak_requests."""
 
 
+class Reserve(Protocol):
+    """Processes that wait without an agent's code."""
+
+    def held(self) -> tuple[int, int]:
+        """How many, and the bytes that they hold."""
+
+    def tend(self, *, room: bool) -> None:
+        """Bury the dead, and begin one more if one is missing and there is ``room``."""
+
+    def shed(self) -> bool:
+        """End one, because agents need its memory; false: there is none."""
+
+
 class Sandbox(Protocol):
     """Starts agents."""
 

@@ -91,6 +91,10 @@ class SandboxProcess:
         except CloisterError as error:
             self.channel.die(error)
 
+    def hear(self, text: str) -> None:
+        """A line of its stderr."""
+        self.log("warn", f"stderr: {text}")
+
     async def wait_ready(self) -> None:
         """Until the bundle is loaded. Raises SandboxError (start, bundle, memory, crashed)."""
         try:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
 
 from cloister.sandbox.base import ProcessSandbox
+from cloister.sandbox.deno.sandbox import DenoSandbox
 from cloister.sandbox.egress import Resolve, resolve_host
 from cloister.sandbox.errors import SPEC
-from cloister.sandbox.ports import AgentSpec, HostCalls
+from cloister.sandbox.ports import AgentSpec, HostCalls, Reserve
 from cloister.sandbox.process import SandboxProcess
 
 RUNTIMES: Final = ("deno", "python")
 
 
 class AgentSandbox:
-    """Starts agents below ``work``. Implements ports.Sandbox; arguments as in ``ProcessSandbox``."""
+    """Starts agents below ``work``. Implements ports.Sandbox; arguments as in ``ProcessSandbox``. ``blanks``: how many
+    Deno processes may wait for small agents, kept by ``reserve``."""
 
-    def __init__(self, work: Path, *, rooted: bool | None = None, resolve: Resolve = resolve_host) -> None:
+    def __init__(
+        self, work: Path, *, rooted: bool | None = None, resolve: Resolve = resolve_host, blanks: int = 0
+    ) -> None:
         self._work, self._rooted, self._resolve = work, rooted, resolve
-        self._open: dict[str, ProcessSandbox] = {}
-        self._of("deno")  # what a worker cannot do without: a machine that lacks it says so at once
+        # What a worker cannot do without: a machine that lacks it says so at once.
+        deno = DenoSandbox(work, rooted=rooted, resolve=resolve, blanks=blanks)
+        self._open: dict[str, ProcessSandbox] = {"deno": deno}
+        self.reserve: Reserve = deno.blanks
 
     async def __aenter__(self) -> Self:
         return self
@@ -42,16 +47,7 @@ class AgentSandbox:
 
     def _of(self, runtime: str) -> ProcessSandbox:
         if runtime not in self._open:
-            self._open[runtime] = _class(runtime)(self._work, rooted=self._rooted, resolve=self._resolve)
+            from cloister.sandbox.python.sandbox import PythonSandbox  # loaded with the first agent that needs it
+
+            self._open[runtime] = PythonSandbox(self._work, rooted=self._rooted, resolve=self._resolve)
         return self._open[runtime]
-
-
-def _class(runtime: str) -> Callable[..., ProcessSandbox]:
-    """A runtime's sandbox, loaded with the first agent that needs it."""
-    if runtime == "python":
-        from cloister.sandbox.python.sandbox import PythonSandbox
-
-        return PythonSandbox
-    from cloister.sandbox.deno.sandbox import DenoSandbox
-
-    return DenoSandbox

@@ -27,7 +27,7 @@ from cloister.core.policy.placement import place
 from cloister.core.policy.refusals import PAUSED
 from cloister.core.state.endorse import Answer
 from cloister.fabric.ports import Fabric
-from cloister.sandbox.ports import AgentProcess, AgentSpec, Sandbox
+from cloister.sandbox.ports import AgentProcess, AgentSpec, Reserve, Sandbox
 from cloister.wire.heads import HeadMove
 from cloister.worker.agentlog import AgentLog
 from cloister.worker.bundles import Outside, agent_spec, secret_facts
@@ -111,7 +111,8 @@ class Devices:
     """What the table needs from this machine. ``acquire(agent)`` gets keys, ``(agent, code)`` those of its canary;
     ``heads(agent)`` what the committee remembers, with the quorum; ``endorse(keys, moves)`` a quorum's signatures on
     the last of these moves; ``attest(nonce)`` evidence for agent code; ``log(agent)`` an agent's log; ``offer(placed)``
-    what its code may ask besides its state; ``budget``: what processes may use."""
+    what its code may ask besides its state; ``budget``: what processes may use; ``blanks``: those that wait without an
+    agent's code."""
 
     acquire: Acquire
     heads: Callable[[bytes], Awaitable[tuple[Sequence[Answer], int]]]
@@ -122,6 +123,7 @@ class Devices:
     outside: Outside
     offer: Callable[[Placed], Mapping[str, Extra]] = lambda placed: {}
     budget: Budget = field(default_factory=Budget)
+    blanks: Reserve | None = None
 
 
 class AgentTable:
@@ -142,7 +144,7 @@ class AgentTable:
         self._placed: dict[bytes, Placed] = {}
         self._draining: dict[bytes, Placed] = {}
         self._moves = Moves(worker, fabric, devices.endorse, devices.rng)
-        self.processes = Processes(devices.budget, asyncio.get_running_loop().time)
+        self.processes = Processes(devices.budget, asyncio.get_running_loop().time, devices.blanks)
         self.figures = FigureBook()
         self._stopping: set[asyncio.Task[None]] = set()
         self._tried: dict[bytes, int] = {}

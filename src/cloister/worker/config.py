@@ -29,6 +29,7 @@ _BUDGET: Final = {
     "processes": (1, 16384),
     "memory_mb": (64, 1 << 24),
     "spares": (0, 1024),
+    "blanks": (0, 64),
     "owner_agents": (1, 1 << 20),
     "owner_processes": (1, 16384),
     "owner_memory_mb": (64, 1 << 24),

@@ -14,7 +14,7 @@ from typing import Final
 
 from cloister.core.errors import CloisterError, PolicyError, SandboxError, define
 from cloister.sandbox.errors import BUSY
-from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead, AgentSpec, Chunks
+from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead, AgentSpec, Chunks, Reserve
 
 # After a first failed start the same answer is given for so long; then twice as long each time, up to the longest.
 COOL_S: Final = 1.0
@@ -69,12 +69,14 @@ OWNER_FULL = define(
 class Budget:
     """What processes may use. ``idle_s``: seconds without a request after which one stops. ``processes``,
     ``memory_mb`` (resident): of all agents; ``owner_*``: of one owner's, ``owner_agents`` also counts those that sleep.
-    ``spares``: processes kept in reserve for busy agents, all together."""
+    ``spares``: processes kept in reserve for busy agents, all together. ``blanks``: processes that wait for small
+    agents whose turn comes, without any agent's code."""
 
     idle_s: float = 300.0
     processes: int = 512
     memory_mb: int = 16384
     spares: int = 2
+    blanks: int = 2
     owner_agents: int = 1024
     owner_processes: int = 128
     owner_memory_mb: int = 8192
@@ -196,18 +198,22 @@ class Pool:
 
 
 class Processes:
-    """All pools of this worker. ``clock``: steady seconds. One task calls ``turn``; requests call ``take``."""
+    """All pools of this worker. ``clock``: steady seconds. ``blanks``: processes that wait without an agent's code;
+    they count in what is used, and give way first. One task calls ``turn``; requests call ``take``."""
 
-    def __init__(self, budget: Budget, clock: Callable[[], float]) -> None:
-        self.budget, self._clock = budget, clock
+    def __init__(self, budget: Budget, clock: Callable[[], float], blanks: Reserve | None = None) -> None:
+        self.budget, self._clock, self._blanks = budget, clock, blanks
         self._running: dict[Pool, None] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._turned = clock()
 
     def counts(self) -> dict[str, int]:
-        """Processes that run, and the bytes that they held when last measured."""
+        """Processes that run, those of them that wait without an agent's code, and the bytes that they all held when
+        last measured."""
         members = [member for pool in self._running for member in pool.all()]
-        return {"processes": len(members), "resident": sum(member.resident for member in members)}
+        blank, held = self._held()
+        resident = sum(member.resident for member in members) + held
+        return {"processes": len(members) + blank, "blanks": blank, "resident": resident}
 
     async def take(self, pool: Pool) -> AgentProcess:
         """A process for one request, started if needed. A caller that goes away stops nobody else's start.
@@ -254,14 +260,15 @@ class Processes:
         await asyncio.gather(*self._ending)
 
     async def turn(self) -> None:
-        """Look after what runs: the dead, the idle, what they hold, reserves for the busy."""
+        """Look after what runs: the dead, the idle, what they hold, reserves for the busy and for those who come."""
         now = self._clock()
         passed, self._turned = max(now - self._turned, 1e-3), now
         for pool in list(self._running):
             self._tend(pool, now, passed)
-        over = self._resident(None) - self.budget.memory_mb * _MIB
-        while over > 0 and (stopped := self._stop_idle(None, now)):
-            over -= stopped.resident
+        while self._resident(None) > self.budget.memory_mb * _MIB and self._give_way(None, now):
+            continue
+        if self._blanks is not None:
+            self._blanks.tend(room=self._over(None, more=1) is None)
 
     # --- inside: one pool ---
 
@@ -423,7 +430,7 @@ class Processes:
         First within the owner's share, then within the whole: nobody's idle process pays for another's quota."""
         for owner in (pool.owner, None):
             while (refusal := self._over(owner)) is not None:
-                if self._stop_idle(owner, now) is None:
+                if not self._give_way(owner, now):
                     raise refusal
 
     def _require_room(self, pool: Pool) -> None:
@@ -440,6 +447,8 @@ class Processes:
         count = more + sum(
             len(pool.members) + (pool.spare is not None) + (pool.starting is not None) for pool in self._of(owner)
         )
+        if owner is None:
+            count += self._held()[0]
         if count > processes:
             return refusal(expected=f"at most {processes} processes", found="one more")
         if self._resident(owner) + FRESH_BYTES > memory * _MIB:
@@ -450,12 +459,22 @@ class Processes:
         return [pool for pool in self._running if owner is None or pool.owner == owner]
 
     def _resident(self, owner: bytes | None) -> int:
-        return sum(
+        waiting = self._held()[1] if owner is None else 0
+        return waiting + sum(
             member.resident for pool in self._of(owner) for member in (*pool.members, pool.spare) if member is not None
         )
 
-    def _stop_idle(self, owner: bytes | None, now: float) -> Member | None:
-        """Stop the process that was idle longest, reserves first; None if none is."""
+    def _held(self) -> tuple[int, int]:
+        return (0, 0) if self._blanks is None else self._blanks.held()
+
+    def _give_way(self, owner: bytes | None, now: float) -> bool:
+        """Stop one process that can be spared: a blank first; whether there was one."""
+        if owner is None and self._blanks is not None and self._blanks.shed():
+            return True
+        return self._stop_idle(owner, now)
+
+    def _stop_idle(self, owner: bytes | None, now: float) -> bool:
+        """Stop the process that was idle longest, reserves first; whether one is."""
         idle = [
             (member is not pool.spare, member.taken, pool, member)
             for pool in self._of(owner)
@@ -463,10 +482,10 @@ class Processes:
             if member is not None and (member is pool.spare or member.idle(now, SETTLED_S))
         ]
         if not idle:
-            return None
+            return False
         _, _, pool, member = min(idle, key=lambda one: one[:2])
         self._stop(pool, member)
-        return member
+        return True
 
 
 async def _closed(member: Member) -> None:

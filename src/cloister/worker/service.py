@@ -36,7 +36,6 @@ from cloister.node import logs
 from cloister.node.config import UNREADABLE, config_hash
 from cloister.node.identity import NodeKeys
 from cloister.node.trace import tracer_of
-from cloister.sandbox.ports import Sandbox
 from cloister.sandbox.runtimes import AgentSandbox
 from cloister.wire.terms import LiveCommittee
 from cloister.worker.access import Access
@@ -94,7 +93,13 @@ class Worker:
     """One worker process. ``open`` prepares it, ``run`` serves until ``stop`` is set, ``close`` ends everything."""
 
     def __init__(
-        self, config: WorkerConfig, network: Network, tee: Tee, node: NodeIdentity, fabric: Fabric, sandbox: Sandbox
+        self,
+        config: WorkerConfig,
+        network: Network,
+        tee: Tee,
+        node: NodeIdentity,
+        fabric: Fabric,
+        sandbox: AgentSandbox,
     ) -> None:
         self.config, self.network, self.tee, self.node, self.fabric = config, network, tee, node, fabric
         self.sandbox = sandbox
@@ -191,7 +196,7 @@ class Worker:
         async with contextlib.AsyncExitStack() as opened:
             fabric = await open_fabric(config.fabric, synced=config.sync_receipts)
             opened.push_async_callback(fabric.close)
-            sandbox = AgentSandbox(work_folder(config))
+            sandbox = AgentSandbox(work_folder(config), blanks=budget_of(config).blanks)
             opened.push_async_callback(sandbox.close)
             worker = cls(config, network, tee, node, fabric, sandbox)
             opened.pop_all()
@@ -294,6 +299,7 @@ class Worker:
             outside=Outside(mapped_hosts(self.config, self.network.genesis.mode), _read(ca) if ca else None),
             offer=self.offers.of,
             budget=budget_of(self.config),
+            blanks=self.sandbox.reserve,
         )
 
     def _now_s(self) -> int:

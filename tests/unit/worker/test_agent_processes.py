@@ -134,7 +134,7 @@ async def test_nothing_runs_until_somebody_asks_and_then_one_process_stays_warm(
     first = await stage.processes.take(pool)
     assert [await stage.processes.take(pool) for _ in range(3)] == [first] * 3
     assert stage.starts == 1
-    assert stage.processes.counts() == {"processes": 1, "resident": 16 * MIB}
+    assert stage.processes.counts() == {"processes": 1, "blanks": 0, "resident": 16 * MIB}
     await stage.turn()
     assert stage.processes.counts()["resident"] == 14 * MIB, "as measured"
 
@@ -431,7 +431,7 @@ async def test_a_dropped_pool_ends_at_once_with_what_drains_and_what_starts(stag
     await stage.processes.drop(pool)
     await refused(waiting, "worker.no_such_agent")
     assert not stage.alive
-    assert stage.processes.counts() == {"processes": 0, "resident": 0}
+    assert stage.processes.counts() == {"processes": 0, "blanks": 0, "resident": 0}
 
 
 async def test_closing_leaves_no_process_whatever_goes_on(stage: Stage) -> None:

@@ -281,7 +281,7 @@ class Scene:
         monkeypatch.setattr(service, "open_tee", lambda machine: self.tee)
         monkeypatch.setattr(service, "LiveCommittee", lambda *args: self.committee)
         monkeypatch.setattr(service, "Rpc", lambda url: ChainRpc(self.world))
-        monkeypatch.setattr(service, "AgentSandbox", lambda work: self.sandbox)
+        monkeypatch.setattr(service, "AgentSandbox", lambda work, blanks: self.sandbox)
         monkeypatch.setattr(service, "Sender", lambda rpc, key, chain_id: self)
         monkeypatch.setattr(service, "acquire", self._acquire)
         monkeypatch.setattr(service, "host_now_ms", lambda: int(self.world.now * 1000))
@@ -326,6 +326,7 @@ async def test_from_start_to_a_verified_answer_to_the_end(scene: Scene, monkeypa
     stop = asyncio.Event()
     running = asyncio.ensure_future(worker.run(stop))
     await until(lambda: scene.seats() or running.done())
+    assert scene.sandbox.reserve.told, "what waits for agents is looked after"
     seat = scene.seats()[0]
     seat.verify(scene.world.network.founding, scene.world.network.id, scene.world.number)
     session = ClientSession(seat.certificate, Psk.encapsulate(seat.certificate, MPK, os.urandom), os.urandom)

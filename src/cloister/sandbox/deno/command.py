@@ -19,7 +19,8 @@ _DENO: Final = ["--no-prompt", "--no-config", "--no-lock", "--cached-only", "--n
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one process sees. Paths are those that its bubblewrap can reach; ``socket`` None: a warm-up without one."""
+    """What one process sees. Paths are those that its bubblewrap can reach; ``socket`` None: a warm-up without one.
+    ``blank``: ``bundle`` is a folder, in which the bundle will lie."""
 
     deno: str
     harness: str
@@ -31,6 +32,7 @@ class Plan:
     socket: str | None = None
     bridge: str | None = None
     extra_ca: str | None = None
+    blank: bool = False
 
 
 def command(tools: Tools, plan: Plan, *, seccomp_fd: int, info_fd: int) -> list[str]:
@@ -76,7 +78,11 @@ def _environment(plan: Plan) -> list[str]:
 
 def _mounts(tools: Tools, plan: Plan) -> list[str]:
     shown = [(str(path), str(path)) for path in tools.libraries]
-    shown += [(plan.deno, "/deno"), (plan.harness, "/h/harness.js"), (plan.bundle, "/agent/agent.js")]
+    shown += [
+        (plan.deno, "/deno"),
+        (plan.harness, "/h/harness.js"),
+        (plan.bundle, "/agent" if plan.blank else "/agent/agent.js"),
+    ]
     shown += [(plan.socket, SOCKET)] if plan.socket else []
     shown += [(plan.bridge, BRIDGE)] if plan.bridge else []
     shown += [(plan.extra_ca, "/ca.pem")] if plan.extra_ca else []
