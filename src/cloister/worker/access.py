@@ -54,6 +54,7 @@ class Access:
         self._lists: OrderedDict[bytes, tuple[str, ...]] = OrderedDict()
         self._answers: OrderedDict[tuple[int, bytes, bytes], Outcome] = OrderedDict()
         self._missing: set[bytes] = set()
+        self._hookless: dict[bytes, int] = {}  # agents without a hook, and the news that this was said of
         self._signatures: OrderedDict[tuple[bytes, bytes], Outcome] = OrderedDict()
         self._signed_at, self._checking = -1, 0
 
@@ -89,11 +90,18 @@ class Access:
         """Raise PolicyError (policy.access_denied) unless every hook in force lets the caller in.
 
         1. rules by proof at the newest checkpoint; 2. every hook in force says yes over proven state; 3. none says no
-        at the newest block seen. What cannot be proven or answered is a no."""
+        at the newest block seen. What cannot be proven or answered is a no. That no hook is in force is found once
+        per news of the chain watch: each checkpoint, and each change of a rule, is news."""
+        news = self._watch.news
+        if self._hookless.get(agent) == news:
+            return
         await self._watch.rules(agent)  # 1
         found = self._watch.rules_in_force(agent)
         hooks = {rules.access_hook for rules in found} - {bytes(20)}
         if not hooks:
+            if len(self._hookless) >= MAX_ANSWERS:
+                self._hookless.clear()
+            self._hookless[agent] = news
             return
         kind = "anonymous" if caller is None else kind
         selector, context = access.selector_of(method, path), access.context_of(kind, method, path)

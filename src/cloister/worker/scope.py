@@ -17,7 +17,7 @@ from enum import Enum
 from typing import TypeVar
 
 from cloister.core.errors import CloisterError, StateError
-from cloister.core.receipts.receipt import StateChange
+from cloister.core.receipts.receipt import NO_CHANGE, StateChange
 from cloister.core.state.heads import HeadRecord
 from cloister.fabric.ports import CONFLICT
 from cloister.worker.host import REQUEST_OVER
@@ -41,9 +41,10 @@ class RequestScope:
     def __init__(self, state: AgentState, first: Transaction, request_id: str) -> None:
         self._state, self._first, self._id = state, first, request_id
         self._phase = _Phase.HEAD
-        self._sealed = asyncio.Event()
+        self._committed = False
+        self._sealed: asyncio.Event | None = None  # made when a call waits for the first commit
         self._tail: Transaction | None = None
-        self._begun: asyncio.Lock = asyncio.Lock()
+        self._begun: asyncio.Lock | None = None  # made with the first call of the body
         self._before = self._after = first.record
         self.conflict: CloisterError | None = None
 
@@ -69,28 +70,36 @@ class RequestScope:
         Raises StateError: conflict, already_done and what ``Transaction.commit`` names; then ``close`` the scope."""
         self._phase = _Phase.BODY
         self._took(self._first, await self._first.commit(self._id))
-        self._sealed.set()
+        self._seal()
 
     async def commit_body(self) -> None:
         """Make durable what was written while the body streamed; host calls are refused from now on."""
-        async with self._begun:  # a call that came first is still heard
+        if self._begun is None:
             self._phase = _Phase.OVER
+        else:
+            async with self._begun:  # a call that came first is still heard
+                self._phase = _Phase.OVER
         if self._tail is not None:
             self._took(self._tail, await self._tail.commit(self._tail_id))
 
     def close(self) -> None:
         """Refuse host calls, those that wait included. Nothing uncommitted is kept."""
         self._phase = _Phase.OVER
-        self._sealed.set()
+        self._seal()
 
     def change(self) -> StateChange:
         """What the receipt says: the head before this request's first commit and after its last, or the head read."""
         if self._after.height == 0:
-            return StateChange()
+            return NO_CHANGE
         before = self._before.parent if self._wrote else self._before.head
         return StateChange(before, self._after.head, "local")
 
     # --- inside ---
+
+    def _seal(self) -> None:
+        self._committed = True
+        if self._sealed is not None:
+            self._sealed.set()
 
     @property
     def _wrote(self) -> bool:
@@ -119,7 +128,10 @@ class RequestScope:
     async def _transaction(self) -> Transaction:
         if self._phase is _Phase.HEAD:
             return self._first
-        await self._sealed.wait()
+        if not self._committed:
+            self._sealed = self._sealed or asyncio.Event()
+            await self._sealed.wait()
+        self._begun = self._begun or asyncio.Lock()
         async with self._begun:
             if self._phase is _Phase.OVER:
                 raise REQUEST_OVER(expected="a running request", found="one that is over")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from cloister.core.envelope.model import Headers, ResponseHead, encode_json
 from cloister.core.envelope.server import OpenRequest, SealedRefusalError, ServerSessions
@@ -20,8 +20,10 @@ from cloister.core.receipts.receipt import Exchange, StateChange, Usage
 from cloister.fabric.ports import CONFLICT
 from cloister.node import logs
 from cloister.node.trace import Tracer
+from cloister.sandbox.deadlines import Deadlines
 from cloister.sandbox.errors import BAD_RESPONSE, CLOSED, DEADLINE
-from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead, Chunks
+from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead, Chunks, Whole
+from cloister.sandbox.ports import Headers as SandboxHeaders
 from cloister.wire.frames import INTERNAL
 from cloister.worker.access import Access
 from cloister.worker.agents import AgentTable, Placed
@@ -38,6 +40,8 @@ ATTEMPTS: Final = 3
 # After the deadline: time for what the sandbox says about it to reach the caller.
 GRACE_S: Final = 2.0
 LAST_WORDS_S: Final = 5.0
+# Heads of answers that are kept in the form in which they are sealed.
+_HEADS, _MAX_REMEMBERED = 256, 512
 # They describe one hop (RFC 9110 7.6.1); the sealed call is another one.
 HOP_HEADERS: Final = frozenset(
     {"connection", "content-length", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"}
@@ -62,7 +66,7 @@ class Answer(Protocol):
         """Write some bytes; waits for the reader. Raises TransportError when nobody reads any more."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ran:
     """A handler that answered and committed: what it answers, and its state until ``close``.
 
@@ -99,6 +103,9 @@ class Server:
         tracer: Tracer | None = None,
     ) -> None:
         self._spans = RequestSpans(tracer)
+        self._deadlines = Deadlines()
+        self._heads: dict[tuple[int, SandboxHeaders], tuple[ResponseHead, bytes]] = {}
+        self._heads_at = -1
         self._watch, self._table, self._sessions, self._access = watch, table, sessions, access
         self._receipts, self._callers, self._owner, self._now_ms = receipts, callers, owner, now_ms
         self._calls = 0
@@ -108,13 +115,13 @@ class Server:
         self.served = 0
         self.refused = 0
 
-    async def serve(self, agent: bytes, record: bytes, answer: Answer) -> None:
+    def serve(self, agent: bytes, record: bytes, answer: Answer) -> Coroutine[Any, Any, None]:
         """Serve one sealed record, as ``opened`` does."""
 
         def opened(placed: Placed, now_ms: int) -> OpenRequest:
             return self._sessions.open_request(agent, record, now_ms, placed.open_psk)
 
-        await self.opened(agent, opened, answer)
+        return self.opened(agent, opened, answer)
 
     async def opened(self, agent: bytes, opens: Callable[[Placed, int], OpenRequest], answer: Answer) -> None:
         """Serve the request that ``opens(agent held here, Unix ms)`` gives. Raises CloisterError for what could not be
@@ -126,15 +133,19 @@ class Server:
         the caller.
         """
         self._active += 1
-        self._idle.clear()
+        if self._active == 1:
+            self._idle.clear()
         try:
             checkpoint = self._watch.require_fresh()  # 1
             self._table.advance(self._watch.height)
             placed = self._table.get(agent)  # 2
             request = opens(placed, self._now_ms())  # 3
             placed = placed.serving(request.certificate)
-            with self._spans.request(agent, request.head.headers):
+            if self._spans.off:
                 await self._within_time(placed, request, checkpoint.number, answer)
+            else:
+                with self._spans.request(agent, request.head.headers):
+                    await self._within_time(placed, request, checkpoint.number, answer)
             self.served += 1
         except SealedRefusalError as refusal:
             self.refused += 1
@@ -165,10 +176,13 @@ class Server:
         Raises SealedRefusalError while something can still be said to the caller, else the refusal."""
         left = (request.head.deadline_ms - self._now_ms()) / 1000 + GRACE_S
         began, usage = time.monotonic(), None
+        task = _current()
+        cancelling, deadline = task.cancelling(), self._deadlines.after(left, task.cancel)
         try:
-            async with asyncio.timeout(left):
-                usage = await self._answer(placed, request, height, answer)
-        except TimeoutError:
+            usage = await self._answer(placed, request, height, answer)
+        except asyncio.CancelledError:
+            if not deadline.due or task.uncancel() > cancelling:
+                raise  # it was cancelled by others
             if request.responder.started:
                 raise STALLED(expected="a reader", found="one that takes nothing") from None
             raise _sealed(request, DEADLINE(expected="an answer before the deadline", found="none")) from None
@@ -179,6 +193,7 @@ class Server:
             fault = INTERNAL(expected="an answer or a named refusal", found="a fault of the worker")
             raise _sealed(request, fault) from None
         finally:
+            deadline.drop()
             if counts(request.head.path):
                 self._owner.figures.note(placed.record.agent, time.monotonic() - began, usage)
 
@@ -195,9 +210,13 @@ class Server:
         ran = await self._run(placed, process, request, origin, height)  # 5
         responder = request.responder
         try:
-            await answer.send(responder.begin(ran.head, ran.encoded))  # 6
-            async for chunk in ran.chunks:
-                await answer.send(responder.chunk(chunk))
+            lead, chunks = responder.begin(ran.head, ran.encoded), ran.chunks  # 6
+            if type(chunks) is Whole:
+                await answer.send(lead + responder.chunk(chunks.data))
+            else:
+                await answer.send(lead)
+                async for chunk in chunks:
+                    await answer.send(responder.chunk(chunk))
             await ran.scope.commit_body()
         finally:
             await ran.close()
@@ -209,7 +228,7 @@ class Server:
     async def _answer_owner(self, placed: Placed, request: OpenRequest, height: int, answer: Answer) -> Usage | None:
         """The same stream and receipt; what the worker itself says, or the agent's answer to a command."""
         said = await self._owner.answer(placed, request, self._now_ms())
-        head, encoded = _checked(AgentResponseHead(said.status, said.headers), height)
+        head, encoded = self._checked(AgentResponseHead(said.status, said.headers), height)
         responder = request.responder
         await answer.send(responder.begin(head, encoded))
         await answer.send(responder.chunk(said.body))
@@ -247,6 +266,19 @@ class Server:
         batch = None if issued.batch is None else issued.batch.to_wire()
         await answer.send(responder.final(issued.receipt.encoded, issued.signature, batch))
 
+    def _checked(self, head: AgentResponseHead, height: int) -> tuple[ResponseHead, bytes]:
+        """The response head in a form that can be sealed, and its JSON, before anything commits. Few differ from
+        those before them at one height. Raises sandbox.bad_response."""
+        if height != self._heads_at or len(self._heads) >= _HEADS:
+            self._heads_at, self._heads = height, {}
+        if type(head.headers) is not tuple or sum([len(value) for _, value in head.headers]) > _MAX_REMEMBERED:
+            return _checked(head, height)
+        name = head.status, head.headers
+        found = self._heads.get(name)
+        if found is None:
+            found = self._heads[name] = _checked(head, height)
+        return found
+
     async def _run(
         self, placed: Placed, process: AgentProcess, request: OpenRequest, origin: Origin, height: int
     ) -> Ran:
@@ -271,9 +303,13 @@ class Server:
         placed.host.open(call, scope, origin)
         chunks: Chunks | None = None
         try:
-            with self._spans.agent() as carrying:
-                head, chunks = await process.fetch(carrying(_agent_request(call, request, origin)))  # 2
-            checked, encoded = _checked(head, height)  # 3
+            asked = _agent_request(call, request, origin)
+            if self._spans.off:
+                head, chunks = await process.fetch(asked)  # 2
+            else:
+                with self._spans.agent() as carrying:
+                    head, chunks = await process.fetch(carrying(asked))
+            checked, encoded = self._checked(head, height)  # 3
             if placed.closed:  # 4
                 raise CLOSED(expected="an agent of this worker", found="one that was dropped while it ran")
             await scope.commit_head()  # 5
@@ -308,10 +344,15 @@ def host_now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _checked(head: AgentResponseHead, height: int) -> tuple[ResponseHead, bytes]:
-    """The response head in a form that can be sealed, and its JSON, before anything commits.
+def _current() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("requests are served by tasks")
+    return task
 
-    Raises sandbox.bad_response."""
+
+def _checked(head: AgentResponseHead, height: int) -> tuple[ResponseHead, bytes]:
+    """The response head in a form that can be sealed, and its JSON. Raises sandbox.bad_response."""
     lowered = [(name.lower(), value) for name, value in head.headers]
     headers: Headers = tuple([pair for pair in lowered if pair[0] not in HOP_HEADERS])
     try:

@@ -27,6 +27,7 @@ class RequestSpans:
 
     def __init__(self, tracer: Tracer | None) -> None:
         self._tracer = tracer
+        self.off = tracer is None
 
     @contextlib.contextmanager
     def request(self, agent: bytes, headers: Headers) -> Iterator[None]:

@@ -197,6 +197,8 @@ class AgentState:
         return known[1]
 
     async def _refuse_repeat(self, snapshot: Snapshot, request_id: str) -> Marks:
+        if not snapshot.record.marks:
+            return Marks()  # nothing ever committed: no request can be a repeat
         tag = self._keys.request_tag(request_id, snapshot.record.carried_tag_key())
         marks = await self._marks_of(snapshot, tag)
         done = marks.find(tag)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -145,18 +144,13 @@ async def test_a_whole_body_is_given_at_once_and_only_if_nobody_read_of_it() -> 
     assert failed.whole() is None
 
 
-REMEMBERED: dict[str, Callable[[Bench, Call], object]] = {
-    "a number that is not open": lambda bench, call: bench.feed(Kind.RESPONSE, 99, whole(dump(HEAD), b"x")),
-    "the same response twice": lambda bench, call: [
-        bench.feed(Kind.RESPONSE, call.number, whole(dump(HEAD), b"x")) for _ in "12"
-    ],
-    "after a head": lambda bench, call: [
-        bench.feed(Kind.HEAD, call.number, HEAD),
-        bench.feed(Kind.RESPONSE, call.number, whole(dump(HEAD), b"x")),
-    ],
-    "a head beyond its frame": lambda bench, call: bench.feed(
-        Kind.RESPONSE, call.number, (1 << 16).to_bytes(4, "little") + dump(HEAD)
-    ),
+RESPONSE = (Kind.RESPONSE, whole(dump(HEAD), b"x"))
+REMEMBERED: dict[str, list[tuple[Kind, bytes]]] = {
+    "the same response twice": [RESPONSE, RESPONSE],
+    "after a head": [(Kind.HEAD, dump(HEAD)), RESPONSE],
+    "before a chunk": [RESPONSE, (Kind.CHUNK, b"x")],
+    "before an end": [RESPONSE, (Kind.END, b"")],
+    "a head beyond its frame": [(Kind.RESPONSE, (1 << 16).to_bytes(4, "little") + dump(HEAD))],
 }
 
 
@@ -165,7 +159,9 @@ async def test_a_known_head_makes_no_wrong_frame_right(what: str) -> None:
     bench = Bench().ready()
     known = bench.begin()
     bench.feed(Kind.RESPONSE, known.number, whole(dump(HEAD), b"x"))
-    REMEMBERED[what](bench, bench.begin())
+    number = bench.begin().number
+    for kind, payload in REMEMBERED[what]:
+        bench.feed(kind, number, payload)
     assert bench.death == "sandbox.protocol"
 
 

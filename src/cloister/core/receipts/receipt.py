@@ -83,7 +83,7 @@ _NUMBERS: Final = ("seq", "status", "checkpoint", "host_time_ms")
 _EPOCHS: Final = ("master", "cluster", "agent")
 _UINTS: Final = (*_NUMBERS, *(f"{name}_epoch" for name in _EPOCHS))
 _NAMES: Final = frozenset({"v", "epochs", "state", "usage", *_SIZES, *_NUMBERS})
-_NO_CHANGE: Final = StateChange()
+NO_CHANGE: Final = StateChange()
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Receipt:
     status: int
     checkpoint: int
     host_time_ms: int
-    state: StateChange = _NO_CHANGE
+    state: StateChange = NO_CHANGE
     usage: Usage = Usage()
 
     def __post_init__(self) -> None:
@@ -230,7 +230,7 @@ class ReceiptChain:
         usage: Usage | None = None,
     ) -> tuple[Receipt, bytes]:
         """``add`` with its 65-byte signature, alone: a signature that fails takes no number."""
-        receipt = self._next(certificate, exchange, checkpoint, host_time_ms, state or _NO_CHANGE, usage or Usage())
+        receipt = self._next(certificate, exchange, checkpoint, host_time_ms, state or NO_CHANGE, usage or Usage())
         signature = self.sign(receipt.id)
         self._seq, self._prev = self._seq + 1, receipt.id
         return receipt, signature
@@ -246,7 +246,7 @@ class ReceiptChain:
         usage: Usage | None = None,
     ) -> Receipt:
         """The next receipt of this boot, to be signed with others. Raises ValueError for another boot's certificate."""
-        receipt = self._next(certificate, exchange, checkpoint, host_time_ms, state or _NO_CHANGE, usage or Usage())
+        receipt = self._next(certificate, exchange, checkpoint, host_time_ms, state or NO_CHANGE, usage or Usage())
         self._seq, self._prev = self._seq + 1, receipt.id
         return receipt
 

@@ -15,6 +15,7 @@ import hashlib
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -68,6 +69,9 @@ def check_name(name: object) -> str:
     return name
 
 
+_REQUEST: Final = frame(Context.STATE_KEY_NAME, b"request")
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A blob's plain content: its height, its plain name ("" for records of our own) and its value."""
@@ -80,12 +84,13 @@ class Opened:
 class StateKeys:
     """What one agent version's ``state`` key does: names, seals, opens. Never shows the key."""
 
-    __slots__ = ("_key", "identity")
+    __slots__ = ("_key", "_tag_key", "identity")
 
     def __init__(self, state_key: bytes, identity: bytes) -> None:
         """``state_key``: 32 bytes derived for purpose STATE. ``identity``: bytes(KeyIdentity) it was derived for."""
         self._key = need_bytes("state key", state_key, 32)
         self.identity = bytes(identity)
+        self._tag_key = self._mac(frame(Context.STATE_KEY_NAME, b"request key"))
 
     def __repr__(self) -> str:
         return "StateKeys(<secret>)"
@@ -96,12 +101,13 @@ class StateKeys:
 
     def tag_key(self) -> bytes:
         """The key of request tags of an agent that was first sealed under this key: 32 bytes. A re-seal carries it."""
-        return self._mac(frame(Context.STATE_KEY_NAME, b"request key"))
+        return self._tag_key
 
     def request_tag(self, request_id: str, tag_key: bytes = b"") -> bytes:
         """16 bytes that stand for a request id in the index. ``tag_key``: a carried one, else this key's own."""
         key = tag_key or self.tag_key()
-        return hmac.digest(key, frame(Context.STATE_KEY_NAME, b"request", request_id.encode()), hashlib.sha256)[:16]
+        name = request_id.encode()
+        return hmac.digest(key, b"%b%b%b" % (_REQUEST, len(name).to_bytes(4, "big"), name), "sha256")[:16]
 
     def seal(self, name: str, value: bytes, height: int, rng: Rng) -> bytes:
         """Seal a value for ``name`` at ``height``. Raises StateError (bad_name, too_large)."""
