@@ -124,6 +124,7 @@ abstract contract Ceremonies is Office, Candidates {
     event ShareOpened(bytes32 indexed ceremony, uint256 indexed dealer, uint256 indexed receiver, bytes32 value);
     event Confirmed(bytes32 indexed ceremony, address indexed member, bytes mpk, bytes32 transcript, uint64 qualified);
     event CeremonyEnded(bytes32 indexed ceremony, End end);
+    event SeatRevoked(address indexed member, uint64 indexed term);
     event Absent(bytes32 indexed ceremony, address indexed member, bool asDealer);
 
     error WrongCeremony(bytes32 given, bytes32 open);
@@ -203,5 +204,36 @@ abstract contract Ceremonies is Office, Candidates {
     function _become(uint64 epoch, EpochState state) internal {
         _epochs[epoch].state = state;
         emit EpochChanged(epoch, state);
+    }
+
+    /// @dev E7: for good; in the term in office and the one before the seat counts in nothing from now on.
+    function _revoke(address member) internal {
+        Candidate storage c = _candidates[member];
+        if (c.operator == address(0)) revert NoCandidate(member);
+        if (c.revoked) revert RevokedSeat(member);
+        c.revoked = true;
+        if (!c.leaving) _leave(member, c);
+        uint64 now_ = _committee.term;
+        for (uint64 t = now_ > 1 ? now_ - 1 : now_; t <= now_; ++t) {
+            uint256 seat = _seatIn(t, member);
+            if (seat != 0) _terms[t].revoked |= Phases.bit(seat);
+        }
+        emit SeatRevoked(member, now_);
+    }
+
+    function _leave(address member, Candidate storage c) internal {
+        (c.leaving, c.endedAt) = (true, uint64(block.number));
+        _unlist(member);
+        emit Left(member);
+    }
+
+    function _unlist(address member) internal {
+        uint256 place = _place[member];
+        if (place == 0) return;
+        address last = _candidateList[_candidateList.length - 1];
+        _candidateList[place - 1] = last;
+        _place[last] = place;
+        _candidateList.pop();
+        delete _place[member];
     }
 }

@@ -2,12 +2,14 @@
 pragma solidity ^0.8.28;
 
 import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {Candidates} from "./Candidates.sol";
 import {Ceremonies} from "./Ceremonies.sol";
 import {CommitteeStatements} from "./CommitteeStatements.sol";
 import {IGatekeepers} from "./interfaces/IGatekeepers.sol";
 import {Phases} from "./Phases.sol";
 import {Seats} from "./Seats.sol";
+import {Statements} from "./Statements.sol";
 
 /// @title Gatekeepers: who holds the master key, by which ceremony, until when (spec/gatekeepers.md).
 /// @notice One contract in two halves, for its size. This half: what the committee signs, and what members do in a
@@ -15,6 +17,7 @@ import {Seats} from "./Seats.sol";
 /// master epochs. A call that this half does not know goes there.
 contract Gatekeepers is IGatekeepers, Ceremonies {
     using CommitteeStatements for CommitteeStatements.Handover;
+    using Statements for Statements.Checkpoint;
     using Phases for Phases.Facts;
 
     /// @notice What the last of several confirmations costs beyond the others, and per seat. Nobody knows beforehand whose
@@ -26,6 +29,7 @@ contract Gatekeepers is IGatekeepers, Ceremonies {
     Seats public immutable seats;
 
     error MoreGas(uint256 needed);
+    error NoConflict();
 
     /// @param seats_ the other half; it brings the founder and the token.
     constructor(address dao, Seats seats_, Rules memory rules_) Ownable(dao) Candidates(seats_.token()) {
@@ -69,6 +73,25 @@ contract Gatekeepers is IGatekeepers, Ceremonies {
         for (uint256 i = 0; i < sigs.length; ++i) joined = bytes.concat(joined, sigs[i]);
         _handovers[term_] = joined;
         emit HandedOver(term_, structHash);
+    }
+
+    /// @notice W4: a member signed two checkpoints of this chain at one height, in one term. Its seat is revoked for good,
+    /// and its stake is cut as for an absence. Anybody may bring the two: they need nobody's word.
+    function revokeConflicting(
+        Statements.Checkpoint calldata a,
+        bytes calldata sigA,
+        Statements.Checkpoint calldata b,
+        bytes calldata sigB
+    ) external {
+        bool one = a.term == b.term && a.chainId == block.chainid && b.chainId == block.chainid && a.number == b.number;
+        (bytes32 hashA, bytes32 hashB) = (a.hash(), b.hash());
+        if (!one || hashA == hashB) revert NoConflict();
+        address member = ECDSA.recover(Statements.digest(_committee.networkId, hashA), sigA);
+        if (member != ECDSA.recover(Statements.digest(_committee.networkId, hashB), sigB)) revert NoConflict();
+        if (_seatIn(a.term, member) == 0) revert NotAMember(member);
+        _revoke(member);
+        uint256 burnt = _slash(member);
+        if (burnt != 0) token.burn(burnt);
     }
 
     // --- views ---

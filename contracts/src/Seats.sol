@@ -22,7 +22,6 @@ contract Seats is Ceremonies {
     /// @notice E9: how long t members' word on a candidate counts at most.
     uint64 public constant ADMISSION_BLOCKS = 4096;
 
-    event SeatRevoked(address indexed member, uint64 indexed term);
     event CandidateAdmitted(address indexed member, uint64 expiry);
 
     error NotFounder(address caller);
@@ -394,32 +393,12 @@ contract Seats is Ceremonies {
         if (ceremonyCount != 0 && c.end == End.Open) revert CeremonyOpen(c.id);
     }
 
-    function _revoke(address member) private {
-        Candidate storage c = _candidates[member];
-        if (c.operator == address(0)) revert NoCandidate(member);
-        if (c.revoked) revert RevokedSeat(member);
-        c.revoked = true;
-        if (!c.leaving) _leave(member, c);
-        uint64 now_ = _committee.term;
-        for (uint64 t = now_ > 1 ? now_ - 1 : now_; t <= now_; ++t) {
-            uint256 seat = _seatIn(t, member);
-            if (seat != 0) _terms[t].revoked |= Phases.bit(seat);
-        }
-        emit SeatRevoked(member, now_);
-    }
-
     // --- inside: candidates ---
 
     function _useKey(Candidate storage c, bytes32 key) private {
         if (_usedKeys[key]) revert UsedKey(key);
         _usedKeys[key] = true;
         (c.dkgKey, c.keyCeremony) = (key, 0);
-    }
-
-    function _leave(address member, Candidate storage c) internal {
-        (c.leaving, c.endedAt) = (true, uint64(block.number));
-        _unlist(member);
-        emit Left(member);
     }
 
     function _list(address member) private {
@@ -443,15 +422,5 @@ contract Seats is Ceremonies {
         }
         if (worst == address(0)) revert ListFull();
         _unlist(worst);
-    }
-
-    function _unlist(address member) internal {
-        uint256 place = _place[member];
-        if (place == 0) return;
-        address last = _candidateList[_candidateList.length - 1];
-        _candidateList[place - 1] = last;
-        _place[last] = place;
-        _candidateList.pop();
-        delete _place[member];
     }
 }

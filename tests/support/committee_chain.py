@@ -33,9 +33,10 @@ from cloister.core.encoding.handover import (
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.network import network_id
 from cloister.core.encoding.signatures import recover
-from cloister.core.encoding.statements import Statement
-from cloister.core.errors import ChainError, define
+from cloister.core.encoding.statements import Checkpoint, Statement
+from cloister.core.errors import ChainError, CloisterError, define
 from cloister.core.policy.candidates import ADMISSION_BLOCKS, admission_of
+from cloister.core.policy.conflicts import Conflict
 from cloister.core.threshold.facts import Confirmation, Facts, Fault
 from cloister.core.threshold.phases import Deadlines, Kind, Phase, agreed_value, late_viewers, phase_at
 from cloister.gatekeeper.membership import keyless
@@ -314,6 +315,20 @@ class Contract:
         if seat in term.revoked:
             raise refuse("RevokedSeat")
         self.terms[self.seats.term] = replace(term, revoked=term.revoked | {seat})
+
+    def do_revokeConflicting(self, sender: bytes, number: int, a: tuple[Any, ...], first: bytes, b: tuple[Any, ...],
+                             second: bytes) -> None:  # fmt: skip
+        try:
+            member = Conflict(Checkpoint(*a), first, Checkpoint(*b), second).verify(self.seats.network_id)
+        except CloisterError:
+            raise refuse("NoConflict") from None
+        term = self.terms[a[0]]
+        if member not in term.members:
+            raise refuse("NotAMember")
+        seat = term.members.index(member) + 1
+        if seat in term.revoked:
+            raise refuse("RevokedSeat")
+        self.terms[a[0]] = replace(term, revoked=term.revoked | {seat})
 
     def do_destroyEpoch(self, sender: bytes, number: int, said: tuple[int, int], signatures: Sequence[bytes]) -> None:
         self.require_signed(EpochDestruction(*said), signatures)

@@ -30,10 +30,11 @@ from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.network import ContractRef, Genesis, network_id
 from cloister.core.encoding.signatures import Signed, SignerSet, address_of, sign_digest
-from cloister.core.encoding.statements import Checkpoint
+from cloister.core.encoding.statements import Checkpoint, WorkerRemoval
 from cloister.core.errors import CloisterError
 from cloister.core.policy.caps import Backing
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts, vendor_class_id
+from cloister.core.state.rows import Head
 from cloister.core.threshold.dkg import Ceremony, Member, deal, finish, replay
 from cloister.core.threshold.facts import Facts
 from cloister.core.threshold.partial import TransportKey
@@ -84,6 +85,7 @@ class State:
     agents: dict[bytes, AgentFacts] = field(default_factory=dict)
     left: set[bytes] = field(default_factory=set)
     backing: dict[bytes, Backing] = field(default_factory=dict)
+    accepted: list[tuple[bytes, Head]] = field(default_factory=list)
 
     @property
     def seats(self) -> SeatsRecord:
@@ -149,6 +151,8 @@ class World:
             self._record(*args)
         elif function == "bumpEpochsByCommittee":
             self._bump(*args)
+        elif function == "removeByCommittee":
+            self._remove(*args)
         else:
             self.now.contract.call(sender, len(self.headers), function, *args)
 
@@ -157,6 +161,11 @@ class World:
         self.now.contract.require_signed(Resealed(*said), signatures)
         for token in tokens:
             self.now.counts[token] = max(said[1], self.now.counts[token])
+
+    def _remove(self, said: tuple[int, bytes], signatures: Sequence[bytes]) -> None:
+        """Workers.removeByCommittee."""
+        self.now.contract.require_signed(WorkerRemoval(*said), signatures)
+        self.now.workers[said[1]] = replace(self.now.workers[said[1]], removed=True)
 
     def _bump(
         self,
@@ -251,6 +260,13 @@ class WorldSnapshot:
 
     async def remaining(self, epoch: int) -> int:
         return sum(1 for counted in self._state.counts.values() if counted == epoch)
+
+    async def acceptance_count(self) -> int:
+        return len(self._state.accepted)
+
+    async def acceptances(self, start: int, end: int) -> tuple[tuple[bytes, Head], ...]:
+        newest = dict(self._state.accepted)
+        return tuple((agent, newest[agent]) for agent, _ in self._state.accepted[start:end])
 
     async def content(self, member: bytes) -> tuple[bool, bool]:
         return member in self._state.content, self._state.content >= set(self._state.seats.members)

@@ -1,4 +1,4 @@
-"""``cloister gatekeeper run | status | propose-rotation | propose-revocation | audit``: for people of the committee."""
+"""``cloister gatekeeper run | status | propose-… | resume | audit``: for people of the committee."""
 
 from __future__ import annotations
 
@@ -138,6 +138,57 @@ async def propose_revocation(
     async with settings_of(context).client() as client, _reader(client) as reader:
         reading = await reader.read()
         await _propose(client, reading, consents.revocation_of(reading, seat), consent, as_json=as_json)
+
+
+@command(app, "propose-removal")
+async def propose_removal(
+    context: typer.Context,
+    worker: Annotated[str, typer.Argument(help="The worker's address (0x…).")],
+    consent: ConsentIn = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a worker for cause, for good: consent on one's own member, and see which members sign it now."""
+    from cloister.client import consents
+    from cloister.core.encoding.hexes import from_hex
+
+    address = from_hex(worker.lower(), 20, name="worker")
+    async with settings_of(context).client() as client, _reader(client) as reader:
+        reading = await reader.read()
+        await _propose(client, reading, consents.removal_of(reading, address), consent, as_json=as_json)
+
+
+@command(app, "resume")
+async def resume(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="Data folder of the halted gatekeeper.")],
+    block: Annotated[int, typer.Option("--block", help="Height of the block that you believe.", min=0)],
+    block_hash: Annotated[str, typer.Option("--hash", help="Its hash (0x…).", metavar="HASH")],
+    as_json: AsJson = False,
+) -> None:
+    """Let a halted gatekeeper go on from a block that you believe: final, and no lower than the last that it signed."""
+    from cloister.client import believing
+    from cloister.core.encoding.hexes import from_hex
+    from cloister.wire.believed import Believed
+
+    word = Believed(block, from_hex(block_hash.lower(), 32, name="block hash"))
+    async with settings_of(context).client() as client, _reader(client) as reader:
+        with progress("asking the members what they signed"):
+            reading = await reader.read()
+            others = await believing.others_of(reading, client.network.id, word)
+    believing.require_believable(others, reading.term.threshold)
+    believing.write(folder, word)
+    say(
+        "written; restart the gatekeeper. It signs no height again that it signed before, and notes the word in its log"
+    )
+    facts: dict[str, Any] = {
+        **word.to_json(),
+        "signed_by_seats": others.same,
+        "signed_otherwise_by_seats": others.other,
+    }
+    if not as_json:
+        facts = {"block": block, "hash": block_hash.lower(), "signed by seats": _seats(others.same)}
+        facts["another block signed by seats"] = _seats(others.other)
+    print_facts(facts, as_json=as_json)
 
 
 @command(app, "audit")
@@ -344,6 +395,10 @@ def _some(items: object) -> str:
         return "-"
     more = f" and {len(items) - 3} more" if len(items) > 3 else ""
     return ", ".join(_text(item) for item in items[:3]) + more
+
+
+def _seats(found: Sequence[int]) -> str:
+    return ", ".join(map(str, found)) or "none"
 
 
 def _votes(file: Path) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 from cloister.client.committee import Reading, Sitting
 from cloister.core.encoding.handover import MasterRotation, SeatRevocation
-from cloister.core.encoding.statements import Statement
+from cloister.core.encoding.statements import Statement, WorkerRemoval
 from cloister.core.errors import CloisterError, ConfigError, PolicyError, define
 from cloister.core.policy.committee_statements import Proposal
 from cloister.wire.ask import ask, new_session
@@ -55,6 +55,11 @@ def revocation_of(reading: Reading, seat: int) -> SeatRevocation:
         if one.seat == seat and not one.revoked:
             return SeatRevocation(reading.term.term, one.address)
     raise NO_SEAT(expected=f"a seat from 1 to {len(reading.sittings)}", found=str(seat))
+
+
+def removal_of(reading: Reading, worker: bytes) -> WorkerRemoval:
+    """The statement that removes a worker (20-byte address) for cause, for good."""
+    return WorkerRemoval(reading.term.term, worker)
 
 
 def consent(folder: Path, statement: Statement) -> int:

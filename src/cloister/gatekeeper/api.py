@@ -15,6 +15,7 @@ from cloister.gatekeeper.service import Gatekeeper
 from cloister.node import logs
 from cloister.wire.account import ROUTE as ACCOUNT_ROUTE
 from cloister.wire.anchor import ROUTE as ANCHOR_ROUTE
+from cloister.wire.conflicts import WITNESSED_ROUTE
 from cloister.wire.messages import BAD_MESSAGE, MAX_BODY, TOO_LARGE, dump_json
 from cloister.wire.remote import ROUTE as REMOTE_ROUTE
 
@@ -52,6 +53,7 @@ def build(gatekeeper: Gatekeeper) -> web.Application:
             web.get("/v1/handovers", api.handovers),
             web.get("/v1/statements", api.statements),
             web.get("/v1/leases/{worker}", api.leases),
+            web.get(WITNESSED_ROUTE, api.witnessed),
             web.get("/v1/shares/{epoch}", api.shares),
             web.get("/v1/checkpoint", api.checkpoint),
             web.get("/v1/checkpoint/{number}", api.checkpoint_at),
@@ -113,6 +115,10 @@ class _Api:
     async def statements(self, request: web.Request) -> web.Response:
         self._gatekeeper.small(_remote(request))
         return _answer(self._gatekeeper.statements.served())
+
+    async def witnessed(self, request: web.Request) -> web.Response:
+        self._gatekeeper.small(_remote(request))
+        return _answer(self._gatekeeper.witnessed(_number("height", request.match_info["height"])))
 
     async def leases(self, request: web.Request) -> web.Response:
         self._gatekeeper.small(_remote(request))

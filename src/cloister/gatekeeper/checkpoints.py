@@ -8,16 +8,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from cloister.core.chainview.checkpoints import may_sign
 from cloister.core.chainview.header import Header
+from cloister.core.encoding import jcs
 from cloister.core.encoding.signatures import Signed
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import ChainViewError, CloisterError, define
 from cloister.gatekeeper.office import Office
 from cloister.gatekeeper.store import KEEP_CHECKPOINTS, Book
+from cloister.wire.believed import Believed
 from cloister.wire.messages import SignedBy
 
 MAX_LAG = 16
@@ -34,7 +36,7 @@ HALTED = define(
     "gatekeeper.halted",
     ChainViewError,
     check="finalised blocks descend from the checkpoint that this member signed last",
-    remedy="a finalised block was replaced, or an endpoint lies: find out which; a halted member signs nothing",
+    remedy="a finalised block was replaced, or an endpoint lies: find out which; then `cloister gatekeeper resume`",
     status=503,
 )
 STALE = define(
@@ -49,6 +51,15 @@ FOREIGN = define(
     ChainViewError,
     check="a request's checkpoint is of this chain and agrees with the one this member signed at that height",
     remedy="ask the committee for a checkpoint; if it repeats, two committees exist: stop",
+    status=409,
+)
+
+
+NOT_BELIEVED = define(
+    "gatekeeper.not_believed",
+    ChainViewError,
+    check="the believed block is final at this member's endpoints, and no lower than the last one that it signed",
+    remedy="wait until the chain is past that height, mend the endpoints, and name the block again",
     status=409,
 )
 
@@ -68,11 +79,29 @@ class Checkpoints:
 
     ``after``: the last one that this member signed in the term before; blocks of this term descend from it."""
 
-    def __init__(self, store: Book, office: Office, chain_id: int, *, after: Checkpoint | None = None) -> None:
-        self._store, self._office, self._chain_id = store, office, chain_id
-        self._book = {c.number: SignedBy(c, s) for c, s in store.checkpoints() if c.term == office.term}
-        self._newest, self._after = max(self._book, default=-1), after
+    def __init__(
+        self,
+        store: Book,
+        office: Office,
+        chain_id: int,
+        *,
+        after: Checkpoint | None = None,
+        saw: Callable[[Signed], None] | None = None,
+    ) -> None:
+        """``saw``: takes a checkpoint with its members' signatures that is another than ours of that height."""
+        self._store, self._office, self._chain_id, self._saw = store, office, chain_id, saw
+        kept, believed = store.checkpoints(), _believed(store)
+        floor = -1 if believed is None else believed.number
+        self._book = {c.number: SignedBy(c, s) for c, s in kept if c.term == office.term and c.number > floor}
+        self._signed = max((c.number for c, _ in kept), default=-1)
+        newer = believed is not None and (after is None or believed.number > after.number)
+        self._newest, self._after = max(self._book, default=-1), believed if newer else after
         self.halted = store.get("halted") is not None
+
+    @property
+    def after(self) -> Checkpoint | None:
+        """Where this book goes on while it is empty: the end of the term before, or the block that is believed."""
+        return self._after
 
     @property
     def head(self) -> Checkpoint | None:
@@ -131,6 +160,10 @@ class Checkpoints:
             raise NO_CHECKPOINT(expected=f"a checkpoint of height {number}", found=f"the newest is {self._newest}")
         return self._book[number]
 
+    def since(self, number: int) -> tuple[SignedBy, ...]:
+        """What this member signed from a height on, oldest first; nothing after a conflict."""
+        return () if self.halted else tuple(self._book[n] for n in sorted(self._book) if n >= number)
+
     def recent(self) -> frozenset[bytes]:
         """Block hashes that a binding may name as recently seen."""
         return frozenset(_statement(s).block_hash for s in self._book.values())
@@ -150,6 +183,8 @@ class Checkpoints:
             raise STALE(expected=f"height {self._newest - MAX_LAG} or later", found=str(shown.number))
         mine = self._book.get(shown.number)
         if mine is not None and mine.statement != shown:  # 5
+            if self._saw is not None:
+                self._saw(signed)
             raise FOREIGN(expected="the block that this member signed", found="another block of that height")
         return shown
 
@@ -157,6 +192,20 @@ class Checkpoints:
         """Halt unless the block that was signed last, before this process started, is still final."""
         if found.hash != last.block_hash:
             raise self._halt(f"another final block {last.number}: 0x{found.hash.hex()[:16]}…")
+
+    def believe(self, word: Believed, found: Header) -> None:
+        """Go on after a conflict, from the block that the operator believes (K4). Raises ChainViewError.
+
+        1. no lower than what was signed last, on any branch: no height is signed twice; 2. our endpoints have that
+        block; 3. remembered. What was signed up to it is shown to nobody any more."""
+        if word.number < self._signed:  # 1
+            raise NOT_BELIEVED(expected=f"block {self._signed} or later", found=f"block {word.number}")
+        if (found.number, found.hash) != (word.number, word.block_hash):  # 2
+            raise NOT_BELIEVED(expected=f"0x{word.block_hash.hex()[:16]}…", found=f"0x{found.hash.hex()[:16]}…")
+        after = self._statement(found)
+        self._store.put("believed", jcs.encode(after.to_json()))  # 3
+        self._store.erase("halted")
+        self._book, self._newest, self._after, self.halted = {}, -1, after, False
 
     def require_running(self) -> None:
         """Raise ChainViewError (gatekeeper.halted) after a conflict."""
@@ -178,6 +227,11 @@ class Checkpoints:
         self._store.put("halted", why.encode())
         self.halted = True
         return HALTED(expected="descendants of the last checkpoint", found=why)
+
+
+def _believed(store: Book) -> Checkpoint | None:
+    data = store.get("believed")
+    return None if data is None else Checkpoint.from_json(jcs.decode(data))
 
 
 def _statement(signed: SignedBy) -> Checkpoint:

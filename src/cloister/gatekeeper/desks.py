@@ -14,6 +14,7 @@ from cloister.gatekeeper.account import AccountSignerDesk
 from cloister.gatekeeper.admissions import AdmissionDesk
 from cloister.gatekeeper.anchor import AnchorLeaseDesk
 from cloister.gatekeeper.audit import AuditLog
+from cloister.gatekeeper.believing import Believing
 from cloister.gatekeeper.chains import ConnectedChains
 from cloister.gatekeeper.checkpoints import Checkpoints
 from cloister.gatekeeper.grants import KeyDesk
@@ -25,6 +26,7 @@ from cloister.gatekeeper.office import Office
 from cloister.gatekeeper.ports import Chain, Snapshot
 from cloister.gatekeeper.remote import RemoteAgentDesk
 from cloister.gatekeeper.store import Store
+from cloister.gatekeeper.watch import Watch
 from cloister.wire.committee import Committee
 
 KEYS_PER_S, KEYS_BURST = 50.0, 600
@@ -53,9 +55,18 @@ class DeskMaker:
     """Makes the desks of an office."""
 
     def __init__(
-        self, chain: Chain, store: Store, audit: AuditLog, policy: Policy, genesis: Genesis, chains: ConnectedChains
+        self,
+        chain: Chain,
+        store: Store,
+        audit: AuditLog,
+        policy: Policy,
+        genesis: Genesis,
+        chains: ConnectedChains,
+        watch: Watch,
+        believing: Believing,
     ) -> None:
-        self._chain, self._store, self._audit = chain, store, audit
+        self._chain, self._store, self._audit, self._watch = chain, store, audit, watch
+        self._believing = believing
         self._policy, self._genesis, self._chains = policy, genesis, chains
 
     async def make(
@@ -72,6 +83,7 @@ class DeskMaker:
 
         ``before``: the desks until now. ``founded``: this process saw the founding. Raises CloisterError."""
         stayed = before if before is not None and before.office.term in (office.term, office.term - 1) else None
+        self._watch.serve(office, self._genesis.chain_id, headers[-1].number)
         checkpoints = await self._book(office, headers, since, stayed)
         committee = Committee(await endpoints(at, office.signers.members), office.signers, office.network)
         limit = RateLimit(per_s=KEYS_PER_S, burst=KEYS_BURST, clock=time.monotonic)
@@ -96,7 +108,7 @@ class DeskMaker:
             keys,
             AdmissionDesk(office, checkpoints, self._chain, self._audit, policy=self._policy, limit=limit),
             heads,
-            LogDesk(office, checkpoints, self._chain, self._store, limit=limit),
+            LogDesk(office, checkpoints, self._chain, self._store, limit=limit, note=self._watch.note),
             committee,
             AccountSignerDesk(office, checkpoints, self._chain, self._store, self._audit, limit=limit),
             lookout,
@@ -140,17 +152,22 @@ class DeskMaker:
         """The book of checkpoints for an office; blocks up to ``since`` were for the term before."""
         mine = [h for h in headers if h.number >= since + (office.term > 1)]
         if before is not None:
-            book = Checkpoints(self._store, office, self._genesis.chain_id, after=before.checkpoints.head)
+            after = before.checkpoints.head
+            book = Checkpoints(self._store, office, self._genesis.chain_id, after=after, saw=self._watch.saw)
             if mine:
                 book.sign(mine)
             return book
-        book = Checkpoints(self._store, office, self._genesis.chain_id)
+        book = Checkpoints(self._store, office, self._genesis.chain_id, saw=self._watch.saw)
+        if book.halted:
+            await self._believing.resume(book, self._chain, headers[-1].number)
         kept = self._store.checkpoints()
         if book.halted or not kept:
             if mine and not book.halted:
                 book.sign(mine[-1:])
         elif book.head is not None:
             self._chain.resume(book.head)
+        elif book.after is not None:
+            self._chain.resume(book.after)
         else:
             last = kept[-1][0]
             book.require_still_there(last, await self._chain.header(last.number))

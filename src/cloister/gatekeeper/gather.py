@@ -42,6 +42,7 @@ from cloister.gatekeeper.leases import ShownLeases
 from cloister.gatekeeper.memory import HeadDesk
 from cloister.gatekeeper.ports import Snapshot
 from cloister.gatekeeper.store import Store
+from cloister.gatekeeper.watch import Watch
 from cloister.node import logs
 from cloister.node.identity import NodeKeys
 from cloister.wire.ask import ask
@@ -102,9 +103,10 @@ class Gatherer:
         deeds: Deeds,
         audit: AuditLog,
         knowing: Knowing,
+        watch: Watch,
     ) -> None:
         self._store, self._keys, self._session, self._deeds = store, keys, session, deeds
-        self._audit, self._knowing = audit, knowing
+        self._audit, self._knowing, self._watch = audit, knowing, watch
         self._open: dict[Statement, _Open] = {}
         self._network, self._term, self._left = bytes(32), 0, 0
 
@@ -136,6 +138,8 @@ class Gatherer:
         if self._keys.address not in scene.voters:
             self._open.clear()
             return
+        if head.number % ASK_BLOCKS == 0:
+            await self._watch.step(at, scene, head, lambda path, parse: self._each(at, scene, path, parse))
         heard = await self._listen(at, scene) if self._listens(scene) else _Heard()
         proposals = [one for one in self._proposals(heard) if self._allowed(one, lambda p: check_form(p, scene))]
         known = await self._knowing.known(

@@ -27,6 +27,7 @@ from cloister.gatekeeper.leases import ShownLeases, pairs_of
 from cloister.gatekeeper.memory import HeadDesk
 from cloister.gatekeeper.ports import Snapshot
 from cloister.gatekeeper.store import Store
+from cloister.gatekeeper.watch import Watch
 
 GONE = (EpochState.NONE, EpochState.DESTROYED)
 Ask = Callable[[bytes], Awaitable[Sequence[ShownLeases]]]
@@ -35,8 +36,8 @@ Ask = Callable[[bytes], Awaitable[Sequence[ShownLeases]]]
 class Knowing:
     """Reads what decisions rest on. ``me``: this member's address (20 bytes)."""
 
-    def __init__(self, me: bytes, store: Store, policy: Policy, consents: Consents) -> None:
-        self._me, self._store, self._policy, self._consents = me, store, policy, consents
+    def __init__(self, me: bytes, store: Store, policy: Policy, consents: Consents, watch: Watch) -> None:
+        self._me, self._store, self._policy, self._consents, self._watch = me, store, policy, consents, watch
         self._cursor = 0
         self.removed: frozenset[bytes] = frozenset()
 
@@ -66,19 +67,26 @@ class Knowing:
     ) -> Known:
         """Agents and workers that these proposals name, and those that we could propose. Raises CloisterError."""
         proposals = list(proposals)
-        named = {worker for p in proposals if isinstance(worker := getattr(p.statement, "worker", None), bytes)}
-        self.removed = await self._removed(at, scene, named)
+        said = {*(proposal.statement for proposal in proposals), *scene.consents}
+        named = {worker for one in said if isinstance(worker := getattr(one, "worker", None), bytes)}
+        caused = self._watch.caused
+        self.removed, workers = await self._workers(at, scene, named | caused)
         leased = {worker: await self._leased(at, scene, worker, ask) for worker in sorted(self.removed)}
         tokens = {token for proposal in proposals for token in proposal.tokens}
         tokens |= set(await self._window(at, scene)) | await self._held(at, leased.values())
-        return Known(await self._agents(at, sorted(tokens), heads), self.removed, leased)
+        return Known(await self._agents(at, sorted(tokens), heads), self.removed, leased, workers, caused & workers)
 
-    async def _removed(self, at: Snapshot, scene: Scene, named: set[bytes]) -> frozenset[bytes]:
-        """Workers removed for cause: among those that we granted leases to, and those that are named."""
-        ours = set(self._store.granted_workers(_since(scene)))
-        gone = sorted((ours | named) - await at.live_workers())
+    async def _workers(
+        self, at: Snapshot, scene: Scene, named: set[bytes]
+    ) -> tuple[frozenset[bytes], frozenset[bytes]]:
+        """Workers removed for cause, among those that we granted leases to and those that are named; of the named
+        those that may still be removed: also one whose registration ended, for what it held."""
+        ours, live = set(self._store.granted_workers(_since(scene))), await at.live_workers()
+        gone = sorted((ours | named) - live)
         records = await asyncio.gather(*(at.worker(worker) for worker in gone))
-        return frozenset(w for w, record in zip(gone, records, strict=True) if record is not None and record.removed)
+        known = {w: record.removed for w, record in zip(gone, records, strict=True) if record is not None}
+        removed = frozenset(worker for worker, out in known.items() if out)
+        return removed, frozenset((named & (live | known.keys())) - removed)
 
     async def _leased(self, at: Snapshot, scene: Scene, worker: bytes, ask: Ask) -> frozenset[tuple[bytes, int]]:
         """Our own leases count; of others' those that t members of their term show."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cloister.core.encoding import jcs
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.log_statements import WorkerLog
 from cloister.core.errors import PolicyError, define
+from cloister.core.policy.conflicts import Conflict, excludes
 from cloister.core.policy.refusals import WORKER_REMOVED, WORKER_UNKNOWN
 from cloister.core.receipts.merkle import verify_consistency
 from cloister.gatekeeper.checkpoints import Checkpoints
@@ -29,10 +32,18 @@ class LogDesk:
     """Signs heads of workers' logs, one history per worker and boot."""
 
     def __init__(
-        self, office: Office, checkpoints: Checkpoints, chain: Chain, store: Store, *, limit: RateLimit
+        self,
+        office: Office,
+        checkpoints: Checkpoints,
+        chain: Chain,
+        store: Store,
+        *,
+        limit: RateLimit,
+        note: Callable[[Conflict], None],
     ) -> None:
+        """``note``: takes two heads of one size that a worker signed."""
         self._office, self._checkpoints, self._chain = office, checkpoints, chain
-        self._store, self._limit = store, limit
+        self._store, self._limit, self._note = store, limit, note
 
     async def witness(self, body: bytes, remote: str) -> LogAnswer:
         """This member's signature over the head, or what it holds. Raises CloisterError (spec/receipts.md 12).
@@ -47,6 +58,8 @@ class LogDesk:
         held = self.held(request.log.worker, request.log.boot)
         if held is not None and held.log.size not in (request.start, request.log.size):
             return LogAnswer(None, held)
+        if held is not None and excludes(held.log, request.log):
+            self._note(Conflict(held.log, held.signature, request.log, request.signature))
         self._require_growth(request, held)  # 5
         new = HeldLog(request.log, request.signature)
         if held != new:

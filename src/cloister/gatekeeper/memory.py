@@ -23,7 +23,7 @@ from cloister.core.state.table import HeadTable
 from cloister.gatekeeper.checkpoints import Checkpoints
 from cloister.gatekeeper.limits import RateLimit
 from cloister.gatekeeper.office import Office
-from cloister.gatekeeper.ports import Chain
+from cloister.gatekeeper.ports import Chain, Snapshot
 from cloister.gatekeeper.store import Store
 from cloister.wire.committee import Committee
 from cloister.wire.heads import (
@@ -38,6 +38,9 @@ from cloister.wire.heads import (
     page_digest,
 )
 from cloister.wire.messages import parse
+
+# Acceptances of heads that one turn reads.
+MAX_ACCEPTANCES = 64
 
 NO_LEASE = define(
     "gatekeeper.no_lease",
@@ -138,6 +141,29 @@ class HeadDesk:
         more, rows = len(rows) > PAGE_ROWS, rows[:PAGE_ROWS]
         what = page_digest(self._office.network, nonce, after, rows, more)
         return TablePage(tuple(rows), more, self._office.sign_digest(what))
+
+    async def follow_acceptances(self, at: Snapshot) -> None:
+        """Take over heads that owners accepted, as final state has them (spec/state.md 13). Raises CloisterError.
+
+        From the first one on after each start: what was done already changes nothing. The contract asks for t
+        signatures; where r are more, t of them do not prove that no other head has q, and none is taken over."""
+        table = self._table
+        if not table.merged:
+            return
+        count = await at.acceptance_count()
+        table.acceptances = count if table.acceptances is None else table.acceptances
+        start, end = table.followed, min(count, table.followed + MAX_ACCEPTANCES)
+        if end <= start:
+            return
+        found = enumerate(await at.acceptances(start, end), start)
+        counts = self._office.signers.threshold >= self._committee.load_quorum
+        taken = [
+            (agent, head)
+            for number, (agent, head) in found
+            if counts and table.accept(agent, head, fresh=number >= table.acceptances)
+        ]
+        self._store.put_heads(taken)
+        table.followed = end
 
     async def merge(self, rng: Callable[[int], bytes]) -> None:
         """Take over the tables of r other members, then endorse; again while agents are in doubt. Raises CloisterError.

@@ -18,6 +18,7 @@ from cloister.core.encoding.contract_statements import People
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.policy.caps import Backing
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
+from cloister.core.state.rows import Head
 from cloister.core.threshold.facts import Facts
 
 
@@ -36,8 +37,8 @@ class Snapshot(Protocol):
     async def agent(self, agent: bytes) -> AgentFacts | None:
         """An agent's record with its cluster's, or None if it does not exist."""
 
-    async def people(self, agent: bytes) -> People | None:
-        """Who stands in an agent's record; None if it does not exist. An owner or guardian with code is nobody."""
+    async def people(self, agent: bytes, chain_id: int) -> People | None:
+        """Who stands in an agent's record, as a connected chain is told; None if it does not exist."""
 
     async def policy(self) -> PolicyRecord:
         """The policy in force and when the list was founded."""
@@ -92,6 +93,12 @@ class Snapshot(Protocol):
 
     async def remaining(self, epoch: int) -> int:
         """How many agents count under a master epoch (epochs.md 13)."""
+
+    async def acceptance_count(self) -> int:
+        """How often owners accepted a head of a forked store (state.md 13)."""
+
+    async def acceptances(self, start: int, end: int) -> tuple[tuple[bytes, Head], ...]:
+        """Agents of these acceptances, in order, each with the head that was accepted last of it."""
 
 
 class Chain(Protocol):

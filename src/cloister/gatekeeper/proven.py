@@ -20,7 +20,15 @@ from cloister.core.chainview.founding import CandidateRecord, SeatsRecord, read_
 from cloister.core.chainview.header import Header
 from cloister.core.chainview.layout import Layout, add, data_slot
 from cloister.core.chainview.records import PolicyRecord, agent_id
-from cloister.core.chainview.reseals import CountedAgent, read_born_in, read_born_under, read_moved, read_moved_to
+from cloister.core.chainview.reseals import (
+    CountedAgent,
+    read_acceptance_count,
+    read_acceptances,
+    read_born_in,
+    read_born_under,
+    read_moved,
+    read_moved_to,
+)
 from cloister.core.chainview.seats import RulesRecord
 from cloister.core.chainview.stakes import read_caps, read_stake
 from cloister.core.chainview.words import Slots, address_of_word
@@ -31,6 +39,7 @@ from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import ChainError, CloisterError
 from cloister.core.policy.caps import Backing
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts
+from cloister.core.state.rows import Head
 from cloister.core.threshold.facts import Facts
 
 _SNAPSHOTS = 24
@@ -113,9 +122,9 @@ class ProvenSnapshot:
             token_id=a.token_id,
         )
 
-    async def people(self, agent: bytes) -> People | None:
-        """Who stands in an agent's record; nobody in place of an owner or guardian with code."""
-        return await people_of(self._state, agent)
+    async def people(self, agent: bytes, chain_id: int) -> People | None:
+        """Who stands in an agent's record, as a connected chain is told."""
+        return await people_of(self._state, agent, chain_id)
 
     async def policy(self) -> PolicyRecord:
         """The policy in force."""
@@ -193,6 +202,14 @@ class ProvenSnapshot:
         """How many agents count under a master epoch."""
         born = await self._state.read("Agents", lambda s, at: read_born_under(s, at, epoch))
         return born + await self._state.read("Reseals", lambda s, at: read_moved(s, at, epoch))
+
+    async def acceptance_count(self) -> int:
+        """How often owners accepted a head."""
+        return await self._state.read("Reseals", read_acceptance_count)
+
+    async def acceptances(self, start: int, end: int) -> tuple[tuple[bytes, Head], ...]:
+        """Which heads they accepted."""
+        return await self._state.read("Reseals", lambda s, at: read_acceptances(s, at, start, end))
 
 
 class ProvenChain:

@@ -32,6 +32,7 @@ from cloister.core.errors import CloisterError, PolicyError, define
 from cloister.evidence.detect import MachineConfig, open_tee
 from cloister.evidence.tee import Tee
 from cloister.gatekeeper.audit import AuditLog
+from cloister.gatekeeper.believing import Believing
 from cloister.gatekeeper.candidates import Candidacy, CandidateDesk
 from cloister.gatekeeper.ceremonies import Ceremonies
 from cloister.gatekeeper.chains import ConnectedChains
@@ -56,6 +57,7 @@ from cloister.gatekeeper.status import status_of
 from cloister.gatekeeper.store import Store
 from cloister.gatekeeper.transcripts import Transcripts
 from cloister.gatekeeper.triggers import Triggers
+from cloister.gatekeeper.watch import Watch
 from cloister.node import logs
 from cloister.node.config import config_hash
 from cloister.node.identity import NodeKeys
@@ -120,7 +122,8 @@ class Gatekeeper:
         self._rpcs: list[Rpc] = []
         self.chains = ConnectedChains(load_chains(config.chains, genesis.chain_id), self.store)
         self._signer_sets = SignerSetDesk(self.store, keys, self.chains)
-        self._maker = DeskMaker(chain, self.store, self.audit, policy, genesis, self.chains)
+        believing = Believing(config.data, self.audit)
+        self._maker = DeskMaker(chain, self.store, self.audit, policy, genesis, self.chains, self.watch, believing)
 
     def _wire(self, me: Announcement) -> None:
         """The parts that ceremonies are made of."""
@@ -133,8 +136,10 @@ class Gatekeeper:
             self.store, self.keys, genesis.genesis_id(), self.membership, self.shares, self.transcripts, deeds, rng
         )
         self.handovers = Handovers(self.store, self.keys, self.session)
-        knowing = Knowing(self.keys.address, self.store, self.policy, Consents(self.config.data, self.audit))
-        self.statements = Gatherer(self.store, self.keys, self.session, deeds, self.audit, knowing)
+        self.watch = Watch(self.store, self.audit, deeds, self.keys.address)
+        consents = Consents(self.config.data, self.audit)
+        knowing = Knowing(self.keys.address, self.store, self.policy, consents, self.watch)
+        self.statements = Gatherer(self.store, self.keys, self.session, deeds, self.audit, knowing, self.watch)
         self.triggers = Triggers(deeds, self.handovers, self.keys)
         self.disks = DiskDesk(self.chain, self.store, self.audit, self.policy, rng)
         self.candidates = CandidateDesk(self.chain, self.membership, self.audit)
@@ -210,8 +215,13 @@ class Gatekeeper:
     async def turn_office(self) -> None:
         """Follow the chain, and learn from other members what we may have missed. Raises CloisterError."""
         headers = await self.follow_chain()
-        if self.desks is not None and headers and self._merge_is_due(self.desks.heads, headers[-1].number):
-            await self.desks.heads.merge(secrets.token_bytes)
+        if self.desks is None or not headers:
+            return
+        heads, newest = self.desks.heads, headers[-1]
+        if self._merge_is_due(heads, newest.number):
+            await heads.merge(secrets.token_bytes)
+        if newest.number % IDLE_BLOCKS == 0:
+            await heads.follow_acceptances(self.chain.at(unsigned(self.genesis.chain_id, newest)))
 
     async def follow_chain(self) -> list[Header]:
         """Sign what became final, and follow the committee from term to term. Returns the new headers.
@@ -360,6 +370,10 @@ class Gatekeeper:
         """Who gives head tables: ours in office, or of the term just over (R5). Raises PolicyError."""
         desks = self.desks or self._former
         return self.require_desks().heads if desks is None else desks.heads
+
+    def witnessed(self, height: int) -> dict[str, object]:
+        """Checkpoints from a height on that this member signed or saw signed, and conflicts. Raises PolicyError."""
+        return self.watch.served(height, self.require_desks().checkpoints.since(height))
 
     async def signer_set(self, chain_id: int, term: int) -> dict[str, object]:
         """This member's word on who follows ``term`` at a connected chain's Anchor. Raises CloisterError."""

@@ -57,6 +57,9 @@ class Book(Protocol):
     def put(self, name: str, value: bytes) -> None:
         """Write one durably."""
 
+    def erase(self, *names: str) -> None:
+        """Delete named blobs."""
+
     def add_checkpoints(self, signed: list[tuple[Checkpoint, bytes]]) -> None:
         """Remember checkpoints; the last 128 are kept."""
 
@@ -237,6 +240,10 @@ class ChainBook:
     def put(self, name: str, value: bytes) -> None:
         """Write one durably."""
         self._store.put(f"chain/{self._chain}/{name}", value)
+
+    def erase(self, *names: str) -> None:
+        """Delete named blobs of this chain."""
+        self._store.erase(*(f"chain/{self._chain}/{name}" for name in names))
 
     def add_checkpoints(self, signed: list[tuple[Checkpoint, bytes]]) -> None:
         """As ``Store.add_checkpoints``. A checkpoint of another chain is a programmer's mistake: RuntimeError."""

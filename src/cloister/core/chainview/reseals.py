@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cloister.core.chainview.layout import Layout, mapping_slot
-from cloister.core.chainview.words import Slots
+from cloister.core.chainview.layout import Layout, add, data_slot, mapping_slot
+from cloister.core.chainview.words import Slots, Struct
 from cloister.core.encoding.hexes import need_uint
 from cloister.core.encoding.identity import Epochs
+from cloister.core.state.rows import Head
 
 _U64 = (1 << 64) - 1
 
@@ -49,6 +50,25 @@ def read_moved(slots: Slots, layout: Layout, epoch: int) -> int:
     places = [_slot(layout, label, epoch) for label in ("_arrived", "_left")]
     arrived, left = slots.get(places)
     return arrived - left
+
+
+def read_acceptance_count(slots: Slots, layout: Layout) -> int:
+    """How often owners accepted a head, of all agents, from the Reseals contract (spec/state.md 13)."""
+    return slots.get([layout.variable("_acceptances").slot])[0]
+
+
+def read_acceptances(slots: Slots, layout: Layout, start: int, end: int) -> tuple[tuple[bytes, Head], ...]:
+    """Agents (32-byte ids) of acceptances number ``start`` to ``end`` - 1, each with the head accepted last of it."""
+    first, table = data_slot(layout.variable("_acceptances").slot), layout.variable("_accepted")
+    agents = [word.to_bytes(32, "big") for word in slots.get([add(first, n) for n in range(start, end)])]
+    at = Struct(layout, layout.value_type(table), slots, [mapping_slot(table.slot, agent) for agent in agents])
+    found = []
+    for at.index, agent in enumerate(agents):
+        epochs = Epochs(
+            at.number("agentEpoch"), at.number("clusterEpoch"), at.number("masterEpoch"), at.word("cluster")
+        )
+        found.append((agent, Head(epochs, at.number("height"), at.word("parent"), at.word("head"))))
+    return tuple(found)
 
 
 def _words(slots: Slots, layout: Layout, label: str, keys: Sequence[int]) -> Sequence[int]:

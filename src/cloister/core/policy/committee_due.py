@@ -6,6 +6,7 @@ from collections.abc import Iterator, Set
 
 from cloister.core.chainview.ceremonies import EpochState
 from cloister.core.encoding.handover import EpochDestruction, MasterResume
+from cloister.core.encoding.statements import WorkerRemoval
 from cloister.core.errors import CloisterError
 from cloister.core.policy.committee_statements import (
     MAX_BATCH,
@@ -45,6 +46,9 @@ def _of_committee(scene: Scene) -> Iterator[Proposal]:
 
 def _of_agents(scene: Scene, known: Known, covered: Set[tuple[str, int]]) -> Iterator[Proposal]:
     term, newest = scene.term.term, scene.newest
+    for worker in sorted(known.caused):
+        if WorkerRemoval(term, worker) not in scene.consents:
+            yield Proposal(WorkerRemoval(term, worker))
     for worker in sorted(known.removed):
         leased = known.leased.get(worker, frozenset())
         ends = {

@@ -1,4 +1,4 @@
-"""May this member sign it? One pure decision per kind of statement that t members make (spec/gatekeepers.md S1-S8).
+"""May this member sign it? One pure decision per kind of statement that t members make (gatekeepers.md S1-S8, S12).
 
 Everything in :class:`Scene` and :class:`Known` was proven at one final block, or is what this member itself remembers.
 Nothing that a peer says decides anything, but leases that t members of a term show. ``KINDS`` is the one place where a
@@ -18,7 +18,7 @@ from cloister.core.encoding.handover import EpochDestruction, MasterResume, Mast
 from cloister.core.encoding.hexes import need_uint, to_hex
 from cloister.core.encoding.identity import Epochs
 from cloister.core.encoding.keccak import keccak256
-from cloister.core.encoding.statements import Statement
+from cloister.core.encoding.statements import Statement, WorkerRemoval
 from cloister.core.errors import PolicyError, define
 from cloister.core.threshold.phases import Kind as CeremonyKind
 
@@ -63,8 +63,9 @@ IN_THE_WAY = define(
 NO_CAUSE = define(
     "policy.no_consent",
     PolicyError,
-    check="a rotation is due, or this member's operator consented to exactly this statement",
-    remedy="on the member's machine: `cloister gatekeeper propose-rotation --consent FOLDER` (or propose-revocation)",
+    check="a rotation is due, a cause is proven, or this member's operator consented to exactly this statement",
+    remedy="on the member's machine: `cloister gatekeeper propose-rotation --consent FOLDER` (or propose-revocation, "
+    "propose-removal)",
     status=403,
 )
 BAD_SEAT = define(
@@ -86,6 +87,13 @@ NOT_REMOVED = define(
     PolicyError,
     check="agents are bumped for a worker that was removed for cause, at a final block",
     remedy="the DAO or t members remove the worker first",
+    status=409,
+)
+NO_WORKER = define(
+    "policy.no_such_worker",
+    PolicyError,
+    check="a removal names a worker that registered once, and was not removed yet",
+    remedy="`cloister network workers` shows them; who was removed is removed for good",
     status=409,
 )
 NEVER_LEASED = define(
@@ -163,13 +171,16 @@ class AgentKnown:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of agents (by token id) and of workers. removed: workers removed for cause, proven.
+    """What is known of agents (by token id) and of workers. removed: workers removed for cause, proven. workers: of
+    those that are named, who registered and was not removed, proven. caused: who signed what excludes each other.
 
     leased: for a worker the (agent, agent epoch) pairs of leases that this member granted, or that t members show."""
 
     agents: Mapping[int, AgentKnown] = field(default_factory=dict)
     removed: frozenset[bytes] = frozenset()
     leased: Mapping[bytes, frozenset[tuple[bytes, int]]] = field(default_factory=dict)
+    workers: frozenset[bytes] = frozenset()
+    caused: frozenset[bytes] = frozenset()
 
 
 Rule = Callable[[Proposal, Scene, Known], None]
@@ -307,6 +318,16 @@ def _resealed(proposal: Proposal, scene: Scene, known: Known) -> None:
             raise NOT_RESEALED(expected=f"agent {token} counted earlier", found=f"under epoch {one.counted} already")
 
 
+def _removal(proposal: Proposal, scene: Scene, known: Known) -> None:
+    """S12: a worker that is there; the worker itself proved the cause, or the operator consented."""
+    said = proposal.statement
+    assert isinstance(said, WorkerRemoval)  # noqa: S101 - by its kind
+    if said.worker not in known.workers:
+        raise NO_WORKER(expected="a worker that was not removed", found=to_hex(said.worker))
+    if said.worker not in known.caused and said not in scene.consents:
+        raise NO_CAUSE(expected="two heads of its log, or a consent of this member's operator", found="neither")
+
+
 def _bumps(proposal: Proposal, scene: Scene, known: Known) -> None:
     """S7 (epochs.md 10): a removed worker, and agents that were leased to it at the epochs that they have."""
     said = proposal.statement
@@ -341,6 +362,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         Kind(MasterResume, _resume, "Gatekeepers", "resume"),
         Kind(MasterRotation, _rotation, "Gatekeepers", "rotateByCommittee"),
         Kind(SeatRevocation, _revocation, "Gatekeepers", "revokeByCommittee"),
+        Kind(WorkerRemoval, _removal, "Workers", "removeByCommittee"),
         Kind(Resealed, _resealed, "Reseals", "record", lists=1),
         Kind(WorkerBumps, _bumps, "Agents", "bumpEpochsByCommittee", lists=2),
         Kind(EpochDestruction, _destruction, "Gatekeepers", "destroyEpoch"),

@@ -29,10 +29,15 @@ class HeadTable:
     """The heads that one member remembers. Pure: the caller stores ``to_json`` durably *before* it signs."""
 
     def __init__(self, *, merged: bool) -> None:
-        """``merged``: True only for a founding member's first table; every other starts with ``merge``."""
+        """``merged``: True only for a founding member's first table; every other starts with ``merge``.
+
+        ``acceptances``: how many heads owners had accepted on chain when this table first looked (None: not yet);
+        ``followed``: how many of them it has read."""
         self._heads: dict[bytes, Head] = {}
         self._doubts: set[bytes] = set()
         self.merged = merged
+        self.acceptances: int | None = None
+        self.followed = 0
 
     def __len__(self) -> int:
         return len(self._heads)
@@ -98,6 +103,22 @@ class HeadTable:
             raise ROLLED_BACK(expected=f"a height of at least {old.height}", found=str(new.height))
         self._set(agent, new)
         self._doubts.discard(agent)
+
+    def accept(self, agent: bytes, new: Head, *, fresh: bool) -> bool:
+        """Take over the head that the agent's owner accepted on chain, where r members held it; whether it did
+        (spec/state.md 13).
+
+        ``fresh``: it was accepted since this table was merged. 1. epochs that were left, and lower heights, stay left:
+        we cannot tell whether our head stands on it; 2. of an agent in doubt only a fresh one counts: what we forgot
+        may stand on an older one."""
+        old = self.get(need_bytes("agent", agent, 32))
+        if old == new or (old is not None and (new.epochs, new.height) < (old.epochs, old.height)):  # 1
+            return False
+        if not self.merged or (agent in self._doubts and not fresh):  # 2
+            return False
+        self._set(agent, new)
+        self._doubts.discard(agent)
+        return True
 
     def merge(self, tables: Sequence[HeadTable], quorum: int) -> None:
         """Take over heads from the tables of at least ``quorum`` (r = n + f + 1 - q) distinct other members.

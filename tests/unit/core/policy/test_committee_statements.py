@@ -16,7 +16,7 @@ from cloister.core.encoding.contract_statements import Resealed, WorkerBumps
 from cloister.core.encoding.handover import EpochDestruction, MasterResume, MasterRotation, SeatRevocation
 from cloister.core.encoding.identity import Epochs
 from cloister.core.encoding.keccak import keccak256
-from cloister.core.encoding.statements import Statement
+from cloister.core.encoding.statements import Statement, WorkerRemoval
 from cloister.core.errors import CloisterError
 from cloister.core.policy.committee_due import due
 from cloister.core.policy.committee_statements import (
@@ -261,6 +261,45 @@ def test_a_member_bumps_all_that_the_removed_worker_held_and_nothing_else() -> N
     assert due(calm(), replace(known, removed=frozenset()), frozenset()) == []
 
 
+REMOVE = Proposal(WorkerRemoval(2, WORKER))
+THERE, CAUSED = frozenset({WORKER}), frozenset({WORKER})
+WANTED = frozenset({REMOVE.statement})
+REMOVALS = {
+    "a worker that its operators gave up": (WANTED, THERE, frozenset(), ""),
+    "a worker that signed two logs of one size": (frozenset(), THERE, CAUSED, ""),
+    "both at once": (WANTED, THERE, CAUSED, ""),
+    "a worker without a cause": (frozenset(), THERE, frozenset(), "policy.no_consent"),
+    "a cause of another worker": (frozenset(), THERE, frozenset({b"\xdd" * 20}), "policy.no_consent"),
+    "a consent to another worker's removal": (
+        frozenset({WorkerRemoval(2, b"\xdd" * 20)}),
+        THERE,
+        frozenset(),
+        "policy.no_consent",
+    ),
+    "a consent of another term": (frozenset({WorkerRemoval(1, WORKER)}), THERE, frozenset(), "policy.no_consent"),
+    "a worker that is removed already": (WANTED, frozenset(), frozenset(), "policy.no_such_worker"),
+    "a stranger, with cause and consent": (WANTED, frozenset({b"\xdd" * 20}), CAUSED, "policy.no_such_worker"),
+}
+
+
+@pytest.mark.parametrize("sentence", REMOVALS)
+def test_removals_of_workers(sentence: str) -> None:
+    consents, there, caused, code = REMOVALS[sentence]
+    assert code_of(REMOVE, calm(consents=consents), Known(workers=there, caused=caused)) == code
+
+
+def test_a_cause_is_proposed_by_itself_and_a_consent_beside_it_only_once() -> None:
+    known = Known(workers=THERE, caused=CAUSED)
+    assert due(calm(), known, frozenset()) == due(calm(consents=WANTED), known, frozenset()) == [REMOVE]
+    assert due(calm(), Known(workers=THERE), frozenset()) == []
+    assert due(calm(), Known(caused=CAUSED), frozenset()) == [], "removed meanwhile"
+
+
+def test_a_removal_names_the_term_in_office() -> None:
+    wanted = Proposal(WorkerRemoval(1, WORKER))
+    assert code_of(wanted, calm(), Known(workers=THERE, caused=CAUSED)) == "policy.statement_term"
+
+
 FORMS = {
     "no agent": replace(resealed(2, 2, []), tokens=()),
     "an agent twice": Proposal(Resealed(2, 2, lists_hash([7, 7])), (7, 7)),
@@ -299,7 +338,8 @@ def test_each_kind_is_brought_to_its_contract() -> None:
     found = {name: (kind.contract, kind.function) for name, kind in KINDS.items()}
     assert found["Resealed"] == ("Reseals", "record")
     assert found["WorkerBumps"] == ("Agents", "bumpEpochsByCommittee")
-    assert {contract for contract, _ in found.values()} == {"Reseals", "Agents", "Gatekeepers"}
+    assert found["WorkerRemoval"] == ("Workers", "removeByCommittee")
+    assert {contract for contract, _ in found.values()} == {"Reseals", "Agents", "Gatekeepers", "Workers"}
     bumps = worker_bumps(2, WORKER, {7: 4})
     said = bumps.statement
     assert isinstance(said, WorkerBumps)
