@@ -336,7 +336,7 @@ async def test_from_start_to_a_verified_answer_to_the_end(scene: Scene, monkeypa
     assert (got.body, got.status) == (b"hello", 200)
     status = json.loads(await connection.ask(Kind.STATUS, b""))
     expected = {"vendor": "tdx", "agents": 1, "served": 1, "refused": 0, "active": 0, "problems": {}, "unendorsed": {}}
-    expected |= {"unanswered": {}, "witnessed": 0, "processes": 1}
+    expected |= {"unanswered": {}, "witnessed": 0, "processes": 1, "blanks": 0}
     assert status.pop("resident") > 0
     assert status == {"worker": "0x" + worker.node.address.hex(), **expected}
     nonce = os.urandom(32)
