@@ -1,7 +1,7 @@
 """Many agents on one worker: starts and memory of four bundles, spares, thousands that sleep.
 
-``python -m bench.many [deployed]``. Bundles: a tiny one, and three with npm packages (viem, openai, langchain). The
-crowd is a worker in this process over a chain in memory, with sandboxes that answer at once: it shows what sleeping
+``python -m bench.many [deployed] [rounds]``. Bundles: a tiny one, and three with npm packages (viem, openai,
+langchain). The crowd is a worker in this process over a chain in memory, with sandboxes that answer at once: it shows what sleeping
 agents cost the worker, not what agents cost.
 """
 
@@ -19,11 +19,12 @@ from pathlib import Path
 
 import uvloop
 
-from bench.measure import Row, at_most, fact, family, finish, median, percentile, pss_bytes
+from bench.measure import Row, at_most, fact, family, finish, median, percentile, private_bytes, pss_bytes
 from bench.sandbox import SMALL, Agent, Host, _environment
 from cloister.client.build import build
 from cloister.core.errors import CloisterError
 from cloister.devnet import tools
+from cloister.sandbox.blanks import MAX_BLANK_BUNDLE, Shape
 from cloister.sandbox.deno import DenoSandbox
 from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentSpec, Limits
 from cloister.worker.processes import Budget, Member, Pool, Processes
@@ -70,7 +71,7 @@ async def rows(folder: Path, *, rounds: int = ROUNDS, deployed: int = 2000) -> l
     """All rows of this module."""
     found: list[Row] = []
     folder.mkdir(exist_ok=True)
-    async with DenoSandbox(folder / "work") as sandbox:
+    async with DenoSandbox(folder / "work", blanks=1) as sandbox:
         for name, agent in (await bundles(folder)).items():
             found += await _starts(sandbox, name, agent, folder, rounds)
             found += await _idle(sandbox, name, agent)
@@ -98,7 +99,25 @@ async def _starts(sandbox: DenoSandbox, name: str, agent: Agent, folder: Path, r
     title = f"agent from nothing to first answer, {name} bundle ({len(agent.bundle) >> 10} KiB)"
     floor = FLOORS.get(name)
     row = fact(title, first, "ms", baseline) if floor is None else at_most(title, first, "ms", floor, baseline)
-    return [row, at_most("  from a spare, after its process died", median(spare), "ms", SPARE_MS, first)]
+    found = [row, at_most("  from a spare, after its process died", median(spare), "ms", SPARE_MS, first)]
+    if len(agent.bundle) > MAX_BLANK_BUNDLE:
+        return found
+    blank = [await _blank(sandbox, agent) for _ in range(rounds)]
+    return [*found, at_most("  in a process that waited, blank", median(blank), "ms", FLOORS["tiny"], first)]
+
+
+async def _blank(sandbox: DenoSandbox, agent: Agent) -> float:
+    """Milliseconds to the first answer of an agent that nobody has seen before, in a blank process."""
+    new = Agent(agent.bundle + b"// %d" % time.monotonic_ns(), agent.path, agent.caller)
+    sandbox.blanks.want(Shape.of(_spec(new), ()))
+    sandbox.blanks.tend(room=True)
+    await sandbox.blanks.settled()
+    began = time.perf_counter()
+    process = await sandbox.start(_spec(new), Host())
+    await ask(process)
+    took = (time.perf_counter() - began) * 1e3
+    await process.close()
+    return took
 
 
 async def _spare(sandbox: DenoSandbox, agent: Agent) -> float:
@@ -120,18 +139,20 @@ async def _spare(sandbox: DenoSandbox, agent: Agent) -> float:
 
 
 async def _idle(sandbox: DenoSandbox, name: str, agent: Agent) -> list[Row]:
-    """Memory of an idle agent after its first request, shared pages divided; how many fit into a GiB."""
+    """Memory of an idle agent after its first request: its own, and with shared pages divided; how many fit into a
+    GiB."""
     before = set(family(os.getpid()))
     processes = [await sandbox.start(_spec(agent), Host()) for _ in range(IDLE)]
     for process in processes:
         await ask(process)
     await asyncio.sleep(1.0)
     started = [pid for pid in family(os.getpid()) if pid not in before]
-    each = sum(pss_bytes(pid) for pid in started) / IDLE
+    own, each = (sum(count(pid) for pid in started) / IDLE for count in (private_bytes, pss_bytes))
     await asyncio.gather(*(process.close() for process in processes))
-    title = f"  idle, {IDLE} side by side"
-    row = at_most(title, each / 1e6, "MB", IDLE_MB) if name == "tiny" else fact(title, each / 1e6, "MB")
-    return [row, fact("  that fit into a GiB", GIB / each, "")]
+    title = f"  idle, {IDLE} side by side: its own memory"
+    row = at_most(title, own / 1e6, "MB", IDLE_MB) if name == "tiny" else fact(title, own / 1e6, "MB")
+    shared = fact("  with its part of what they share", each / 1e6, "MB")
+    return [row, shared, fact("  that fit into a GiB, beside what they share", GIB / own, "")]
 
 
 def _plain(driver: Path, bundle: Path, folder: Path) -> None:
@@ -199,7 +220,8 @@ class _Members:
 async def main(arguments: Sequence[str]) -> int:
     """The rows of this module alone."""
     with tempfile.TemporaryDirectory(prefix="bench-many-") as name:
-        return finish(await rows(Path(name), deployed=int(arguments[0]) if arguments else 2000))
+        deployed, rounds = (*(int(a) for a in arguments), *(2000, ROUNDS)[len(arguments) :])[:2]
+        return finish(await rows(Path(name), rounds=rounds, deployed=deployed))
 
 
 if __name__ == "__main__":

@@ -110,7 +110,16 @@ def family_cpu_us(pid: int) -> float:
 
 def pss_bytes(pid: int) -> int:
     """Memory of a process with shared pages divided among those who share them."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) << 10
-    raise RuntimeError(f"no Pss of process {pid}")
+    return _rollup(pid)["Pss"]
+
+
+def private_bytes(pid: int) -> int:
+    """Memory of a process that nobody shares: what one more of its kind costs a machine."""
+    found = _rollup(pid)
+    return found["Private_Clean"] + found["Private_Dirty"]
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    """Sums over a process's mappings, in bytes (proc(5), smaps_rollup)."""
+    _, *lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return {name.strip(): int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines)}

@@ -19,7 +19,7 @@ from typing import Any
 
 import uvloop
 
-from bench.measure import Row, at_least, at_most, cpu_us, fact, family, finish, median, pss_bytes
+from bench.measure import Row, at_least, at_most, cpu_us, fact, family, finish, median, private_bytes, pss_bytes
 from cloister.client.build import build
 from cloister.devnet import tools
 from cloister.sandbox.deno import DenoSandbox
@@ -87,7 +87,7 @@ async def rows(folder: Path, *, rounds: int = 11, requests: int = 8000) -> list[
         for name, agent, floor in starts:
             ours, plain = await _starts(sandbox, agent, folder, rounds)
             found.append(at_most(f"agent from nothing to first answer, {name}", ours, "ms", floor, plain))
-        found.append(await _idle(sandbox, small))
+        found += await _idle(sandbox, small)
         for width in (1, 16):
             found += await _warm(sandbox, small, folder, requests, width)
     return found
@@ -112,16 +112,21 @@ async def _starts(sandbox: DenoSandbox, agent: Agent, folder: Path, rounds: int)
     return median(ours), median(plain)
 
 
-async def _idle(sandbox: DenoSandbox, agent: Agent) -> Row:
+async def _idle(sandbox: DenoSandbox, agent: Agent) -> list[Row]:
+    """What one more idle agent costs, and what each holds when shared pages are divided."""
     before = set(family(os.getpid()))
     processes = [await sandbox.start(agent.spec, Host()) for _ in range(IDLE_AGENTS)]
     for process in processes:
         await agent.ask(process)
     await asyncio.sleep(1.0)
     started = [pid for pid in family(os.getpid()) if pid not in before]
-    each = sum(pss_bytes(pid) for pid in started) / IDLE_AGENTS / MB
+    own, each = (sum(count(pid) for pid in started) / IDLE_AGENTS / MB for count in (private_bytes, pss_bytes))
     await asyncio.gather(*(process.close() for process in processes))
-    return at_most(f"idle small agent, {IDLE_AGENTS} side by side", each, "MB", 11.0)
+    title = f"idle small agent, {IDLE_AGENTS} side by side"
+    return [
+        at_most(f"{title}: its own memory", own, "MB", 11.0),
+        fact("  with its part of what they share", each, "MB"),
+    ]
 
 
 async def _warm(sandbox: DenoSandbox, agent: Agent, folder: Path, count: int, width: int) -> list[Row]:
