@@ -78,6 +78,12 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         bytes32 modelsHash;
     }
 
+    /// @notice Who is the owner on another chain, as the owner of this tenure said; of an older tenure it means nothing.
+    struct Speaker {
+        address who;
+        uint64 tenure;
+    }
+
     struct Deployment {
         bytes32 codeHash;
         bytes32 manifestHash;
@@ -106,6 +112,9 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
     mapping(uint64 masterEpoch => uint256) public bornUnder;
     mapping(uint256 tokenId => uint64) public bornIn;
     mapping(bytes32 agentId => Canary) private _canaries;
+    /// @dev Counts the transfers of an agent.
+    mapping(bytes32 agentId => uint64) private _tenures;
+    mapping(bytes32 agentId => mapping(uint256 chainId => Speaker)) private _speakers;
 
     IGatekeepers public immutable gatekeepers;
     Clusters public immutable clusters;
@@ -123,6 +132,7 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
     event GuardianSet(bytes32 indexed agent, address indexed guardian);
     event AccessHookSet(bytes32 indexed agent, address indexed hook);
     event FeePayerSet(bytes32 indexed agent, address indexed payer);
+    event SpeakerSet(bytes32 indexed agent, uint256 indexed chainId, address indexed speaker);
     event ListsSet(bytes32 indexed agent, bytes32 egressHash, bytes32 toolsHash, bytes32 modelsHash);
     event ClusterSet(bytes32 indexed agent, bytes32 indexed cluster);
     event EmergencySet(bytes32 indexed agent, uint64 until);
@@ -333,6 +343,14 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         emit ListsSet(agentIdOf(tokenId), egressHash, toolsHash, modelsHash);
     }
 
+    /// @notice Name the address that is this owner on another chain, where its own may be somebody else's; 0 takes it back.
+    /// A transfer of the agent ends it.
+    function setSpeaker(uint256 tokenId, uint256 chainId, address speaker) external onlyTokenOwner(tokenId) {
+        bytes32 id = agentIdOf(tokenId);
+        _speakers[id][chainId] = Speaker(speaker, _tenures[id]);
+        emit SpeakerSet(id, chainId, speaker);
+    }
+
     /// @notice Move to another cluster, under new keys.
     function setCluster(uint256 tokenId, bytes32 cluster) external onlyTokenOwner(tokenId) {
         if (!clusters.exists(cluster)) revert UnknownCluster(cluster);
@@ -514,6 +532,12 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         return _rules[agentId];
     }
 
+    /// @notice Who is the agent's owner on another chain, by its present owner's word; 0: nobody was named.
+    function speakerOf(bytes32 agentId, uint256 chainId) external view returns (address) {
+        Speaker memory s = _speakers[agentId][chainId];
+        return s.tenure == _tenures[agentId] ? s.who : address(0);
+    }
+
     /// @inheritdoc IAgents
     function live(bytes32 agentId) external view returns (uint64 epoch, bool paused) {
         Agent storage a = _agents[agentId];
@@ -556,13 +580,15 @@ contract Agents is IAgents, IIdentityRegistry, ERC721URIStorage, EIP712 {
         _setWallet(tokenId, msg.sender);
     }
 
-    /// @dev A transfer bumps the epoch and takes away what the old owner set: secrets, guardian, pending code, canary, wallet.
+    /// @dev A transfer bumps the epoch and takes away what the old owner set: secrets, guardian, pending code, canary, wallet,
+    /// speakers.
     function _update(address to, uint256 tokenId, address auth) internal override returns (address from) {
         from = super._update(to, tokenId, auth);
         Agent storage a = _agentOf(tokenId);
         a.owner = to;
         if (from == address(0)) return from;
         bytes32 id = agentIdOf(tokenId);
+        ++_tenures[id];
         (a.secretsHash, a.secretsSetter, a.secretsEpoch) = (0, address(0), 0);
         uint64 version = ++a.secretsVersion;
         a.guardian = address(0);

@@ -320,6 +320,53 @@ contract AgentsTest is Founded {
         equal(a.secretsEpoch, 2);
     }
 
+    // --- who the owner is on other chains ---
+
+    function test_only_the_owner_names_who_it_is_on_another_chain() public {
+        uint256 token = deploy(Agents.UpgradeMode.Instant, 0);
+        bytes32 id = agents.agentIdOf(token);
+        vm.startPrank(owner);
+        agents.setGuardian(token, named("guardian"));
+        agents.approve(stranger, token);
+        agents.setSpeaker(token, 8453, named("there"));
+        vm.stopPrank();
+        equal(agents.speakerOf(id, 8453), named("there"));
+        equal(agents.speakerOf(id, 10), address(0));
+        equal(agents.speakerOf(keccak256("another"), 8453), address(0));
+        address[3] memory others = [named("guardian"), stranger, named("there")];
+        for (uint256 i = 0; i < others.length; ++i) {
+            refuses(
+                others[i],
+                abi.encodeCall(Agents.setSpeaker, (token, 8453, others[i])),
+                abi.encodeWithSelector(Agents.NotOwner.selector, token, others[i])
+            );
+        }
+        vm.prank(owner);
+        agents.setSpeaker(token, 8453, address(0));
+        equal(agents.speakerOf(id, 8453), address(0));
+    }
+
+    /// @notice Neither a buyer nor the seller who buys back finds an old word in force.
+    function test_fuzz_a_transfer_ends_every_speaker(uint256 chain, uint8 sales) public {
+        uint256 token = deploy(Agents.UpgradeMode.Instant, 0);
+        bytes32 id = agents.agentIdOf(token);
+        vm.prank(owner);
+        agents.setSpeaker(token, chain, named("there"));
+        address holder = owner;
+        for (uint256 i = 0; i < 1 + sales % 4; ++i) {
+            address next = holder == owner ? stranger : owner;
+            vm.prank(holder);
+            agents.transferFrom(holder, next, token);
+            holder = next;
+            equal(agents.speakerOf(id, chain), address(0));
+        }
+        vm.startPrank(holder);
+        agents.setSpeaker(token, chain, named("new"));
+        agents.bumpEpoch(token);
+        vm.stopPrank();
+        equal(agents.speakerOf(id, chain), named("new"));
+    }
+
     function test_a_transfer_bumps_the_epoch_and_takes_the_old_owners_things() public {
         uint256 id = deploy(Agents.UpgradeMode.Delayed, 5);
         vm.startPrank(owner);

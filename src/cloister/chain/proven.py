@@ -36,6 +36,7 @@ from cloister.core.chainview.records import (
     read_committee,
     read_listed_at,
     read_policy,
+    read_speaker,
     read_worker,
     read_workers,
 )
@@ -130,6 +131,10 @@ class ProvenState:
     async def agent_rules(self, agent_id: bytes) -> AgentRules:
         """What limits an agent beside its code; all zero for one that never set a rule."""
         return await self.read("Agents", lambda s, at: read_agent_rules(s, at, agent_id))
+
+    async def speaker(self, agent_id: bytes, chain_id: int) -> bytes:
+        """Whom an agent's present owner named for another chain: 20 bytes, zeros for nobody."""
+        return await self.read("Agents", lambda s, at: read_speaker(s, at, agent_id, chain_id))
 
     async def agent_count(self) -> int:
         """How many agents exist; token ids are 1 to this (``records.agent_id`` makes the agent ids)."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloister.cli import apikeys, calls, heads, local, owner, policies, versions
+from cloister.cli import apikeys, calls, heads, local, owner, policies, speakers, versions
 from cloister.cli.options import AsJson, PassphraseFd, WalletName
 from cloister.cli.output import print_facts, print_rows, progress, say
 from cloister.cli.project import TEMPLATES, build_project, new_project
@@ -22,6 +22,7 @@ versions.register(app)
 policies.register(app)
 owner.register(app)
 apikeys.register(app)
+speakers.register(app)
 heads.register(app)
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the agent.")]

@@ -122,6 +122,9 @@ class Chain(Protocol):
     async def newest(self, agent: bytes | None, worker: bytes) -> Newest:
         """Restrictive facts at the newest block seen, proven or not. ``agent`` None: only the worker is asked for."""
 
+    async def newest_speakers(self, agent: bytes, chain_id: int) -> frozenset[bytes]:
+        """Whom the newest block of each endpoint names for the agent's owner on another chain, proven or not."""
+
     async def balance(self, address: bytes) -> int:
         """An account's balance in wei: only to know whether transactions can be paid."""
 

@@ -261,6 +261,15 @@ class ProvenChain:
             agent_epoch=max(f.agent_epoch for f in facts),
         )
 
+    async def newest_speakers(self, agent: bytes, chain_id: int) -> frozenset[bytes]:
+        """Whom the endpoints that answer name. Raises ChainError if none answers: then nothing is signed."""
+        asked = (self._view(rpc, "Agents", "speakerOf", agent, chain_id) for rpc in self._rpcs)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        named = frozenset(bytes(a) for a in answers if not isinstance(a, BaseException))
+        if not named:
+            raise next(a for a in answers if isinstance(a, BaseException))
+        return named
+
     async def balance(self, address: bytes) -> int:
         """Wei at the newest block."""
         return quantity(await self._rpc.call("eth_getBalance", to_hex(address), "latest"), "balance")

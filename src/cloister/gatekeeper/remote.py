@@ -51,15 +51,18 @@ class RemoteAgentDesk:
         if head is None or not isinstance(named, Checkpoint):
             raise HALTED(expected="a signed checkpoint", found="none")
         at, then = self._chain.at(head), self._chain.at(named)
-        worker, agent, newest, before, people = await asyncio.gather(  # 5
+        worker, agent, newest, before, people, speakers = await asyncio.gather(  # 5
             at.worker(held.worker),
             at.agent(asked.agent),
             self._chain.newest(asked.agent, held.worker),
             then.agent(asked.agent),
-            then.people(asked.agent),
+            then.people(asked.agent, asked.chain_id),
+            self._chain.newest_speakers(asked.agent, asked.chain_id),
         )
         anchor = self._places().get(asked.chain_id, b"")  # of a chain that is not connected: nothing fits it
-        facts = RemoteFacts(head, self._office.term, anchor, held, asked, worker, agent, newest, before, people)
+        facts = RemoteFacts(
+            head, self._office.term, anchor, held, asked, worker, agent, newest, before, people, speakers
+        )
         may_tell(facts)  # 6
         self._audit.append("remote agent", agent=to_hex(asked.agent), chain=str(asked.chain_id))  # 7
         return self._office.sign(asked)

@@ -14,7 +14,7 @@ from cloister.chain.contracts import decode, encode
 from cloister.chain.people import people_of
 from cloister.chain.proven_calls import ProvenCalls
 from cloister.chain.tx import NO_FUNDS
-from cloister.core.encoding.contract_statements import REMOTE_SECONDS, RemoteAgent
+from cloister.core.encoding.contract_statements import REMOTE_SECONDS, People, RemoteAgent
 from cloister.core.encoding.signatures import Signed
 from cloister.core.errors import ChainError, ChainViewError, PolicyError, define
 from cloister.core.policy.refusals import PAUSED
@@ -64,12 +64,14 @@ class Members(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a registry knows of an agent. ``expiry``: Unix seconds; ``height``: the block it is of."""
+    """What a registry knows of an agent. ``expiry``: Unix seconds; ``height``: the block it is of; ``people``: owner,
+    guardian and payer."""
 
     epoch: int
     height: int
     expiry: int
     stopped: bool
+    people: tuple[bytes, bytes, bytes]
 
 
 class Registry:
@@ -94,7 +96,8 @@ class Registry:
         """Raises worker.no_remote_registry, ChainError, ChainViewError."""
         address, _ = await self._required()
         said = await self._view(address, NAME, "known", agent)
-        return Known(said["epoch"], said["height"], said["expiry"], said["stopped"])
+        people = said["owner"], said["guardian"], said["payer"]
+        return Known(said["epoch"], said["height"], said["expiry"], said["stopped"], people)
 
     async def _required(self) -> tuple[bytes, bytes]:
         address, maker = await self._places()
@@ -130,6 +133,7 @@ class Teller:
         self._members, self._agent = members, agent
         self._tried: tuple[int, int] | None = None
         self._told: Known | None = None
+        self._looked: tuple[int, People] | None = None
         self.waiting: Signed | None = None
 
     async def told(self, epoch: int, term: int) -> None:
@@ -137,8 +141,8 @@ class Teller:
         worker.not_told, the committee's refusal, ChainError.
 
         1. no block seen of the network's own chain has it paused; 2. an Anchor without a registry asks nothing; 3. by
-        proof, or just told: this epoch, not stopped, for a while yet; 4. else t members sign how it is at our newest
-        checkpoint, and it is told, once in a while."""
+        proof, or just told: this epoch and these people, not stopped, for a while yet; 4. else t members sign how it
+        is at our newest checkpoint, and it is told, once in a while."""
         if self._watch.seen_paused(self._agent):  # 1
             raise PAUSED(expected="a running agent", found="paused at a block that this worker saw")
         address = await self._registry.address()
@@ -147,23 +151,31 @@ class Teller:
         known, now = await self._registry.known(self._agent), self._chain.require_fresh().timestamp
         if known.stopped:
             raise STOPPED(expected="an agent that may act there", found="stopped by its owner or guardian")
-        for fact in (known, self._told):  # 3
-            if fact is not None and fact.epoch == epoch and fact.expiry > now + RENEW_S:
-                self.waiting = None
-                return
+        people = await self._people(now)
+        wanted = epoch, (people.owner, people.guardian, people.payer)
+        fact = self._told if self._told is not None and self._told.height > known.height else known
+        if (fact.epoch, fact.people) == wanted and fact.expiry > now + RENEW_S:  # 3
+            self.waiting = None
+            return
         if self._tried is not None and now < self._tried[1] + RETRY_S and self._tried[0] == epoch:
             if self.waiting is not None:
                 return  # whoever pays brings it
             raise NOT_TOLD(expected="a turn of its own", found="an attempt a moment ago")
         self._tried = epoch, now
-        await self._tell(address, epoch, term)  # 4
+        self._looked = None
+        await self._tell(address, epoch, term, await self._people(now))  # 4
 
-    async def _tell(self, address: bytes, epoch: int, term: int) -> None:
-        at = self._watch.require_fresh()
-        people = await people_of(self._watch.state(), self._agent)
-        if people is None:
-            raise NOT_TOLD(expected="an agent at the newest checkpoint", found="none")
-        record = self._chain.record
+    async def _people(self, now: int) -> People:
+        """Who the chain is to know, by proof at our newest checkpoint; looked at anew once in a while."""
+        if self._looked is None or not self._looked[0] <= now < self._looked[0] + RETRY_S:
+            found = await people_of(self._watch.state(), self._agent, self._chain.record.chain_id)
+            if found is None:
+                raise NOT_TOLD(expected="an agent at the newest checkpoint", found="none")
+            self._looked = now, found
+        return self._looked[1]
+
+    async def _tell(self, address: bytes, epoch: int, term: int, people: People) -> None:
+        at, record = self._watch.require_fresh(), self._chain.record
         asked = RemoteAgent(
             term=term,
             chain_id=record.chain_id,
@@ -183,7 +195,10 @@ class Teller:
             if error.code == NO_FUNDS.code:
                 self.waiting = signed
             raise
-        self.waiting, self._told = None, Known(epoch, asked.height, asked.expiry, stopped=False)
+        self.waiting, self._told = (
+            None,
+            Known(epoch, asked.height, asked.expiry, False, (asked.owner, asked.guardian, asked.payer)),
+        )
         _log.info("told", chain=record.chain_id, agent=self._agent.hex()[:16], until=asked.expiry)
 
 

@@ -42,6 +42,8 @@ class Facts:
     newest_facts: Newest = field(default_factory=lambda: Newest(agent_epoch=EPOCH))
     owner_then: bytes = OWNER
     paused: bool = False
+    speaker: bytes = NOBODY
+    named: tuple[bytes, ...] = (NOBODY,)
     seen: list[int] = field(default_factory=list)
     term: int = 3
     network: bytes = NETWORK
@@ -69,8 +71,12 @@ class Facts:
     async def agent(self, agent: bytes) -> AgentFacts | None:
         return AgentFacts(AGENT, CODE, CODE, CLUSTER, EPOCH, 1, 3, self.paused)
 
-    async def people(self, agent: bytes) -> People | None:
-        return People(self.owner_then, NOBODY, NOBODY)
+    async def people(self, agent: bytes, chain_id: int) -> People | None:
+        assert chain_id in (CHAIN, 78)
+        return People(self.owner_then, NOBODY, NOBODY, self.speaker)
+
+    async def newest_speakers(self, agent: bytes, chain_id: int) -> frozenset[bytes]:
+        return frozenset(self.named)
 
     async def newest(self, agent: bytes, worker: bytes) -> Newest:
         return self.newest_facts
@@ -117,6 +123,16 @@ REFUSED: dict[str, tuple[Facts, RemoteAgentRequest, str]] = {
     "a block that it did not sign": (Facts(), message(asked(height=NUMBER - 4)), "chainview.no_checkpoint"),
     "a chain that is not connected": (Facts(), message(asked(chain_id=78)), "policy.remote_agent"),
     "another owner than at that block": (Facts(owner_then=ANCHOR), message(), "policy.remote_agent"),
+    "an owner there that a newer block takes back": (
+        Facts(speaker=OWNER, named=(NOBODY,)),
+        message(),
+        "policy.remote_agent",
+    ),
+    "one endpoint that saw another name": (
+        Facts(speaker=OWNER, named=(OWNER, ANCHOR)),
+        message(),
+        "policy.remote_agent",
+    ),
     "a paused agent": (Facts(paused=True), message(), "policy.paused"),
     "a pause in a newer block": (Facts(newest_facts=Newest(paused=True)), message(), "policy.paused"),
     "facts that last too long": (Facts(), message(asked(expiry=NOW + 7201)), "policy.remote_agent"),

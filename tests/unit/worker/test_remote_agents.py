@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,17 +13,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from cloister.chain.contracts import call, encode, encode_constructor
+from cloister.chain.contracts import call, encode
 from cloister.chain.people import people_of
-from cloister.chain.proven import ProvenState
-from cloister.chain.proven_calls import ProvenCalls
 from cloister.chain.rpc import Rpc
-from cloister.chain.tx import Sender, create_address
-from cloister.core.chainview.records import agent_id
-from cloister.core.encoding.contract_statements import NOBODY, REMOTE_SECONDS, People, RemoteAgent
+from cloister.chain.tx import Sender
+from cloister.core.encoding.contract_statements import NOBODY, REMOTE_SECONDS, People
 from cloister.core.encoding.hexes import from_hex, to_hex
-from cloister.core.encoding.signatures import Signed, address_of
-from cloister.core.encoding.statements import Checkpoint, SetSigner
+from cloister.core.encoding.signatures import address_of
 from cloister.core.errors import CloisterError
 from cloister.core.policy.manifest import KeyRules
 from cloister.core.state.endorse import Answer
@@ -33,104 +28,17 @@ from cloister.worker.account import AccountCall, AccountDesk, AccountTurn, waiti
 from cloister.worker.account_calls import AccountCalls
 from cloister.worker.chains import ChainView
 from cloister.worker.host import Origin
-from cloister.worker.remote import RENEW_S, RETRY_S, Registry, Teller
+from cloister.worker.remote import RENEW_S, RETRY_S, Teller
 from cloister.worker.scope import RequestScope
 from cloister.worker.state import AgentState
-from support.anvil import TestChain, send, test_key
+from support.anvil import TestChain, test_key
+from support.remote_town import OWNER, There
 from support.state_kit import keys, member
 
-SIGNER, OWNER = test_key("agent's own key elsewhere"), test_key("owner of a remote agent")
+SIGNER = test_key("agent's own key elsewhere")
 COIN = 10**15
 SHOP = bytes.fromhex("0b" * 20)
 RULES = KeyRules(messages=False, typed_data=(), raw=False, calls=True)
-
-
-@dataclass
-class There:
-    """A chain that does not know the network's contracts: here the same blocks, other contracts. It stands for the
-    watch of the network's own chain, for the connected chain, and for the committee."""
-
-    chain: TestChain
-    rpc: Rpc
-    sender: Sender
-    state: AgentState | None = None
-    agent: bytes = b""
-    anchor: bytes = b""
-    remote: bytes = b""
-    paused: bool = False
-    later: int = 0
-    asked: list[RemoteAgent] = field(default_factory=list)
-    at: Checkpoint | None = None
-
-    async def open(self, *, registry: bool = True) -> There:
-        owner = self.chain.fund(OWNER)
-        await send(self.chain, self.rpc, owner, "Agents", "register")
-        token = await call(self.rpc, self.chain.contracts["Agents"], "Agents", "count")
-        self.agent = agent_id(self.chain.chain_id, self.chain.contracts["Agents"], token)
-        founder = Sender(self.rpc, owner, self.chain.chain_id)
-        if registry:
-            nonce = int(await self.rpc.call("eth_getTransactionCount", to_hex(founder.address), "latest"), 16)
-            made = await founder.send(
-                None, encode_constructor("RemoteAgents", create_address(founder.address, nonce + 1))
-            )
-            assert made.contract is not None
-            self.remote = made.contract
-        made = await founder.send(
-            None, encode_constructor("Anchor", self.remote or bytes(20), bytes(20), founder.address)
-        )
-        assert made.contract is not None
-        self.anchor = made.contract
-        committee = await call(self.rpc, self.chain.contracts["Gatekeepers"], "Gatekeepers", "committee")
-        expiry = int(time.time()) + 80 * 86400
-        install = encode(
-            "Anchor", "install", committee["networkId"], 1, committee["members"], committee["threshold"], expiry
-        )
-        await founder.send(self.anchor, install)
-        await self.look()
-        return self
-
-    async def look(self) -> None:
-        """A new checkpoint."""
-        found = await self.chain.checkpoint(self.rpc)
-        self.at = replace(found, timestamp=found.timestamp + self.later)
-
-    # as a connected chain, and as the watch
-    @property
-    def record(self) -> Any:
-        return SimpleNamespace(anchor=SimpleNamespace(address=self.anchor), chain_id=self.chain.chain_id)
-
-    def calls(self) -> ProvenCalls:
-        return ProvenCalls(self.rpc, self.require_fresh())
-
-    def require_fresh(self) -> Checkpoint:
-        assert self.at is not None
-        return self.at
-
-    def seen_paused(self, agent: bytes) -> bool:
-        return self.paused
-
-    def proven(self) -> ProvenState:
-        return ProvenState(self.rpc, self.chain.contracts, self.require_fresh(), code_hashes=self.chain.code_hashes)
-
-    # as the committee
-    async def remote_agent(self, asked: RemoteAgent) -> Signed:
-        self.asked.append(asked)
-        return Signed(asked, tuple(self.chain.sign(asked)))
-
-    async def account_signer(self, asked: SetSigner) -> Signed:
-        return Signed(asked, tuple(self.chain.sign(asked)))
-
-    def registry(self) -> Registry:
-        chain: Any = self
-        return Registry(chain)
-
-    def teller(self) -> Teller:
-        chain: Any = self
-        watch: Any = SimpleNamespace(seen_paused=self.seen_paused, require_fresh=self.require_fresh, state=self.proven)
-        return Teller(chain, self.registry(), watch, self, self.agent)
-
-    async def owner(self, to: bytes, contract: str, function: str, *args: object) -> None:
-        await Sender(self.rpc, OWNER, self.chain.chain_id).send(to, encode(contract, function, *args))
 
 
 @pytest_asyncio.fixture
@@ -220,7 +128,8 @@ async def test_an_anchor_without_a_registry_asks_nothing(chain: TestChain) -> No
 
 async def test_an_owner_with_code_is_nobody_elsewhere(there: There) -> None:
     await there.look()
-    assert await people_of(there.proven(), there.agent) == People(address_of(OWNER), NOBODY, NOBODY)
+    home = there.chain.chain_id
+    assert await people_of(there.proven(), there.agent, home) == People(address_of(OWNER), NOBODY, NOBODY)
     token = await call(there.rpc, there.chain.contracts["Agents"], "Agents", "count")
     agents = there.chain.contracts["Agents"]
     await there.owner(agents, "Agents", "setGuardian", token, agents)
@@ -228,8 +137,72 @@ async def test_an_owner_with_code_is_nobody_elsewhere(there: There) -> None:
     await there.owner(agents, "Agents", "transferFrom", address_of(OWNER), there.anchor, token)
     await asyncio.sleep(0.3)
     await there.look()
-    assert await people_of(there.proven(), there.agent) == People(NOBODY, NOBODY, NOBODY), "a sale drops the payer"
-    assert await people_of(there.proven(), b"\x01" * 32) is None
+    found = await people_of(there.proven(), there.agent, home)
+    assert found == People(NOBODY, NOBODY, NOBODY), "a sale drops the payer"
+    assert await people_of(there.proven(), b"\x01" * 32, home) is None
+
+
+# --- an owner who names who speaks for it there ---
+
+SPEAKER, SECOND = test_key("speaker of an owner there"), test_key("another speaker there")
+
+
+async def named(there: There, who: bytes, chain_id: int | None = None) -> None:
+    """The owner's word at home, and a checkpoint after it."""
+    token = await call(there.rpc, there.chain.contracts["Agents"], "Agents", "count")
+    at = there.chain.chain_id if chain_id is None else chain_id
+    await there.owner(there.chain.contracts["Agents"], "Agents", "setSpeaker", token, at, who)
+    await asyncio.sleep(0.3)
+    await there.look()
+
+
+async def test_whom_the_owner_named_for_a_chain_is_the_owner_there_and_nowhere_else(there: There) -> None:
+    await named(there, address_of(SPEAKER))
+    home = there.chain.chain_id
+    speaker = address_of(SPEAKER)
+    assert await people_of(there.proven(), there.agent, home) == People(speaker, NOBODY, NOBODY, speaker)
+    assert await people_of(there.proven(), there.agent, home + 1) == People(address_of(OWNER), NOBODY, NOBODY)
+    await there.teller().told(1, 1)
+    await there.look()
+    assert (await there.registry().known(there.agent)).people[0] == speaker
+    there.chain.fund(SPEAKER)
+    with pytest.raises(CloisterError, match="NotOwner"):
+        await there.owner(there.remote, "RemoteAgents", "stop", there.agent)
+    await Sender(there.rpc, SPEAKER, home).send(there.remote, encode("RemoteAgents", "stop", there.agent))
+
+
+async def test_a_chain_hears_of_another_speaker_as_soon_as_a_worker_looks(there: There) -> None:
+    teller = there.teller()
+    await teller.told(1, 1)
+    await named(there, address_of(SPEAKER))
+    await teller.told(1, 1)
+    assert len(there.asked) == 1, "it looks once in a while"
+    there.later = RETRY_S
+    await there.look()
+    await teller.told(1, 1)
+    await named(there, bytes(20))
+    there.later = 3 * RETRY_S
+    await there.look()
+    await teller.told(1, 1)
+    owners = [asked.owner for asked in there.asked]
+    assert owners == [address_of(OWNER), address_of(SPEAKER), address_of(OWNER)]
+
+
+async def test_a_contract_that_owns_an_agent_names_a_speaker_and_a_sale_ends_him(there: There) -> None:
+    """Not even the first owner's own word comes back with the agent."""
+    await named(there, address_of(SPEAKER))
+    token = await call(there.rpc, there.chain.contracts["Agents"], "Agents", "count")
+    agents, home, second = there.chain.contracts["Agents"], there.chain.chain_id, there.chain.fund(SECOND)
+    await there.owner(agents, "Agents", "transferFrom", address_of(OWNER), address_of(SECOND), token)
+    await asyncio.sleep(0.3)
+    await there.look()
+    assert await people_of(there.proven(), there.agent, home) == People(address_of(SECOND), NOBODY, NOBODY)
+    back = encode("Agents", "transferFrom", address_of(SECOND), address_of(OWNER), token)
+    await Sender(there.rpc, second, home).send(agents, back)
+    await asyncio.sleep(0.3)
+    await there.look()
+    assert await there.proven().speaker(there.agent, home) == bytes(20)
+    assert await call(there.rpc, agents, "Agents", "speakerOf", there.agent, home) == bytes(20)
 
 
 # --- the account ---

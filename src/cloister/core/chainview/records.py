@@ -7,7 +7,7 @@ contract of ours writes raises ChainViewError. Block numbers and epochs are 64-b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from cloister.core.chainview.layout import Layout, add, address_key, data_slot, mapping_slot
@@ -227,6 +227,18 @@ def read_agent_rules(slots: Slots, layout: Layout, agent: bytes) -> AgentRules:
         tools_hash=at.word("toolsHash"),
         models_hash=at.word("modelsHash"),
     )
+
+
+def read_speaker(slots: Slots, layout: Layout, agent: bytes, chain_id: int) -> bytes:
+    """Whom the present owner of a 32-byte agent id named for another chain: 20 bytes, zeros for nobody."""
+    table, tenures = layout.variable("_speakers"), layout.variable("_tenures")
+    by_chain = replace(table, type=layout.value_type(table))
+    at = mapping_slot(mapping_slot(table.slot, need_bytes("agent", agent, 32)), chain_id.to_bytes(32, "big"))
+    said, now = slots.get([at, mapping_slot(tenures.slot, agent)])
+    places = layout.fields(layout.value_type(by_chain))
+    if said and places["tenure"].of(said) == now:
+        return places["who"].of(said).to_bytes(20, "big")
+    return bytes(20)
 
 
 def read_agent_count(slots: Slots, layout: Layout) -> int:

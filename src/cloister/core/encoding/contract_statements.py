@@ -120,11 +120,15 @@ class AnchorCommit(Statement):
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """Who stands in an agent's record at a block, 20 bytes each. An owner or guardian with code is ``NOBODY``."""
+    """Who stands in an agent's record at a block, as one connected chain is told, 20 bytes each.
+
+    ``owner``: whom the owner named for that chain, else itself; an owner that named none, or a guardian, with code is
+    ``NOBODY``. ``speaker``: whom it named, or ``NOBODY``."""
 
     owner: bytes
     guardian: bytes
     payer: bytes
+    speaker: bytes = bytes(20)
 
 
 NOBODY: Final = bytes(20)

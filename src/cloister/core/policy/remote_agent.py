@@ -31,7 +31,8 @@ WRONG_REMOTE = define(
 class RemoteFacts:
     """What the decision rests on. ``held``: the worker's lease, t signatures already checked; ``asked``: what it wants
     signed, its own signature checked. ``anchor``: 20 bytes, of the chain asked for. ``then`` and ``people``: the agent
-    at the block named; all else at the newest final block ``head``, or newer."""
+    at the block named; ``speakers``: whom the newest blocks of this member's endpoints name for that chain; all else
+    at the newest final block ``head``, or newer."""
 
     head: Checkpoint
     term: int
@@ -43,6 +44,7 @@ class RemoteFacts:
     newest: Newest
     then: AgentFacts | None
     people: People | None
+    speakers: frozenset[bytes]
 
 
 def may_tell(facts: RemoteFacts) -> None:
@@ -51,7 +53,7 @@ def may_tell(facts: RemoteFacts) -> None:
     1. it is for this place and term; 2. the held lease is of the same agent and epoch, and lasts; 3. the worker is in
     service, this very boot; 4. the agent runs, at this epoch, with the code of the lease, at the newest final block, at
     the one named, and no newer block paused it; 5. the block named is a recent one, and owner, guardian and payer are
-    those of it; 6. the end is ahead, at most two hours.
+    those of it, and no newer block names another address for the owner there; 6. the end is ahead, at most two hours.
     """
     asked, held = facts.asked, facts.held
     if (asked.term, asked.anchor) != (facts.term, facts.anchor):  # 1
@@ -67,8 +69,11 @@ def may_tell(facts: RemoteFacts) -> None:
         raise WRONG_REMOTE(expected="the epoch of the block named", found="another")
     if not 0 <= facts.head.number - asked.height <= MAX_BEHIND:  # 5
         raise WRONG_REMOTE(expected=f"a block near {facts.head.number}", found=f"block {asked.height}")
-    if facts.people != People(asked.owner, asked.guardian, asked.payer):
+    people = facts.people
+    if people is None or (people.owner, people.guardian, people.payer) != (asked.owner, asked.guardian, asked.payer):
         raise WRONG_REMOTE(expected="owner, guardian and payer of the block named", found="others")
+    if facts.speakers != {people.speaker}:
+        raise WRONG_REMOTE(expected="an owner who names nobody else by now", found="another name at a newer block")
     ahead = asked.expiry - facts.head.timestamp
     if not 0 < ahead <= REMOTE_SECONDS:  # 6
         raise WRONG_REMOTE(expected=f"an end 1 to {REMOTE_SECONDS} s ahead", found=f"{ahead} s")

@@ -187,6 +187,17 @@ def test_rules_of_agents(rules: r.AgentRules, agent: bytes, other: bytes) -> Non
         assert not any(any(v) if isinstance(v, bytes) else v for v in dataclasses.astuple(none))
 
 
+@given(B32, B20, U64, U64, st.integers(1, 2**64))
+def test_speakers_of_agents_count_for_one_tenure(agent: bytes, who: bytes, said: int, now: int, chain: int) -> None:
+    memory, layout = Memory(), LAYOUTS["Agents"]
+    table, tenures = layout.variable("_speakers"), layout.variable("_tenures")
+    slot = mapping_slot(mapping_slot(table.slot, agent), chain.to_bytes(32, "big"))
+    memory.words[slot] = said << 160 | int.from_bytes(who, "big")
+    memory.words[mapping_slot(tenures.slot, agent)] = now
+    assert r.read_speaker(memory, layout, agent, chain) == (who if said == now else bytes(20))
+    assert r.read_speaker(memory, layout, agent, chain + 1) == bytes(20)
+
+
 def test_the_agent_count_is_the_newest_token() -> None:
     memory = Memory()
     memory.words[LAYOUTS["Agents"].variable("count").slot] = 41

@@ -20,7 +20,7 @@ from cloister.wire.remote import RemoteAgentRequest
 
 NOW, NUMBER = 1_800_000_000, 500
 AGENT, CODE, BOOT, CLASS, CLUSTER = (hashlib.sha256(bytes([n])).digest() for n in range(5))
-WORKER, ANCHOR, OWNER, GUARDIAN = (bytes([n]) * 20 for n in range(1, 5))
+WORKER, ANCHOR, OWNER, GUARDIAN, SPEAKER = (bytes([n]) * 20 for n in range(1, 6))
 
 
 def held(**changes: Any) -> Lease:
@@ -57,6 +57,7 @@ def facts(**changes: Any) -> RemoteFacts:
         "newest": Newest(agent_epoch=4),
         "then": AGENT_FACTS,
         "people": People(OWNER, GUARDIAN, NOBODY),
+        "speakers": frozenset({NOBODY}),
     }
     return RemoteFacts(**(fields | changes))
 
@@ -65,6 +66,11 @@ def test_what_is_so_is_told() -> None:
     may_tell(facts())
     may_tell(facts(asked=asked(expiry=NOW + REMOTE_SECONDS, height=NUMBER)))
     may_tell(facts(asked=asked(height=NUMBER - MAX_BEHIND)))
+
+
+def test_whom_the_owner_named_for_that_chain_is_told_as_its_owner() -> None:
+    named = People(SPEAKER, GUARDIAN, NOBODY, SPEAKER)
+    may_tell(facts(asked=asked(owner=SPEAKER), people=named, speakers=frozenset({SPEAKER})))
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -91,6 +97,33 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another owner": ({"asked": asked(owner=WORKER)}, "policy.remote_agent"),
     "another guardian": ({"asked": asked(guardian=WORKER)}, "policy.remote_agent"),
     "a payer that nobody named": ({"asked": asked(payer=WORKER)}, "policy.remote_agent"),
+    "an agent without a record at that block": ({"people": None}, "policy.remote_agent"),
+    "the home address of an owner who named another": (
+        {"people": People(SPEAKER, GUARDIAN, NOBODY, SPEAKER), "speakers": frozenset({SPEAKER})},
+        "policy.remote_agent",
+    ),
+    "a speaker whom a newer block takes back": (
+        {"asked": asked(owner=SPEAKER), "people": People(SPEAKER, GUARDIAN, NOBODY, SPEAKER)},
+        "policy.remote_agent",
+    ),
+    "a speaker whom a newer block replaces": (
+        {
+            "asked": asked(owner=SPEAKER),
+            "people": People(SPEAKER, GUARDIAN, NOBODY, SPEAKER),
+            "speakers": frozenset({GUARDIAN}),
+        },
+        "policy.remote_agent",
+    ),
+    "a speaker whom one endpoint names no more": (
+        {
+            "asked": asked(owner=SPEAKER),
+            "people": People(SPEAKER, GUARDIAN, NOBODY, SPEAKER),
+            "speakers": frozenset({SPEAKER, NOBODY}),
+        },
+        "policy.remote_agent",
+    ),
+    "a speaker whom only a newer block names": ({"speakers": frozenset({SPEAKER})}, "policy.remote_agent"),
+    "a speaker whom nobody named": ({"asked": asked(owner=SPEAKER)}, "policy.remote_agent"),
     "an owner with code by its address": ({"people": People(NOBODY, GUARDIAN, NOBODY)}, "policy.remote_agent"),
     "people of nobody": ({"people": None}, "policy.remote_agent"),
     "an end that is past": ({"asked": asked(expiry=NOW)}, "policy.remote_agent"),
