@@ -1,8 +1,8 @@
 """Many agents on one worker: starts and memory of four bundles, spares, thousands that sleep.
 
 ``python -m bench.many [deployed] [rounds]``. Bundles: a tiny one, and three with npm packages (viem, openai,
-langchain). The crowd is a worker in this process over a chain in memory, with sandboxes that answer at once: it shows what sleeping
-agents cost the worker, not what agents cost.
+langchain). The crowd is a worker in this process over a chain in memory, with sandboxes that answer at once: it shows
+what sleeping agents cost the worker, not what agents cost.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def test_the_family_of_a_process_is_it_and_its_children() -> None:
         assert family(os.getpid())[0] == os.getpid()
         assert family_cpu_us(os.getpid()) > 0
         assert pss_bytes(child.pid) > 100_000
-        assert 0 < private_bytes(child.pid) <= pss_bytes(child.pid)
+        assert private_bytes(child.pid) > 100_000
     finally:
         child.kill()
         child.communicate()
