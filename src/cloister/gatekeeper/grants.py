@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from cloister.core.attestation.appraise import REPORT_DATA
@@ -22,7 +22,7 @@ from cloister.core.policy.release import (
     Requester,
     may_release,
 )
-from cloister.core.threshold.partial import evaluate
+from cloister.core.threshold.partial import Evaluator
 from cloister.gatekeeper.attest import attest
 from cloister.gatekeeper.audit import AuditLog
 from cloister.gatekeeper.checkpoints import Checkpoints
@@ -66,12 +66,14 @@ class KeyDesk:
             audit,
         )
         self._policy, self._limit, self._rng, self._sealed, self._look = policy, limit, rng, sealed, look
+        self._evaluators: dict[int, Evaluator] = {}  # by master epoch; they go with this office
 
     async def answer(self, body: bytes, remote: str) -> KeysAnswer:
         """A lease and partials, or the refusal. Raises CloisterError; each outcome past the rate limit is audited.
 
-        1. size and shape; 2. rate, and t members near our head (K1); 3. the checkpoint; 4. evidence, under the policy
-        proven at it; 5. facts, proven and newest; 6. the decision; 7. signed and evaluated; 8. remembered, answered.
+        1. size and shape; 2. rate, and t members near our head (K1), asked while we look at 3 to 5; 3. the checkpoint;
+        4. evidence, under the policy proven at it; 5. facts, proven and newest; 6. the decision, not before the others
+        answered; 7. signed and evaluated; 8. remembered, answered.
         """
         request = parse(KeysRequest.from_json, body)  # 1
         transport = request.shown.binding.keys.get(TRANSPORT)
@@ -79,20 +81,22 @@ class KeyDesk:
             raise REPORT_DATA(expected="a transport key of 48 bytes in the binding", found="none")
         node = request.shown.binding.node
         self._limit.take((remote, node))  # 2
+        looking = asyncio.ensure_future(self._look())
         try:
-            await self._look()
-            grant, operator = await self._decide(request)
-            partials = tuple([self._partial(identity, transport) for identity in grant.identities])  # 7
-            old = tuple([OldPartial(i.version.epochs, self._partial(i, transport)) for i in grant.old])
+            grant, operator = await self._decide(request, looking)
+            partials = self._partials(grant.identities, transport)  # 7
+            old = tuple(map(OldPartial, (i.version.epochs for i in grant.old), self._partials(grant.old, transport)))
             answer = KeysAnswer(grant.lease, self._office.sign(grant.lease), partials, old)
             self._store.record_grant(grant.lease, canary=grant.canary, operator=operator)  # 8
         except CloisterError as error:
             self._note(request, error.code, None)
             raise
+        finally:
+            await _ended(looking)
         self._note(request, "granted", grant)
         return answer
 
-    async def _decide(self, request: KeysRequest) -> tuple[Grant, bytes]:
+    async def _decide(self, request: KeysRequest, looking: asyncio.Future[None]) -> tuple[Grant, bytes]:
         """What is granted, and the worker's operator (empty where operators do not matter)."""
         checkpoint = self._checkpoints.accept(request.checkpoint)  # 3
         head = self._checkpoints.head or checkpoint
@@ -106,10 +110,12 @@ class KeyDesk:
             now=max(head.timestamp, checkpoint.timestamp),
             checkpoints=self._checkpoints.recent() | {checkpoint.block_hash},
         )
-        facts = await self._facts(checkpoint, requester, request.agent)  # 5
+        facts = await self._facts(checkpoint, requester, request.agent, looking)  # 5
         return may_release(replace(facts, code=request.code)), facts.backing.operator  # 6
 
-    async def _facts(self, checkpoint: Checkpoint, requester: Requester, agent: bytes) -> Facts:
+    async def _facts(
+        self, checkpoint: Checkpoint, requester: Requester, agent: bytes, looking: asyncio.Future[None]
+    ) -> Facts:
         at = self._chain.at(checkpoint)
         worker, found, live, newest, backing = await asyncio.gather(
             at.worker(requester.worker),
@@ -119,6 +125,7 @@ class KeyDesk:
             self._chain.at(self._checkpoints.head or checkpoint).backing(requester.worker),
         )
         masters = await self._masters(checkpoint, agent, found)
+        await looking  # 2
         # From here to record_grant nothing waits: two requests at once cannot both take the last free place.
         self._checkpoints.require_running()
         parameters = self._policy.network
@@ -157,10 +164,18 @@ class KeyDesk:
                 states[record.epoch] = max(state, states.get(record.epoch, state), key=_STRICT.index)
         return EpochFacts(states)
 
-    def _partial(self, identity: KeyIdentity, transport: bytes) -> KeyPartial:
-        share = self._office.share_for(identity.version.master_epoch)
-        p = evaluate(share, bytes(identity), transport, self._rng)
-        return KeyPartial(identity.purpose, identity.period, p.index, p.e1, p.e2, p.e3, p.term)
+    def _partials(self, identities: Sequence[KeyIdentity], transport: bytes) -> tuple[KeyPartial, ...]:
+        found: dict[KeyIdentity, KeyPartial] = {}
+        for epoch in {identity.version.master_epoch for identity in identities}:
+            of = [identity for identity in identities if identity.version.master_epoch == epoch]
+            made = self._evaluator(epoch).partials([bytes(identity) for identity in of], transport, self._rng)
+            for i, p in zip(of, made, strict=True):
+                found[i] = KeyPartial(i.purpose, i.period, p.index, p.e1, p.e2, p.e3, p.term)
+        return tuple(found[identity] for identity in identities)
+
+    def _evaluator(self, epoch: int) -> Evaluator:
+        share = self._office.share_for(epoch)
+        return self._evaluators.setdefault(epoch, Evaluator(share))
 
     def _note(self, request: KeysRequest, outcome: str, grant: Grant | None) -> None:
         binding = request.shown.binding
@@ -173,3 +188,9 @@ class KeyDesk:
             if grant.old:
                 facts["reason"] = grant.reason
         self._audit.append("keys", **facts)
+
+
+async def _ended(looking: asyncio.Future[None]) -> None:
+    """Nobody waits for it any more: stop it, and let what it would have raised go."""
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)

@@ -1,7 +1,8 @@
 """Does this member see what the others see? Asked anew for each release of keys (spec/gatekeepers.md K1-K3).
 
 A host can freeze its member, or cut it off, and let it release keys under state that is long over. So a release waits
-for the heads of t members, this one among them, in answers to a nonce that was drawn after the request came.
+for the heads of t members, this one among them, in answers to a nonce that was drawn after the request came. As many
+others as are needed are asked first, by lot, and the rest as soon as one of them is slow or does not count.
 
 ::
 
@@ -14,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from random import SystemRandom
+from typing import Any, Final
 
 from cloister.core.encoding.signatures import recover
 from cloister.core.encoding.statements import Checkpoint, HeartBeat
@@ -26,6 +28,8 @@ from cloister.wire.committee import Committee
 from cloister.wire.messages import HeartbeatRequest, SignedBy
 
 PAUSE_S = 0.02  # between rounds: fifty a second at most, however many ask
+PATIENCE_S = 0.05  # how long the first ones asked may take before the others are asked too
+_LOT: Final = SystemRandom()
 
 ALONE = define(
     "gatekeeper.alone",
@@ -46,7 +50,7 @@ class Lookout:
         self._office, self._checkpoints, self._committee, self._rng = office, checkpoints, committee, rng
         self._lock = asyncio.Lock()
         self._waiting: asyncio.Task[int] | None = None
-        self._last = 0.0
+        self._last, self._own = 0.0, ""
         self._said = False
 
     async def require(self) -> None:
@@ -73,24 +77,37 @@ class Lookout:
 
     async def _round(self) -> int:
         """How many members, we among them, answered a fresh nonce with a head near ours; it ends as soon as t did."""
-        nonce, seen = self._rng(32), {self._office.address}
+        nonce, seen, needed = self._rng(32), {self._office.address}, self._office.signers.threshold
         body = HeartbeatRequest(nonce).to_json()
-        asked = [asyncio.create_task(self._ask(url, body)) for url in self._committee.endpoints]
+        waiting, asked, first = self._by_lot(), set[asyncio.Task[tuple[str, Any]]](), needed - 1
         try:
-            for answer in asyncio.as_completed(asked):
-                member = self._member(nonce, await answer)
-                if member is not None:
-                    seen.add(member)
-                if len(seen) >= self._office.signers.threshold:
-                    break
+            while len(seen) < needed and (asked or waiting):
+                asked |= {asyncio.create_task(self._ask(url, body)) for url in waiting[:first]}
+                del waiting[:first]
+                patience = PATIENCE_S if waiting else None
+                done, asked = await asyncio.wait(asked, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                before = len(seen)
+                seen |= {member for task in done if (member := self._counted(nonce, *task.result())) is not None}
+                first = 0 if asked and len(seen) == before + len(done) > before else len(waiting)
         finally:
             for task in asked:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
         return len(seen)
 
-    async def _ask(self, url: str, body: Any) -> Any:
-        return await self._committee.caught(url, "POST", "/v1/heartbeat", body)
+    def _by_lot(self) -> list[str]:
+        """Where members answer, in a new order; our own door last, once it is known."""
+        urls = _LOT.sample(self._committee.endpoints, len(self._committee.endpoints))
+        return sorted(urls, key=lambda url: url == self._own)
+
+    def _counted(self, nonce: bytes, url: str, answer: Any) -> bytes | None:
+        member = self._member(nonce, answer)
+        if member == self._office.address:
+            self._own = url
+        return member
+
+    async def _ask(self, url: str, body: Any) -> tuple[str, Any]:
+        return url, await self._committee.caught(url, "POST", "/v1/heartbeat", body)
 
     def _member(self, nonce: bytes, answer: Any) -> bytes | None:
         """Whose good answer it is; None for any other. Raises gatekeeper.halted.

@@ -171,6 +171,57 @@ async def test_every_release_rests_on_a_nonce_younger_than_itself_and_many_share
     assert len(nonces) == 2, "one round for the first, one for all that came while it ran"
 
 
+def asked(them: list[Peer]) -> int:
+    """How many questions these peers were asked."""
+    return sum(len(peer.asked) for peer in them)
+
+
+async def test_only_as_many_as_are_needed_are_asked_while_all_answer() -> None:
+    them = peers()
+    looking = lookout(Others(them))
+    for _ in range(10):
+        assert await outcome(looking) == "seen"
+    assert asked(them) == 20, "two others for each of ten releases"
+    assert all(peer.asked for peer in them), "by lot: nobody is always asked, nobody never"
+
+
+@pytest.mark.parametrize("sentence", BAD)
+async def test_the_others_are_asked_at_once_when_an_answer_does_not_count(sentence: str) -> None:
+    them = peers()
+    for peer in them[:2]:
+        BAD[sentence](peer)
+    looking = lookout(Others(them))
+    assert [await outcome(looking) for _ in range(6)] == ["seen"] * 6
+
+
+async def test_a_slow_one_holds_nobody_up() -> None:
+    """Two of the four never answer: a round that asked them first asks the others too, and ends without them."""
+
+    class Slow(Peer):
+        pass
+
+    class SomeSlow(Others):
+        async def caught(self, url: str, method: str, path: str, body: Any) -> Any:
+            if isinstance(self.peers[int(url)], Slow):
+                await asyncio.Event().wait()
+            return await super().caught(url, method, path, body)
+
+    looking = lookout(SomeSlow([Slow(KEYS[1]), Slow(KEYS[2]), Peer(KEYS[3]), Peer(KEYS[4])]))
+    assert [await outcome(looking) for _ in range(6)] == ["seen"] * 6
+
+
+async def test_our_own_door_is_asked_last() -> None:
+    """The committee's endpoints hold ours too; what answers there with our own key is no other member."""
+    them = [Peer(ME), *peers()]
+    looking = lookout(Others(them))
+    for _ in range(30):
+        assert await outcome(looking) == "seen"
+    at_first = len(them[0].asked)
+    for _ in range(30):
+        assert await outcome(looking) == "seen"
+    assert len(them[0].asked) == at_first <= 1, "asked once at most: then it is known"
+
+
 async def test_a_caller_that_gives_up_ends_nobody_else_s_round() -> None:
     others = Others(peers(), asyncio.Event())
     looking = lookout(others)

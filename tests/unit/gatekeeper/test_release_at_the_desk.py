@@ -30,6 +30,7 @@ from cloister.gatekeeper.audit import AuditLog
 from cloister.gatekeeper.checkpoints import MAX_LAG, Checkpoints
 from cloister.gatekeeper.grants import KeyDesk
 from cloister.gatekeeper.limits import RateLimit
+from cloister.gatekeeper.lookout import ALONE
 from cloister.gatekeeper.office import Office
 from cloister.gatekeeper.store import Store
 from cloister.wire.messages import KeysAnswer, KeysRequest, dump_json
@@ -327,4 +328,109 @@ def test_stake_and_operator_bound_what_is_granted_anew_also_after_a_restart(tmp_
     desk.open()
     assert desk.ask(two, AGENTS[2], at) == "policy.cap", "its operator holds two, with a worker that left"
     assert isinstance(desk.ask(two, first, desk.world.checkpoint()), KeysAnswer), "one of the two is none more"
+    desk.close()
+
+
+def _waiting(tmp_path: Path) -> tuple[Desk, list[str], Checkpoint]:
+    """A desk, who is placed for the first agent, and a checkpoint."""
+    desk = Desk(tmp_path)
+    _KNOWN[:] = desk.workers.values()
+    for name in NAMES:
+        happen(desk, ("register", name, 60))
+    happen(desk, ("mine", 3))
+    asyncio.run(desk.checkpoints.follow(desk.chain))
+    at = desk.world.checkpoint()
+    return desk, [name for name in NAMES if desk.may(name, AGENTS[0], at)], at
+
+
+def _asking(desk: Desk, name: str, agent: bytes, at: Checkpoint) -> Any:
+    signed = sign_checkpoint(desk.seats[:2], at, desk.sitting.network)
+    body = dump_json(KeysRequest(FakeShown.of(desk.workers[name], at), agent, signed).to_json())
+    return desk.desk.answer(body, "test")
+
+
+async def test_nothing_leaves_before_the_others_answered_though_all_else_is_looked_at_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, placed, at = await asyncio.to_thread(_waiting, tmp_path)
+    others, seen = asyncio.Event(), asyncio.Event()
+    taken = grants.attest
+
+    async def attest(*arguments: Any, **named: Any) -> Any:
+        seen.set()
+        return await taken(*arguments, **named)
+
+    async def look() -> None:
+        await others.wait()
+
+    monkeypatch.setattr(grants, "attest", attest)
+    desk.desk._look = look
+    asked = asyncio.create_task(_asking(desk, placed[0], AGENTS[0], at))
+    await seen.wait()
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not asked.done()
+    assert desk.store.granted(1, desk.workers[placed[0]].address, AGENTS[0]) is None
+    others.set()
+    assert isinstance(await asked, KeysAnswer)
+    assert desk.store.granted(1, desk.workers[placed[0]].address, AGENTS[0]) is not None
+    desk.close()
+
+
+async def test_who_is_alone_releases_nothing_whatever_else_holds(tmp_path: Path) -> None:
+    desk, placed, at = await asyncio.to_thread(_waiting, tmp_path)
+
+    async def look() -> None:
+        await asyncio.sleep(0)
+        raise ALONE(expected="2 members", found="1")
+
+    desk.desk._look = look
+    with pytest.raises(CloisterError) as caught:
+        await _asking(desk, placed[0], AGENTS[0], at)
+    assert caught.value.code == "gatekeeper.alone"
+    assert desk.store.granted(1, desk.workers[placed[0]].address, AGENTS[0]) is None
+    assert "gatekeeper.alone" in (desk.seats[0].folder / "audit.log").read_text()
+    desk.close()
+
+
+async def test_a_refusal_ends_the_question_to_the_others(tmp_path: Path) -> None:
+    desk, placed, at = await asyncio.to_thread(_waiting, tmp_path)
+    (other,) = set(NAMES) - set(placed)
+    ended: list[str] = []
+
+    async def look() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("look")
+
+    desk.desk._look = look
+    desk.world.states[at.state_root].workers.pop(desk.workers[other].address)
+    asked = asyncio.create_task(_asking(desk, other, AGENTS[0], at))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    assert ended == ["look"]
+    desk.close()
+
+
+async def test_two_at_once_do_not_both_take_the_last_place_while_the_others_are_asked(tmp_path: Path) -> None:
+    desk, placed, at = await asyncio.to_thread(_waiting, tmp_path)
+    for agent in AGENTS:
+        desk.world.states[at.state_root].agents[agent] = replace(desk.world.now.agents[agent], seats=3)
+    others = asyncio.Event()
+
+    async def look() -> None:
+        await others.wait()
+
+    desk.desk._look = look
+    asked = [asyncio.create_task(_asking(desk, placed[0], agent, at)) for agent in AGENTS]
+    for _ in range(50):
+        await asyncio.sleep(0)
+    others.set()
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    codes = sorted("granted" if isinstance(x, KeysAnswer) else str(getattr(x, "code", x)) for x in found)
+    assert codes == ["granted"] * CAP + ["policy.cap"]
     desk.close()

@@ -10,7 +10,7 @@ import json
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Self
 
 from cloister.core.attestation.roots import Roots
@@ -168,8 +168,8 @@ class NetworkParameters:
 
     def __post_init__(self) -> None:
         ranges = {"measurement_delay": (0, 1 << 32), "seats": (1, 64), "max_checkpoint_age_s": (1, 86400)}
-        for field in fields(self):
-            _number(*ranges.get(field.name, (1, 1 << 32)))(f"network.{field.name}", getattr(self, field.name))
+        for one in fields(self):
+            _number(*ranges.get(one.name, (1, 1 << 32)))(f"network.{one.name}", getattr(self, one.name))
         if self.lease_blocks != 2 * self.period_blocks:
             raise _refuse("network.lease_blocks", "two periods", self.lease_blocks)
 
@@ -192,6 +192,7 @@ class Policy:
     max_evidence_age_s: int
     committee: CommitteeRules
     network: NetworkParameters
+    _hash: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 0 < len(self.name) <= 64:
@@ -209,7 +210,7 @@ class Policy:
     @classmethod
     def from_json(cls, value: object) -> Self:
         """Parse ``to_json`` output. Raises PolicyError, EncodingError or AttestationError (simulated root)."""
-        names = {f.name for f in fields(cls)} | {"version"}
+        names = {f.name for f in fields(cls) if f.init} | {"version"}
         data = _object("policy", value, names)
         if data["version"] != VERSION:
             raise _refuse("version", str(VERSION), data["version"])
@@ -254,8 +255,10 @@ class Policy:
         return jcs.encode(self.to_json())
 
     def hash(self) -> bytes:
-        """digest(POLICY, canonical bytes): 32 bytes, as on chain."""
-        return digest(Context.POLICY, self.encode())
+        """digest(POLICY, canonical bytes): 32 bytes, as on chain. Made once: a policy does not change."""
+        if not self._hash:
+            object.__setattr__(self, "_hash", digest(Context.POLICY, self.encode()))
+        return self._hash
 
 
 def shipped(name: str) -> Policy:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from coincurve import PrivateKey, PublicKey
 
@@ -70,8 +71,12 @@ def sign_digest(key: PrivateKey, digest: bytes) -> bytes:
     return raw[:64] + bytes([raw[64] + 27])
 
 
+@lru_cache(maxsize=4096)
 def recover(digest: bytes, signature: bytes) -> bytes:
-    """The signer's address. Raises EncodingError for a malformed or malleable signature."""
+    """The signer's address. Raises EncodingError for a malformed or malleable signature.
+
+    Both are public, and the answer never changes: what was recovered lately is kept. One checkpoint comes with the same
+    signatures in every request of its second."""
     if len(signature) != 65 or signature[64] not in (27, 28):
         raise BAD_SIGNATURE(expected="65 bytes with v 27 or 28", found=f"{len(signature)} bytes")
     if int.from_bytes(signature[32:64], "big") > _HALF_N:

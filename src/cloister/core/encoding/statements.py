@@ -8,7 +8,9 @@ library ``Statements.sol`` and the TypeScript SDK are tested against the vectors
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Self
 
 from cloister.core.encoding.hexes import BAD_SIZE, from_hex, need_bytes, need_fields, need_uint, to_hex
@@ -22,6 +24,7 @@ U64, U256, B32, ADDRESS = "uint64", "uint256", "bytes32", "address"
 _DECIMAL = re.compile("0|[1-9][0-9]{0,77}")
 
 
+@lru_cache(maxsize=64)
 def domain_separator(network: bytes) -> bytes:
     """EIP-712 domain separator of a network id (32 bytes)."""
     return keccak256(_DOMAIN_TYPE, _NAME, _VERSION, need_bytes("network id", network, 32))
@@ -29,24 +32,26 @@ def domain_separator(network: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """Base: ``digest(network)`` is what is signed; ``to_json``/``from_json`` is how it travels."""
+    """Base: ``digest(network)`` is what is signed; ``to_json``/``from_json`` is how it travels.
+
+    TYPES names the fields of the class, in their order."""
 
     TYPES: ClassVar[dict[str, str]] = {}
     NAME: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            _word(self.TYPES[field.name], field.name, getattr(self, field.name))
+        for name, kind in self.TYPES.items():
+            _word(kind, name, getattr(self, name))
 
     @classmethod
     def type_string(cls) -> str:
         """The EIP-712 encodeType text."""
-        return f"{cls.NAME}({','.join(f'{cls.TYPES[f.name]} {_camel(f.name)}' for f in fields(cls))})"
+        return _type_string(cls.NAME, cls.TYPES.items())
 
     def struct_hash(self) -> bytes:
         """EIP-712 hashStruct. 32 bytes."""
-        words = [_word(self.TYPES[f.name], f.name, getattr(self, f.name)) for f in fields(self)]
-        return keccak256(keccak256(self.type_string().encode()), *words)
+        words = [_word(kind, name, getattr(self, name)) for name, kind in self.TYPES.items()]
+        return keccak256(_hash_of(self.NAME, tuple(self.TYPES.items())), *words)
 
     def digest(self, network: bytes) -> bytes:
         """The 32 bytes to sign, under this network's domain."""
@@ -54,12 +59,12 @@ class Statement:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready fields: bytes as hex, integers as integers (uint256 as decimal text)."""
-        return {f.name: _plain(self.TYPES[f.name], getattr(self, f.name)) for f in fields(self)}
+        return {name: _plain(kind, getattr(self, name)) for name, kind in self.TYPES.items()}
 
     @classmethod
     def from_json(cls, value: object) -> Self:
         """Parse ``to_json`` output. Raises EncodingError for anything else, unknown fields included."""
-        data = need_fields(cls.NAME, value, {f.name for f in fields(cls)})
+        data = need_fields(cls.NAME, value, set(cls.TYPES))
         return cls(**{name: _parse(cls.TYPES[name], name, item) for name, item in data.items()})
 
 
@@ -231,6 +236,20 @@ class HeartBeat(Statement):
     block_hash: bytes
 
 
+@lru_cache(maxsize=256)
+def _hash_of(name: str, types: tuple[tuple[str, str], ...]) -> bytes:
+    return keccak256(_type_string(name, types).encode())
+
+
+def _type_string(name: str, types: Iterable[tuple[str, str]]) -> str:
+    return f"{name}({','.join(f'{kind} {_camel(field)}' for field, kind in types)})"
+
+
+@lru_cache(maxsize=64)
+def _bits(kind: str) -> int:
+    return int(kind.removeprefix("uint"))
+
+
 def _camel(name: str) -> str:
     head, *rest = name.split("_")
     return head + "".join(part.capitalize() for part in rest)
@@ -241,7 +260,7 @@ def _word(kind: str, name: str, value: object) -> bytes:
         return need_bytes(name, value, 32)
     if kind == ADDRESS:
         return need_bytes(name, value, 20).rjust(32, b"\0")
-    return need_uint(name, value, int(kind.removeprefix("uint"))).to_bytes(32, "big")
+    return need_uint(name, value, _bits(kind)).to_bytes(32, "big")
 
 
 def _plain(kind: str, value: Any) -> Any:
@@ -254,7 +273,7 @@ def _parse(kind: str, name: str, value: object) -> Any:
     if kind in (B32, ADDRESS):
         return from_hex(value, 32 if kind == B32 else 20, name=name)
     if kind != U256:
-        return need_uint(name, value, int(kind.removeprefix("uint")))
+        return need_uint(name, value, _bits(kind))
     if not isinstance(value, str) or not _DECIMAL.fullmatch(value):
         raise BAD_SIZE(expected=f"{name} as decimal text, no zeros in front", found=type(value).__name__)
     return need_uint(name, int(value), 256)

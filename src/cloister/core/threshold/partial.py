@@ -6,6 +6,7 @@ encryption of h(id)^{s_i} under T that everybody can check against i's share key
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -42,6 +43,7 @@ from cloister.core.threshold.shares import OTHER_TERM, KeyShare, PublicShares
 
 _NO_G1: Final = G1Point.identity()
 MAX_PARTIALS: Final = 4 * MAX_MEMBERS
+KEEP_POWERS: Final = 4096
 
 BAD_PARTIAL = define(
     "threshold.bad_partial",
@@ -128,10 +130,43 @@ def evaluate(share: KeyShare, identity: bytes, transport_public: bytes, rng: Rng
 
     ``transport_public``: 48 bytes, bound by the asker's evidence. A fresh r for every call.
     """
-    transport = g1_from_bytes(transport_public, "transport key")
-    h, r = hash_identity(identity), random_scalar(rng)
-    e3 = h * scalar_from_bytes(share.secret, "share") + transport * r
-    return Partial(share.index, to_bytes(g1_times(r)), to_bytes(g2_times(r)), to_bytes(e3), share.public.term)
+    return Evaluator(share).partials([identity], transport_public, rng)[0]
+
+
+class Evaluator:
+    """One share that answers again and again. It keeps h(id)^{s_i} of the identities asked for last: an agent's lasting
+    keys are asked for by each of its seats in every period. What is kept is as secret as the share, and goes with it.
+    """
+
+    def __init__(self, share: KeyShare, *, keep: int = KEEP_POWERS) -> None:
+        """``keep``: of how many identities (about 200 bytes each)."""
+        self._share, self._keep = share, keep
+        self._powers: OrderedDict[bytes, G1Point] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"Evaluator(index={self._share.index}, kept={len(self._powers)})"
+
+    def partials(self, identities: Sequence[bytes], transport_public: bytes, rng: Rng) -> list[Partial]:
+        """``evaluate`` for each identity, under one transport key that is decoded once; a fresh r for each.
+
+        Raises ThresholdError."""
+        transport = g1_from_bytes(transport_public, "transport key")
+        found = []
+        for identity in identities:
+            r = random_scalar(rng)
+            e1, e2, e3 = g1_times(r), g2_times(r), self._power(identity) + transport * r
+            body = (to_bytes(e1), to_bytes(e2), to_bytes(e3))
+            found.append(Partial(self._share.index, *body, self._share.public.term))
+        return found
+
+    def _power(self, identity: bytes) -> G1Point:
+        power = self._powers.pop(identity, None)
+        if power is None:
+            power = hash_identity(identity) * scalar_from_bytes(self._share.secret, "share")
+        self._powers[identity] = power
+        if len(self._powers) > self._keep:
+            self._powers.popitem(last=False)
+        return power
 
 
 def verify_partial(partial: Partial, identity: bytes, public: PublicShares, transport_public: bytes) -> None:

@@ -84,6 +84,12 @@ def test_every_statement_travels_and_every_field_is_signed(kind: type[s.Statemen
         kind.from_json({**one.to_json(), "extra": 1})
 
 
+@pytest.mark.parametrize("kind", ALL, ids=lambda k: k.NAME)
+def test_types_name_the_fields_in_their_order(kind: type[s.Statement]) -> None:
+    """Digests, JSON and checks go by TYPES."""
+    assert list(kind.TYPES) == [f.name for f in dataclasses.fields(kind)]
+
+
 def test_type_names_are_distinct() -> None:
     assert len({k.type_string() for k in ALL}) == len(ALL)
 

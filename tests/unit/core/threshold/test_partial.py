@@ -256,6 +256,52 @@ def test_a_flipped_bit_in_a_partial_is_blamed(name: str, bit: int) -> None:
     assert caught.value.code == "threshold.bad_partial"
 
 
+# One share that answers again and again
+
+
+def test_an_evaluator_gives_the_same_keys_as_each_answer_alone() -> None:
+    net, transport = network(5, 3), p.TransportKey.generate(stream("many"))
+    identities = [b"one", b"two", b"three", b"one"]
+    members = [p.Evaluator(share) for share in net.shares[:3]]
+    for round_ in range(2):  # the second from what was kept
+        answers = [m.partials(identities, transport.public, stream(f"r{round_}{i}")) for i, m in enumerate(members)]
+        for place, identity in enumerate(identities):
+            partials = [answer[place] for answer in answers]
+            for partial in partials:
+                p.verify_partial(partial, identity, net.public, transport.public)
+            alone = [p.evaluate(share, identity, transport.public, stream("x")) for share in net.shares[:3]]
+            key = p.recover(partials, 3, net.public, identity, transport)
+            assert key == p.recover(alone, 3, net.public, identity, transport)
+
+
+def test_an_evaluator_never_repeats_an_answer() -> None:
+    net, transport = network(3, 2), p.TransportKey.generate(stream("fresh"))
+    member, rng = p.Evaluator(net.shares[0]), stream("rng")
+    found = [x for _ in range(3) for x in member.partials([b"id", b"id"], transport.public, rng)]
+    for part in ("e1", "e2", "e3"):
+        assert len({getattr(x, part) for x in found}) == 6
+
+
+def test_an_evaluator_keeps_the_identities_asked_for_last_and_no_more() -> None:
+    net, transport = network(3, 2), p.TransportKey.generate(stream("kept"))
+    member = p.Evaluator(net.shares[0], keep=2)
+    for identity in (b"a", b"b", b"a", b"c"):
+        member.partials([identity], transport.public, stream("r"))
+    assert list(member._powers) == [b"a", b"c"]
+    [again] = member.partials([b"b"], transport.public, stream("r"))
+    p.verify_partial(again, b"b", net.public, transport.public)
+    assert repr(member) == "Evaluator(index=1, kept=2)"
+
+
+def test_an_evaluator_refuses_what_one_answer_refuses() -> None:
+    member = p.Evaluator(network(3, 2).shares[0])
+    transport = p.TransportKey.generate(stream("good"))
+    for identities, key in (([b"id"], bytes(48)), ([b""], transport.public), ([b"id", bytes(5000)], transport.public)):
+        with pytest.raises(ThresholdError):
+            member.partials(identities, key, stream("r"))
+    assert member.partials([], transport.public, stream("r")) == []
+
+
 def test_transport_keys_hide_their_private_half() -> None:
     assert ASKER.private.hex() not in repr(ASKER)
     assert repr(ASKER.private) not in repr(ASKER)
