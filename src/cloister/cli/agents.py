@@ -22,8 +22,8 @@ versions.register(app)
 policies.register(app)
 owner.register(app)
 apikeys.register(app)
-speakers.register(app)
 heads.register(app)
+speakers.register(app)
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the agent.")]
 AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]

@@ -58,6 +58,7 @@ class Options:
     ``parameters``: network parameters of the first policy (``period_blocks`` and so on); they count at founding only,
     as do ``rules``, those of candidates, ceremonies and terms.
     ``second_chain``: another chain beside the network's own, connected to it; ``second_gas``: workers can pay there.
+    ``root_s``: how often a worker puts the root of its receipts on chain.
     """
 
     home: Path
@@ -69,6 +70,7 @@ class Options:
     rules: RulesRecord = ledger.ELECTING
     second_chain: bool = False
     second_gas: bool = True
+    root_s: int = 600
 
 
 class Devnet:
@@ -284,6 +286,7 @@ class Devnet:
             "map_host": mapped,
             "extra_ca": str(self.layout.model / "ca.pem") if mapped else None,
             "chains": self._chains(),
+            "root_s": self.options.root_s,
             "agents": {"blanks": 0},  # nobody waits for these agents; several workers share few cores
         }
         child = await self._node(name, "cloister.worker", config)
