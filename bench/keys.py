@@ -151,7 +151,7 @@ class BenchNode(RogueNode):
 
 def _members_cpu_us(net: Live) -> float:
     """CPU of all gatekeepers until now."""
-    children = (child for name, child in net.devnet.children.items() if name.startswith("gatekeeper"))
+    children = (child for name, child in net.devnet.children.items() if name.startswith("gk-"))
     return sum(cpu_us(child.process.pid) for child in children)
 
 
