@@ -6,6 +6,7 @@ it stops at the first step without which the following ones mean nothing.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -180,7 +181,7 @@ async def verify_kept_receipt(client: Client, kept: Kept) -> Report:
     proof; then checkpoint, and admission by proof."""
     report = Report("receipt")
     try:
-        receipt = await _alone(report, client.network, client.resolver.walk.terms, kept)
+        receipt = await _alone(report, client.network, await _terms(client, kept), kept)
         view = await report.step(STALE, "t signatures, fresh", lambda: checks.checkpoint(client))
         await report.tried(NOT_ADMITTED, "a worker with this boot", lambda: checks.receipt_admission(view, receipt))
     except _Stop:
@@ -211,9 +212,9 @@ async def verify_anchored_receipt(client: Client, kept: Kept) -> tuple[Report, B
     head are of one log; 8 the worker was not removed. And the file that shows it to others, if all of it holds.
 
     ``kept`` needs its proof (``with_proof``)."""
-    report, terms = Report("receipt"), client.resolver.walk.terms
+    report = Report("receipt")
     try:
-        receipt = await _alone(report, client.network, terms, kept, demand=True)
+        receipt = await _alone(report, client.network, await _terms(client, kept), kept, demand=True)
         view = await report.step(STALE, "t signatures, fresh", lambda: checks.checkpoint(client))
         found, root = await report.step(
             NOT_ANCHORED, "a root over it, by proof", lambda: checks.anchored(client, view, kept)
@@ -267,6 +268,16 @@ async def _alone(report: Report, network: Network, terms: Terms, kept: Kept, *, 
     return receipt
 
 
+async def _terms(client: Client, kept: Kept) -> Terms:
+    """The terms that the client knows, after a look at newer ones if the receipt names one (spec/gatekeepers.md H3).
+
+    What is wrong with hand-overs is said by the step that needs them."""
+    named = [kept.seat.lease.statement, *([kept.proof.statement] if kept.proof else [])]
+    with contextlib.suppress(CloisterError):
+        await client.resolver.walk.knows(max(getattr(one, "term", 0) for one in named))
+    return client.resolver.walk.terms
+
+
 def _said(report: Report, receipt: Receipt) -> None:
     report.facts |= {"agent": to_hex(receipt.agent), "worker": to_hex(receipt.worker), "status": receipt.status}
     report.notes.append("it proves who signed, on which code and epoch; it does not prove that the answer is true")
@@ -278,7 +289,7 @@ async def with_proof(client: Client, kept: Kept) -> Kept:
     A gateway may hold a proof back: that is no lie about the receipt. A proof that does not hold is left out too."""
     try:
         proof = LogProof.from_json(await client.gateway.receipt_proof(kept.receipt.id))
-        terms = client.resolver.walk.terms
+        terms = await _terms(client, kept.with_proof(proof))
         proof.verify(kept.receipt, terms.members_of(proof.statement), terms.network)
     except CloisterError:
         return kept

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cloister.client import Demand
+from cloister.client import Demand, Home
 from cloister.client.verify import (
     Report,
     verify_agent,
@@ -191,6 +191,32 @@ async def test_a_kept_receipt_verifies_again(net: Any) -> None:
     assert failed(report) == {}
     assert report.facts["status"] == 200
     assert any("does not prove" in note for note in report.notes)
+
+
+async def test_a_receipt_of_a_term_that_began_meanwhile_verifies_after_a_look_at_hand_overs(net: Any) -> None:
+    """A client that has been open since the term before, as long-running programs are."""
+    async with net.client(home=Home(net.home / "old")) as old:
+        assert failed(await verify_agent(old, net.agent)) == {}
+        net.world.hand_over(STRANGERS[:5])
+        net.world.now += 5
+        net.world.mine()
+        net.gateway.offer(net.agent)
+        entry = await kept(net)
+        assert entry.seat.lease.statement.term == 2
+        assert failed(await verify_kept_receipt(old, entry)) == {}
+
+
+async def test_a_receipt_of_a_term_that_nobody_hands_over_to_is_refused(net: Any) -> None:
+    async with net.client(home=Home(net.home / "old")) as old:
+        assert failed(await verify_agent(old, net.agent)) == {}
+        net.world.hand_over(STRANGERS[:5])
+        net.world.now += 5
+        net.world.mine()
+        net.gateway.offer(net.agent)
+        entry = await kept(net)
+        net.world.told.clear()
+        report = await verify_kept_receipt(old, entry)
+    assert failed(report) == {2: "chainview.unknown_term"}
 
 
 async def test_every_changed_field_of_a_receipt_shows(net: Any) -> None:
