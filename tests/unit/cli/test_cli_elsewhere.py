@@ -212,3 +212,25 @@ def test_elsewhere_what_the_chain_lacks_is_brought_first_and_its_owner_stops_the
     assert "AgentPaused" in run(*again).stderr
     assert facts(run, "chain", "stop", *there, "--resume")["stopped"] is False
     assert facts(run, *again)["index"] == 2
+
+
+def test_an_owner_names_who_it_is_on_another_chain(run: Any, town: Town) -> None:
+    agent, there = to_hex(town.agent), "8453"
+    speaker = "0x" + "5b" * 20
+    shown = facts(run, "agent", "speaker", "show", agent, there)
+    assert (shown["speaker"], shown["told"]) == (None, to_hex(address_of(OWNER))), "a key is itself everywhere"
+    assert "(client.speaker_at_home)" in run("agent", "speaker", "set", agent, str(town.chain.chain_id), speaker).stderr
+    call_of = facts(run, "agent", "speaker", "set", agent, there, speaker, "--calldata")
+    wanted = encode("Agents", "setSpeaker", 1, 8453, bytes.fromhex("5b" * 20))
+    assert (call_of["data"], call_of["value"]) == (to_hex(wanted), 0)
+    assert call_of["to"] == to_hex(town.gateway.parsed.genesis.address("Agents"))
+    done = facts(run, "agent", "speaker", "set", agent, there, speaker)
+    assert (done["chain"], done["speaker"]) == (8453, speaker)
+    for _ in range(30):
+        shown = facts(run, "agent", "speaker", "show", agent, there)
+        if shown["speaker"] is not None:
+            break
+        time.sleep(0.2)
+    assert (shown["speaker"], shown["told"]) == (speaker, speaker)
+    assert facts(run, "agent", "speaker", "show", agent, "10")["speaker"] is None
+    assert facts(run, "agent", "speaker", "set", agent, there, "none")["speaker"] == "none"
