@@ -32,6 +32,7 @@ from cloister.devnet import tools
 from cloister.devnet.network import Devnet, Options
 
 AGENTS = Path(__file__).parent / "agents"
+SEATS_WITHIN_S = 300.0  # a machine that other things keep busy is measured late, not refused
 TEXT = json.dumps({"text": "a question of ordinary length, " * 7}).encode()
 
 
@@ -75,7 +76,7 @@ async def live(workers: int = 2, *, model: bool = False, script: Path = AGENTS /
             devnet.gateway_url, fingerprint=fingerprint, wallet=Wallet(devnet.owner()), home=home / "client"
         ) as client:
             deployed = await deploy_agent(client, script.read_bytes(), normalize({}))
-            await await_seats(client, deployed.agent, seats=2)
+            await await_seats(client, deployed.agent, seats=2, within_s=SEATS_WITHIN_S)
             yield Live(devnet, client, home, deployed.agent)
     finally:
         await devnet.stop()
