@@ -37,6 +37,9 @@ _PARAMETERS = [
     for attack, walls in CASES
 ]
 
+# What a process that waited decides before its agent is known: files, environment, hosts, memory.
+BLANK = {"workerFile", "writeSelf", "environAll", "forbiddenHost", "arrayBuffer"}
+
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def lab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
@@ -54,6 +57,18 @@ async def test_an_attack_ends_as_the_list_says(lab: Lab, attack: Attack, walls: 
     stop = attack.stop(walls)
     assert stop is not None
     result = await lab.attack(attack, walls)
+    assert matches(lab, result.outcome, stop.outcome), result
+
+
+@pytest.mark.parametrize("attack", [a for a in ATTACKS if a.name in BLANK], ids=lambda attack: attack.name)
+async def test_the_same_holds_in_a_process_that_waited_for_it(
+    lab: Lab, attack: Attack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of the list; all of it: test_hostile_blank.py, with the long tests."""
+    monkeypatch.setattr(lab, "blank", True)
+    stop = attack.stop(Walls.BOTH)
+    assert stop is not None
+    result = await lab.attack(attack, Walls.BOTH)
     assert matches(lab, result.outcome, stop.outcome), result
 
 
