@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cloister.chain.contracts import encode
 from cloister.chain.tx import Receipt
 from cloister.client.deploy import NOT_READY, POLL_S
+from cloister.client.sweep import sweep_of, sweep_words
 from cloister.core.chainview.records import AgentRecord
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.identity import AgentVersion, Epochs
@@ -29,10 +30,12 @@ async def describe_keys(client: Client, agent: bytes) -> dict[str, Any]:
     """All four layers of an agent (32-byte id), JSON-ready: numbers and hashes that the chain proves; nothing secret.
 
     ``secrets``: none, present (set under these keys) or carried (set under earlier ones, and taken along by workers).
+    ``sweep``: how far agents have moved to a new master key (``Sweep.to_json``); None while none moves.
     """
     record = await client.resolver.record(agent)
     at = await client.resolver.version(record)
     committee = await (await client.resolver.view()).state.committee()
+    sweep = await sweep_of(client, record.token_id)
     return {
         "agent": to_hex(agent),
         "shares": {"term": committee.term, "threshold": committee.threshold, "members": len(committee.members)},
@@ -42,11 +45,12 @@ async def describe_keys(client: Client, agent: bytes) -> dict[str, Any]:
         "state_left_below": record.wiped_below or None,
         "secrets": _secrets(record, at.epochs),
         "served": await _served(client, agent),
+        "sweep": None if sweep is None else sweep.to_json(),
     }
 
 
 def words(facts: dict[str, Any]) -> dict[str, str]:
-    """The same in words, one line per layer."""
+    """The same in words, one line per layer, and one for a move to a new master key while it runs."""
     shares, secrets = facts["shares"], facts["secrets"]
     told = {
         "none": "none set",
@@ -54,7 +58,7 @@ def words(facts: dict[str, Any]) -> dict[str, str]:
         "carried": "set under earlier keys; workers carry them along",
     }
     served = facts["served"]
-    return {
+    lines = {
         "agent": facts["agent"],
         "shares": f"term {shares['term']}: any {shares['threshold']} of {shares['members']} gatekeepers derive keys",
         "master key": f"epoch {facts['master']['epoch']}, public key {facts['master']['mpk'][:18]}…",
@@ -63,6 +67,7 @@ def words(facts: dict[str, Any]) -> dict[str, str]:
         "secrets": told[secrets],
         "state": "served under these keys" if served else "not served: no worker, or it is being re-sealed",
     }
+    return lines if facts["sweep"] is None else lines | {"new master key": sweep_words(facts["sweep"])}
 
 
 async def rotate_agent(client: Client, agent: bytes, *, wipe: bool = False) -> Receipt:

@@ -20,6 +20,7 @@ FACTS: dict[str, Any] = {
     "state_left_below": None,
     "secrets": "carried",
     "served": True,
+    "sweep": None,
 }
 
 
