@@ -23,11 +23,13 @@ from cloister.chain.rpc import Rpc
 from cloister.chain.tx import Sender
 from cloister.core.chainview.terms import SignedHandover
 from cloister.core.encoding.handover import Handover, MasterResume
-from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.signatures import address_of, sign_digest
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import CloisterError
+from cloister.core.state.rows import Head
 from cloister.core.threshold.groups import G2, to_bytes
+from cloister.wire.heads import EndorsedHead, HeadAnswer, HeadMove, fresh_digest
 from cloister.wire.messages import SignedBy
 from support.anvil import THRESHOLD, TestChain
 from support.fake_gateway import FakeGateway, serving
@@ -42,7 +44,9 @@ NEXT_MPK = to_bytes(G2 * (ROOT + ROOT))
 
 @dataclass
 class Town:
-    """Five members behind one server, at /0 to /4. ``away``: who does not answer. ``says``: other words of a status."""
+    """Five members behind one server, at /0 to /4. ``away``: who does not answer. ``says``: other words of a status.
+
+    ``heads``: which head of every agent a member holds."""
 
     chain: TestChain
     url: str = ""
@@ -50,6 +54,7 @@ class Town:
     away: set[int] = field(default_factory=set)
     says: dict[int, dict[str, Any]] = field(default_factory=dict)
     liars: set[int] = field(default_factory=set)
+    heads: dict[int, Head] = field(default_factory=dict)
 
     @property
     def net(self) -> LiveGateway:
@@ -81,6 +86,7 @@ class Town:
         made.router.add_get("/{i}/v1/checkpoint/{n}", self._checkpoint)
         made.router.add_get("/{i}/v1/handovers", self._handovers)
         made.router.add_get("/{i}/v1/status", self._status)
+        made.router.add_get("/{i}/v1/heads/{agent}", self._head)
         return made
 
     def _who(self, request: web.Request) -> int:
@@ -112,6 +118,19 @@ class Town:
         digest = statement.digest(self.net.parsed.id)
         signatures = tuple(sign_digest(key, digest) for key in self.keys[:THRESHOLD])
         return SignedHandover(statement, tuple(address_of(key) for key in self.keys), signatures)
+
+    async def _head(self, request: web.Request) -> web.Response:
+        """What ``heads`` says that this member holds, of whatever agent is asked for."""
+        i = self._who(request)
+        agent, nonce = (from_hex(text, 32) for text in (request.match_info["agent"], request.query["nonce"]))
+        network, held = self.net.parsed.id, None
+        async with Rpc(self.chain.url) as rpc:
+            term = await self.ask(rpc, "term")
+        if i in self.heads:
+            move = HeadMove.of(agent, self.heads[i])
+            held = EndorsedHead(move, sign_digest(self.keys[i], move.statement(term).digest(network)))
+        fresh = sign_digest(self.keys[i], fresh_digest(network, term, nonce, agent, held))
+        return web.json_response(HeadAnswer(held, fresh).to_json())
 
     async def _status(self, request: web.Request) -> web.Response:
         i = self._who(request)

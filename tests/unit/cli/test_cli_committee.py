@@ -14,12 +14,16 @@ from typing import Any
 import pytest
 from coincurve import PrivateKey
 
+from cloister.chain.contracts import call, encode
 from cloister.chain.rpc import Rpc
+from cloister.chain.tx import Sender
 from cloister.client.home import write_private
 from cloister.core.encoding.handover import MasterRotation
 from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.identity import Epochs
 from cloister.core.encoding.signatures import address_of, sign_digest
 from cloister.core.keys.keystore import encrypt_key
+from cloister.core.state.rows import Head
 from cloister.gatekeeper.audit import AuditLog
 from support.anvil import TestChain
 from support.committee_town import Town, committee_town
@@ -38,6 +42,7 @@ def town(shared_town: Town) -> Iterator[Town]:
     yield shared_town
     shared_town.away.clear()
     shared_town.says.clear()
+    shared_town.heads.clear()
 
 
 def use_wallet(town: Town, key: PrivateKey) -> None:
@@ -208,7 +213,73 @@ def test_an_operator_consents_in_its_member_s_folder_and_sees_who_signs(run: Any
     assert (wrong.exit_code, "error:" in wrong.stderr) == (1, True)
 
 
+def test_an_operator_gives_a_worker_up(run: Any, town: Town, tmp_path: Path) -> None:
+    worker = "0x" + "ee" * 20
+    found = facts(run("gatekeeper", "propose-removal", worker, "--consent", str(tmp_path), "--json"))
+    assert (found["kind"], found["statement"]["worker"]) == ("WorkerRemoval", worker)
+    assert [one["kind"] for one in json.loads((tmp_path / "consents.json").read_text())] == ["WorkerRemoval"]
+    wrong = run("gatekeeper", "propose-removal", "0x00")
+    assert (wrong.exit_code, "error:" in wrong.stderr) == (1, True)
+
+
+def test_a_halted_member_gets_its_operator_s_word(run: Any, town: Town, tmp_path: Path) -> None:
+    block = town.chain.anvil.rpc("eth_getBlockByNumber", "finalized", False)
+    number, name = int(block["number"], 16), block["hash"]
+    found = facts(run("gatekeeper", "resume", str(tmp_path), "--block", str(number), "--hash", name, "--json"))
+    assert (found["signed_by_seats"], found["signed_otherwise_by_seats"]) == ([1, 2, 3, 4, 5], [])
+    assert json.loads((tmp_path / "believed.json").read_text()) == {"number": number, "block_hash": name}
+    (tmp_path / "believed.json").unlink()
+    other = run("gatekeeper", "resume", str(tmp_path), "--block", str(number), "--hash", "0x" + "ab" * 32)
+    assert (other.exit_code, "(client.contradicted)" in other.stderr) == (1, True)
+    assert not (tmp_path / "believed.json").exists()
+    nowhere = run("gatekeeper", "resume", str(tmp_path / "none"), "--block", str(number), "--hash", name)
+    assert (nowhere.exit_code, "(client.believed_folder)" in nowhere.stderr) == (1, True)
+
+
+def an_agent(town: Town) -> int:
+    """A new agent of the wallet in use."""
+
+    async def go() -> int:
+        async with Rpc(town.chain.url) as rpc:
+            target = town.net.chain.contracts["Agents"]
+            owner = Sender(rpc, town.chain.deployer, town.chain.chain_id)
+            await owner.send(target, encode("Agents", "register"))
+            await town.block(rpc, int(await rpc.call("eth_blockNumber"), 16))
+            found: int = await call(rpc, target, "Agents", "count")
+            return found
+
+    return asyncio.run(go())
+
+
+def test_an_owner_sees_the_branches_of_a_forked_store_and_accepts_one(run: Any, town: Town) -> None:
+    token = str(an_agent(town))
+    at = Epochs(1, 1, 1, b"\xc2" * 32)
+    one, other = (Head(at, 7, b"\x06" * 32, bytes([name]) * 32) for name in (0x0A, 0x0B))
+    assert facts(run("agent", "heads", token, "--json")) == {"heads": [], "seats_without_a_head": [1, 2, 3, 4, 5]}
+
+    town.heads |= {0: one, 1: one, 2: one, 3: other, 4: other}
+    found = facts(run("agent", "heads", token, "--json"))["heads"]
+    assert [(row["seats"], row["acceptable"]) for row in found] == [([1, 2, 3], True), ([4, 5], False)]
+    text = run("agent", "heads", token)
+    assert "may be accepted" in text.stdout
+    small = run("agent", "accept-head", token, to_hex(other.head))
+    assert (small.exit_code, "(client.not_acceptable)" in small.stderr) == (1, True)
+    done = run("agent", "accept-head", token, to_hex(one.head), "--json")
+    assert facts(done)["head"] == to_hex(one.head)
+    assert "pausing the agent" in done.stderr
+    assert "making new keys" in done.stderr
+
+    town.heads |= {3: one}
+    again = run("agent", "accept-head", token, to_hex(one.head))
+    assert (again.exit_code, "q members hold it" in again.stderr) == (1, True)
+    town.away |= {0, 1, 2}
+    nobody = run("agent", "heads", token)
+    assert nobody.exit_code == 1
+
+
 WRONG = {
+    "a word without a block": ("gatekeeper", "resume", "folder", "--hash", "0x" + "ab" * 32),
+    "a head of no agent": ("agent", "accept-head", "1"),
     "a rotation by consent and by the DAO": (
         "gatekeeper",
         "propose-rotation",

@@ -81,7 +81,13 @@ def believe(seat: Seat, number: int, block_hash: bytes) -> None:
     (seat.folder / BELIEVED_FILE).write_text(json.dumps(Believed(number, block_hash).to_json()))
 
 
-@pytest.mark.parametrize("liar", [False, True], ids=["its endpoint lied later", "it signed a lie"])
+@pytest.mark.parametrize(
+    "liar",
+    [
+        pytest.param(False, id="its endpoint lied later", marks=pytest.mark.long),
+        pytest.param(True, id="it signed a lie"),
+    ],
+)
 async def test_it_goes_on_from_the_block_that_is_believed(tmp_path: Path, liar: bool) -> None:
     async with committee(tmp_path) as (world, seats, _):
         await blocks(world, seats, 2)
@@ -138,7 +144,9 @@ WORDS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("sentence", WORDS)
+@pytest.mark.parametrize(
+    "sentence", [next(iter(WORDS)), *(pytest.param(s, marks=pytest.mark.long) for s in [*WORDS][1:])]
+)
 async def test_a_word_that_does_not_fit_leaves_it_halted(tmp_path: Path, sentence: str) -> None:
     async with committee(tmp_path, 3 + 2) as (world, seats, _):
         await blocks(world, seats, 1)
@@ -162,6 +170,7 @@ async def test_a_file_that_cannot_be_read_is_no_word(tmp_path: Path, text: str) 
     assert "believed" not in (tmp_path / "audit.log").read_text()
 
 
+@pytest.mark.long
 async def test_a_member_that_is_not_halted_looks_at_no_word(tmp_path: Path) -> None:
     async with committee(tmp_path) as (world, seats, _):
         await blocks(world, seats, 1)

@@ -7,6 +7,7 @@ The model of five members of ``support.heads_model``, and a contract that keeps 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -17,6 +18,7 @@ from cloister.core.encoding.identity import Epochs
 from cloister.core.state.rows import Head
 from cloister.core.state.table import HeadTable
 from support.heads_model import AGENT, EPOCHS, HONEST, LOAD, Committee
+from support.statement_cast import blocks, committee
 
 
 class OwnersChoice(Committee):
@@ -120,3 +122,33 @@ def test_after_it_only_children_of_that_head_are_signed() -> None:
     assert getattr(caught.value, "code", "") == "state.unknown_parent"
     table.propose(AGENT, child)
     assert table.get(AGENT) == child
+
+
+async def test_members_follow_an_owner_s_choice_when_it_is_final(tmp_path: Path) -> None:
+    """Three hold one branch, two the other; the two move, and a restart changes nothing."""
+    async with committee(tmp_path) as (world, seats, _):
+        await blocks(world, seats, 1)
+        for seat in seats:
+            seat.gatekeeper.require_desks().heads.table.adopt(AGENT, LOW if seat in seats[:3] else FORK)
+        world.now.accepted.append((AGENT, LOW))
+        await blocks(world, seats, 2)
+        tables = [seat.gatekeeper.require_desks().heads.table for seat in seats]
+        assert [table.get(AGENT) for table in tables] == [LOW] * 5
+        for table in tables:
+            table.propose(AGENT, HIGH)
+        await blocks(world, seats, 1)
+        assert [table.get(AGENT) for table in tables] == [HIGH] * 5, "what was accepted once takes nobody back"
+        rows = seats[4].gatekeeper.store.head_rows()
+        assert [row["height"] for row in rows] == [LOW.height], "durable before anything is signed on it"
+
+
+@pytest.mark.long
+async def test_where_t_signatures_prove_too_little_nothing_is_taken_over(tmp_path: Path) -> None:
+    async with committee(tmp_path) as (world, seats, _):
+        await blocks(world, seats, 1)
+        desk = seats[0].gatekeeper.require_desks().heads
+        desk.table.adopt(AGENT, FORK)
+        desk._committee.load_quorum = 4
+        world.now.accepted.append((AGENT, LOW))
+        await blocks(world, seats, 2)
+        assert desk.table.get(AGENT) == FORK

@@ -62,6 +62,7 @@ async def test_a_member_that_signs_two_blocks_of_one_height_loses_its_seat(tmp_p
             assert [line["signer"] for line in audit(seat, "conflict")] == [f"0x{seats[4].keys.address.hex()}"]
 
 
+@pytest.mark.long
 async def test_what_a_worker_or_client_shows_names_a_member_too(tmp_path: Path) -> None:
     async with committee(tmp_path) as (world, seats, sitting):
         await blocks(world, seats, 2)
@@ -122,6 +123,7 @@ async def test_no_lie_names_an_honest_member(tmp_path: Path) -> None:
         assert world.now.contract.terms[1].revoked == set()
 
 
+@pytest.mark.long
 async def test_a_stranger_that_contradicts_itself_is_nobody(tmp_path: Path) -> None:
     async with committee(tmp_path) as (world, seats, sitting):
         worker = PretendWorker(world, sitting.network)
@@ -137,6 +139,7 @@ async def test_a_stranger_that_contradicts_itself_is_nobody(tmp_path: Path) -> N
         assert (watch.named, watch.caused) == ({}, frozenset()), "no member, and no worker of this network"
 
 
+@pytest.mark.long
 async def test_only_heights_near_the_head_are_kept(tmp_path: Path) -> None:
     """A member may sign a million heights: memory is bounded by heights and seats."""
     async with committee(tmp_path) as (world, seats, sitting):
@@ -194,6 +197,7 @@ async def test_two_members_that_give_a_worker_up_remove_nobody_and_a_third_one_d
         assert world.now.workers[worker.address].removed
 
 
+@pytest.mark.long
 async def test_a_shown_checkpoint_that_agrees_names_nobody(tmp_path: Path) -> None:
     async with committee(tmp_path) as (world, seats, sitting):
         await blocks(world, seats, 2)
