@@ -46,7 +46,8 @@ async def measured(parts: Sequence[str]) -> list[Row]:
         if "threshold" in parts:
             _keep(found, threshold.rows())
         if "rotation" in parts:
-            _keep(found, await rotation.rows(folder / "rotation"))
+            alone = set(parts) == {"rotation"}
+            _keep(found, await rotation.rows(folder / "rotation", rotation.AGENTS if alone else rotation.FEW))
         if "evidence" in parts:
             _keep(found, evidence.rows(folder / "vendors"))
         if "attestation" in parts:

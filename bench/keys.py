@@ -160,7 +160,7 @@ async def live_rows(net: Live, *, rounds: int = 60) -> list[Row]:
 
     CPU of the members is all that they used meanwhile, new blocks and their proofs too, by the number of requests."""
     network = net.client.network
-    committee = Committee(net.devnet.gatekeeper_urls(), network.founding, network.id)
+    committee = Committee(net.devnet.gatekeeper_urls(), network.founding, network.id, timeout_s=30.0)
     node = BenchNode(net.devnet, net.client, committee)
     try:
         await node.ask(net.agent, 1)

@@ -9,12 +9,16 @@ from bench import baseline, rotation
 
 
 async def test_a_rotation_ends_and_every_row_says_something(tmp_path: Path) -> None:
-    rows = await rotation.rows(tmp_path / "all", agents=1)
-    assert len({row.name for row in rows}) == len(rows) == 5
-    assert all(row.value > 0 and row.unit and row.target is None for row in rows)
-    blocks = [row.value for row in rows if row.unit == "blocks"]
-    assert len(blocks) == 2
-    assert max(blocks) < rotation.LIMIT
+    rows = await rotation.rows(tmp_path / "all", agents=2)
+    assert len({row.name for row in rows}) == len(rows) == 10
+    assert all(row.value > 0 and row.unit for row in rows)
+    blocks = [row for row in rows if row.unit == "blocks"]
+    assert len(blocks) == 3
+    assert max(row.value for row in blocks) < rotation.LIMIT
+    assert [row.ok for row in blocks] == [None, True, None], (
+        "writes pause for three blocks and the finality of two transactions"
+    )
+    assert list((tmp_path / "all").glob("agent-*")) == [], "a thousand agents' files do not pile up"
 
 
 async def test_a_re_seal_that_loses_a_value_is_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
