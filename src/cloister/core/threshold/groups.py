@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from math import lcm, prod
+from math import gcd, lcm, prod
 from typing import Final, TypeVar
 
 from py_arkworks_bls12381 import GT, G1Point, G2Point, Scalar
@@ -258,13 +258,22 @@ def lagrange_at_zero(indexes: Sequence[int]) -> list[Scalar]:
 def whole_weights(indexes: Sequence[int]) -> tuple[list[int], Scalar]:
     """``lagrange_at_zero`` without fractions: whole numbers w_i and one scalar d with l_i = d * w_i.
 
-    Small numbers multiply points in a fraction of the time. Raises ThresholdError as ``lagrange_at_zero``.
+    Small numbers multiply points in a fraction of the time; where all l_i are whole, d is one. Raises ThresholdError as
+    ``lagrange_at_zero``.
     """
+    weights, d = _whole_weights(tuple(indexes))
+    return list(weights), d
+
+
+@lru_cache(maxsize=256)
+def _whole_weights(indexes: tuple[int, ...]) -> tuple[tuple[int, ...], Scalar]:
     lagrange_at_zero(indexes)
     above = [prod(j for j in indexes if j != i) for i in indexes]
     below = [prod(j - i for j in indexes if j != i) for i in indexes]
     whole = lcm(*below)
-    return [a * (whole // b) for a, b in zip(above, below, strict=True)], _scalar_of(whole).inverse()
+    weights = [a * (whole // b) for a, b in zip(above, below, strict=True)]
+    common = gcd(whole, *weights)
+    return tuple(w // common for w in weights), _scalar_of(whole // common).inverse()
 
 
 def g1_whole_sum(points: Sequence[G1Point], weights: Sequence[int]) -> G1Point:

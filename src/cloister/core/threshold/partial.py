@@ -318,7 +318,8 @@ def _opened(partials: Sequence[Partial], transport: TransportKey) -> G1Point | N
     try:
         weights, d = whole_weights([p.index for p in partials])
         e1, e3 = ([g1_from_bytes(getattr(p, name)) for p in partials] for name in ("e1", "e3"))
-        point = g1_whole_sum(e3, weights) * d - g1_whole_sum(e1, weights) * (d * x)
+        sealed, mask = g1_whole_sum(e3, weights), g1_whole_sum(e1, weights)
+        point = sealed - mask * x if d.is_one() else sealed * d - mask * (d * x)
         to_bytes(point)
     except CloisterError:
         return None

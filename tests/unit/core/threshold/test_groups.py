@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import combinations
+from math import gcd
 
 import pytest
 from hypothesis import given, settings
@@ -199,6 +201,22 @@ def test_whole_weights_are_the_lagrange_coefficients(indexes: list[int]) -> None
     wanted = g.lagrange_at_zero(indexes)
     found = [d * g.scalar_from_bytes((w % g.ORDER).to_bytes(32, "big")) for w in weights]
     assert [g.scalar_bytes(w) for w in found] == [g.scalar_bytes(w) for w in wanted]
+
+
+def test_whole_weights_have_nothing_in_common_and_half_of_all_threes_of_five_need_no_fraction() -> None:
+    ones = 0
+    for indexes in combinations(range(1, 6), 3):
+        weights, d = g.whole_weights(indexes)
+        inverse = int.from_bytes(g.scalar_bytes(d.inverse()), "big")
+        assert gcd(inverse, *weights) == 1
+        ones += bool(d.is_one())
+    assert ones == 5
+
+
+def test_whole_weights_are_the_caller_s_to_change() -> None:
+    weights, _ = g.whole_weights([1, 2, 3])
+    weights[0] = 99
+    assert g.whole_weights([1, 2, 3])[0] == [3, -3, 1]
 
 
 def test_whole_sums_take_weights_of_either_sign() -> None:
