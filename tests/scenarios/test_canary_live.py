@@ -27,9 +27,9 @@ from cloister.core.errors import CloisterError
 from cloister.core.policy.manifest import normalize
 from cloister.devnet.network import Devnet
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800), pytest.mark.asyncio(loop_scope="session")]
 MANIFEST = normalize({})
-PATIENCE_S = 120.0
+PATIENCE_S = 400.0
 
 
 def code(version: str) -> bytes:
