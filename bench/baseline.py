@@ -34,51 +34,59 @@ NETWORK = ("calls", "journeys", "chain", "gatekeepers")
 PARTS = (*NETWORK, *LOCAL)
 
 
+class Rows(list[Row]):
+    """What was measured so far. Of several parts each is said at once: a long run that breaks has not been for nothing."""
+
+    def __init__(self, parts: Sequence[str]) -> None:
+        super().__init__()
+        self._aloud = len(parts) > 1
+
+    def keep(self, rows: list[Row]) -> None:
+        """Take a part's rows."""
+        self += rows
+        if self._aloud:
+            print(table(rows), file=sys.stderr, flush=True)
+
+
 async def measured(parts: Sequence[str]) -> list[Row]:
     """The rows of these parts, those that need a network first."""
-    found: list[Row] = []
+    found = Rows(parts)
     if set(parts) & set(NETWORK):
         await _network(parts, found)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         if "keys" in parts:
-            _keep(found, keys.rows())
+            found.keep(keys.rows())
         if "threshold" in parts:
-            _keep(found, threshold.rows())
+            found.keep(threshold.rows())
         if "rotation" in parts:
             alone = set(parts) == {"rotation"}
-            _keep(found, await rotation.rows(folder / "rotation", rotation.AGENTS if alone else rotation.FEW))
+            found.keep(await rotation.rows(folder / "rotation", rotation.AGENTS if alone else rotation.FEW))
         if "evidence" in parts:
-            _keep(found, evidence.rows(folder / "vendors"))
+            found.keep(evidence.rows(folder / "vendors"))
         if "attestation" in parts:
-            _keep(found, attestation.rows(folder / "all"))
+            found.keep(attestation.rows(folder / "all"))
         if "state" in parts:
-            _keep(found, await state.rows(folder / "state", 2.0))
+            found.keep(await state.rows(folder / "state", 2.0))
         if "sandbox" in parts:
-            _keep(found, await sandbox.rows(folder))
+            found.keep(await sandbox.rows(folder))
         if "serving" in parts:
-            _keep(found, await serving.rows(folder / "serving"))
+            found.keep(await serving.rows(folder / "serving"))
         if "agents" in parts:
-            _keep(found, await many.rows(folder / "agents"))
+            found.keep(await many.rows(folder / "agents"))
     return found
 
 
-async def _network(parts: Sequence[str], found: list[Row]) -> None:
+async def _network(parts: Sequence[str], found: Rows) -> None:
     async with live() as net:
         if "calls" in parts:
-            _keep(found, await calls.rows(net))
+            found.keep(await calls.rows(net))
         if "journeys" in parts:
-            _keep(found, await journeys.rows(net))
+            found.keep(await journeys.rows(net))
         if "chain" in parts:
-            _keep(found, await chain.rows(net))
+            found.keep(await chain.rows(net))
         if "gatekeepers" in parts:
-            _keep(found, await keys.live_rows(net))  # last: it registers a worker
-
-
-def _keep(found: list[Row], rows: list[Row]) -> None:
-    """Take rows, and say them at once: a long run that breaks later has not been for nothing."""
-    found += rows
-    print(table(rows), file=sys.stderr, flush=True)
+            found.keep(await keys.live_rows(net))  # last: it registers a worker
 
 
 def main(arguments: Sequence[str]) -> int:
