@@ -35,7 +35,7 @@ PARTS = (*NETWORK, *LOCAL)
 
 
 class Rows(list[Row]):
-    """What was measured so far. Of several parts each is said at once: a long run that breaks has not been for nothing."""
+    """What was measured so far. Of several parts each is said at once: what breaks later was not for nothing."""
 
     def __init__(self, parts: Sequence[str]) -> None:
         super().__init__()
