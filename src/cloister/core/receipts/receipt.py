@@ -5,12 +5,16 @@ A receipt proves that hardware attested as X signed these words. It does not pro
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final, Literal
 
+import msgspec
+
 from cloister.core.encoding import jcs
-from cloister.core.encoding.contexts import Context, digest
+from cloister.core.encoding.contexts import Context, frame
 from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, need_version, to_hex
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.errors import CloisterError, ReceiptError, define
@@ -18,6 +22,8 @@ from cloister.core.errors import CloisterError, ReceiptError, define
 MAX_RECEIPT: Final = 4096
 VERSION: Final = 2
 ZERO: Final = bytes(32)
+_ID: Final = frame(Context.RECEIPT)
+_KINDS_OF_RECEIPTS: Final = 1024
 StateKind = Literal["local", "endorsed", "none"]
 _KINDS: Final = ("local", "endorsed", "none")
 
@@ -45,8 +51,7 @@ class StateChange:
             raise MALFORMED(expected=f"a state kind of {', '.join(_KINDS)}", found=repr(self.kind)[:40])
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """What the worker measured: microseconds and bytes. ``egress_bytes``: sent, ``ingress_bytes``: received through
     the proxy. ``memory_peak_bytes``: the most that the process held in memory since its start."""
 
@@ -59,13 +64,21 @@ class Usage:
     response_bytes: int = 0
 
     def __post_init__(self) -> None:
-        for name in _USED:
-            value = getattr(self, name)
+        for value in (
+            self.cpu_us,
+            self.duration_us,
+            self.egress_bytes,
+            self.ingress_bytes,
+            self.memory_peak_bytes,
+            self.request_bytes,
+            self.response_bytes,
+        ):
             if type(value) is not int or not 0 <= value < _LIMIT:
-                need_uint(name, value, 53)
+                for name in _USED:
+                    need_uint(name, getattr(self, name), 53)
 
 
-_USED: Final = tuple(f.name for f in fields(Usage))
+_USED: Final = Usage.__struct_fields__
 _LIMIT: Final = 1 << 53
 _SIZES: Final = {
     "network": 32,
@@ -84,6 +97,7 @@ _EPOCHS: Final = ("master", "cluster", "agent")
 _UINTS: Final = (*_NUMBERS, *(f"{name}_epoch" for name in _EPOCHS))
 _NAMES: Final = frozenset({"v", "epochs", "state", "usage", *_SIZES, *_NUMBERS})
 NO_CHANGE: Final = StateChange()
+NO_USAGE: Final = Usage()
 
 
 @dataclass(frozen=True)
@@ -111,18 +125,13 @@ class Receipt:
     checkpoint: int
     host_time_ms: int
     state: StateChange = NO_CHANGE
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
 
     def __post_init__(self) -> None:
-        values = self.__dict__  # one per call of an agent: what is right is not looked at twice
         for name, size in _SIZES.items():
-            value = values[name]
-            if type(value) is not bytes or len(value) != size:
-                need_bytes(name, value, size)
+            need_bytes(name, getattr(self, name), size)
         for name in _UINTS:
-            value = values[name]
-            if type(value) is not int or not 0 <= value < _LIMIT:
-                need_uint(name, value, 53)
+            need_uint(name, getattr(self, name), 53)
 
     @property
     def encoded(self) -> bytes:
@@ -137,25 +146,67 @@ class Receipt:
         """digest(RECEIPT, bytes): what the worker signs. 32 bytes."""
         found: bytes | None = self.__dict__.get("_id")
         if found is None:
-            found = self.__dict__["_id"] = digest(Context.RECEIPT, self.encoded)
+            text = self.encoded  # digest(RECEIPT, text), written out
+            found = self.__dict__["_id"] = sha256(b"%b%b%b" % (_ID, len(text).to_bytes(4, "big"), text)).digest()
         return found
 
     def _encode(self) -> bytes:
-        state, usage = self.state, self.usage
+        state, usage, (lead, code, network, worker) = self.state, self.usage, self._fixed()
+        change = _NONE if state is NO_CHANGE else _change(state)
         return (
-            f'{{"agent":"0x{self.agent.hex()}","boot":"0x{self.boot.hex()}","checkpoint":{self.checkpoint},'
-            f'"code_hash":"0x{self.code_hash.hex()}","epochs":{{"agent":{self.agent_epoch},'
-            f'"cluster":{self.cluster_epoch},"master":{self.master_epoch}}},"host_time_ms":{self.host_time_ms},'
-            f'"manifest_hash":"0x{self.manifest_hash.hex()}","network":"0x{self.network.hex()}",'
-            f'"prev":"0x{self.prev.hex()}","request":"0x{self.request.hex()}",'
-            f'"request_id":"0x{self.request_id.hex()}","response":"0x{self.response.hex()}","seq":{self.seq},'
-            f'"state":{{"after":"0x{state.after.hex()}","before":"0x{state.before.hex()}","kind":"{state.kind}"}},'
-            f'"status":{self.status},"usage":{{"cpu_us":{usage.cpu_us},"duration_us":{usage.duration_us},'
-            f'"egress_bytes":{usage.egress_bytes},"ingress_bytes":{usage.ingress_bytes},'
-            f'"memory_peak_bytes":{usage.memory_peak_bytes},"request_bytes":{usage.request_bytes},'
-            f'"response_bytes":{usage.response_bytes}}},"v":{VERSION},'
-            f'"worker":"0x{self.worker.hex()}"}}'
+            f'{lead}{self.checkpoint}{code}{self.host_time_ms}{network}{self.prev.hex()}","request":"0x'
+            f'{self.request.hex()}","request_id":"0x{self.request_id.hex()}","response":"0x{self.response.hex()}",'
+            f'"seq":{self.seq},{change},"status":{self.status},"usage":{{"cpu_us":{usage.cpu_us},'
+            f'"duration_us":{usage.duration_us},"egress_bytes":{usage.egress_bytes},'
+            f'"ingress_bytes":{usage.ingress_bytes},"memory_peak_bytes":{usage.memory_peak_bytes},'
+            f'"request_bytes":{usage.request_bytes},"response_bytes":{usage.response_bytes}}}{worker}'
         ).encode()
+
+    def _fixed(self) -> tuple[str, str, str, str]:
+        """The parts of the text that are the same in all receipts of one certificate."""
+        found: tuple[str, str, str, str] | None = self.__dict__.get("_parts")
+        if found is None:
+            found = self.__dict__["_parts"] = (
+                f'{{"agent":"0x{self.agent.hex()}","boot":"0x{self.boot.hex()}","checkpoint":',
+                f',"code_hash":"0x{self.code_hash.hex()}","epochs":{{"agent":{self.agent_epoch},'
+                f'"cluster":{self.cluster_epoch},"master":{self.master_epoch}}},"host_time_ms":',
+                f',"manifest_hash":"0x{self.manifest_hash.hex()}","network":"0x{self.network.hex()}","prev":"0x',
+                f',"v":{VERSION},"worker":"0x{self.worker.hex()}"}}',
+            )
+        return found
+
+    def following(
+        self,
+        seq: int,
+        prev: bytes,
+        exchange: Exchange,
+        checkpoint: int,
+        host_time_ms: int,
+        state: StateChange,
+        usage: Usage,
+    ) -> Receipt:
+        """Another receipt of the same certificate: only what differs is looked at, and put into words.
+
+        Raises EncodingError."""
+        need_bytes("prev", prev, 32)
+        need_bytes("request_id", exchange.request_id, 16)
+        need_bytes("request", exchange.request, 32)
+        need_bytes("response", exchange.response, 32)
+        for value in (seq, exchange.status, checkpoint, host_time_ms):
+            if type(value) is not int or not 0 <= value < _LIMIT:
+                need_uint("a number of a receipt", value, 53)
+        made = object.__new__(Receipt)
+        values = made.__dict__
+        values.update(self.__dict__)
+        values.pop("_encoded", None)
+        values.pop("_id", None)
+        values["_parts"] = self._fixed()
+        values["seq"], values["prev"] = seq, prev
+        values["request_id"], values["status"] = exchange.request_id, exchange.status
+        values["request"], values["response"] = exchange.request, exchange.response
+        values["checkpoint"], values["host_time_ms"] = checkpoint, host_time_ms
+        values["state"], values["usage"] = state, usage
+        return made
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready fields, bytes as hex."""
@@ -197,6 +248,13 @@ class Receipt:
             raise MALFORMED(expected=error.expected, found=error.found) from None
 
 
+def _change(state: StateChange) -> str:
+    return f'"state":{{"after":"0x{state.after.hex()}","before":"0x{state.before.hex()}","kind":"{state.kind}"}}'
+
+
+_NONE: Final = _change(NO_CHANGE)
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """What a caller knows of its own call: request id (16 bytes), status, and its own two commitments."""
@@ -213,6 +271,7 @@ class ReceiptChain:
     def __init__(self, worker: bytes, boot: bytes, sign: Callable[[bytes], bytes]) -> None:
         self._worker, self._boot, self._sign = worker, boot, sign
         self._seq, self._prev = 0, ZERO
+        self._like: OrderedDict[bytes, Receipt] = OrderedDict()  # one receipt of each certificate
 
     @property
     def head(self) -> tuple[int, bytes]:
@@ -230,7 +289,7 @@ class ReceiptChain:
         usage: Usage | None = None,
     ) -> tuple[Receipt, bytes]:
         """``add`` with its 65-byte signature, alone: a signature that fails takes no number."""
-        receipt = self._next(certificate, exchange, checkpoint, host_time_ms, state or NO_CHANGE, usage or Usage())
+        receipt = self._next(certificate, exchange, checkpoint, host_time_ms, state or NO_CHANGE, usage or NO_USAGE)
         signature = self.sign(receipt.id)
         self._seq, self._prev = self._seq + 1, receipt.id
         return receipt, signature
@@ -246,7 +305,7 @@ class ReceiptChain:
         usage: Usage | None = None,
     ) -> Receipt:
         """The next receipt of this boot, to be signed with others. Raises ValueError for another boot's certificate."""
-        receipt = self._next(certificate, exchange, checkpoint, host_time_ms, state or NO_CHANGE, usage or Usage())
+        receipt = self._next(certificate, exchange, checkpoint, host_time_ms, state or NO_CHANGE, usage or NO_USAGE)
         self._seq, self._prev = self._seq + 1, receipt.id
         return receipt
 
@@ -255,6 +314,23 @@ class ReceiptChain:
         return self._sign(digest)
 
     def _next(
+        self,
+        certificate: KeyCertificate,
+        exchange: Exchange,
+        checkpoint: int,
+        host_time_ms: int,
+        state: StateChange,
+        usage: Usage,
+    ) -> Receipt:
+        like = self._like.get(certificate.id)
+        if like is None:
+            first = self._first(certificate, exchange, checkpoint, host_time_ms, state, usage)
+            like = self._like[certificate.id] = first
+            if len(self._like) > _KINDS_OF_RECEIPTS:
+                self._like.popitem(last=False)
+        return like.following(self._seq, self._prev, exchange, checkpoint, host_time_ms, state, usage)
+
+    def _first(
         self,
         certificate: KeyCertificate,
         exchange: Exchange,
