@@ -58,7 +58,7 @@ class AgentSpec:
     processes: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AgentRequest:
     """One request as the agent sees it. ``caller`` is None for anonymous. ``deadline_ms``: Unix milliseconds."""
 

@@ -25,7 +25,9 @@ from cloister.core.keys import hpke
 from cloister.core.receipts.commitments import response_commitment
 
 RAND_SIZE: Const = 32
+_NO_HEAD: Const = ResponseHead(status=500, checkpoint=0)
 _RESPONSE: Const = frame(Context.SEALED_RESPONSE) + b"\0\0\0\x08"
+_MORE, _LAST = b"\0\0\0\x01\0", b"\0\0\0\x01\x01"
 
 NOT_AUTHENTIC = define(
     "envelope.not_authentic",
@@ -48,8 +50,10 @@ class AnswerCipher:
 
     def seal(self, index: int, last: int, data: bytes) -> bytes:
         """Chunk ``index`` as it travels: length, flag, ciphertext."""
-        text = self._aead.encrypt(index.to_bytes(12, "big"), data, self._bound(index, last))
-        return b"".join((len(text).to_bytes(4, "big"), bytes((last,)), text))
+        nonce = index.to_bytes(12, "big")
+        bound = b"%b%b%b" % (self._aad, nonce[4:], _LAST if last else _MORE)  # ``_bound``, written out
+        text = self._aead.encrypt(nonce, data, bound)
+        return b"%b%b%b" % (len(text).to_bytes(4, "big"), b"\1" if last else b"\0", text)
 
     def open(self, index: int, last: int, text: bytes) -> bytes:
         """The data of chunk ``index``. Raises EnvelopeError (envelope.not_authentic)."""
@@ -59,7 +63,7 @@ class AnswerCipher:
             raise NOT_AUTHENTIC(expected=f"chunk {index} of this answer", found="another chunk") from None
 
     def _bound(self, index: int, last: int) -> bytes:
-        return self._aad + index.to_bytes(8, "big") + (b"\0\0\0\x01\x01" if last else b"\0\0\0\x01\0")
+        return self._aad + index.to_bytes(8, "big") + (_LAST if last else _MORE)
 
 
 class Responder:
@@ -75,7 +79,7 @@ class Responder:
         self._index = 0
         self._done = False
         self._hash = hashlib.sha256()
-        self._head = ResponseHead(status=500, checkpoint=0)
+        self._head = _NO_HEAD
         self.body_bytes = 0
 
     def head(self, status: int, headers: Headers, checkpoint: int) -> bytes:

@@ -36,7 +36,8 @@ class BatchPath:
         if not 2 <= self.size <= MAX_BATCH or len(self.path) > MAX_BATCH_PATH:
             raise NOT_A_BATCH(expected=f"2 to {MAX_BATCH} receipts", found=f"{self.size}, path of {len(self.path)}")
         for one in self.path:
-            need_bytes("a hash of a path", one, 32)
+            if type(one) is not bytes or len(one) != 32:
+                need_bytes("a hash of a path", one, 32)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready: {first, path (the hashes in one hex text, nearest first), size}."""

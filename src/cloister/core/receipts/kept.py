@@ -60,7 +60,7 @@ def seal_kept(receipt: Receipt, salt: bytes, owner: OwnerKey) -> bytes:
     """The kept form. ``salt``: the 32 bytes of ``commitments.receipt_salt``, which no other receipt has."""
     key = sha256(_CALLER_LEAD + salt).digest()  # digest(RECEIPT_KEPT, "caller", salt): made for every call
     sealed = AESGCM(key).encrypt(_NONCE, receipt.encoded, receipt.id)
-    return b"".join((bytes((_VERSION,)), owner.wrap(key, receipt), sealed))
+    return b"\1%b%b" % (owner.wrap(key, receipt), sealed)
 
 
 def open_as_caller(kept: bytes, receipt_id: bytes, salt: bytes) -> Receipt:
