@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-# Two test processes: a file stays in one, all scenarios (they share a network) in one, and these come first.
+# Three test processes, also for two cores (many tests wait for blocks): a file stays in one, all scenarios (they share a network) in one, and these come first.
 SIDE_BY_SIDE := -n 3 --dist loadscope --no-loadscope-reorder
 
 .PHONY: help setup demo up test check long attack fuzz-setup browser-setup contracts tcb bench-baseline bench-attestation bench-agents docs fmt clean
