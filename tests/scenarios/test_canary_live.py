@@ -111,7 +111,7 @@ async def eventually(done: Callable[[], Awaitable[bool]], what: str) -> None:
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def stage(devnet: Devnet, fresh_client: Client) -> AsyncIterator[Stage]:
     deployed = await deploy_agent(fresh_client, ONE, MANIFEST)
-    await await_seats(fresh_client, deployed.agent)
+    await await_seats(fresh_client, deployed.agent, within_s=PATIENCE_S)
     stage = Stage(devnet, fresh_client, deployed.agent)
     yield stage
     for client in stage.extra:
