@@ -1,9 +1,10 @@
 """What only the DAO could do, t members do: agents of a removed worker, a new master key, the end of the old one.
 
-Script: a devnet with short periods, an agent with notes and an API key. The DAO removes one of its workers for cause.
-The members end the epoch of every agent that was leased there, by one statement, and the notes agent still answers.
-Three operators consent to a new master key: the members open the rotation, say which agents left the old epoch, and
-destroy it. In the end no gatekeeper has a share of it, and the notes are there.
+Script: a devnet with short periods, an agent with notes and an API key. Three operators consent to the removal of one
+of its workers for cause. The members remove it, and end the epoch of every agent that was leased there, by one
+statement each; the notes agent still answers. Three operators consent to a new master key: the members open the
+rotation, say which agents left the old epoch, and destroy it. In the end no gatekeeper has a share of it, and the notes
+are there.
 """
 
 from __future__ import annotations
@@ -18,11 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from coincurve import PrivateKey
 
-from cloister.chain.contracts import call, encode
+from cloister.chain.contracts import call
 from cloister.chain.events import topic
-from cloister.chain.tx import Sender
 from cloister.client.agent import Agent
 from cloister.client.client import Client
 from cloister.client.committee import CommitteeReader
@@ -32,6 +31,7 @@ from cloister.client.secrets import set_secrets
 from cloister.core.chainview.ceremonies import EpochState
 from cloister.core.encoding.handover import MasterRotation
 from cloister.core.encoding.hexes import to_hex
+from cloister.core.encoding.statements import Statement, WorkerRemoval
 from cloister.core.errors import CloisterError
 from cloister.core.policy.manifest import normalize
 from cloister.devnet import ledger
@@ -87,10 +87,10 @@ async def answers(agent: Agent) -> bool:
         return False
 
 
-async def dao_removes(devnet: Devnet, client: Client, worker: bytes) -> None:
-    assert devnet.rpc is not None
-    sender = Sender(devnet.rpc, PrivateKey(devnet.layout.secret_key("deployer")), client.network.genesis.chain_id)
-    await sender.send(client.address("Workers"), encode("Workers", "remove", worker))
+def consent(devnet: Devnet, statement: Statement) -> None:
+    """Three operators consent, as their command writes it."""
+    for name, _ in GATEKEEPERS[:3]:
+        (devnet.layout.node(name) / CONSENTS_FILE).write_text(json.dumps(consents_to_json([statement])))
 
 
 def shares_on_disk(devnet: Devnet) -> dict[str, list[str]]:
@@ -121,15 +121,16 @@ async def test_a_removed_worker_then_a_new_master_key_then_the_old_one_is_destro
         idle = await deploy_agent(client, NOTES, normalize({}))  # never called: it has no state to re-seal
         await await_seats(client, idle.agent, seats=2)
 
-        # A worker is removed for cause.
+        # Three operators give a worker up: the members remove it for cause.
         seat = (await client.resolver.resolve(deployed.agent, again=True)).sittings[0].seat
         worker = seat.lease.statement.worker
-        await dao_removes(devnet, client, worker)
+        consent(devnet, WorkerRemoval(1, worker))
 
         async def bumped() -> bool:
             return (await epochs_of(client, deployed.agent)).agent == 2
 
         await until(bumped, "the members' bump")
+        assert (await call(client.rpc, client.address("Workers"), "Workers", "worker", worker))["removed"]
         exposed = {"address": to_hex(client.address("Agents")), "fromBlock": "0x0",
                    "topics": [to_hex(topic("Agents", "SecretsExposed"))]}  # fmt: skip
         logs = await client.rpc.call("eth_getLogs", exposed)
@@ -137,9 +138,7 @@ async def test_a_removed_worker_then_a_new_master_key_then_the_old_one_is_destro
         await until(lambda: answers(agent), "notes and key under the new epoch")
 
         # Three operators consent to a new master key.
-        for name, _ in GATEKEEPERS[:3]:
-            wanted = json.dumps(consents_to_json([MasterRotation(1, 1)]))
-            (devnet.layout.node(name) / CONSENTS_FILE).write_text(wanted)
+        consent(devnet, MasterRotation(1, 1))
 
         async def destroyed() -> bool:
             async with CommitteeReader(client.network, client.rpc, clock=client.clock) as reader:

@@ -93,7 +93,7 @@ NO_WORKER = define(
     "policy.no_such_worker",
     PolicyError,
     check="a removal names a worker that registered once, and was not removed yet",
-    remedy="`cloister network workers` shows them; who was removed is removed for good",
+    remedy="see its record in the Workers contract; who was removed is removed for good",
     status=409,
 )
 NEVER_LEASED = define(
