@@ -214,6 +214,7 @@ def test_elsewhere_what_the_chain_lacks_is_brought_first_and_its_owner_stops_the
     assert facts(run, *again)["index"] == 2
 
 
+@pytest.mark.long
 def test_an_owner_names_who_it_is_on_another_chain(run: Any, town: Town) -> None:
     agent, there = to_hex(town.agent), "8453"
     speaker = "0x" + "5b" * 20
