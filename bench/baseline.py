@@ -20,6 +20,7 @@ from bench import (
     journeys,
     keys,
     many,
+    release,
     rotation,
     sandbox,
     serving,
@@ -57,6 +58,7 @@ async def measured(parts: Sequence[str]) -> list[Row]:
         folder = Path(name)
         if "keys" in parts:
             found.keep(keys.rows())
+            found.keep(await release.rows(folder / "release"))
         if "threshold" in parts:
             found.keep(threshold.rows())
         if "rotation" in parts:
