@@ -80,13 +80,13 @@ class Knowing:
         self, at: Snapshot, scene: Scene, named: set[bytes]
     ) -> tuple[frozenset[bytes], frozenset[bytes]]:
         """Workers removed for cause, among those that we granted leases to and those that are named; of the named
-        those that may still be removed: also one whose registration ended, for what it held."""
+        those that may still be removed: also one that left, or whose registration ended, for what it held."""
         ours, live = set(self._store.granted_workers(_since(scene))), await at.live_workers()
         gone = sorted((ours | named) - live)
         records = await asyncio.gather(*(at.worker(worker) for worker in gone))
         known = {w: record.removed for w, record in zip(gone, records, strict=True) if record is not None}
         removed = frozenset(worker for worker, out in known.items() if out)
-        return removed, frozenset((named & (live | known.keys())) - removed)
+        return removed, frozenset((named & (live | known.keys() | ours | self._watch.caused)) - removed)
 
     async def _leased(self, at: Snapshot, scene: Scene, worker: bytes, ask: Ask) -> frozenset[tuple[bytes, int]]:
         """Our own leases count; of others' those that t members of their term show."""

@@ -70,6 +70,8 @@ class Watch:
         """Whose checkpoints count from now on: those of this office's members, in its term, of this chain.
 
         ``number``: our head."""
+        if office.term != self._term:
+            self._seen.clear()
         self._network, self._chain_id, self._term = office.network, chain_id, office.term
         self._head = number
         self._members = frozenset(office.signers.members)
@@ -136,16 +138,20 @@ class Watch:
         if isinstance(first, Checkpoint):
             counts = who in self._members and (first.chain_id, first.term) == (self._chain_id, self._term)
         else:
-            record = None if who in self._conflicts else await at.worker(who)
-            counts = record is not None and not record.removed
+            counts = who not in self._conflicts and await self._may_be_removed(at, who)
         if counts:
             self.note(conflict)
 
+    async def _may_be_removed(self, at: Snapshot, worker: bytes) -> bool:
+        """Whether it is registered, or was: one that left has no record, but leases that we granted."""
+        record = await at.worker(worker)
+        return worker in self._store.granted_workers(0) if record is None else not record.removed
+
     async def _forget_removed(self, at: Snapshot) -> None:
-        """A worker that was removed needs no proof any more; the audit log keeps it."""
+        """A worker that was removed needs no proof any more; the audit log keeps it. To leave is no way out."""
         for who in self.caused:
             record = await at.worker(who)
-            if record is None or record.removed:
+            if record is not None and record.removed:
                 self._store.erase(CONFLICT + who.hex())
                 del self._conflicts[who]
 

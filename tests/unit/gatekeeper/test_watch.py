@@ -19,8 +19,8 @@ from cloister.gatekeeper.watch import KEEP_HEIGHTS
 from cloister.wire.conflicts import Witnessed
 from cloister.wire.logs import LogRequest
 from cloister.wire.messages import SignedBy, dump_json
-from support.gatekeepers import PretendWorker, Seat, Sitting, World, WorldSnapshot, sign_checkpoint
-from support.statement_cast import blocks, committee, consent, signed_kinds
+from support.gatekeepers import PretendWorker, Seat, Sitting, World, WorldSnapshot, an_agent, sign_checkpoint
+from support.statement_cast import blocks, committee, consent, lease_of, signed_kinds
 
 
 def row(seat: Seat, sitting: Sitting, said: Checkpoint) -> SignedBy:
@@ -152,13 +152,27 @@ async def test_only_heights_near_the_head_are_kept(tmp_path: Path) -> None:
         assert max(kept) == now + KEEP_HEIGHTS
 
 
+def depart(world: World, worker: PretendWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves in good standing: finalised state has no record of it, unless it is removed after all."""
+    real = WorldSnapshot.worker
+
+    async def record(self: WorldSnapshot, name: bytes) -> Any:
+        found = await real(self, name)
+        return None if name == worker.address and found is not None and not found.removed else found
+
+    world.now.left.add(worker.address)
+    monkeypatch.setattr(WorldSnapshot, "worker", record)
+
+
 def logs_of(worker: PretendWorker, sitting: Sitting) -> list[LogRequest]:
     """Two heads of one size of the worker's log, each with its signature."""
     heads = [WorkerLog(worker.address, worker.boot, 3, bytes([root]) * 32) for root in (1, 2)]
     return [LogRequest(one, sign_digest(worker.key, one.digest(sitting.network)), 0, ()) for one in heads]
 
 
-async def test_a_worker_that_signs_two_logs_of_one_size_is_removed_by_t_members(tmp_path: Path) -> None:
+async def test_a_worker_that_signs_two_logs_of_one_size_is_removed_by_t_members(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One member saw both; it shows them to the others, and nobody is asked for a consent."""
     async with committee(tmp_path) as (world, seats, sitting):
         worker = PretendWorker(world, sitting.network)
@@ -176,6 +190,9 @@ async def test_a_worker_that_signs_two_logs_of_one_size_is_removed_by_t_members(
         await seats[0].close()
         await seats[0].open()
         assert seats[0].gatekeeper.watch.caused == {worker.address}, "a restart forgets nothing"
+        for seat in seats[1:]:
+            seat.gatekeeper.store.record_grant(lease_of(world, worker, an_agent(world)))
+        depart(world, worker, monkeypatch)  # no way out
         await blocks(world, seats, 8)
         assert world.now.workers[worker.address].removed
         assert [signed_kinds(seat) for seat in seats] == [[]] * 5, "what is done is signed no more"
