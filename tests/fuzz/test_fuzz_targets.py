@@ -117,7 +117,7 @@ def _cpu(name: str, data: bytes) -> float:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", TARGETS)
 def test_under_atheris(name: str, tmp_path: Path) -> None:
     if importlib.util.find_spec("atheris") is None:

@@ -113,7 +113,7 @@ def test_many_damaged_inputs(name: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", TARGETS)
 def test_protocol_under_atheris(name: str, tmp_path: Path) -> None:
     if importlib.util.find_spec("atheris") is None:

@@ -1,6 +1,6 @@
 """Deadlines of many requests under one timer of the loop: set for every request, hardly ever due.
 
-They come up to ``STEP_S`` late, never early.
+They come up to ``STEP_S`` late, never early; one that has passed already comes at once.
 """
 
 from __future__ import annotations
@@ -46,8 +46,13 @@ class Deadlines:
         self._at = 0
 
     def after(self, seconds: float, call: Callable[[], object]) -> Deadline:
-        """Run ``call()`` from the loop after ``seconds``, unless dropped before. It must not raise."""
-        number = int((self._loop.time() + max(seconds, 0.0)) / STEP_S) + 1
+        """Run ``call()`` from the loop after ``seconds``, unless dropped before; at once where none are left. It must
+        not raise."""
+        if seconds <= 0:
+            passed = Deadline(set(), call)
+            self._loop.call_soon(passed.come)
+            return passed
+        number = int((self._loop.time() + seconds) / STEP_S) + 1
         step = self._steps.get(number)
         if step is None:
             step = self._steps[number] = set()

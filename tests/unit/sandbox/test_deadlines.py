@@ -23,6 +23,9 @@ class Clock:
     def time(self) -> float:
         return self.now
 
+    def call_soon(self, call: Callable[[], None]) -> None:
+        self.call_at(self.now, call)
+
     def call_at(self, when: float, call: Callable[[], None]) -> Clock.Handle:
         self.armed += 1
         self.timers[self.armed] = when, call
@@ -80,6 +83,19 @@ def test_many_deadlines_of_one_time_have_one_timer() -> None:
     for _ in range(1000):
         deadlines.after(30.0, lambda: None)
     assert clock.armed == 1
+
+
+@pytest.mark.parametrize("seconds", [0.0, -5.0])
+def test_one_that_has_passed_comes_at_once_and_waits_for_no_step(seconds: float) -> None:
+    clock, come = Clock(), list[str]()
+    deadlines = on(clock)
+    deadlines.after(1.0, lambda: come.append("later"))
+    passed = deadlines.after(seconds, lambda: come.append("passed"))
+    assert not passed.due, "from the loop, never inside the call"
+    deadlines.after(seconds, lambda: come.append("dropped")).drop()
+    clock.until(clock.now)
+    assert come == ["passed"]
+    assert passed.due
 
 
 def test_an_earlier_deadline_than_all_others_comes_first() -> None:

@@ -21,7 +21,7 @@ export type G2Point = InstanceType<typeof G2.Point>;
 export const BAD_POINT = define(
   "threshold.point",
   ThresholdError,
-  "a point is compressed, in the prime-order subgroup, and not the identity",
+  "a point is spelled as its place asks, in the prime-order subgroup, and not the identity",
   "the sender is broken or hostile; do not use this value",
 );
 export const BAD_IDENTITY = define(
