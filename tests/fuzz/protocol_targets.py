@@ -1,8 +1,8 @@
 """Fuzz targets of the protocol: every parser of bytes that a caller, a gateway, a peer, a chain or a disk hands over.
 
 A target returns, or raises a CloisterError; whatever else comes out is a bug. Where bytes have one form, a target also
-holds the parser to it: what was accepted must encode to the same bytes again. As a program, this file runs one target
-under atheris: ``python protocol_targets.py NAME [libFuzzer options]``.
+holds the parser to it: what was accepted must encode to the same bytes again. ``drive.py`` runs one target
+under atheris.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -574,17 +573,3 @@ def run(name: str, data: bytes) -> None:
         TARGETS[name](data[:MAX_SIZE])
     except CloisterError:
         return
-
-
-def main() -> None:
-    """``python protocol_targets.py NAME [libFuzzer options]``."""
-    import atheris  # type: ignore[import-untyped]
-
-    name, *options = sys.argv[1:]
-    atheris.instrument_all()
-    atheris.Setup([sys.argv[0], *options], lambda data: run(name, data))
-    atheris.Fuzz()
-
-
-if __name__ == "__main__":
-    main()

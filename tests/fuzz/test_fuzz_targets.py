@@ -132,7 +132,7 @@ def test_under_atheris(name: str, tmp_path: Path) -> None:
             (str(HERE.parents[1] / "src"), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")]))
         ),
     }
-    command = [sys.executable, str(HERE / "drive.py"), name, *options]
+    command = [sys.executable, str(HERE / "drive.py"), "targets", name, *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     assert keep(f"attestation {name}", done.stderr) > 0

@@ -123,7 +123,7 @@ def test_protocol_under_atheris(name: str, tmp_path: Path) -> None:
     options = [f"-max_total_time={SECONDS}", "-max_len=65536", "-timeout=10", "-rss_limit_mb=2048", str(tmp_path)]
     options += [f"-artifact_prefix={tmp_path}/"]
     environment = {**os.environ, "PYTHONPATH": f"{HERE.parents[1]}/src:{HERE.parent}"}
-    command = [sys.executable, str(HERE / "protocol_targets.py"), name, *options]
+    command = [sys.executable, str(HERE / "drive.py"), "protocol_targets", name, *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     assert keep(f"protocol {name}", done.stderr) > 0
