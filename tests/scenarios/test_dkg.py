@@ -24,7 +24,7 @@ from cloister.wire.heads import HeadMove, HeadsRequest
 from support.anvil import TestChain
 from support.gatekeeper_stage import Stage, Worker, deploy_agent, found, info, staged, until
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.long]
 
 
 @pytest.fixture

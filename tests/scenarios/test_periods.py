@@ -25,7 +25,7 @@ from cloister.core.policy.manifest import normalize
 from cloister.devnet.demo.steps import owner_wallet
 from cloister.devnet.network import Devnet, Options
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
 PERIOD = 8
 COUNTER = b"""export default { async fetch(request, ctx) {
   const count = ((await ctx.state.get("count")) ?? 0) + 1;
