@@ -47,6 +47,7 @@ async def facts(home: Path, *arguments: str) -> Any:
     return json.loads(out)
 
 
+@pytest.mark.timeout(400)
 async def test_a_person_deploys_calls_verifies_and_pauses(devnet: Devnet) -> None:
     home = devnet.options.home
     await run(home, "agent", "new", "hello")

@@ -24,6 +24,7 @@ from cloister.devnet.tee.client import TeeControl
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
+@pytest.mark.timeout(400)
 async def test_a_network_survives_the_death_of_all_its_processes(demo: Demo, devnet: Devnet, client: Client) -> None:
     before = await (await demo.agent()).get("/notes")
     network = Network.parse(devnet.layout.network.read_bytes())
@@ -31,7 +32,7 @@ async def test_a_network_survives_the_death_of_all_its_processes(demo: Demo, dev
     await devnet.start()
     assert devnet.network is not None
     assert (devnet.network.id, devnet.network.mpk) == (network.id, network.mpk)
-    await await_seats(client, demo.agent_id, seats=2)
+    await await_seats(client, demo.agent_id, seats=2, within_s=200)  # all of it starts at once, on few cores
     after = await (await demo.agent()).get("/notes")
     assert after.json() == before.json()
     stored = await (await demo.agent()).post("/notes", json={"title": "again", "text": "written after the restart"})
