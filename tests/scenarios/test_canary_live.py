@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -65,7 +66,8 @@ class Stage:
 
     async def ask(self, client: Client | None = None, bundle: bytes | None = None) -> Said:
         """One call: which version answered, as code and as receipt say, and the count."""
-        reply = await (await self.of(client or self.client, bundle)).post("/add", json={}, deadline_s=60)
+        agent, once = await self.of(client or self.client, bundle), secrets.token_hex(8)
+        reply = await agent.post("/add", json={}, deadline_s=60, idempotency_key=once)  # seats move meanwhile
         assert reply.status == 200, reply.text
         said = json.loads(reply.body)
         names = {"one": ONE, "two": TWO, "three": THREE}
