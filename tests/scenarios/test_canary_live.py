@@ -96,7 +96,12 @@ class Stage:
             try:
                 return await self.counted(*([] if bundle is None else [bundle])) == version
             except CloisterError as error:
-                if error.code not in ("client.no_canary_seat", "client.demand_code"):
+                if error.code not in (
+                    "client.no_canary_seat",
+                    "client.demand_code",
+                    "client.old_seat",
+                    "client.no_seat",
+                ):
                     raise
                 return False
 
