@@ -29,7 +29,7 @@ from cloister.fabric.embedded import open_fabric
 AGENTS, FEW = 1000, 16
 VALUES, SIZE, TOGETHER, THRESHOLD, MEMBERS = 64, 16384, 16, 3, 5
 LIMIT = 200
-PAUSE_FLOOR = 7  # three blocks, and the finality (two blocks each) of the confirmation and of the resume
+PAUSE_FLOOR = 5  # three blocks, and two confirmations
 KITS = str(Path(__file__).resolve().parents[1] / "tests")
 
 

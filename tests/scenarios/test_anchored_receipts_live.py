@@ -14,7 +14,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from cloister.core.envelope.ohttp import KEM_XWING
 from cloister.core.policy.manifest import normalize
 from cloister.devnet.demo.steps import owner_wallet
 from cloister.devnet.network import Devnet, Options
+from support.live_relay import relay_of
 from support.typescript import driver
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800), pytest.mark.asyncio(loop_scope="session")]
@@ -141,25 +141,6 @@ async def test_a_receipt_of_a_live_call_is_below_a_root_on_chain(
         assert status != 0, what
         assert codes, what
         assert codes[0].startswith(code), (what, codes)
-
-
-@asynccontextmanager
-async def relay_of(rooted: Devnet) -> AsyncIterator[str]:
-    """`cloister relay` in front of the gateway."""
-    command = (sys.executable, "-m", "cloister.cli", "relay", "--to", rooted.gateway_url, "--listen", "127.0.0.1:0")
-    process = await asyncio.create_subprocess_exec(*command, "--json", stdout=asyncio.subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        text = b""
-        async with asyncio.timeout(PATIENCE_S):
-            while not text.strip().endswith(b"}"):
-                line = await process.stdout.readline()
-                assert line, "the relay ended"
-                text += line
-        yield json.loads(text)["relay"]
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 async def test_the_typescript_client_calls_through_a_relay(rooted: Devnet, owner: Client, echo: bytes) -> None:

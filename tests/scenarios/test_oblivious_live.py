@@ -6,11 +6,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +14,7 @@ from cloister.client.client import Client
 from cloister.client.deploy import await_seats, deploy_agent
 from cloister.core.policy.manifest import normalize
 from cloister.devnet.network import Devnet
+from support.live_relay import relay_of
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="session")]
 
@@ -29,25 +25,6 @@ COUNTER = b"""export default { async fetch(request, ctx) {
   return new Response(String((before ?? 0) + 1));
 } };
 """
-
-
-@asynccontextmanager
-async def relay_of(devnet: Devnet) -> AsyncIterator[str]:
-    """`cloister relay` in front of the network's gateway."""
-    command = (sys.executable, "-m", "cloister.cli", "relay", "--to", devnet.gateway_url, "--listen", "127.0.0.1:0")
-    process = await asyncio.create_subprocess_exec(*command, "--json", stdout=asyncio.subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        text = b""
-        async with asyncio.timeout(120):
-            while not text.strip().endswith(b"}"):
-                line = await process.stdout.readline()
-                assert line, "the relay ended"
-                text += line
-        yield json.loads(text)["relay"]
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 async def test_an_agent_is_called_through_a_relay(devnet: Devnet, client: Client, tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ class Watch:
     def served(self, height: int, own: Sequence[SignedBy]) -> dict[str, Any]:
         """What we saw from a height on. ``own``: checkpoints that we signed."""
         rows = [row for number, seen in sorted(self._seen.items()) if number >= height for row in seen.values()]
-        return Witnessed((*own, *rows), (*self.named.values(), *self._conflicts.values())).to_json()
+        members_first = sorted(self._conflicts.values(), key=lambda one: isinstance(one.first, WorkerLog))
+        return Witnessed((*own, *rows), tuple(members_first)).to_json()
 
     def serve(self, office: Office, chain_id: int, number: int) -> None:
         """Whose checkpoints count from now on: those of this office's members, in its term, of this chain.

@@ -103,45 +103,39 @@ def scalar_from_bytes(data: bytes, name: str = "scalar") -> Scalar:
     return Scalar.from_be_bytes(data)
 
 
-def g1_from_bytes(data: bytes, name: str = "point") -> G1Point:
-    """Decode 48 compressed bytes, subgroup checked, identity refused. Raises ThresholdError."""
-    if not isinstance(data, bytes) or len(data) != G1_SIZE:
-        raise BAD_POINT(expected=f"{name} of 48 bytes", found=_size(data))
+def _checked(data: bytes, size: int, name: str, group: type[_Point], spelling: tuple[str, str], none: _Point) -> _Point:
+    """A point from its only spelling; the library checks curve and subgroup. Raises ThresholdError."""
+    if not isinstance(data, bytes) or len(data) != size:
+        raise BAD_POINT(expected=f"{name} of {size} bytes", found=_size(data))
+    read, write = spelling
     try:
-        point = G1Point.from_compressed_bytes(data)
-    except Exception:
-        raise BAD_POINT(expected=f"{name} in the subgroup of G1", found="no such point") from None
-    if point == _NO_G1 or bytes(point.to_compressed_bytes()) != data:
+        point: _Point = getattr(group, read)(data)
+    except Exception:  # whatever the library says of such bytes
+        raise BAD_POINT(expected=f"{name} in the subgroup of {group.__name__[:2]}", found="no such point") from None
+    if point == none or bytes(getattr(point, write)()) != data:
         raise BAD_POINT(expected=f"{name} other than the identity", found="the identity or a second spelling")
     return point
+
+
+_COMPRESSED: Final = ("from_compressed_bytes", "to_compressed_bytes")
+_PLAIN: Final = ("from_xy_bytes_be", "to_xy_bytes_be")
+
+
+def g1_from_bytes(data: bytes, name: str = "point") -> G1Point:
+    """Decode 48 compressed bytes, subgroup checked, identity refused. Raises ThresholdError."""
+    return _checked(data, G1_SIZE, name, G1Point, _COMPRESSED, _NO_G1)
 
 
 def g2_from_bytes(data: bytes, name: str = "point") -> G2Point:
     """Decode 96 compressed bytes, subgroup checked, identity refused. Raises ThresholdError."""
-    if not isinstance(data, bytes) or len(data) != G2_SIZE:
-        raise BAD_POINT(expected=f"{name} of 96 bytes", found=_size(data))
-    try:
-        point = G2Point.from_compressed_bytes(data)
-    except Exception:
-        raise BAD_POINT(expected=f"{name} in the subgroup of G2", found="no such point") from None
-    if point == _NO_G2 or bytes(point.to_compressed_bytes()) != data:
-        raise BAD_POINT(expected=f"{name} other than the identity", found="the identity or a second spelling")
-    return point
+    return _checked(data, G2_SIZE, name, G2Point, _COMPRESSED, _NO_G2)
 
 
 def g2_from_plain(data: bytes, name: str = "point") -> G2Point:
     """Decode 192 uncompressed bytes (x.c0, x.c1, y.c0, y.c1), curve and subgroup checked, identity refused.
 
     Raises ThresholdError."""
-    if not isinstance(data, bytes) or len(data) != G2_PLAIN_SIZE:
-        raise BAD_POINT(expected=f"{name} of 192 bytes", found=_size(data))
-    try:
-        point = G2Point.from_xy_bytes_be(data)
-    except Exception:
-        raise BAD_POINT(expected=f"{name} in the subgroup of G2", found="no such point") from None
-    if point == _NO_G2 or bytes(point.to_xy_bytes_be()) != data:
-        raise BAD_POINT(expected=f"{name} other than the identity", found="the identity or a second spelling")
-    return point
+    return _checked(data, G2_PLAIN_SIZE, name, G2Point, _PLAIN, _NO_G2)
 
 
 def plain_bytes(point: G2Point) -> bytes:
