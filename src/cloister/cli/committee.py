@@ -163,6 +163,9 @@ async def resume(
     folder: Annotated[Path, typer.Argument(help="Data folder of the halted gatekeeper.")],
     block: Annotated[int, typer.Option("--block", help="Height of the block that you believe.", min=0)],
     block_hash: Annotated[str, typer.Option("--hash", help="Its hash (0x…).", metavar="HASH")],
+    chain: Annotated[
+        int | None, typer.Option("--chain", help="A connected chain, by its id, where it halted.", metavar="ID", min=1)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Let a halted gatekeeper go on from a block that you believe: final, and no lower than the last that it signed."""
@@ -174,9 +177,9 @@ async def resume(
     async with settings_of(context).client() as client, _reader(client) as reader:
         with progress("asking the members what they signed"):
             reading = await reader.read()
-            others = await believing.others_of(reading, client.network.id, word)
+            others = await believing.others_of(reading, client.network.id, word, chain)
     believing.require_believable(others, reading.term.threshold)
-    believing.write(folder, word)
+    believing.write(folder, word, chain)
     say(
         "written; restart the gatekeeper. It signs no height again that it signed before, and notes the word in its log"
     )

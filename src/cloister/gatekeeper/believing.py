@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Protocol
 
+from cloister.core.chainview.header import Header
 from cloister.core.errors import CloisterError, ConfigError, define
 from cloister.gatekeeper.audit import AuditLog
 from cloister.gatekeeper.checkpoints import NOT_BELIEVED, Checkpoints
-from cloister.gatekeeper.ports import Chain
 from cloister.node import logs
-from cloister.wire.believed import BELIEVED_FILE, MAX_BELIEVED_FILE, Believed
+from cloister.wire.believed import MAX_BELIEVED_FILE, Believed, believed_file
 from cloister.wire.messages import parse_json
 
 BAD_FILE = define(
@@ -26,13 +27,24 @@ BAD_FILE = define(
 _log = logs.get("believing")
 
 
+class Headers(Protocol):
+    """Final headers by height (``ports.Chain``, ``chain.finality.HeaderVerifier``)."""
+
+    async def header(self, number: int) -> Header:
+        """The final header at a height. Raises ChainError."""
+
+
 class Believing:
-    """Reads the operator's word in ``folder``."""
+    """Reads the operator's word in ``folder``, about a connected chain (its id) or the network's own (None)."""
 
-    def __init__(self, folder: Path, audit: AuditLog) -> None:
-        self._path, self._audit = folder / BELIEVED_FILE, audit
+    def __init__(self, folder: Path, audit: AuditLog, chain: int | None = None) -> None:
+        self._folder, self._path, self._audit, self._chain = folder, folder / believed_file(chain), audit, chain
 
-    async def resume(self, book: Checkpoints, chain: Chain, final: int) -> None:
+    def of_chain(self, chain: int) -> Believing:
+        """The same folder's word about a connected chain."""
+        return Believing(self._folder, self._audit, chain)
+
+    async def resume(self, book: Checkpoints, chain: Headers, final: int) -> None:
         """Take the operator's word for a halted book, if there is one that fits; else it stays halted, and says why.
 
         ``final``: the newest final height at our endpoints."""
@@ -46,8 +58,9 @@ class Believing:
         except CloisterError as error:
             _log.warning("still halted", code=error.code, expected=error.expected, found=error.found)
             return
-        self._audit.append("believed", **word.to_json())
-        _log.warning("resumed by the operator's word", block=word.number)
+        where = {} if self._chain is None else {"chain": str(self._chain)}
+        self._audit.append("believed", **word.to_json(), **where)
+        _log.warning("resumed by the operator's word", block=word.number, **where)
         with contextlib.suppress(OSError):
             self._path.unlink()
 

@@ -1,6 +1,7 @@
 """Connected chains: each has a line of checkpoints of its own, signed by the same rules (spec/chains.md 4-7).
 
-A conflict on one chain halts this member on that chain; the network's own chain and the others go on.
+A conflict on one chain halts this member on that chain; the network's own chain and the others go on. It goes on there
+by its operator's word, at the next start (spec/gatekeepers.md K4).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from cloister.core.chainview.directory import NOT_CONNECTED, require_connected
 from cloister.core.chainview.header import Header
 from cloister.core.encoding.chain_record import ChainRecord
 from cloister.core.errors import ChainViewError, CloisterError, define
+from cloister.gatekeeper.believing import Believing
 from cloister.gatekeeper.checkpoints import Checkpoints
 from cloister.gatekeeper.office import Office
 from cloister.gatekeeper.ports import Snapshot
@@ -41,8 +43,8 @@ _log = logs.get("chains")
 class ConnectedChain:
     """One chain: its endpoints, and this member's book of checkpoints of it."""
 
-    def __init__(self, setting: ChainSetting, record: ChainRecord, store: Store) -> None:
-        self.record = record
+    def __init__(self, setting: ChainSetting, record: ChainRecord, store: Store, believing: Believing) -> None:
+        self.record, self._believing = record, believing.of_chain(record.chain_id)
         self._rpcs = [Rpc(url) for url in setting.rpc]
         self._quorum = setting.quorum()
         self._verifier = RpcQuorum(self._rpcs, self._quorum, Finality(record.tag, record.depth))
@@ -69,7 +71,7 @@ class ConnectedChain:
         require_connected(newest, anchor)  # 1
         await self._require_chain()  # 2
         if self._book is None or self._term != office.term:  # 3
-            self._open(office)
+            await self._open(office)
         if self._book is None or self._follower is None:
             raise RuntimeError("opened above")
         await self._book.follow(self._follower)  # 4
@@ -90,21 +92,34 @@ class ConnectedChain:
             raise WRONG_CHAIN(expected=f"chain {self.record.chain_id} with its first block", found="another chain")
         self._known = True
 
-    def _open(self, office: Office) -> None:
+    async def _open(self, office: Office) -> None:
         kept = self._store.checkpoints()
-        last = kept[-1][0] if kept else None
-        start = None
+        book = Checkpoints(self._store, office, self.record.chain_id, after=kept[-1][0] if kept else None)
+        if book.halted:
+            await self._resume(book)
+        last, start = book.head or book.after, None
         if last is not None:
             start = Header(last.number, last.block_hash, bytes(32), last.state_root, last.timestamp)
-        self._book = Checkpoints(self._store, office, self.record.chain_id, after=last)
+        self._book = book
         self._follower, self._term = Follower(self._verifier, self._rpcs[0], start), office.term
+
+    async def _resume(self, book: Checkpoints) -> None:
+        """Take the operator's word, if there is one (K4). Endpoints that agree on no final block: still halted."""
+        try:
+            final = (await self._verifier.finalized()).number
+        except CloisterError as error:
+            _log.warning("still halted", chain=self.record.chain_id, code=error.code, found=error.found)
+            return
+        await self._believing.resume(book, self._verifier, final)
 
 
 class ConnectedChains:
     """All connected chains of one member."""
 
-    def __init__(self, loaded: Sequence[tuple[ChainSetting, ChainRecord]], store: Store) -> None:
-        self._chains = {record.chain_id: ConnectedChain(setting, record, store) for setting, record in loaded}
+    def __init__(self, loaded: Sequence[tuple[ChainSetting, ChainRecord]], store: Store, believing: Believing) -> None:
+        self._chains = {
+            record.chain_id: ConnectedChain(setting, record, store, believing) for setting, record in loaded
+        }
         self._said: dict[int, str] = {}
 
     def at(self, chain_id: int) -> ConnectedChain:

@@ -94,7 +94,7 @@ class Checkpoints:
         floor = -1 if believed is None else believed.number
         self._book = {c.number: SignedBy(c, s) for c, s in kept if c.term == office.term and c.number > floor}
         self._signed = max((c.number for c, _ in kept), default=-1)
-        newer = believed is not None and (after is None or believed.number > after.number)
+        newer = believed is not None and (after is None or believed.number >= after.number)
         self._newest, self._after = max(self._book, default=-1), believed if newer else after
         self.halted = store.get("halted") is not None
 

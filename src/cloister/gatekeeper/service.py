@@ -120,9 +120,9 @@ class Gatekeeper:
         self._small = RateLimit(per_s=SMALL_PER_S, burst=SMALL_BURST, clock=time.monotonic)
         self._quotes = RateLimit(per_s=EVIDENCE_PER_S, burst=EVIDENCE_BURST, clock=time.monotonic)
         self._rpcs: list[Rpc] = []
-        self.chains = ConnectedChains(load_chains(config.chains, genesis.chain_id), self.store)
-        self._signer_sets = SignerSetDesk(self.store, keys, self.chains)
         believing = Believing(config.data, self.audit)
+        self.chains = ConnectedChains(load_chains(config.chains, genesis.chain_id), self.store, believing)
+        self._signer_sets = SignerSetDesk(self.store, keys, self.chains)
         self._maker = DeskMaker(chain, self.store, self.audit, policy, genesis, self.chains, self.watch, believing)
 
     def _wire(self, me: Announcement) -> None:

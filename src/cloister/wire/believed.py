@@ -1,4 +1,5 @@
-"""An operator's word for a halted gatekeeper: which block it believes (spec/gatekeepers.md K4). ``believed.json``."""
+"""An operator's word for a halted gatekeeper: which block it believes (spec/gatekeepers.md K4). ``believed.json``, and
+``believed-ID.json`` for a connected chain."""
 
 from __future__ import annotations
 
@@ -8,12 +9,18 @@ from typing import Any, Final
 from cloister.core.encoding.hexes import from_hex, need_bytes, need_fields, need_uint, to_hex
 
 BELIEVED_FILE: Final = "believed.json"
+CHAIN_FILE: Final = "believed-{}.json"
 MAX_BELIEVED_FILE: Final = 1024
+
+
+def believed_file(chain: int | None) -> str:
+    """The name of the file with the word on a connected chain (its id), or on the network's own (None)."""
+    return BELIEVED_FILE if chain is None else CHAIN_FILE.format(need_uint("chain", chain, 53))
 
 
 @dataclass(frozen=True, slots=True)
 class Believed:
-    """A block of the network's chain: its height, and its hash (32 bytes)."""
+    """A block of one chain: its height, and its hash (32 bytes). The file's name says which chain."""
 
     number: int
     block_hash: bytes

@@ -229,6 +229,11 @@ def test_a_halted_member_gets_its_operator_s_word(run: Any, town: Town, tmp_path
     assert (found["signed_by_seats"], found["signed_otherwise_by_seats"]) == ([1, 2, 3, 4, 5], [])
     assert json.loads((tmp_path / "believed.json").read_text()) == {"number": number, "block_hash": name}
     (tmp_path / "believed.json").unlink()
+    abroad = ("--block", str(number), "--hash", "0x" + "ab" * 32, "--chain", "77", "--json")
+    found = facts(run("gatekeeper", "resume", str(tmp_path), *abroad))
+    assert (found["signed_by_seats"], found["signed_otherwise_by_seats"]) == ([], []), "they follow no such chain"
+    assert json.loads((tmp_path / "believed-77.json").read_text())["block_hash"] == "0x" + "ab" * 32
+    assert not (tmp_path / "believed.json").exists(), "the word is about the other chain alone"
     other = run("gatekeeper", "resume", str(tmp_path), "--block", str(number), "--hash", "0x" + "ab" * 32)
     assert (other.exit_code, "(client.contradicted)" in other.stderr) == (1, True)
     assert not (tmp_path / "believed.json").exists()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from cloister.core.encoding.signatures import verify_signer
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import CloisterError
 from cloister.gatekeeper.api import build
+from cloister.gatekeeper.audit import AuditLog
+from cloister.gatekeeper.believing import Believing
 from cloister.gatekeeper.chains import ConnectedChain, ConnectedChains
 from cloister.gatekeeper.office import Office, Shares
 from cloister.gatekeeper.store import Store
+from cloister.wire.believed import Believed, believed_file
 from cloister.wire.messages import SignedBy
 from support.gatekeepers import CHAIN_ID, Seat, World, policy, secrets_of, sit
 from support.liar import serving
@@ -80,7 +84,8 @@ class Desk:
     def open(self) -> None:
         self.store = Store(self.folder / "state.db")
         setting = ChainSetting(Path("unused"), ["http://127.0.0.1:9", "http://127.0.0.1:9"])
-        self.chain = ConnectedChain(setting, self.record, self.store)
+        self.audit = AuditLog(self.folder / "audit.log")
+        self.chain = ConnectedChain(setting, self.record, self.store, Believing(self.folder, self.audit))
         self.ends = [ScriptedRpc(self.answer), ScriptedRpc(self.answer)]
         self.chain._rpcs = list(self.ends)
         self.chain._verifier = RpcQuorum(self.ends, 2, Finality(self.record.tag, self.record.depth))
@@ -148,6 +153,102 @@ async def test_a_final_block_that_is_replaced_halts_this_chain_for_good(desk: De
     assert desk.store.get("halted") is None, "the network's own chain goes on"
 
 
+# --- a halted chain goes on by its operator's word (gatekeepers.md K4) ---
+
+
+async def halted(desk: Desk) -> list[dict[str, Any]]:
+    """The chain's true blocks, after this member signed height 5 and was shown another one there."""
+    await desk.turn()
+    true = desk.blocks
+    desk.blocks = made(12, true[:4], salt=b"fork")
+    assert await refusal(desk.turn()) == "gatekeeper.halted"
+    desk.blocks = made(12, true)
+    return desk.blocks
+
+
+def believe(desk: Desk, number: int, name: str, *, chain: int | None = OTHER) -> Path:
+    file = desk.folder / believed_file(chain)
+    file.write_text(json.dumps(Believed(number, bytes.fromhex(name[2:])).to_json()))
+    return file
+
+
+def restart(desk: Desk) -> None:
+    desk.audit.close()
+    desk.store.close()
+    desk.open()
+
+
+@pytest.mark.parametrize("above", [0, 2])
+async def test_a_halted_chain_goes_on_from_the_block_that_is_believed(desk: Desk, above: int) -> None:
+    blocks = await halted(desk)
+    file = believe(desk, 5 + above, blocks[5 + above]["hash"])
+    restart(desk)
+    await desk.turn()
+    assert not file.exists()
+    assert desk.head().number == 9
+    book = desk.chain.checkpoints
+    assert min(c.statement.number for c in book.since(0)) == 6 + above  # type: ignore[attr-defined]
+    with pytest.raises(CloisterError):
+        book.at(5)
+    noted = [json.loads(line) for line in (desk.folder / "audit.log").read_text().splitlines()]
+    assert [(one["what"], one["number"], one["chain"]) for one in noted] == [("believed", 5 + above, str(OTHER))]
+    restart(desk)
+    desk.blocks += made(14, desk.blocks)[12:]
+    await desk.turn()
+    assert desk.head().number == 11, "a later start needs no word"
+    restart(desk)
+    desk.office = replace(desk.office, term=desk.office.term + 1)
+    desk.blocks += made(15, desk.blocks)[14:]
+    await desk.turn()
+    assert desk.head().number == 12, "nor does the next term"
+
+
+async def test_a_member_that_signed_a_lie_goes_on_at_its_height_and_signs_it_no_second_time(desk: Desk) -> None:
+    true = made(12, desk.blocks)
+    desk.blocks = made(8, true[:4], salt=b"fork")
+    await desk.turn()
+    lie = desk.head()
+    desk.blocks = true
+    assert await refusal(desk.turn()) == "gatekeeper.halted"
+    believe(desk, 5, true[5]["hash"])
+    restart(desk)
+    await desk.turn()
+    shown = [c.statement for c in desk.chain.checkpoints.since(0)]
+    assert [c.number for c in shown] == [6, 7, 8, 9]  # type: ignore[attr-defined]
+    assert lie.number == 5
+    assert all(c.block_hash.hex() == true[c.number]["hash"][2:] for c in shown)  # type: ignore[attr-defined]
+
+
+WORDS: dict[str, Callable[[Desk, list[dict[str, Any]]], object]] = {
+    "about a block below the last one that it signed": lambda d, b: believe(d, 4, b[4]["hash"]),
+    "about another block than its endpoints have": lambda d, b: believe(d, 6, "0x" + "ab" * 32),
+    "about a block that is not final": lambda d, b: believe(d, 11, b[11]["hash"]),
+    "about the network's own chain": lambda d, b: believe(d, 6, b[6]["hash"], chain=None),
+    "about a third chain": lambda d, b: believe(d, 6, b[6]["hash"], chain=78),
+    "that cannot be read": lambda d, b: believe(d, 6, b[6]["hash"]).write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("sentence", WORDS)
+async def test_a_chain_stays_halted_by_a_word(desk: Desk, sentence: str) -> None:
+    WORDS[sentence](desk, await halted(desk))
+    restart(desk)
+    assert await refusal(desk.turn()) == "gatekeeper.halted"
+    assert len(list(desk.folder.glob("believed*.json"))) == 1, "it may fit at the next start"
+
+
+async def test_a_chain_stays_halted_while_its_endpoints_contradict_each_other(desk: Desk) -> None:
+    blocks = await halted(desk)
+    believe(desk, 6, blocks[6]["hash"])
+    restart(desk)
+    fork = made(12, blocks[:4], salt=b"other")
+    desk.ends[1].manner = lambda method, params: (
+        fork[-1 if params[0] == "latest" else int(params[0], 16)] if "Block" in method and params[0] != "0x0"
+        else desk.answer(method, params)
+    )  # fmt: skip
+    assert await refusal(desk.turn()) == "gatekeeper.halted"
+
+
 async def test_after_a_restart_the_line_goes_on_and_a_fork_behind_it_halts(desk: Desk) -> None:
     await desk.turn()
     desk.store.close()
@@ -209,8 +310,10 @@ async def test_endpoints_of_another_chain_are_refused(desk: Desk, what: str) -> 
 
 
 async def test_one_chain_in_trouble_does_not_hold_up_another(desk: Desk, tmp_path: Path) -> None:
-    chains = ConnectedChains([], desk.store)
-    broken = ConnectedChain(ChainSetting(Path("x"), ["http://127.0.0.1:9"]), record(made(3), chain_id=78), desk.store)
+    believing = Believing(tmp_path, desk.audit)
+    chains = ConnectedChains([], desk.store, believing)
+    setting = ChainSetting(Path("x"), ["http://127.0.0.1:9"])
+    broken = ConnectedChain(setting, record(made(3), chain_id=78), desk.store, believing)
     chains._chains = {78: broken, OTHER: desk.chain}
     await chains.turn(desk.at, desk.office, HOME_ANCHOR)  # type: ignore[arg-type]
     assert desk.head().number == 5
@@ -281,7 +384,7 @@ class Member:
     """What the routes ask of a gatekeeper."""
 
     def __init__(self, chain: ConnectedChain) -> None:
-        self.chains = ConnectedChains([], chain._store)  # type: ignore[arg-type]
+        self.chains = ConnectedChains([], chain._store, chain._believing)  # type: ignore[arg-type]
         self.chains._chains = {OTHER: chain}
         self.asked: list[tuple[int, int]] = []
 
