@@ -1,8 +1,9 @@
 """A rotation of the master key: blocks while writes pause, and what it takes until every agent re-sealed.
 
 ``python -m bench.rotation [agents]``, or ``make bench-rotation``: 1,000 agents with 1 MiB of state each. Members are
-real ones in this process, over a chain in memory that makes a block whenever each has had its turn: blocks are what the
-protocol needs, not what a chain's clock gives. Agents are re-sealed by a worker's code on the embedded fabric, one
+real ones in this process, over a chain in memory that makes a block whenever each has looked at it: blocks are what the
+protocol needs, not what a chain's clock gives. Members look five times a second, so several times in a block: here
+twice. Agents are re-sealed by a worker's code on the embedded fabric, one
 after the other, each with values of its own; no code of theirs runs. Then t members say so of each, and the contract
 counts.
 """
@@ -57,7 +58,7 @@ async def ceremony(folder: Path, agents: int) -> Rotation:
     Raises RuntimeError if it does not end."""
     use_kits()
     from support.gatekeeper_cast import cast, stand, to_office, turns
-    from support.gatekeepers import FINALITY, an_agent
+    from support.gatekeepers import FINALITY, an_agent, turn_all
     from support.statement_cast import blocks, sealed_under
 
     async with cast(folder, MEMBERS, rotation_blocks=10**6) as (world, seats):
@@ -69,6 +70,7 @@ async def ceremony(folder: Path, agents: int) -> Rotation:
         world.open(Kind.ROTATE, [seat.keys.address for seat in seats], THRESHOLD)
         epochs, confirmed = world.now.contract.epochs, 0
         for _ in range(LIMIT):
+            await turn_all(seats)
             await turns(world, seats, 1)
             if 2 in epochs and not confirmed:
                 confirmed = len(world.headers)

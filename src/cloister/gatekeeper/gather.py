@@ -6,6 +6,7 @@
     decide   ``core.policy.committee_statements`` on what they propose, and on what is due
     show     what we sign, until its rule holds no longer: then it is done, or must not be done
     send     t distinct signatures, one member after the other by seat
+    again    in the same block, the first member alone: others sign the same at it, a moment later or earlier
 
 Nothing is stored. What is signed follows from the chain and from tables that are on disk, so a restart signs the same.
 """
@@ -62,6 +63,8 @@ PATIENCE = 3
 COVER_BLOCKS = 32
 # How often peers are asked while nothing of ours is open.
 ASK_BLOCKS = 4
+# How often the first member asks again within the block at which it signed something, once each poll.
+AGAIN = 16
 
 NOT_SHOWN = define(
     "gatekeeper.not_removed",
@@ -109,6 +112,8 @@ class Gatherer:
         self._audit, self._knowing, self._watch = audit, knowing, watch
         self._open: dict[Statement, _Open] = {}
         self._network, self._term, self._left = bytes(32), 0, 0
+        self._last: tuple[Snapshot, Header, Scene] | None = None
+        self._rounds = 0
 
     # --- what is shown ---
 
@@ -135,6 +140,7 @@ class Gatherer:
         """Ask, decide, show, send, at a final block. ``heads``: our table; None out of office. Raises CloisterError."""
         scene = await self._knowing.scene(at, head, seats)
         self._network, self._term, self._left = seats.network_id, seats.term, scene.remaining
+        self._last, self._rounds = None, 0
         if self._keys.address not in scene.voters:
             self._open.clear()
             return
@@ -146,6 +152,22 @@ class Gatherer:
             at, scene, proposals, heads, lambda worker: self._ask_leases(at, scene, worker)
         )
         self._decide(proposals, scene, known)
+        await self._send(scene, head, heard)
+        self._last = at, head, scene
+
+    async def again(self) -> None:
+        """In the same block: what we signed at it and are the first to send may have t signatures by now.
+
+        So it is sent one block earlier (M2 waits for it). Decides nothing. Raises CloisterError."""
+        if self._last is None or self._rounds >= AGAIN:
+            return
+        at, head, scene = self._last
+        new = any(one.since == scene.number and one.ready is None for one in self._open.values())
+        if new and scene.voters[0] == self._keys.address:
+            self._rounds += 1
+            await self._send(scene, head, await self._listen(at, scene))
+
+    async def _send(self, scene: Scene, head: Header, heard: _Heard) -> None:
         for one in self._ours(scene, heard):
             contract, function, arguments = call_of(one.proposal, self._signatures(one, scene, heard))
             await self._deeds.once((function, arguments), head, contract)

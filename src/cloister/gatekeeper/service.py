@@ -241,9 +241,10 @@ class Gatekeeper:
             await self.chains.turn(self.chain.at(head), self.desks.office, self.genesis.address("Anchor"))
 
     async def turn_ceremonies(self) -> None:
-        """What is due in ceremonies and hand-overs at the newest final block. Raises CloisterError."""
+        """What is due in ceremonies, hand-overs and statements at the newest final block. Raises CloisterError."""
         head = self.head
         if head is None or head is self._driven:
+            await self.statements.again()
             return
         if self.desks is not None and not self.ceremonies.active and head.number % IDLE_BLOCKS:
             return
