@@ -54,7 +54,8 @@ async def fetch(request, ctx):
         return [len(ssl.create_default_context().get_ca_certs()), open("/ca.pem").read().count("BEGIN CERT")]
     if request.path == "/see":
         library = os.path.dirname(os.__file__)
-        return [sys.path, sorted(os.listdir("/python/lib")), os.listdir(library + "/site-packages")]
+        folders = [f"{library}/{name}" for name in os.listdir(library) if name.endswith("-packages")]
+        return [sys.path, sorted(os.listdir("/python/lib")), [name for one in folders for name in os.listdir(one)]]
     return small.word
 """
 FILES = {"source/agent.py": AGENT.encode(), "packages/small/__init__.py": b"word = 'pinned'\n"}
