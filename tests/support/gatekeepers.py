@@ -32,7 +32,7 @@ from cloister.core.encoding.network import ContractRef, Genesis, network_id
 from cloister.core.encoding.signatures import Signed, SignerSet, address_of, sign_digest
 from cloister.core.encoding.statements import Checkpoint, WorkerRemoval
 from cloister.core.errors import CloisterError
-from cloister.core.policy.caps import Backing
+from cloister.core.policy.caps import Backing, weights
 from cloister.core.policy.release import AgentFacts, Newest, WorkerFacts, vendor_class_id
 from cloister.core.state.rows import Head
 from cloister.core.threshold.dkg import Ceremony, Member, deal, finish, replay
@@ -198,6 +198,10 @@ class WorldSnapshot:
     async def live_workers(self) -> frozenset[bytes]:
         live = (w for w, f in self._state.workers.items() if not f.removed and self._number < f.expiry)
         return frozenset(w for w in live if w not in self._state.left)
+
+    async def placeable(self, most: int) -> dict[bytes, int]:
+        live = await self.live_workers()
+        return weights(most, {w: await self.backing(w) for w in live})
 
     async def agent(self, agent: bytes) -> AgentFacts | None:
         return self._state.agents.get(agent)

@@ -5,6 +5,7 @@ The endpoint may withhold and may be slow; it cannot make a record say something
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -40,10 +41,12 @@ from cloister.core.chainview.records import (
     read_worker,
     read_workers,
 )
+from cloister.core.chainview.stakes import CapsRecord, read_caps, read_stakes
 from cloister.core.chainview.words import Slots
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.encoding.statements import Checkpoint
 from cloister.core.errors import ChainError, ChainViewError, define
+from cloister.core.policy.caps import Backing, weights
 
 MAX_SLOTS = 256
 _MAX_ROUNDS = 8
@@ -148,6 +151,21 @@ class ProvenState:
         """A worker's record, also when it left or was removed; None if it never registered."""
         return await self.read("Workers", lambda s, at: read_worker(s, at, address))
 
+    async def placeable(self, most: int) -> dict[bytes, int]:
+        """Workers in service at the checkpoint, with what placement weighs each by (spec/policy.md 4).
+
+        ``most``: the policy's cap of agents for each worker. Where no cap is set, and without Stakes, all weigh 1."""
+        workers, caps = await asyncio.gather(self.workers(), self._caps())
+        live = {w.worker: w.operator for w in workers if w.live_at(self.checkpoint.number)}
+        if caps is None or not (caps.stake_per_agent or caps.agents_per_operator):
+            return dict.fromkeys(live, 1)
+        stakes = dict.fromkeys(live, 0)
+        if caps.stake_per_agent:
+            found = await self.read("Stakes", lambda s, at: read_stakes(s, at, list(live)))
+            stakes = {w: one.amount for w, one in zip(live, found, strict=True) if one.operator == live[w]}
+        bounds = caps.stake_per_agent, caps.agents_per_operator
+        return weights(most, {w: Backing(stakes.get(w, 0), *bounds, operator) for w, operator in live.items()})
+
     async def cluster(self, cluster_id: bytes) -> ClusterRecord | None:
         """A cluster's record; None if there is no such cluster."""
         return await self.read("Clusters", lambda s, at: read_cluster(s, at, cluster_id))
@@ -239,6 +257,9 @@ class ProvenState:
     _read = read
 
     # --- inside ---
+
+    async def _caps(self) -> CapsRecord | None:
+        return await self.read("Stakes", read_caps) if "Stakes" in self._contracts else None
 
     async def _prove(self, name: str, slots: Sequence[int]) -> dict[int, int]:
         address = to_hex(self._contracts[name])

@@ -116,11 +116,11 @@ class KeyDesk:
     async def _facts(
         self, checkpoint: Checkpoint, requester: Requester, agent: bytes, looking: asyncio.Future[None]
     ) -> Facts:
-        at = self._chain.at(checkpoint)
+        at, parameters = self._chain.at(checkpoint), self._policy.network
         worker, found, live, newest, backing = await asyncio.gather(
             at.worker(requester.worker),
             at.agent(agent),
-            at.live_workers(),
+            at.placeable(parameters.max_agents_per_worker),
             self._chain.newest(agent, requester.worker),
             self._chain.at(self._checkpoints.head or checkpoint).backing(requester.worker),
         )
@@ -128,7 +128,6 @@ class KeyDesk:
         await looking  # 2
         # From here to record_grant nothing waits: two requests at once cannot both take the last free place.
         self._checkpoints.require_running()
-        parameters = self._policy.network
         return Facts(
             checkpoint=checkpoint,
             requester=requester,

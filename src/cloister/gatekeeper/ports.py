@@ -6,6 +6,7 @@ facts come from whatever block was seen last, proven or not, and may only restri
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from cloister.core.chainview.ceremonies import CeremonyView, EpochRecord, TermRecord
@@ -33,6 +34,9 @@ class Snapshot(Protocol):
 
     async def live_workers(self) -> frozenset[bytes]:
         """Workers that are registered, not removed, and not expired at this block."""
+
+    async def placeable(self, most: int) -> Mapping[bytes, int]:
+        """The same, with what placement weighs each by; ``most``: the policy's cap of agents for each."""
 
     async def agent(self, agent: bytes) -> AgentFacts | None:
         """An agent's record with its cluster's, or None if it does not exist."""

@@ -100,6 +100,10 @@ class ProvenSnapshot:
         """Workers in service at this block."""
         return frozenset(r.worker for r in await self._state.workers() if r.live_at(self._number))
 
+    async def placeable(self, most: int) -> Mapping[bytes, int]:
+        """The same, with their weights."""
+        return await self._state.placeable(most)
+
     async def agent(self, agent: bytes) -> AgentFacts | None:
         """An agent with its cluster; None if either does not exist."""
         a = await self._state.agent(agent)

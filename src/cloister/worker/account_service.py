@@ -114,9 +114,8 @@ class AccountService:
 
     async def _based(self, placed: Placed) -> AccountTurn:
         state, record = self._watch.state(), placed.record
-        committee, workers, cluster = await asyncio.gather(
-            state.committee(), state.workers(), state.cluster(record.cluster)
+        committee, live, cluster = await asyncio.gather(
+            state.committee(), state.placeable(self._watch.max_agents), state.cluster(record.cluster)
         )
-        live = [w.worker for w in workers if w.live_at(self._watch.height)]
         seats = place(committee.term_seed, record.agent, live, cluster.seats if cluster is not None else 0)
         return AccountTurn(record, committee.term, tuple(seats), self._watch.calls())

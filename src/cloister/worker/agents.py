@@ -246,8 +246,9 @@ class AgentTable:
 
     async def _wanted(self) -> dict[bytes, Wanted]:
         state, height = self._watch.state(), self._watch.checkpoint.number
-        committee, master = await asyncio.gather(state.committee(), state.master())
-        live = [w.worker for w in await state.workers() if w.live_at(height)]
+        committee, master, live = await asyncio.gather(
+            state.committee(), state.master(), state.placeable(self._watch.max_agents)
+        )
         if self._worker not in live:
             return {}
         wanted = {}

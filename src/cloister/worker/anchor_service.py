@@ -156,13 +156,12 @@ class AnchorService:
 
     async def _based(self, placed: Placed) -> Turn:
         """What a turn is based on, by proof at the newest checkpoints of the network's own chain and of this one."""
-        state, own, record = self._watch.state(), self._watch.checkpoint, placed.record
+        state, record = self._watch.state(), placed.record
         at, there = self._view.require_fresh(), self._view.state()
-        committee, workers, me = await asyncio.gather(
-            state.committee(), state.workers(), state.worker(self._node.address)
+        committee, live, me = await asyncio.gather(
+            state.committee(), state.placeable(self._watch.max_agents), state.worker(self._node.address)
         )
         cluster, founded = await asyncio.gather(state.cluster(record.cluster), self._view.founded())
-        live = [w.worker for w in workers if w.live_at(own.number)]
         seats = place(committee.term_seed, record.agent, live, cluster.seats if cluster is not None else 0)
         return Turn(
             agent=record.agent,

@@ -203,6 +203,11 @@ class ChainWatch:
         """Blocks per key period (network parameter)."""
         return int(self._network.genesis.policy["network"]["period_blocks"])
 
+    @property
+    def max_agents(self) -> int:
+        """The policy's cap of agents for each worker (network parameter)."""
+        return int(self._network.genesis.policy["network"]["max_agents_per_worker"])
+
     def seen_paused(self, agent: bytes) -> bool:
         """Whether any block seen, proven or not, had the agent paused since its last proven resume."""
         return agent in self._restricted

@@ -50,4 +50,16 @@ async def test_stake_behind_a_worker_is_proven_and_counts_for_its_operator_alone
         assert (await call(rpc, at, "Stakes", "stakeOf", who))["leaving"] == 200
         assert await (await newest(chain, rpc)).backing(b"\x77" * 20) == Backing(0, 100, 7, b""), "a stranger"
         assert await (await newest(chain, rpc, without="Stakes")).backing(who) == Backing(), "an older network"
+        await send(chain, rpc, chain.deployer, "Stakes", "setCaps", (100, 0, 50))
+        second = chain.fund(test_key("second staked worker"))
+        two = address_of(second)
+        said = WorkerAdmission(1, two, two, b"\5" * 32, MEASUREMENT, os.urandom(32), 10_000_000)
+        fields = [getattr(said, one) for one in said.TYPES]
+        await send(chain, rpc, second, "Workers", "register", fields, chain.sign(said), "http://127.0.0.1:1")
+        await send(chain, rpc, chain.deployer, "Stakes", "stake", two, 350)
+        found = await (await newest(chain, rpc)).placeable(256)
+        assert (found[who], found[two]) == (0, 3 << 32), "another's stake weighs nothing"
+        assert (await (await newest(chain, rpc)).placeable(2))[two] == 2 << 32, "the policy's cap"
+        assert set((await (await newest(chain, rpc, without="Stakes")).placeable(256)).values()) == {1}
         await send(chain, rpc, chain.deployer, "Stakes", "setCaps", (0, 0, 50))
+        assert set((await (await newest(chain, rpc)).placeable(256)).values()) == {1}, "no caps: all weigh the same"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloister.core.chainview.layout import Layout, address_key, mapping_slot
@@ -33,6 +34,13 @@ def read_caps(slots: Slots, layout: Layout) -> CapsRecord:
 
 def read_stake(slots: Slots, layout: Layout, worker: bytes) -> StakeRecord:
     """What stands behind a worker."""
+    return read_stakes(slots, layout, (worker,))[0]
+
+
+def read_stakes(slots: Slots, layout: Layout, workers: Sequence[bytes]) -> tuple[StakeRecord, ...]:
+    """What stands behind several, in order; their words are read together."""
     table = layout.variable("_stakes")
-    at = Struct(layout, layout.value_type(table), slots, [mapping_slot(table.slot, address_key(worker))])
-    return StakeRecord(at.address("operator"), at.number("amount"))
+    bases = [mapping_slot(table.slot, address_key(worker)) for worker in workers]
+    kind = layout.value_type(table)
+    found = (Struct(layout, kind, slots, bases, i) for i in range(len(bases)))
+    return tuple(StakeRecord(at.address("operator"), at.number("amount")) for at in found)

@@ -1,13 +1,20 @@
 """How many agents a worker and an operator may hold in a term: by the policy, and by what stands behind them.
 
 Pure (spec/policy.md 5). Caps bind what is granted anew: what a worker held already in a term goes on to the term's end.
+Placement weighs workers by the same caps (spec/policy.md 4), so that agents come where there is room for them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from cloister.core.policy.refusals import CAP
+
+# A weight is a cap times 2^32: an operator's share of it is a whole number too.
+WEIGHT_BITS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,22 @@ def worker_cap(most: int, backing: Backing) -> int:
     if not backing.stake_per_agent:
         return most
     return min(most, backing.stake // backing.stake_per_agent)
+
+
+def weights(most: int, backing: Mapping[bytes, Backing]) -> dict[bytes, int]:
+    """What placement weighs each worker by: 2^32 times its cap; 0: it may hold nothing.
+
+    Where the caps of one operator's workers are more together than its own, each counts for its part of that:
+    floor(2^32 * cap * operator's cap / sum of its workers' caps)."""
+    caps = {worker: worker_cap(most, one) for worker, one in backing.items()}
+    together: Counter[bytes] = Counter()
+    for worker, one in backing.items():
+        together[one.operator] += caps[worker]
+    found = {}
+    for worker, one in backing.items():
+        whole, bound, claimed = caps[worker] << WEIGHT_BITS, one.agents_per_operator, together[one.operator]
+        found[worker] = whole * bound // claimed if 0 < bound < claimed else whole
+    return found
 
 
 def within_caps(agent: bytes, most: int, backing: Backing, held: Held) -> None:

@@ -7,7 +7,7 @@ identities itself; a requester never names an epoch, a period or an identity.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -146,7 +146,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that a release depends on. ``live``: workers registered, not removed, not expired at the checkpoint.
+    """All that a release depends on. ``live``: workers registered, not removed, not expired at the checkpoint, with
+    their weights where they do not weigh the same (``placement.place``).
 
     ``code``: the code hash that is asked for; None: of the version in force."""
 
@@ -155,7 +156,7 @@ class Facts:
     worker: WorkerFacts | None
     agent: AgentFacts | None
     committee: CommitteeFacts
-    live: frozenset[bytes]
+    live: Collection[bytes]
     limits: Limits
     newest: Newest = field(default_factory=Newest)
     ledger: Ledger = field(default_factory=Ledger)

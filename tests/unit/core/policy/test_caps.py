@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloister.core.errors import CloisterError
-from cloister.core.policy.caps import Backing, Held, within_caps, worker_cap
+from cloister.core.policy.caps import WEIGHT_BITS, Backing, Held, weights, within_caps, worker_cap
 
 AGENTS = [bytes([i]) * 32 for i in range(12)]
 NEW = AGENTS[11]
@@ -63,3 +63,44 @@ def test_more_stake_never_lowers_a_cap_and_no_stake_raises_it_over_the_policy_s(
     assert cap * price <= stake or cap == 0
     assert worker_cap(most, Backing(stake + price, price)) >= cap
     assert worker_cap(most, Backing(stake, 0)) == most
+
+
+# --- what placement weighs workers by (spec/policy.md 4) ---
+
+ONE, TWO, THREE = (bytes([i]) * 20 for i in (1, 2, 3))
+WEIGHED = {
+    "no caps: the policy's for all": ({ONE: Backing(), TWO: Backing(stake=9)}, [10, 10]),
+    "caps by stake": ({ONE: Backing(399, 100), TWO: Backing(10**9, 100), THREE: Backing(99, 100)}, [3, 10, 0]),
+    "an operator below its cap": ({ONE: Backing(300, 100, 9, b"a"), TWO: Backing(500, 100, 9, b"a")}, [3, 5]),
+    "an operator's cap shared by its workers": (
+        {ONE: Backing(300, 100, 4, b"a"), TWO: Backing(900, 100, 4, b"a"), THREE: Backing(400, 100, 4, b"b")},
+        [1, 3, 4],
+    ),
+    "an operator's cap without stake": ({ONE: Backing(0, 0, 5, b"a"), TWO: Backing(0, 0, 5, b"a")}, [2.5, 2.5]),
+}
+
+
+@pytest.mark.parametrize("sentence", WEIGHED)
+def test_a_worker_weighs_its_cap_with(sentence: str) -> None:
+    backing, caps = WEIGHED[sentence]
+    assert list(weights(10, backing).values()) == [int(cap * 2**WEIGHT_BITS) for cap in caps]
+
+
+@given(
+    st.integers(0, 1 << 20),
+    st.integers(0, 1 << 64),
+    st.integers(0, 1 << 64),
+    st.lists(st.tuples(st.integers(0, 1 << 128), st.sampled_from([b"a", b"b"])), max_size=9),
+)
+def test_no_worker_weighs_more_than_its_cap_and_no_operator_more_than_its_own(
+    most: int, price: int, bound: int, workers: list[tuple[int, bytes]]
+) -> None:
+    backing = {bytes([i]): Backing(stake, price, bound, operator) for i, (stake, operator) in enumerate(workers)}
+    found = weights(most, backing)
+    for worker, one in backing.items():
+        cap = worker_cap(most, one)
+        assert found[worker] <= cap << WEIGHT_BITS
+        assert (found[worker] > 0) == (cap > 0), "who may hold something may win something"
+    for operator in (b"a", b"b"):
+        together = sum(found[w] for w, one in backing.items() if one.operator == operator)
+        assert not bound or together <= bound << WEIGHT_BITS
