@@ -6,6 +6,7 @@ Nothing that names the caller goes on: no address, no header of theirs. It keeps
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ import aiohttp
 from yarl import URL
 
 from cloister.core.envelope.oblivious import MAX_ANSWER, max_request
-from cloister.core.envelope.ohttp import REQUEST_TYPE
+from cloister.core.envelope.ohttp import CHUNKED_REQUEST_TYPE, CHUNKED_RESPONSE_TYPE, REQUEST_TYPE
 from cloister.core.errors import ConfigError, TransportError, define
 from cloister.wire.http import Exchange, HttpLimits, HttpServer
 
@@ -45,7 +46,7 @@ _PREFLIGHT: Final = (
     b"access-control-allow-headers: content-type\r\n"
     b"access-control-max-age: 86400\r\n"
 )
-_TYPES: Final = frozenset({REQUEST_TYPE, "application/json"})
+_TYPES: Final = frozenset({REQUEST_TYPE, CHUNKED_REQUEST_TYPE, "application/json"})
 # The library would say what it is; the gateway needs to know nothing.
 _UNSAID: Final = ("User-Agent", "Accept", "Accept-Encoding")
 
@@ -134,10 +135,30 @@ class Relay:
                 headers=headers,
                 allow_redirects=False,
             ) as answer:
+                if answer.content_type == CHUNKED_RESPONSE_TYPE:
+                    await _stream(exchange, answer)
+                    return
                 body = await _read(answer, most)
                 exchange.reply(answer.status, body, _content_type(answer))
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise NO_ANSWER(expected="an answer of the gateway", found=type(error).__name__) from None
+
+
+async def _stream(exchange: Exchange, answer: aiohttp.ClientResponse) -> None:
+    """Pass an answer in chunks on as it comes, as fast as the caller reads. One that breaks off is cut: the caller sees
+    that its end is missing; a caller that leaves ends this, and so the gateway's answer."""
+    drained, total = asyncio.Event(), 0
+    exchange.on_drain = drained.set
+    exchange.start(answer.status, CHUNKED_RESPONSE_TYPE)
+    async for chunk in answer.content.iter_any():
+        total += len(chunk)
+        if total > MAX_PLAIN:
+            raise NO_ANSWER(expected=f"at most {MAX_PLAIN} bytes", found="more")
+        exchange.write(chunk)
+        while exchange.paused:
+            drained.clear()
+            await drained.wait()
+    exchange.finish()
 
 
 async def _read(answer: aiohttp.ClientResponse, most: int) -> bytes:

@@ -8,6 +8,7 @@ under atheris.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 from collections.abc import Callable
@@ -33,7 +34,17 @@ from cloister.core.encoding.log_statements import LogHead, WorkerLog
 from cloister.core.encoding.network import Genesis, Network
 from cloister.core.encoding.signatures import Signed, recover, sign_digest
 from cloister.core.encoding.statements import Checkpoint, Lease, WorkerAdmission
-from cloister.core.envelope import bhttp, bhttp_client, model, oblivious, oblivious_client, ohttp, ohttp_client
+from cloister.core.envelope import (
+    bhttp,
+    bhttp_client,
+    model,
+    oblivious,
+    oblivious_answer,
+    oblivious_client,
+    ohttp,
+    ohttp_chunks,
+    ohttp_client,
+)
 from cloister.core.envelope.certificate import KeyCertificate, Seat
 from cloister.core.envelope.opener import Opener
 from cloister.core.errors import CloisterError, from_wire
@@ -167,7 +178,41 @@ def _oblivious_call(data: bytes) -> None:
 
 
 def _oblivious_answer(data: bytes) -> None:
-    oblivious_client.Answer.of(bhttp_client.decode_response(data, max_content=MAX_SIZE), bytes(32))
+    oblivious_answer.events_of(bhttp_client.decode_response(data, max_content=MAX_SIZE))
+
+
+@functools.cache
+def _chunked() -> tuple[ohttp.Exchange, ohttp.Exchange]:
+    """Both ends of an exchange in chunks."""
+    recipient = oblivious_world()[1]
+    data, exchange = ohttp_client.encapsulate(recipient.config, b"question", random, chunked=True)
+    return exchange, recipient.open(data, max_size=MAX_SIZE, chunked=True)[1]
+
+
+def _ohttp_chunked_request(data: bytes) -> None:
+    """No bytes that nobody sealed open, however their chunks are cut."""
+    with contextlib.suppress(CloisterError):
+        oblivious_world()[1].open(data, max_size=MAX_SIZE, chunked=True)
+        raise AssertionError("a forged request opened")
+
+
+def _ohttp_chunks(data: bytes) -> None:
+    """An answer in chunks under a key that the bytes do not know: no event may come."""
+    opener = oblivious_answer.StreamOpener(_chunked()[0])
+    assert opener.feed(data) == []
+    opener.close()
+    raise AssertionError("a forged answer opened")
+
+
+def _oblivious_stream(data: bytes) -> None:
+    """Chunks from inside the seal, as a broken worker could send them: parted by the bytes of a name."""
+    client, worker = _chunked()
+    sealer, opener = ohttp_chunks.ChunkSealer(worker, random), oblivious_answer.StreamOpener(client, max_body=MAX_SIZE)
+    *parts, last = data.split(b"|")
+    for part in parts:
+        opener.feed(sealer.seal(part))
+    opener.feed(sealer.seal(last, last=True))
+    opener.close()
 
 
 def _head(data: bytes) -> None:
@@ -454,6 +499,9 @@ TARGETS: Final[dict[str, Target]] = {
     "oblivious_key": _json(oblivious.ObliviousKey.from_json, oblivious.ObliviousKey.to_json),
     "oblivious_call": _oblivious_call,
     "oblivious_answer": _oblivious_answer,
+    "ohttp_chunked_request": _ohttp_chunked_request,
+    "ohttp_chunks": _ohttp_chunks,
+    "oblivious_stream": _oblivious_stream,
     "rpc_body": _relay,
     "keys_request": _json(messages.KeysRequest.from_json, messages.KeysRequest.to_json),
     "keys_answer": _json(messages.KeysAnswer.from_json, messages.KeysAnswer.to_json),
@@ -466,6 +514,12 @@ TARGETS: Final[dict[str, Target]] = {
 
 def _framed(*frames: tuple[int, Type, bytes]) -> bytes:
     return b"".join(HEADER.pack(len(data), stream, kind) + data for stream, kind, data in frames)
+
+
+def _stream_parts(final: Any) -> tuple[bytes, ...]:
+    """Head, body and end of an answer in chunks."""
+    head_ = bhttp.encode_response_head(200, (("cloister-checkpoint", "5"),))
+    return head_, bhttp.sized(b"body"), b"\0" + bhttp.section(final, True)
 
 
 def _oblivious_seeds() -> dict[str, tuple[bytes, ...]]:
@@ -485,6 +539,9 @@ def _oblivious_seeds() -> dict[str, tuple[bytes, ...]]:
         "ohttp_request": (oblivious_world()[2],),
         "oblivious_call": (oblivious_world()[3],),
         "oblivious_answer": (bhttp.encode_response(told), bhttp.encode_response(refused)),
+        "ohttp_chunked_request": (oblivious_world()[2],),
+        "ohttp_chunks": (bytes(32) + b"\x11" + bytes(17) + b"\0" + bytes(16),),
+        "oblivious_stream": (b"|".join(_stream_parts(final)), bhttp.encode_response(refused)),
     }
 
 

@@ -21,7 +21,8 @@ from cloister.core.encoding.identity import Purpose
 from cloister.core.envelope import bhttp_client, oblivious, oblivious_client, ohttp, ohttp_client
 from cloister.core.envelope.bhttp import BinaryRequest
 from cloister.core.envelope.oblivious import ObliviousKey
-from cloister.core.envelope.oblivious_client import Answer, ObliviousRequest, verify_key
+from cloister.core.envelope.oblivious_answer import opener_of
+from cloister.core.envelope.oblivious_client import ObliviousRequest, verify_key
 from cloister.core.envelope.opener import Failed
 from cloister.core.errors import CloisterError
 from cloister.core.keys import hpke
@@ -30,6 +31,7 @@ from cloister.core.receipts.verify import Admission, verify_receipt
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker.oblivious import ObliviousCalls
 from support.fake_world import MPKS
+from support.oblivious_kit import Answer, told
 from support.worker_kit import PERIOD, Calls, Reply, Rig, get, list_workers, put, refused
 from support.worker_kit import world_of as new_world
 
@@ -76,13 +78,13 @@ class End:
     def seal_text(self, agent: bytes, message: BinaryRequest) -> ObliviousRequest:
         """A message of the sender's own making, under the honest key."""
         data, exchange = ohttp_client.encapsulate(self.config(agent), bhttp_client.encode_request(message), os.urandom)
-        return ObliviousRequest(data, exchange, bytes(32), bytes(32), "")
+        return ObliviousRequest(data, opener_of(exchange), bytes(32), bytes(32), "")
 
     async def send(self, agent: bytes, sealed: ObliviousRequest) -> Answer | Failed:
         """Serve it and open what comes."""
         sink = Sink()
         await self.rig.server.opened(agent, lambda placed, now: self.calls.open(placed, sealed.data, now), sink)
-        return sealed.open(sink.data)
+        return told(sealed, sink.data)
 
     async def refuse(self, agent: bytes, sealed: ObliviousRequest) -> str:
         """The code that it is refused with, plain or sealed."""
@@ -118,15 +120,16 @@ async def test_21_an_oblivious_answer_has_a_receipt_like_any_other(ends: list[En
     sealed = one.seal(agent)
     said = await one.send(agent, sealed)
     assert isinstance(said, Answer)
-    assert (said.status, said.body) == (200, b"1 question")
+    assert (said.head.status, said.body) == (200, b"1 question")
     certificate = one.rig.seat(agent).certificate
-    exchange = Exchange(bytes.fromhex(sealed.request_id[2:]), said.status, sealed.commitment, said.commitment)
+    exchange = Exchange(bytes.fromhex(sealed.request_id[2:]), said.head.status, sealed.commitment, said.commitment)
     admission = Admission(certificate.worker, certificate.boot, certificate.expiry)
-    receipt = verify_receipt(said.receipt, said.signature, certificate, admission, exchange, said.batch)
+    end = said.final
+    receipt = verify_receipt(end.receipt, end.signature, certificate, admission, exchange, end.batch)
     assert receipt.state.before != receipt.state.after or receipt.state.kind == "local"
     for other in (replace(exchange, response=bytes(32)), replace(exchange, request=bytes(32))):
         with pytest.raises(CloisterError):
-            verify_receipt(said.receipt, said.signature, certificate, admission, other, said.batch)
+            verify_receipt(end.receipt, end.signature, certificate, admission, other, end.batch)
 
 
 async def test_10_a_request_runs_once_at_its_worker_and_nowhere_else(ends: list[End]) -> None:

@@ -118,10 +118,10 @@ class FakeWorker:
                 self._certify(certificate)
         return [shown.to_json() for of, keys in self.oblivious.values() if of.agent == agent for shown, _ in keys]
 
-    def oblivious_answer(self, agent: bytes, data: bytes) -> bytes:
+    def oblivious_answer(self, agent: bytes, data: bytes, *, chunked: bool = False) -> bytes:
         """The encapsulated answer. Raises CloisterError before the request opened."""
         held = [(of, key) for of, keys in self.oblivious.values() if of.agent == agent for _, key in keys]
-        return self._served(lambda: self.door.open_request(data, int(self.world.now * 1000), held))
+        return self._served(lambda: self.door.open_request(data, int(self.world.now * 1000), held, chunked=chunked))
 
     def answer(self, agent: bytes, record: bytes) -> bytes:
         """The whole sealed answer. Raises CloisterError before the request opened."""
@@ -300,8 +300,9 @@ class FakeGateway:
         self.oblivious.append(data)
         self.heard.append((request.remote or "", dict(request.headers)))
         agent, worker = from_hex(request.match_info["agent"], 32), self._booted(request)
-        answer = worker.oblivious_answer(agent, data)
-        return web.Response(body=answer, content_type="message/ohttp-res")
+        chunked = request.content_type == "message/ohttp-chunked-req"
+        answer = worker.oblivious_answer(agent, data, chunked=chunked)
+        return web.Response(body=answer, content_type="message/ohttp-chunked-res" if chunked else "message/ohttp-res")
 
     async def _oblivious_keys(self, request: web.Request) -> web.Response:
         self.fetched.append("oblivious keys")

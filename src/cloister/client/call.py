@@ -22,16 +22,16 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from cloister.client.gateway import Gateway, NotOpened
+from cloister.client.gateway import Answering, Gateway, NotOpened
 from cloister.client.receipts import Ledger
 from cloister.client.reply import HeaderMap, Proof, Reply
 from cloister.client.resolve import Resolution, Resolver, Sitting
 from cloister.core.encoding.hexes import from_hex, to_hex
-from cloister.core.envelope.client import ClientSession, Psk, SealedRequest
+from cloister.core.envelope.client import ClientSession, Psk
 from cloister.core.envelope.model import TOO_LARGE, AgentProof, CallerKind, RequestHead
 from cloister.core.envelope.opener import Body, Event, Failed, Final, Head
 from cloister.core.envelope.trace import HEADER, TraceContext, outer
-from cloister.core.errors import CloisterError, EnvelopeError, TransportError, define
+from cloister.core.errors import CloisterError, EncodingError, EnvelopeError, TransportError, define
 from cloister.core.receipts.receipt import Exchange, Receipt
 from cloister.core.receipts.verify import verify_receipt
 
@@ -215,6 +215,43 @@ def _name(caller: Who | None) -> bytes:
     return caller.kind.encode() + caller.address + proof
 
 
+class Sealed(Protocol):
+    """What an attempt sends, and what opens its answer."""
+
+    @property
+    def data(self) -> bytes:
+        """What travels."""
+
+    @property
+    def opener(self) -> Openable:
+        """One answer's."""
+
+    @property
+    def salt(self) -> bytes:
+        """Of the receipt."""
+
+    @property
+    def commitment(self) -> bytes:
+        """To the request."""
+
+    @property
+    def request_id(self) -> str:
+        """0x and 32 hex digits."""
+
+
+class Openable(Protocol):
+    """An answer's opener: ``opener.Opener`` and those of ``oblivious_answer``."""
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that these bytes complete."""
+
+    def close(self) -> list[Event]:
+        """Those that the stream's end completes."""
+
+    def commitment(self, salt: bytes) -> bytes:
+        """To the response."""
+
+
 class Caller:
     """Makes sealed calls over one gateway, as one wallet or as nobody. ``clock`` gives Unix seconds."""
 
@@ -266,7 +303,7 @@ class Caller:
 
         Without ``whole`` an answer that broke after its head is not tried again: its consumer has seen a part of it.
         """
-        tries = _Tries(request)
+        tries = _Tries(request, whole=whole)
         while True:
             found = await self._resolver.resolve(agent, quick=request.repeatable, again=tries.resolve_again)
             resolution = (await check(found)).routed(self._resolver.salt if who is None else who.address)
@@ -291,13 +328,10 @@ class Caller:
     async def _attempt(
         self, sitting: Sitting, resolution: Resolution, request: Request, who: Who | None, tries: _Tries
     ) -> AsyncGenerator[Head | Body | Answered, None]:
-        session = self._sessions.session(sitting, who, int(self._clock()))
-        sealed = session.seal(request.head(), request.body, with_ibe=True if tries.with_ibe else None)
+        sealed = await self._sealed(sitting, request, who, tries)
         certificate = sitting.seat.certificate
         status = 0
-        patience = max(request.deadline_ms / 1000 - self._clock(), 1.0) + GRACE_S
-        shown = _shown(request)
-        async with aclosing(self._answer(certificate.agent, certificate.boot, sealed, patience, **shown)) as events:
+        async with aclosing(self._answer(sitting, sealed, request, tries)) as events:
             async for event in events:
                 if isinstance(event, Head):
                     _fresh_enough(event, resolution, request)
@@ -311,19 +345,31 @@ class Caller:
                 else:
                     _refused(event, request, tries)
 
+    async def _sealed(self, sitting: Sitting, request: Request, who: Who | None, tries: _Tries) -> Sealed:
+        """What one attempt sends."""
+        session = self._sessions.session(sitting, who, int(self._clock()))
+        return session.seal(request.head(), request.body, with_ibe=True if tries.with_ibe else None)
+
+    def _sent(self, sitting: Sitting, sealed: Sealed, request: Request, tries: _Tries, patience_s: float) -> Answering:
+        certificate = sitting.seat.certificate
+        shown = _shown(request)
+        return self._gateway.call(certificate.agent, certificate.boot, sealed.data, patience_s=patience_s, **shown)
+
     async def _answer(
-        self, agent: bytes, boot: bytes, sealed: SealedRequest, patience_s: float, **shown: str
+        self, sitting: Sitting, sealed: Sealed, request: Request, tries: _Tries
     ) -> AsyncGenerator[Event, None]:
         """The opened events of one attempt; whatever is not an authentic stream to its end becomes ``Lost``."""
+        patience = max(request.deadline_ms / 1000 - self._clock(), 1.0) + GRACE_S
         try:
-            async with self._gateway.call(agent, boot, sealed.data, patience_s=patience_s, **shown) as answer:
+            async with self._sent(sitting, sealed, request, tries, patience) as answer:
                 if isinstance(answer, NotOpened):
                     raise Lost(answer.error)
                 async for chunk in answer:
                     for event in sealed.opener.feed(chunk):
                         yield event
-                sealed.opener.close()
-        except EnvelopeError as error:
+                for event in sealed.opener.close():
+                    yield event
+        except (EnvelopeError, EncodingError) as error:
             raise Lost(error) from None
         except TransportError as error:
             if error.code == "client.unreachable":
@@ -333,43 +379,32 @@ class Caller:
     def _accept(
         self,
         final: Final,
-        sealed: SealedRequest,
+        sealed: Sealed,
         status: int,
         sitting: Sitting,
         resolution: Resolution,
         tries: _Tries,
     ) -> Answered:
-        """``_believed``, for a sealed answer."""
+        """The answer's last event, its receipt verified against what was sent and what came, and kept. Raises
+        ReceiptError."""
         exchange = Exchange(
             request_id=from_hex(sealed.request_id, 16, name="request id"),
             status=status,
             request=sealed.commitment,
             response=sealed.opener.commitment(sealed.salt),
         )
-        return self._believed(final, exchange, sealed.salt, sitting, resolution, tries)
-
-    def _believed(
-        self,
-        final: Final,
-        exchange: Exchange,
-        salt: bytes,
-        sitting: Sitting,
-        resolution: Resolution,
-        tries: _Tries,
-    ) -> Answered:
-        """Verify the receipt against what was sent and what came, and keep it. Raises ReceiptError."""
         receipt = verify_receipt(
             final.receipt, final.signature, sitting.seat.certificate, sitting.admission, exchange, final.batch
         )
-        self._ledger.keep(final.receipt, final.signature, salt, sitting.seat, final.batch)
+        self._ledger.keep(final.receipt, final.signature, sealed.salt, sitting.seat, final.batch)
         return Answered(receipt, resolution.proof(sitting, receipt.id), tries.count)
 
 
 class _Tries:
     """What was tried for one request, and what the next attempt does."""
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    def __init__(self, request: Request, *, whole: bool) -> None:
+        self.request, self.whole = request, whole
         self.count = 0
         self.with_ibe = False
         self.resolve_again = False

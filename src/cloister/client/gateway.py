@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +21,12 @@ import aiohttp
 from cloister.core.chainview.terms import SignedHandover, offers
 from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.envelope.oblivious import MAX_ANSWER as OBLIVIOUS_ANSWER
-from cloister.core.envelope.ohttp import REQUEST_TYPE, RESPONSE_TYPE
+from cloister.core.envelope.ohttp import (
+    CHUNKED_REQUEST_TYPE,
+    CHUNKED_RESPONSE_TYPE,
+    REQUEST_TYPE,
+    RESPONSE_TYPE,
+)
 from cloister.core.errors import CloisterError, ConfigError, TransportError, define, from_wire
 from cloister.wire.terms import HANDOVERS
 
@@ -71,6 +76,12 @@ class NotOpened:
     """A plain, unauthenticated refusal of a call: a hint about what to try next, and nothing more."""
 
     error: CloisterError
+
+
+Answering = AbstractAsyncContextManager[AsyncIterator[bytes] | NotOpened]
+# Content types of request and answer, and the answer's cap.
+_WHOLE = (REQUEST_TYPE, RESPONSE_TYPE, OBLIVIOUS_ANSWER)
+_CHUNKED = (CHUNKED_REQUEST_TYPE, CHUNKED_RESPONSE_TYPE, MAX_ANSWER)
 
 
 class Gateway:
@@ -163,27 +174,18 @@ class Gateway:
             raise BAD_ANSWER(expected="{keys: […]}", found=type(keys).__name__)
         return keys[:8]
 
-    async def oblivious(self, agent: bytes, boot: bytes, data: bytes, *, patience_s: float) -> bytes | NotOpened:
-        """Send an encapsulated request; the encapsulated response, or a plain refusal, which proves nothing.
-
-        Raises TransportError: client.unreachable if nothing was sent, client.broken_off if we cannot know."""
+    def oblivious(
+        self, agent: bytes, boot: bytes, data: bytes, *, chunked: bool, patience_s: float | None = None
+    ) -> Answering:
+        """Send an encapsulated request; yields the encapsulated response's bytes, or the plain refusal.
+        ``chunked``: both are of chunked Oblivious HTTP. Raises as ``call`` does."""
         path = f"/v1/oblivious/{to_hex(agent)}?boot={to_hex(boot)}"
-        with _border():
-            async with self._open().post(
-                self.url + path,
-                data=data,
-                headers={"content-type": REQUEST_TYPE},
-                timeout=self._patience(patience_s),
-                allow_redirects=False,
-            ) as answer:
-                if answer.status != 200 or answer.content_type != RESPONSE_TYPE:
-                    return NotOpened(_refusal(answer.status, await _read(answer, MAX_JSON)))
-                return await _read(answer, OBLIVIOUS_ANSWER)
+        takes, gives, most = _CHUNKED if chunked else _WHOLE
+        return self._exchange(path, data, {"content-type": takes}, gives, most, patience_s)
 
-    @asynccontextmanager
-    async def call(
+    def call(
         self, agent: bytes, boot: bytes, sealed: bytes, *, patience_s: float | None = None, trace: str | None = None
-    ) -> AsyncIterator[AsyncIterator[bytes] | NotOpened]:
+    ) -> Answering:
         """Send a sealed request; yields the sealed answer's chunks, or the plain refusal.
 
         ``patience_s``: how long the answer may be silent. ``trace``: a ``traceparent`` that the gateway may see.
@@ -191,18 +193,25 @@ class Gateway:
         Raises TransportError: client.unreachable if nothing was sent, client.broken_off if we cannot know.
         """
         path = f"/v1/call/{to_hex(agent)}?boot={to_hex(boot)}"
+        headers = {"content-type": SEALED} | ({} if trace is None else {"traceparent": trace})
+        return self._exchange(path, sealed, headers, SEALED, MAX_ANSWER, patience_s)
+
+    @asynccontextmanager
+    async def _exchange(
+        self, path: str, data: bytes, headers: dict[str, str], gives: str, most: int, patience_s: float | None
+    ) -> AsyncIterator[AsyncIterator[bytes] | NotOpened]:
         with _border():
             async with self._open().post(
                 self.url + path,
-                data=sealed,
-                headers={"content-type": SEALED} | ({} if trace is None else {"traceparent": trace}),
+                data=data,
+                headers=headers,
                 timeout=self._patience(patience_s),
                 allow_redirects=False,
             ) as answer:
-                if answer.status != 200 or answer.content_type != SEALED:
+                if answer.status != 200 or answer.content_type != gives:
                     yield NotOpened(_refusal(answer.status, await _read(answer, MAX_JSON)))
                 else:
-                    yield _chunks(answer)
+                    yield _chunks(answer, most)
 
     async def _json(self, method: str, path: str) -> dict[str, Any]:
         return _object(await self._fetch(method, path, limit=MAX_JSON))
@@ -249,13 +258,13 @@ async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
     return bytes(kept)
 
 
-async def _chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+async def _chunks(answer: aiohttp.ClientResponse, most: int) -> AsyncIterator[bytes]:
     total = 0
     with _border():
         async for chunk in answer.content.iter_any():
             total += len(chunk)
-            if total > MAX_ANSWER:
-                raise BAD_ANSWER(expected=f"a sealed answer of at most {MAX_ANSWER} bytes", found="more")
+            if total > most:
+                raise BAD_ANSWER(expected=f"a sealed answer of at most {most} bytes", found="more")
             yield chunk
 
 

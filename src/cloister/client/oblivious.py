@@ -1,27 +1,24 @@
 """Oblivious calls (spec/ohttp.md): each request in a context of its own, through a relay that cannot read it.
 
-Seats, leases, receipts and what an attempt can end with are those of ``call.py``. An answer comes whole. There is no
-way down from here: a worker that has no oblivious key is not called in another way.
+Seats, leases, receipts and what an attempt can end with are those of ``call.py``. A call's answer is one padded
+message; a stream's comes in chunks. There is no way down from here: a worker that has no oblivious key is not called in
+another way.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 
-from cloister.client.call import CALLER_LIFE_S, GRACE_S, Answered, Caller, Lost, Request, Who, _refused, _Tries
-from cloister.client.call import _fresh_enough as fresh_enough
-from cloister.client.gateway import Gateway, NotOpened
+from cloister.client.call import CALLER_LIFE_S, Caller, Lost, Request, Sealed, Who, _Tries
+from cloister.client.gateway import Answering, Gateway
 from cloister.client.receipts import Ledger
-from cloister.client.resolve import Resolution, Resolver, Sitting
-from cloister.core.encoding.hexes import from_hex
+from cloister.client.resolve import Resolver, Sitting
 from cloister.core.envelope.oblivious import ObliviousKey
-from cloister.core.envelope.oblivious_client import Answer, ObliviousRequest, Speaker, meant_for, seal, verify_key
+from cloister.core.envelope.oblivious_client import ObliviousRequest, Speaker, meant_for, seal, verify_key
 from cloister.core.envelope.ohttp import KeyConfig
-from cloister.core.envelope.opener import Body, Failed, Final, Head
-from cloister.core.errors import CloisterError, EnvelopeError, TransportError, define
-from cloister.core.receipts.receipt import Exchange
+from cloister.core.errors import CloisterError, EnvelopeError, define
 
 MAX_KEYS = 256
 
@@ -50,53 +47,24 @@ class ObliviousCaller(Caller):
         self._rng = rng
         self._configs: OrderedDict[bytes, KeyConfig] = OrderedDict()
 
-    async def _attempt(
-        self, sitting: Sitting, resolution: Resolution, request: Request, who: Who | None, tries: _Tries
-    ) -> AsyncGenerator[Head | Body | Answered, None]:
-        """1. the worker's key, verified; 2. one encapsulated request; 3. its answer, or ``Lost``; 4. the receipt."""
+    async def _sealed(self, sitting: Sitting, request: Request, who: Who | None, tries: _Tries) -> ObliviousRequest:
+        """1. the worker's key, verified; 2. one encapsulated request: its answer is one message where all of it is
+        collected, chunks where it is read as it comes."""
         request = self._named(request, tries)
         config = await self._config(sitting, request)  # 1
-        certificate, now = sitting.seat.certificate, self._clock()
-        sealed = seal(config, certificate, request.head(), request.body, self._rng, _speaker(who, int(now)))  # 2
-        patience = max(request.deadline_ms / 1000 - now, 1.0) + GRACE_S
-        answer = await self._exchanged(sitting, sealed, patience)  # 3
-        if isinstance(answer, Failed):
-            _refused(answer, request, tries)
-            return
-        head = Head(answer.status, answer.headers, answer.checkpoint)
-        fresh_enough(head, resolution, request)
-        self._resolver.outdated(certificate.agent, answer.checkpoint)
-        exchange = Exchange(
-            from_hex(sealed.request_id, 16, name="request id"), answer.status, sealed.commitment, answer.commitment
-        )
-        final = Final(answer.receipt, answer.signature, answer.batch)
-        answered = self._believed(final, exchange, sealed.salt, sitting, resolution, tries)  # 4
-        yield head
-        if answer.body:
-            yield Body(answer.body)
-        yield answered
+        certificate, speaker = sitting.seat.certificate, _speaker(who, int(self._clock()))
+        head, body = request.head(), request.body
+        return seal(config, certificate, head, body, self._rng, speaker, chunked=not tries.whole)  # 2
+
+    def _sent(self, sitting: Sitting, sealed: Sealed, request: Request, tries: _Tries, patience_s: float) -> Answering:
+        to, chunked = sitting.seat.certificate, not tries.whole
+        return self._gateway.oblivious(to.agent, to.boot, sealed.data, chunked=chunked, patience_s=patience_s)
 
     def _named(self, request: Request, tries: _Tries) -> Request:
         """A worker takes a request id once: what is repeated without a key to it (GET, HEAD) gets a new one."""
         if tries.count == 1 or request.idempotency_key is not None:
             return request
         return replace(request, id=self._rng(16))
-
-    async def _exchanged(self, sitting: Sitting, sealed: ObliviousRequest, patience_s: float) -> Answer | Failed:
-        certificate = sitting.seat.certificate
-        try:
-            said = await self._gateway.oblivious(
-                certificate.agent, certificate.boot, sealed.data, patience_s=patience_s
-            )
-            if isinstance(said, NotOpened):
-                raise Lost(said.error)
-            return sealed.open(said)
-        except TransportError as error:
-            if error.code == "client.unreachable":
-                raise
-            raise Lost(error) from None
-        except CloisterError as error:
-            raise Lost(error) from None
 
     async def _config(self, sitting: Sitting, request: Request) -> KeyConfig:
         """The verified key of a seat. Nothing has left yet: a failure is raised, or another seat is tried."""

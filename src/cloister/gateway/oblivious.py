@@ -12,6 +12,8 @@ from typing import Final
 from cloister.core.encoding.hexes import need_fields
 from cloister.core.envelope.oblivious import ObliviousKey
 from cloister.core.envelope.ohttp import (
+    CHUNKED_REQUEST_TYPE,
+    CHUNKED_RESPONSE_TYPE,
     KEY_PROBLEM,
     KEY_UNKNOWN,
     KEYS_TYPE,
@@ -48,13 +50,16 @@ def refuse(exchange: Exchange, error: CloisterError) -> None:
     exchange.reply(error.status, json.dumps(body, separators=(",", ":")).encode(), PROBLEM, _NO_STORE)
 
 
-OBLIVIOUS_CALLS: Final = Door(re.compile(_AGENT + _BOOT), REQUEST_TYPE, RESPONSE_TYPE, Kind.OBLIVIOUS, refuse)
+_CALL: Final = re.compile(_AGENT + _BOOT)
+OBLIVIOUS_CALLS: Final = Door(_CALL, REQUEST_TYPE, RESPONSE_TYPE, Kind.OBLIVIOUS, refuse)
+CHUNKED_CALLS: Final = Door(_CALL, CHUNKED_REQUEST_TYPE, CHUNKED_RESPONSE_TYPE, Kind.OBLIVIOUS_CHUNKED, refuse)
 
 
 def serve(calls: Calls, exchange: Exchange) -> None:
-    """Begin one oblivious call."""
+    """Begin one oblivious call, of either form."""
+    chunked = exchange.request.headers.get("content-type") == CHUNKED_REQUEST_TYPE
     try:
-        calls.serve(exchange, OBLIVIOUS_CALLS)
+        calls.serve(exchange, CHUNKED_CALLS if chunked else OBLIVIOUS_CALLS)
     except CloisterError as error:
         refuse(exchange, error)
 

@@ -8,6 +8,7 @@ announcement replaces the one before. The gateway then opens streams towards it,
 - ``STATUS``: nothing. Answer: a JSON object for operators.
 - ``ANSWER``: chain id (8 bytes) ‖ agent (32 bytes) ‖ index (8 bytes). Answer: JSON of ``wire.anchor.Ready``.
 - ``OBLIVIOUS``: agent (32 bytes) ‖ encapsulated request. Answer: the encapsulated response (spec/ohttp.md).
+- ``OBLIVIOUS_CHUNKED``: as ``OBLIVIOUS``, of chunked Oblivious HTTP: the response comes as it is made.
 - ``OBLIVIOUS_KEYS``: agent (32 bytes). Answer: JSON {keys: [ObliviousKey]}.
 - ``RECEIPT``: u8 (1 receipt, 2 proof) ‖ receipt id (32 bytes). Answer: JSON of spec/receipts.md 15.
 """
@@ -47,6 +48,7 @@ class Kind(IntEnum):
     ANSWER = 5
     OBLIVIOUS = 6
     OBLIVIOUS_KEYS = 7
+    OBLIVIOUS_CHUNKED = 8
 
 
 @dataclass(frozen=True, slots=True)

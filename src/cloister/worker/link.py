@@ -106,9 +106,12 @@ class GatewayLink:
         if incoming.kind == Kind.CALL:
             agent, record = split_call(incoming.payload)
             await self._server.serve(agent, record, incoming)
-        elif incoming.kind == Kind.OBLIVIOUS:
+        elif incoming.kind in (Kind.OBLIVIOUS, Kind.OBLIVIOUS_CHUNKED):
             agent, record = split_call(incoming.payload)
-            await self._server.opened(agent, lambda placed, now: self._oblivious.open(placed, record, now), incoming)
+            chunked = incoming.kind == Kind.OBLIVIOUS_CHUNKED
+            await self._server.opened(
+                agent, lambda placed, now: self._oblivious.open(placed, record, now, chunked=chunked), incoming
+            )
         elif incoming.kind == Kind.OBLIVIOUS_KEYS:
             agent = need_bytes("agent", incoming.payload, 32)
             await incoming.send(self._oblivious.keys(self._table.get(agent)))

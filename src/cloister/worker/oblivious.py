@@ -34,10 +34,11 @@ class ObliviousCalls:
             made += [shown.to_json() for shown, _ in keys.oblivious]
         return json.dumps({"keys": made}).encode()
 
-    def open(self, placed: Placed, data: bytes, now_ms: int) -> OpenRequest:
-        """Open one request for an agent, by the keys of its leases that count now. ``now_ms``: Unix time.
+    def open(self, placed: Placed, data: bytes, now_ms: int, *, chunked: bool = False) -> OpenRequest:
+        """Open one request for an agent, by the keys of its leases that count now. ``now_ms``: Unix time; ``chunked``:
+        its answer goes out in chunks, as it is made.
 
         Raises EnvelopeError by name."""
         held = (keys for one in placed.versions() for keys in (one.keys, one.older) if keys is not None)
         known = [(keys.seat.certificate, key) for keys in held for _, key in keys.oblivious]
-        return self._door.open_request(data, now_ms, known)
+        return self._door.open_request(data, now_ms, known, chunked=chunked)

@@ -92,6 +92,12 @@ def encode_response(response: BinaryResponse, *, indeterminate: bool = False, si
     return padded(b"".join(parts) + tail(response.content, response.trailers, indeterminate), size)
 
 
+def encode_response_head(status: int, headers: Headers) -> bytes:
+    """What a response of indeterminate length begins with, up to its content. Raises EnvelopeError."""
+    check_status(status, 200, 599)
+    return varint(OPEN_RESPONSE) + varint(status) + section(headers, True)
+
+
 def decode_request(data: bytes, *, max_content: int) -> BinaryRequest:
     """Parse a request of either framing. Raises EnvelopeError: bhttp.malformed, bhttp.too_large, bhttp.field."""
     reader = Reader(data)
@@ -228,6 +234,7 @@ def varint(value: int) -> bytes:
 
 
 def sized(data: bytes) -> bytes:
+    """Its length, and the bytes."""
     return varint(len(data)) + data
 
 

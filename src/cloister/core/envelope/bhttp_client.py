@@ -45,6 +45,14 @@ def encode_request(request: BinaryRequest, *, indeterminate: bool = False, size:
 def decode_response(data: bytes, *, max_content: int) -> BinaryResponse:
     """Parse a response of either framing. Raises EnvelopeError: bhttp.malformed, bhttp.too_large, bhttp.field."""
     reader = Reader(data)
+    indeterminate, before, status, headers = read_head(reader)
+    content, trailers = reader.tail(indeterminate, max_content)
+    return BinaryResponse(status, headers, content, trailers, before)
+
+
+def read_head(reader: Reader) -> tuple[bool, tuple[tuple[int, Headers], ...], int, Headers]:
+    """(of indeterminate length, informational responses, status, fields) of a response, up to its content. Raises as
+    ``decode_response`` does."""
     indeterminate = framing(reader, KNOWN_RESPONSE, OPEN_RESPONSE)
     before: list[tuple[int, Headers]] = []
     while True:
@@ -55,6 +63,4 @@ def decode_response(data: bytes, *, max_content: int) -> BinaryResponse:
             raise TOO_LARGE(expected=f"at most {MAX_INFORMATIONAL} informational responses", found="more")
         before.append((status, reader.fields(indeterminate)))
     check_status(status, 200, 599)
-    headers = reader.fields(indeterminate)
-    content, trailers = reader.tail(indeterminate, max_content)
-    return BinaryResponse(status, headers, content, trailers, tuple(before))
+    return indeterminate, tuple(before), status, reader.fields(indeterminate)

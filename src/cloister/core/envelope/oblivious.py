@@ -33,6 +33,8 @@ SCHEME: Final = "https"
 CHECKPOINT: Final = "cloister-checkpoint"
 REFUSAL: Final = "cloister-refusal"
 RECEIPT: Final = "cloister-receipt"
+# Of an answer in chunks that failed after its head.
+FAILURE: Final = "cloister-failure"
 REQUEST: Final = "cloister-request"
 DEADLINE: Final = "cloister-deadline"
 IDEMPOTENCY: Final = "cloister-idempotency-key"
@@ -197,8 +199,9 @@ def from_message(message: BinaryRequest, certificate: KeyCertificate) -> Request
 
 
 def max_request(body: int = MAX_BODY) -> int:
-    """Bytes of an encapsulated request with a body of at most ``body`` bytes."""
-    return padded_size(body + 2 * MAX_HEAD + _FRAMING) + ohttp.HDR_SIZE + ENC_SIZE + hpke.TAG_SIZE
+    """Bytes of an encapsulated request with a body of at most ``body`` bytes, in one chunk or in the most."""
+    message = padded_size(body + 2 * MAX_HEAD + _FRAMING)
+    return message + ohttp.HDR_SIZE + ENC_SIZE + ohttp.MAX_CHUNKS * (4 + hpke.TAG_SIZE)
 
 
 _CALLERS = msgspec.json.Decoder(Caller)

@@ -1,59 +1,48 @@
-"""Oblivious calls, the client's end: verify a worker's key, seal a request, open its answer (spec/ohttp.md 4 to 7)."""
+"""Oblivious calls, the client's end: verify a worker's key, seal a request (spec/ohttp.md 4 to 6). Answers are opened
+by ``oblivious_answer.py``."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from hmac import compare_digest
 
 import msgspec
 
-from cloister.core.encoding.hexes import from_hex, to_hex
+from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.signatures import verify_signer
 from cloister.core.encoding.statements import CallerSession
 from cloister.core.envelope import ohttp
-from cloister.core.envelope.bhttp import BinaryRequest, BinaryResponse, padded_size
-from cloister.core.envelope.bhttp_client import decode_response, encode_request, encode_request_head
+from cloister.core.envelope.bhttp import BinaryRequest, padded_size
+from cloister.core.envelope.bhttp_client import encode_request, encode_request_head
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.envelope.model import (
     CALLER_EXPORT,
-    MAX_HEAD,
     AgentProof,
     Caller,
     CallerKind,
     Headers,
     RequestHead,
-    WireFailure,
-    WireFinal,
-    decode_json,
     encode_json,
 )
 from cloister.core.envelope.oblivious import (
     BAD_FIELD,
     CALLER,
-    CHECKPOINT,
     CLAIMS,
     DEADLINE,
     IDEMPOTENCY,
-    MAX_ANSWER,
-    RECEIPT,
-    REFUSAL,
     REQUEST,
     RESERVED,
     SCHEME,
     ObliviousKey,
     kem_of,
     key_number,
-    number,
 )
+from cloister.core.envelope.oblivious_answer import StreamOpener, WholeOpener, opener_of
 from cloister.core.envelope.ohttp_client import choose, decode_config, encapsulate_with
-from cloister.core.envelope.opener import Failed
-from cloister.core.errors import CloisterError, EnvelopeError, define, from_wire
+from cloister.core.errors import EnvelopeError, define
 from cloister.core.keys import hpke, idsig
-from cloister.core.receipts.batch import MAX_BATCH_PATH, BatchPath
-from cloister.core.receipts.commitments import receipt_salt, request_commitment, response_commitment
-from cloister.core.receipts.merkle import hashes_from
+from cloister.core.receipts.commitments import receipt_salt, request_commitment
 
 BAD_KEY = define(
     "oblivious.key",
@@ -61,13 +50,6 @@ BAD_KEY = define(
     check="an oblivious key is a configuration of its own purpose for one key certificate, signed by worker and key",
     remedy="take another seat of the agent; do not seal to this key",
     status=403,
-)
-BAD_ANSWER = define(
-    "oblivious.answer",
-    EnvelopeError,
-    check="an answer is a response with checkpoint and receipt, or a refusal with its code",
-    remedy="the worker does not speak this version; take another seat",
-    status=502,
 )
 
 
@@ -113,18 +95,13 @@ def to_message(certificate: KeyCertificate, head: RequestHead, body: bytes) -> B
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ObliviousRequest:
-    """A call ready to send, and what opens its answer. ``salt`` and ``commitment`` belong to the receipt."""
+    """A call ready to send. ``opener`` opens its answer; ``salt`` and ``commitment`` belong to its receipt."""
 
     data: bytes
-    exchange: ohttp.Exchange
+    opener: WholeOpener | StreamOpener
     salt: bytes
     commitment: bytes
     request_id: str
-
-    def open(self, data: bytes) -> Answer | Failed:
-        """The answer, or the worker's refusal, which is authentic too. Raises EnvelopeError for what is neither."""
-        message = self.exchange.open_response(data, max_size=MAX_ANSWER)
-        return Answer.of(decode_response(message, max_content=MAX_ANSWER), self.salt)
 
 
 Sign = Callable[[bytes], bytes]
@@ -155,8 +132,11 @@ def seal(
     body: bytes,
     rng: hpke.Rng,
     speaker: Speaker | None = None,
+    *,
+    chunked: bool = False,
 ) -> ObliviousRequest:
-    """One request, padded, in a context of its own. ``config``: what ``ObliviousKey.verify`` gave for ``certificate``.
+    """One request, padded, in a context of its own. ``config``: what ``verify_key`` gave for ``certificate``;
+    ``chunked``: the answer comes in chunks.
 
     Raises EnvelopeError: envelope.head, oblivious.field, bhttp.too_large."""
     kept: list[bytes] = []
@@ -168,71 +148,13 @@ def seal(
         bare = encode_request(message)
         return bare.ljust(padded_size(len(bare)), b"\0")
 
-    data, exchange = encapsulate_with(config, build, rng)
+    data, exchange = encapsulate_with(config, build, rng, chunked=chunked)
     salt = receipt_salt(exchange.context, 0)
-    return ObliviousRequest(data, exchange, salt, request_commitment(salt, kept[0], body), head.request_id)
-
-
-# --- an answer ---
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A good answer. ``receipt``: canonical bytes; ``commitment``: what the receipt must say of this response."""
-
-    status: int
-    headers: Headers
-    checkpoint: int
-    body: bytes
-    receipt: bytes
-    signature: bytes
-    batch: BatchPath | None
-    commitment: bytes
-
-    @classmethod
-    def of(cls, response: BinaryResponse, salt: bytes) -> Answer | Failed:
-        """Take a response apart. Raises EnvelopeError: oblivious.answer, envelope.head, oblivious.field."""
-        ours = dict(pair for pair in response.headers if pair[0].startswith(RESERVED))
-        if REFUSAL in ours:
-            return Failed(_refusal(response, ours[REFUSAL]))
-        final = dict(response.trailers)
-        if set(ours) != {CHECKPOINT} or set(final) != {RECEIPT} or len(response.trailers) != 1:
-            raise BAD_ANSWER(expected="one checkpoint and one receipt", found=", ".join([*ours, *final])[:120])
-        headers = tuple(pair for pair in response.headers if not pair[0].startswith(RESERVED))
-        if len(headers) + 1 != len(response.headers):
-            raise BAD_ANSWER(expected="one checkpoint", found="several")
-        word = decode_json(_FINAL, final[RECEIPT].encode("latin-1"), "a receipt and a signature")
-        said = word.batch
-        batch = None if said is None else BatchPath(said.first, said.size, hashes_from(said.path, MAX_BATCH_PATH))
-        return cls(
-            response.status,
-            headers,
-            number(CHECKPOINT, ours[CHECKPOINT]),
-            response.content,
-            bytes(word.receipt),
-            from_hex(word.signature, 65, name="receipt signature"),
-            batch,
-            response_commitment(salt, response.status, headers, _hash(response.content)),
-        )
-
-
-_FINAL = msgspec.json.Decoder(WireFinal)
-_FAILURE = msgspec.json.Decoder(WireFailure)
-
-
-def _refusal(response: BinaryResponse, code: str) -> CloisterError:
-    failure = decode_json(_FAILURE, response.content[: MAX_HEAD + 1], "a failure")
-    error = from_wire(failure.error, status=failure.status)
-    if not 400 <= failure.status <= 599 or error.code != code:
-        raise BAD_ANSWER(expected="a refusal that says what its field says", found=f"{failure.status} {code}"[:80])
-    return error
+    commitment = request_commitment(salt, kept[0], body)
+    return ObliviousRequest(data, opener_of(exchange), salt, commitment, head.request_id)
 
 
 def _need_unreserved(headers: Headers) -> None:
     for name, _ in headers:
         if name.startswith(RESERVED):
             raise BAD_FIELD(expected=f"no header whose name begins with {RESERVED}", found=name[:80])
-
-
-def _hash(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()

@@ -1,21 +1,32 @@
-"""The worker's end of oblivious calls: open, refuse what was seen, seal the whole answer (spec/ohttp.md 6, 7).
+"""The worker's end of oblivious calls: open, refuse what was seen, seal the answer (spec/ohttp.md 6, 7, 11).
 
-An answer is one sealed message, so it is held until it is complete. Time is an argument, held monotone here.
+An answer is one sealed message, held until it is complete, or a stream of chunks: as the request wants it. Time is an
+argument, held monotone here.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from typing import Final
 
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.envelope import ohttp
-from cloister.core.envelope.bhttp import BinaryResponse, decode_request, encode_response, padded_size
+from cloister.core.envelope.bhttp import (
+    BinaryResponse,
+    decode_request,
+    encode_response,
+    encode_response_head,
+    padded_size,
+    section,
+    sized,
+)
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.envelope.model import Headers, ResponseHead, WireBatch, encode_json, error_json
 from cloister.core.envelope.oblivious import (
     CHECKPOINT,
+    FAILURE,
     MAX_ANSWER,
     MAX_BODY,
     RECEIPT,
@@ -24,6 +35,7 @@ from cloister.core.envelope.oblivious import (
     from_message,
     max_request,
 )
+from cloister.core.envelope.ohttp_chunks import CHUNK, ChunkSealer
 from cloister.core.envelope.replay import REPLAY, Retired
 from cloister.core.envelope.server import OpenRequest, SealedRefusalError, caller_of, need_deadline
 from cloister.core.envelope.stream import Responder, final_json
@@ -35,6 +47,8 @@ Held = tuple[KeyCertificate, ohttp.Recipient]
 MAX_REMEMBERED: Final = 1 << 18
 # Room for what stands beside an answer's body: fields, receipt, padding, nonce and tag.
 _BESIDE: Final = 192 << 10
+# Content in one chunk: beside it stands its length.
+_PIECE: Final = CHUNK - 4
 
 REPEATED = define(
     "oblivious.repeated",
@@ -67,8 +81,9 @@ class ObliviousDoor:
         self._seen = Retired(remembered)
         self._now = 0
 
-    def open_request(self, data: bytes, now_ms: int, held: Iterable[Held]) -> OpenRequest:
-        """Open one request. ``held``: the keys of the agent that it was sent to, of leases that count now.
+    def open_request(self, data: bytes, now_ms: int, held: Iterable[Held], *, chunked: bool = False) -> OpenRequest:
+        """Open one request. ``held``: the keys of the agent that it was sent to, of leases that count now; ``chunked``:
+        it came as one of chunks, and so will the answer.
 
         The numbers are those of spec/ohttp.md 6: 1. size and shape; 2. a key of that number; 3. not seen before;
         4. it opens; from here refusals are sealed: 5. the message; 6. its fields; 7. the deadline; 8. the request id;
@@ -76,7 +91,7 @@ class ObliviousDoor:
         self._now = max(self._now, now_ms)
         self._seen.forget(self._now)
         limit = max_request(self._max_body)
-        hdr, enc, _ = ohttp.split(data, max_size=limit)  # 1
+        hdr, enc, _ = ohttp.split(data, max_size=limit, chunked=chunked)  # 1
         number, name = hdr[0], ohttp.name_of(enc)
         keys = [(certificate, key) for certificate, key in held if key.config.key_id == number]
         if not keys:  # 2
@@ -84,15 +99,15 @@ class ObliviousDoor:
         if self._seen.get(name) is not None:  # 3
             raise REPLAY(expected="a request not seen before", found=to_hex(name)[:18])
         self._seen.need_room(2)
-        certificate, text, exchange = _opened(keys, data, limit)  # 4
-        responder = ObliviousResponder(exchange, self._rng)
+        certificate, text, exchange = _opened(keys, data, limit, chunked=chunked)  # 4
+        responder = (StreamResponder if chunked else ObliviousResponder)(exchange, self._rng)
         try:
             return self._checked(certificate, text, exchange, responder)
         except CloisterError as error:
             raise SealedRefusalError(error, responder.error(error)) from None
 
     def _checked(
-        self, certificate: KeyCertificate, text: bytes, exchange: ohttp.Exchange, responder: ObliviousResponder
+        self, certificate: KeyCertificate, text: bytes, exchange: ohttp.Exchange, responder: Responder
     ) -> OpenRequest:
         message = decode_request(text, max_content=self._max_body)  # 5
         head = from_message(message, certificate)  # 6
@@ -107,13 +122,15 @@ class ObliviousDoor:
         return OpenRequest(head, message.content, caller, responder, exchange.name, certificate, 0, message.head, salt)
 
 
-def _opened(keys: list[Held], data: bytes, limit: int) -> tuple[KeyCertificate, bytes, ohttp.Exchange]:
+def _opened(
+    keys: list[Held], data: bytes, limit: int, *, chunked: bool
+) -> tuple[KeyCertificate, bytes, ohttp.Exchange]:
     """By whichever of the keys with this number opens it: there are two while a lease of another term or of a second
     version runs beside the first."""
     refusal: CloisterError | None = None
     for certificate, key in keys:
         try:
-            text, exchange = key.open(data, max_size=limit)
+            text, exchange = key.open(data, max_size=limit, chunked=chunked)
         except CloisterError as error:
             refusal = error
             continue
@@ -137,8 +154,7 @@ class ObliviousResponder(Responder):
     def begin(self, head: ResponseHead, encoded: bytes) -> bytes:
         """Take the head. Raises EnvelopeError (oblivious.reserved_name, bhttp.*) for one that cannot be sent."""
         self._need(started=False)
-        if head.status < 200 or any(name.startswith(RESERVED) for name, _ in head.headers):
-            raise RESERVED_NAME(expected="a final status and names of the agent's own", found=f"status {head.status}")
+        _need_own(head)
         self._head = head
         encode_response(self._response((), b""))
         self._index = 1
@@ -163,8 +179,7 @@ class ObliviousResponder(Responder):
     def error(self, error: CloisterError) -> bytes:
         """The whole answer, a refusal; nothing of what was taken before is in it."""
         self._need(started=None)
-        headers = (("content-type", "application/problem+json"), (REFUSAL, error.code))
-        return self._sealed(BinaryResponse(error.status, headers, encode_json(error_json(error))))
+        return self._sealed(_refusal(error))
 
     @property
     def started(self) -> bool:
@@ -172,10 +187,74 @@ class ObliviousResponder(Responder):
         return False
 
     def _response(self, trailers: Headers, body: bytes) -> BinaryResponse:
-        headers = ((CHECKPOINT, str(self._head.checkpoint)), *self._head.headers)
-        return BinaryResponse(self._head.status, headers, body, trailers)
+        return BinaryResponse(self._head.status, _headers(self._head), body, trailers)
 
     def _sealed(self, response: BinaryResponse) -> bytes:
         self._done = True
-        bare = encode_response(response)
-        return self._exchange.seal_response(bare.ljust(padded_size(len(bare)), b"\0"), self._rng)
+        return self._exchange.seal_response(_padded(encode_response(response)), self._rng)
+
+
+class StreamResponder(Responder):
+    """The answer's end in chunks (spec/ohttp.md 11): each call gives the bytes to write, as for a sealed answer."""
+
+    def __init__(self, exchange: ohttp.Exchange, rng: hpke.Rng) -> None:
+        self._sealer = ChunkSealer(exchange, rng)
+        self._index = 0
+        self._done = False
+        self._hash = hashlib.sha256()
+        self._head = ResponseHead(status=500, checkpoint=0)
+        self.body_bytes = 0
+
+    def begin(self, head: ResponseHead, encoded: bytes) -> bytes:
+        """The head. Raises EnvelopeError (oblivious.reserved_name, bhttp.*) for one that cannot be sent."""
+        self._need(started=False)
+        _need_own(head)
+        lead = encode_response_head(head.status, _headers(head))
+        self._head, self._index = head, 1
+        return self._sealer.seal(lead)
+
+    def chunk(self, data: bytes) -> bytes:
+        """Some of the body, in chunks that every reader takes; nothing is written for none."""
+        self._need(started=True)
+        self._hash.update(data)
+        self.body_bytes += len(data)
+        pieces = (data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
+        return b"".join(self._sealer.seal(sized(piece)) for piece in pieces)
+
+    def final(self, receipt: bytes, signature: bytes, batch: WireBatch | None = None) -> bytes:
+        """The end, with the receipt."""
+        self._need(started=True)
+        return self._ended(((RECEIPT, final_json(receipt, signature, batch).decode("latin-1")),))
+
+    def error(self, error: CloisterError) -> bytes:
+        """The end of a failed answer: a whole refusal, or what failed after the head."""
+        self._need(started=None)
+        if self._index:
+            failure = error_json(error)
+            text = json.dumps({"status": failure.status, "error": failure.error})  # ASCII, as field values are
+            return self._ended(((FAILURE, text),))
+        self._done = True
+        return self._sealer.seal(_padded(encode_response(_refusal(error))), last=True)
+
+    def _ended(self, trailers: Headers) -> bytes:
+        text = b"\0" + section(trailers, True)
+        self._done = True
+        return self._sealer.seal(_padded(text), last=True)
+
+
+def _need_own(head: ResponseHead) -> None:
+    if head.status < 200 or any(name.startswith(RESERVED) for name, _ in head.headers):
+        raise RESERVED_NAME(expected="a final status and names of the agent's own", found=f"status {head.status}")
+
+
+def _headers(head: ResponseHead) -> Headers:
+    return ((CHECKPOINT, str(head.checkpoint)), *head.headers)
+
+
+def _refusal(error: CloisterError) -> BinaryResponse:
+    headers = (("content-type", "application/problem+json"), (REFUSAL, error.code))
+    return BinaryResponse(error.status, headers, encode_json(error_json(error)))
+
+
+def _padded(message: bytes) -> bytes:
+    return message.ljust(padded_size(len(message)), b"\0")

@@ -1,5 +1,5 @@
 """Oblivious HTTP (RFC 9458): key configurations, encapsulated requests and responses. Bytes in, bytes out. What only
-clients do is in ``ohttp_client.py``.
+clients do is in ``ohttp_client.py``; answers in chunks (draft-ietf-ohai-chunked-ohttp-08) are in ``ohttp_chunks.py``.
 
 KEM: DHKEM(X25519, HKDF-SHA256) or X-Wing, as the size of the public key says (32 or 1216 bytes); KDF: HKDF-SHA256;
 AEAD: the three of RFC 9180. The labels are those of binary HTTP.
@@ -23,6 +23,8 @@ from cloister.core.keys import hpke, xwing
 
 REQUEST_TYPE: Final = "message/ohttp-req"
 RESPONSE_TYPE: Final = "message/ohttp-res"
+CHUNKED_REQUEST_TYPE: Final = "message/ohttp-chunked-req"
+CHUNKED_RESPONSE_TYPE: Final = "message/ohttp-chunked-res"
 KEYS_TYPE: Final = "application/ohttp-keys"
 KEY_PROBLEM: Final = "https://iana.org/assignments/http-problem-types#ohttp-key"
 KEM_X25519: Final = 0x0020
@@ -36,8 +38,12 @@ MAX_CONFIG: Final = 5 + xwing.PUBLIC_SIZE + 4 * MAX_PAIRS
 # What a configuration of ours offers, best first.
 OFFERED: Final = ((KDF_SHA256, hpke.AES_256_GCM), (KDF_SHA256, hpke.CHACHA20_POLY1305), (KDF_SHA256, hpke.AES_128_GCM))
 _TAG: Final = hpke.TAG_SIZE
-_REQUEST: Final = b"message/bhttp request"
-_RESPONSE: Final = b"message/bhttp response"
+# Of a request; and what a final chunk is bound to besides its place.
+MAX_CHUNKS: Final = 1024
+FINAL: Final = b"final"
+# By whether the messages are in chunks.
+_REQUEST: Final = (b"message/bhttp request", b"message/bhttp chunked request")
+_RESPONSE: Final = (b"message/bhttp response", b"message/bhttp chunked response")
 
 MALFORMED = define(
     "ohttp.malformed",
@@ -106,13 +112,18 @@ def encode_configs(configs: tuple[KeyConfig, ...]) -> bytes:
     return b"".join(len(one).to_bytes(2, "big") + one for one in (config.encode() for config in configs))
 
 
+Cipher = AESGCM | ChaCha20Poly1305
+
+
 class Exchange:
-    """One request's context: what its response is sealed under. ``enc``: the encapsulation. Either end holds one."""
+    """One request's context: what its response is sealed under. ``enc``: the encapsulation. Either end holds one.
 
-    __slots__ = ("_aead", "_context", "enc")
+    ``chunked``: request and response are in chunks, under labels of their own."""
 
-    def __init__(self, context: hpke.Context, enc: bytes, aead: int) -> None:
-        self._context, self.enc, self._aead = context, enc, aead
+    __slots__ = ("_aead", "_context", "chunked", "enc")
+
+    def __init__(self, context: hpke.Context, enc: bytes, aead: int, *, chunked: bool = False) -> None:
+        self._context, self.enc, self._aead, self.chunked = context, enc, aead, chunked
 
     @property
     def name(self) -> bytes:
@@ -126,43 +137,74 @@ class Exchange:
 
     def seal_response(self, response: bytes, rng: hpke.Rng) -> bytes:
         """nonce ‖ ciphertext (RFC 9458 section 4.4). Once per request: each call draws a new nonce."""
-        nonce = need_bytes("response nonce", rng(self._nonce_size), self._nonce_size)
-        cipher, iv = self._keys(nonce)
+        nonce = need_bytes("response nonce", rng(self.nonce_size), self.nonce_size)
+        cipher, iv = self.keys(nonce)
         return nonce + cipher.encrypt(iv, response, b"")
 
     def open_response(self, data: bytes, *, max_size: int) -> bytes:
         """The response. Raises EnvelopeError: ohttp.too_large, ohttp.malformed, ohttp.not_authentic."""
         if len(data) > max_size:
             raise TOO_LARGE(expected=f"at most {max_size} bytes", found=f"{len(data)} bytes")
-        if len(data) < self._nonce_size + _TAG:
+        if len(data) < self.nonce_size + _TAG:
             raise MALFORMED(expected="an encapsulated response", found=f"{len(data)} bytes")
-        cipher, iv = self._keys(data[: self._nonce_size])
+        cipher, iv = self.keys(data[: self.nonce_size])
         try:
-            return cipher.decrypt(iv, data[self._nonce_size :], b"")
+            return cipher.decrypt(iv, data[self.nonce_size :], b"")
         except (InvalidTag, ValueError):
             raise NOT_AUTHENTIC(expected="the response to this request", found="other bytes") from None
 
     @property
-    def _nonce_size(self) -> int:
+    def nonce_size(self) -> int:
+        """Bytes of a response's nonce."""
         return max(hpke.NONCE_SIZE, hpke.AEADS[self._aead][1])
 
-    def _keys(self, nonce: bytes) -> tuple[AESGCM | ChaCha20Poly1305, bytes]:
+    def keys(self, nonce: bytes) -> tuple[Cipher, bytes]:
         """Section 4.4: key and nonce from the exported secret, salted by enc and the response's nonce."""
         cipher, size = hpke.AEADS[self._aead]
-        prk = _hmac(self.enc + nonce, self._context.export(_RESPONSE, self._nonce_size), "sha256")
+        prk = _hmac(self.enc + nonce, self._context.export(_RESPONSE[self.chunked], self.nonce_size), "sha256")
         key = _hmac(prk, b"key\x01", "sha256")[:size]
         return cipher(key), _hmac(prk, b"nonce\x01", "sha256")[: hpke.NONCE_SIZE]
 
 
-def split(data: bytes, *, max_size: int) -> tuple[bytes, bytes, bytes]:
-    """(hdr, enc, ciphertext) of an encapsulated request; the first byte of hdr names a key. A KEM that nobody here
-    offers is cut as X25519 is. Raises EnvelopeError: ohttp.too_large, ohttp.malformed."""
+def split(data: bytes, *, max_size: int, chunked: bool = False) -> tuple[bytes, bytes, list[bytes]]:
+    """(hdr, enc, ciphertexts) of an encapsulated request; the first byte of hdr names a key. One that is not
+    ``chunked`` has one ciphertext. A KEM that nobody here offers is cut as X25519 is.
+
+    Raises EnvelopeError: ohttp.too_large, ohttp.malformed."""
     if len(data) > max_size:
         raise TOO_LARGE(expected=f"at most {max_size} bytes", found=f"{len(data)} bytes")
     _, size = KEMS.get(int.from_bytes(data[1:3], "big"), KEMS[KEM_X25519])
     if len(data) < HDR_SIZE + size + _TAG:
         raise MALFORMED(expected="an encapsulated request", found=f"{len(data)} bytes")
-    return data[:HDR_SIZE], data[HDR_SIZE : HDR_SIZE + size], data[HDR_SIZE + size :]
+    rest = data[HDR_SIZE + size :]
+    return data[:HDR_SIZE], data[HDR_SIZE : HDR_SIZE + size], _cut(rest) if chunked else [rest]
+
+
+def _cut(data: bytes) -> list[bytes]:
+    """The sealed chunks of a whole request, the final one last: it comes after a length of zero and has the rest."""
+    chunks: list[bytes] = []
+    at = 0
+    while len(chunks) < MAX_CHUNKS:
+        length = read_length(data, at)
+        if length is None:
+            raise MALFORMED(expected="a final chunk", found=f"the end after {len(chunks)} others")
+        size, at = length
+        end = at + size if size else len(data)
+        if not at + _TAG <= end <= len(data):
+            raise MALFORMED(expected="a chunk that fits, with its tag", found=f"{len(data) - at} bytes")
+        chunks.append(data[at:end])
+        if not size:
+            return chunks
+        at = end
+    raise TOO_LARGE(expected=f"at most {MAX_CHUNKS} chunks", found="more")
+
+
+def read_length(data: bytes | bytearray, at: int) -> tuple[int, int] | None:
+    """(length, where it ends) of the chunk at ``at``, in any spelling of RFC 9000 section 16; None where it is cut."""
+    end = at + (1 << (data[at] >> 6)) if at < len(data) else len(data) + 1
+    if end > len(data):
+        return None
+    return int.from_bytes(data[at:end], "big") & ((1 << (8 * (end - at) - 2)) - 1), end
 
 
 def name_of(enc: bytes) -> bytes:
@@ -178,7 +220,11 @@ class Recipient:
     def __init__(self, key: X25519PrivateKey | xwing.XWingKey | bytes, config: KeyConfig) -> None:
         """Raises ValueError if the configuration has another key: our mistake."""
         hdrs = [(config.hdr(aead), aead) for kdf, aead in config.suites if kdf == KDF_SHA256 and aead in hpke.AEADS]
-        self._by_hdr = {hdr: (aead, hpke.Recipient(key, info_of(hdr), aead=aead)) for hdr, aead in hdrs}
+        self._by_hdr = {
+            (hdr, chunked): (aead, hpke.Recipient(key, info_of(hdr, chunked=chunked), aead=aead))
+            for hdr, aead in hdrs
+            for chunked in (False, True)
+        }
         if any(one.public != config.public for _, one in self._by_hdr.values()):
             raise ValueError("the configuration is of another key")
         self.config = config
@@ -186,23 +232,25 @@ class Recipient:
     def __repr__(self) -> str:
         return f"Recipient(key_id={self.config.key_id})"
 
-    def open(self, data: bytes, *, max_size: int) -> tuple[bytes, Exchange]:
-        """(request, exchange). 1. size and shape; 2. the key; 3. its algorithms; 4. it opens.
+    def open(self, data: bytes, *, max_size: int, chunked: bool = False) -> tuple[bytes, Exchange]:
+        """(request, exchange). 1. size and shape; 2. the key; 3. its algorithms; 4. every chunk of it opens.
 
         Raises EnvelopeError: ohttp.too_large, ohttp.malformed, ohttp.key_unknown, ohttp.suite, ohttp.not_authentic."""
-        hdr, enc, text = split(data, max_size=max_size)  # 1
+        hdr, enc, texts = split(data, max_size=max_size, chunked=chunked)  # 1
         if hdr[0] != self.config.key_id:  # 2
             raise KEY_UNKNOWN(expected=f"key {self.config.key_id}", found=f"key {hdr[0]}")
-        if hdr not in self._by_hdr:  # 3
+        if (hdr, chunked) not in self._by_hdr:  # 3
             raise SUITE(expected="algorithms of the key configuration", found=f"0x{hdr[1:].hex()}")
-        aead, recipient = self._by_hdr[hdr]
+        aead, recipient = self._by_hdr[hdr, chunked]
         try:
             context = recipient.context(enc)  # 4
-            return context.open_at(0, b"", text), Exchange(context, enc, aead)
+            last = len(texts) - 1 if chunked else -1
+            opened = [context.open_at(at, FINAL if at == last else b"", text) for at, text in enumerate(texts)]
+            return b"".join(opened), Exchange(context, enc, aead, chunked=chunked)
         except SealError:
             raise NOT_AUTHENTIC(expected="a request encapsulated to this key", found="other bytes") from None
 
 
-def info_of(hdr: bytes) -> bytes:
+def info_of(hdr: bytes, *, chunked: bool = False) -> bytes:
     """The HPKE info of requests that begin with ``hdr``."""
-    return _REQUEST + b"\0" + hdr
+    return _REQUEST[chunked] + b"\0" + hdr

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cloister.core.envelope.ohttp import (
+    FINAL,
     KDF_SHA256,
     KEMS,
     MALFORMED,
@@ -59,22 +60,31 @@ def decode_configs(data: bytes) -> tuple[KeyConfig, ...]:
     return tuple(found)
 
 
-def encapsulate(config: KeyConfig, request: bytes, rng: hpke.Rng, *, aead: int | None = None) -> tuple[bytes, Exchange]:
+def encapsulate(
+    config: KeyConfig, request: bytes, rng: hpke.Rng, *, aead: int | None = None, chunked: bool = False
+) -> tuple[bytes, Exchange]:
     """``encapsulate_with`` of a request that does not depend on its exchange."""
-    return encapsulate_with(config, lambda exchange: request, rng, aead=aead)
+    return encapsulate_with(config, lambda exchange: request, rng, aead=aead, chunked=chunked)
 
 
 def encapsulate_with(
-    config: KeyConfig, request: Callable[[Exchange], bytes], rng: hpke.Rng, *, aead: int | None = None
+    config: KeyConfig,
+    request: Callable[[Exchange], bytes],
+    rng: hpke.Rng,
+    *,
+    aead: int | None = None,
+    chunked: bool = False,
 ) -> tuple[bytes, Exchange]:
     """(encapsulated request, its exchange): hdr ‖ enc ‖ ciphertext (RFC 9458 section 4.3). ``request`` makes the
-    message, which may hold what the exchange exports; ``rng(32)`` gives the ephemeral key.
+    message, which may hold what the exchange exports; ``rng(32)`` gives the ephemeral key. ``chunked``: an answer in
+    chunks is wanted; the request itself is one final chunk.
 
     Raises EnvelopeError (ohttp.suite), SealError for a weak key."""
     chosen = choose(config) if aead is None else aead
     if (KDF_SHA256, chosen) not in config.suites:
         raise SUITE(expected="an AEAD of the configuration", found=str(chosen))
     hdr = config.hdr(chosen)
-    enc, context = hpke.setup_sender(config.public, info_of(hdr), rng=rng, aead=chosen)
-    exchange = Exchange(context, enc, chosen)
-    return hdr + enc + context.seal_at(0, b"", request(exchange)), exchange
+    enc, context = hpke.setup_sender(config.public, info_of(hdr, chunked=chunked), rng=rng, aead=chosen)
+    exchange = Exchange(context, enc, chosen, chunked=chunked)
+    length, bound = (b"\0", FINAL) if chunked else (b"", b"")
+    return hdr + enc + length + context.seal_at(0, bound, request(exchange)), exchange

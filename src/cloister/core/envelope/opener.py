@@ -132,10 +132,12 @@ class Opener:
             self._state = _State.REFUSED
             raise
 
-    def close(self) -> None:
-        """Say that the stream ended. Raises EnvelopeError (envelope.truncated) unless the final chunk came."""
+    def close(self) -> list[Event]:
+        """Say that the stream ended: no event comes with that. Raises EnvelopeError (envelope.truncated) unless the
+        final chunk came."""
         if self._state is not _State.DONE:
             raise TRUNCATED(expected="a final chunk", found=f"the end, {self._state.value}")
+        return []
 
     @property
     def done(self) -> bool:

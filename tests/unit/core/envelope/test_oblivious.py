@@ -19,7 +19,8 @@ from cloister.core.envelope.bhttp import BinaryRequest, BinaryResponse
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.envelope.model import RequestHead
 from cloister.core.envelope.oblivious import ObliviousKey
-from cloister.core.envelope.oblivious_client import Answer, ObliviousRequest, Speaker, meant_for, verify_key
+from cloister.core.envelope.oblivious_answer import events_of
+from cloister.core.envelope.oblivious_client import ObliviousRequest, Speaker, meant_for, verify_key
 from cloister.core.envelope.oblivious_door import ObliviousDoor
 from cloister.core.envelope.opener import Failed
 from cloister.core.envelope.server import SealedRefusalError
@@ -27,7 +28,7 @@ from cloister.core.errors import CloisterError, define
 from cloister.core.errors import EnvelopeError as Family
 from cloister.core.keys import hpke, idsig
 from cloister.core.keys.xwing import XWingKey
-from support.oblivious_kit import RECEIPT, Oblivious, answered, certificate, good, issued
+from support.oblivious_kit import RECEIPT, Oblivious, answered, certificate, good, issued, told
 from support.sealed import MPK, NOW, WORKER, derived, head, key
 
 VECTORS = json.loads((Path(__file__).parents[4] / "spec/vectors/ohttp.json").read_text())
@@ -155,7 +156,7 @@ def test_a_call_by_x_wing_arrives_once_and_its_answer_comes_back() -> None:
     sealed = world.seal()
     assert (sealed.data[0], sealed.data[1:3]) == (world.config.key_id, b"\x64\x7a")
     request = world.open(sealed.data)
-    assert (request.body, request.session_id) == (b"question", sealed.exchange.name)
+    assert (request.body, request.session_id) == (b"question", ohttp.name_of(sealed.data[7:1127]))
     assert len(request.session_id) == 32
     assert good(sealed, answered(request)).body == b"answer"
     assert code_of(lambda: world.open(sealed.data)) == "envelope.replay"
@@ -195,9 +196,9 @@ def test_a_call_arrives_whole_and_its_answer_too(world: Oblivious) -> None:
     assert request.commitment() == sealed.commitment
     assert request.salt == sealed.salt
     answer = good(sealed, answered(request))
-    assert (answer.status, answer.checkpoint, answer.body) == (200, 123, b"answer")
-    assert answer.headers == (("content-type", "text/plain"),)
-    assert (answer.receipt, answer.signature, answer.batch) == (RECEIPT, b"\x01" * 65, None)
+    assert (answer.head.status, answer.head.checkpoint, answer.body) == (200, 123, b"answer")
+    assert answer.head.headers == (("content-type", "text/plain"),)
+    assert (answer.final.receipt, answer.final.signature, answer.final.batch) == (RECEIPT, b"\x01" * 65, None)
 
 
 def test_what_the_receipt_commits_to_is_what_both_ends_saw(world: Oblivious) -> None:
@@ -226,9 +227,9 @@ def test_a_refusal_is_sealed_and_told_apart_from_an_answer(world: Oblivious) -> 
     request.responder.head(200, (), 1)
     request.responder.chunk(b"half")
     assert not request.responder.started
-    told = sealed.open(request.responder.error(NO(expected="a", found="b")))
-    assert isinstance(told, Failed)
-    assert (told.error.code, told.error.status, told.error.found) == ("test.oblivious_no", 403, "b")
+    found = told(sealed, request.responder.error(NO(expected="a", found="b")))
+    assert isinstance(found, Failed)
+    assert (found.error.code, found.error.status, found.error.found) == ("test.oblivious_no", 403, "b")
     assert request.responder.done
 
 
@@ -259,8 +260,7 @@ def test_an_agents_answer_cannot_pass_for_the_workers_word(what: str, world: Obl
     responder = world.open(sealed.data).responder
     status, headers = BAD_HEADS[what]
     assert code_of(lambda: responder.head(status, headers, 1)) == "oblivious.reserved_name"
-    told = sealed.open(responder.error(NO(expected="a", found="b")))
-    assert isinstance(told, Failed)
+    assert isinstance(told(sealed, responder.error(NO(expected="a", found="b"))), Failed)
 
 
 def test_an_answer_over_the_cap_is_refused_before_it_is_held(world: Oblivious, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,9 +395,9 @@ def test_a_request_id_comes_once_even_in_new_clothes(world: Oblivious) -> None:
     sealed = world.seal(b"x", at)
     with pytest.raises(SealedRefusalError) as caught:
         world.open(sealed.data)
-    told = sealed.open(caught.value.sealed)
-    assert isinstance(told, Failed)
-    assert told.error.code == "oblivious.repeated"
+    found = told(sealed, caught.value.sealed)
+    assert isinstance(found, Failed)
+    assert found.error.code == "oblivious.repeated"
 
 
 def test_a_deadline_too_far_ahead_does_not_use_a_request_up(world: Oblivious) -> None:
@@ -445,10 +445,9 @@ def test_an_api_keys_word_is_handed_on_to_who_can_verify_it(world: Oblivious) ->
 
 def test_a_word_for_one_request_is_none_for_another(world: Oblivious) -> None:
     """The signature is over what this exchange alone exports."""
-    seen: list[Any] = []
-    first = world.seal()
-    seen.append(speaking(ALICE).caller(world.certificate, first.exchange.context))
-    message = world.seal(at=head(caller=seen[0]))
+    _, first = ohttp_client.encapsulate(world.config, b"", os.urandom)
+    word = speaking(ALICE).caller(world.certificate, first.context)
+    message = world.seal(at=head(caller=word))
     assert code_of(lambda: world.open(message.data)) == "envelope.caller"
 
 
@@ -492,7 +491,7 @@ BAD_ANSWERS: dict[str, tuple[BinaryResponse, str]] = {
 @pytest.mark.parametrize("what", BAD_ANSWERS)
 def test_an_answer_is_not_believed_with(what: str) -> None:
     response, code = BAD_ANSWERS[what]
-    assert code_of(lambda: Answer.of(response, bytes(32))) == code
+    assert code_of(lambda: events_of(response)) == code
 
 
 # --- known answers ---
@@ -519,10 +518,13 @@ def test_the_vectors_are_reproduced() -> None:
     assert to_hex(sealed.data) == said["encapsulated_request"]
     assert to_hex(sealed.commitment) == said["request_commitment"]
     answer = good(sealed, from_hex(said["encapsulated_response"]))
-    assert (answer.status, answer.checkpoint, to_hex(answer.body)) == (200, 123, said["answer"])
-    assert answer.receipt.decode() == said["receipt"]
+    assert (answer.head.status, answer.head.checkpoint, to_hex(answer.body)) == (200, 123, said["answer"])
+    assert answer.final.receipt.decode() == said["receipt"]
     assert to_hex(answer.commitment) == said["response_commitment"]
-    refused = sealed.open(from_hex(said["encapsulated_refusal"]))
+    again = oblivious_client.seal(
+        config, of, made, from_hex(said["body"]), lambda size: from_hex(said["client_random"])
+    )
+    refused = told(again, from_hex(said["encapsulated_refusal"]))
     assert isinstance(refused, Failed)
     assert refused.error.code == said["refusal"]
 
