@@ -1,4 +1,5 @@
-"""Writes ohttp.json: RFC 9458 Appendix A, and known answers for spec/ohttp.md, from a fixed random source.
+"""Writes ohttp.json: the examples of RFC 9458 and of the draft of chunked messages, and known answers for
+spec/ohttp.md, from a fixed random source.
 
 Run it from the repository root: ``python spec/vectors/gen_ohttp.py``. Every secret in it is a test value.
 """
@@ -45,6 +46,25 @@ RFC = {
     ),
     "response": "0x0140c8",
     "encapsulated_response": "0xc789e7151fcba46158ca84b04464910d86f9013e404feea014e7be4a441f234f857fbd",
+}
+
+# draft-ietf-ohai-chunked-ohttp, Appendix A: a request of three chunks, an answer of three.
+DRAFT = {
+    "gateway_key": "0x1c190d72acdbe4dbc69e680503bb781a932c70a12c8f3754434c67d8640d8698",
+    "key_config": "0x010020668eb21aace159803974a4c67f08b4152d29bed10735fd08f98ccdd6fe09570800080001000100010003",
+    "client_ephemeral": "0xb26d565f3f875ed480d1abced3d665159650c99174fd0b124ac4bda0c64ae324",
+    "request": "0x00034745540568747470730b6578616d706c652e636f6d012f",
+    "encapsulated_request": (
+        "0x010020000100018811eb457e100811c40a0aa71340a1b81d804bb986f736f2f566a7199761a032"
+        "1c2ad24942d4d692563012f2980c8fef437a336b9b2fc938ef77a5834f"
+        "1d2e33d8fd25577afe31bd1c79d094f76b6250ae6549b473ecd950501311"
+        "001c6c1395d0ef7c1022297966307b8a7f"
+    ),
+    "response_chunks": ["0x01", "0x40c8", "0x"],
+    "encapsulated_response": (
+        "0xbcce7f4cb921309ba5d62edf1769ef091179bf1cc87fa0e2c02de4546945aa3d1e48"
+        "12b348b5bd4c594c16b6170b07b475845d1f3200ed9d8a796617a5b27265f4d73247f639"
+    ),
 }
 
 
@@ -195,6 +215,48 @@ def call() -> dict[str, Any]:
     }
 
 
+def chunked() -> dict[str, Any]:
+    """A request for an answer in chunks, and three answers to it: good, failed after its head, refused."""
+    certificate = make_certificate()
+    ((shown, recipient),) = oblivious.issue(certificate, call_key(certificate), MPK, sign, stream("key"))
+    config = oblivious_client.verify_key(shown, certificate, MPK)
+    head = RequestHead(request_id="0x" + f"{2:032x}", method="GET", path="/stream", deadline_ms=NOW + 30_000)
+    sealed = oblivious_client.seal(config, certificate, head, b"", stream("client"), chunked=True)
+
+    def opened(seed: str) -> OpenRequest:
+        return ObliviousDoor(stream(seed)).open_request(sealed.data, NOW, [(certificate, recipient)], chunked=True)
+
+    request = opened("streaming")
+    responder, pieces = request.responder, (b"one ", bytes(range(256)) * 65, b"three")
+    told = responder.head(200, (("content-type", "text/event-stream"),), 123)
+    told += b"".join(responder.chunk(piece) for piece in pieces)
+    commitment = responder.commitment(request.salt)
+    receipt = b'{"r":1}'
+    told += responder.final(receipt, b"\x01" * 65)
+    broken = opened("failing").responder
+    failed = broken.head(200, (), 123) + broken.chunk(b"half") + broken.error(DEADLINE(expected="é", found="b"))
+    refused = opened("refusing").responder.error(DEADLINE(expected="a", found="b"))
+    return {
+        "draft": DRAFT,
+        "certificate": certificate.encoded.decode(),
+        "key": shown.to_json(),
+        "mpk": to_hex(MPK),
+        "client_random": to_hex(stream("client")(32)),
+        "head": {"id": head.request_id, "m": head.method, "p": head.path, "h": [], "d": head.deadline_ms},
+        "encapsulated_request": to_hex(sealed.data),
+        "encapsulated_response": to_hex(told),
+        "status": 200,
+        "checkpoint": 123,
+        "answer_sha256": to_hex(hashlib.sha256(b"".join(pieces)).digest()),
+        "request_commitment": to_hex(request.commitment()),
+        "response_commitment": to_hex(commitment),
+        "receipt": receipt.decode(),
+        "encapsulated_failure": to_hex(failed),
+        "encapsulated_refusal": to_hex(refused),
+        "refusal": DEADLINE.code,
+    }
+
+
 def hybrid() -> dict[str, Any]:
     """A certificate with X-Wing and both its keys: clients take the second and refuse the first."""
     certificate = make_certificate(XWingKey(stream("x-wing")(32)).public)
@@ -211,10 +273,11 @@ def hybrid() -> dict[str, Any]:
 def build() -> dict[str, Any]:
     """The whole file."""
     return {
-        "comment": "RFC 9458 Appendix A, and known answers for spec/ohttp.md. Secrets are test values.",
+        "comment": "RFC 9458, chunked messages, and known answers for spec/ohttp.md. Secrets are test values.",
         "rfc9458": RFC,
         "bhttp": messages(),
         "call": call(),
+        "chunked": chunked(),
         "xwing": hybrid(),
     }
 
