@@ -118,12 +118,26 @@ def _checked(data: bytes, size: int, name: str, group: type[_Point], spelling: t
 
 
 _COMPRESSED: Final = ("from_compressed_bytes", "to_compressed_bytes")
+_ON_CURVE: Final = ("from_compressed_bytes_unchecked", "to_compressed_bytes")
 _PLAIN: Final = ("from_xy_bytes_be", "to_xy_bytes_be")
 
 
 def g1_from_bytes(data: bytes, name: str = "point") -> G1Point:
     """Decode 48 compressed bytes, subgroup checked, identity refused. Raises ThresholdError."""
     return _checked(data, G1_SIZE, name, G1Point, _COMPRESSED, _NO_G1)
+
+
+def g1_on_curve(data: bytes, name: str = "point") -> G1Point:
+    """``g1_from_bytes`` without the subgroup check, two thirds of its cost: where only a public sum of points is used.
+    That sum goes through ``need_subgroup`` before anything secret meets it. Raises ThresholdError."""
+    return _checked(data, G1_SIZE, name, G1Point, _ON_CURVE, _NO_G1)
+
+
+def need_subgroup(point: G1Point) -> G1Point:
+    """The point, if it is in the prime-order subgroup. Raises ThresholdError."""
+    if not point.is_in_subgroup():
+        raise BAD_POINT(expected="a sum in the subgroup of G1", found="a point outside")
+    return point
 
 
 def g2_from_bytes(data: bytes, name: str = "point") -> G2Point:
@@ -198,6 +212,29 @@ def g2_times(scalar: Scalar) -> G2Point:
     return total
 
 
+_ROWS, _COLUMNS = 6, 43  # 258 bits
+
+
+def multiples(base: G1Point) -> Callable[[Scalar], G1Point]:
+    """base * scalar for a checked base that is multiplied several times: Lim and Lee's comb of six rows.
+
+    The table costs one multiplication, each one after it half of one. As many additions for every scalar.
+    """
+    table, row, step = [_NO_G1], base, _scalar_of(1 << _COLUMNS)
+    for number in range(_ROWS):
+        row = row * step if number else row
+        table += [known + row for known in table]
+
+    def times(scalar: Scalar) -> G1Point:
+        bits, total = format(int.from_bytes(scalar_bytes(scalar), "big"), f"0{_ROWS * _COLUMNS}b"), _NO_G1
+        for column in range(_COLUMNS):
+            total = total + total
+            total = total + table[int(bits[column::_COLUMNS], 2)]
+        return total
+
+    return times
+
+
 def pairing_bytes(g1: G1Point, g2: G2Point) -> bytes:
     """e(g1, g2) as 576 bytes: twelve field elements of 48 bytes, little-endian, in tower order (spec/sharing.md 6)."""
     return need_bytes("pairing value", bytes.fromhex(str(GT.pairing(g1, g2))), GT_SIZE)
@@ -222,6 +259,13 @@ def g2_combine(points: Sequence[G2Point], scalars: Sequence[Scalar]) -> G2Point:
     if len(points) != len(scalars):
         raise RuntimeError("points and scalars differ in number")
     return G2Point.multiexp_unchecked(list(points), list(scalars))
+
+
+def g1_combine(points: Sequence[G1Point], scalars: Sequence[Scalar]) -> G1Point:
+    """``g2_combine`` in G1."""
+    if len(points) != len(scalars):
+        raise RuntimeError("points and scalars differ in number")
+    return G1Point.multiexp_unchecked(list(points), list(scalars))
 
 
 def g2_evaluate(coefficients: Sequence[G2Point], x: int) -> G2Point:
@@ -271,7 +315,7 @@ def _whole_weights(indexes: tuple[int, ...]) -> tuple[tuple[int, ...], Scalar]:
 
 
 def g1_whole_sum(points: Sequence[G1Point], weights: Sequence[int]) -> G1Point:
-    """Sum of weight * point for whole numbers of either sign and points that were already checked."""
+    """Sum of weight * point for whole numbers of either sign. Points that were not checked give a sum that was not."""
     total = _NO_G1
     for point, weight in zip(points, weights, strict=True):
         part = point * _scalar_of(abs(weight))

@@ -6,8 +6,8 @@ encryption of h(id)^{s_i} under T that everybody can check against i's share key
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,12 +24,16 @@ from cloister.core.threshold.groups import (
     MAX_MEMBERS,
     Rng,
     draw,
+    g1_combine,
     g1_from_bytes,
+    g1_on_curve,
     g1_times,
     g1_whole_sum,
     g2_from_bytes,
     g2_times,
     hash_identity,
+    multiples,
+    need_subgroup,
     pairings_equal,
     public_key,
     random_scalar,
@@ -133,6 +137,31 @@ def evaluate(share: KeyShare, identity: bytes, transport_public: bytes, rng: Rng
     return Evaluator(share).partials([identity], transport_public, rng)[0]
 
 
+class Masks:
+    """One-time masks for one asker: g1^r, g2^r and T^r, with a fresh r for each. They hide whatever comes, so they may
+    be made before it is known what that is. A mask is taken once."""
+
+    def __init__(self, transport_public: bytes, rng: Rng, count: int) -> None:
+        """``transport_public``: T, 48 bytes. ``count``: how many may be wanted. Raises ThresholdError."""
+        transport = g1_from_bytes(transport_public, "transport key")
+        self._rng, self._ready = rng, deque[tuple[bytes, bytes, G1Point]]()
+        self._times = multiples(transport) if count > 2 else lambda r: transport * r
+
+    def __repr__(self) -> str:
+        return f"Masks(ready={len(self._ready)})"
+
+    def prepare(self) -> None:
+        """Make one more."""
+        r = random_scalar(self._rng)
+        self._ready.append((to_bytes(g1_times(r)), to_bytes(g2_times(r)), self._times(r)))
+
+    def take(self) -> tuple[bytes, bytes, G1Point]:
+        """The oldest mask, made now if none is ready: (E1, E2, T^r)."""
+        if not self._ready:
+            self.prepare()
+        return self._ready.popleft()
+
+
 class Evaluator:
     """One share that answers again and again. It keeps h(id)^{s_i} of the identities asked for last: an agent's lasting
     keys are asked for by each of its seats in every period. What is kept is as secret as the share, and goes with it.
@@ -150,13 +179,15 @@ class Evaluator:
         """``evaluate`` for each identity, under one transport key that is decoded once; a fresh r for each.
 
         Raises ThresholdError."""
-        transport = g1_from_bytes(transport_public, "transport key")
+        return self.masked(identities, Masks(transport_public, rng, len(identities)))
+
+    def masked(self, identities: Sequence[bytes], masks: Masks) -> list[Partial]:
+        """``partials`` under masks of the asker's transport key. Raises ThresholdError."""
         found = []
         for identity in identities:
-            r = random_scalar(rng)
-            e1, e2, e3 = g1_times(r), g2_times(r), self._power(identity) + transport * r
-            body = (to_bytes(e1), to_bytes(e2), to_bytes(e3))
-            found.append(Partial(self._share.index, *body, self._share.public.term))
+            power = self._power(identity)
+            e1, e2, mask = masks.take()
+            found.append(Partial(self._share.index, e1, e2, to_bytes(power + mask), self._share.public.term))
         return found
 
     def _power(self, identity: bytes) -> G1Point:
@@ -249,26 +280,29 @@ def recover_all(wanted: Sequence[Wanted], threshold: int, transport: TransportKe
     e(sum w_i k_i, g2) = product over MPKs of e(sum w_i h(id_i), MPK). A wrong key passes with odds of 2^-128;
     3. if a point was bad or the check fails, each key alone, which names the members at fault.
     """
-    if not wanted:
-        return []
-    total, hashed = _NO_G1, dict[bytes, G1Point]()
-    keys: list[DerivedKey] = []
+    points: list[G1Point] = []
     for one in wanted:
         distinct = _distinct(one.partials, one.public.term)[:threshold]
         point = _opened(distinct, transport) if len(distinct) == threshold else None  # 1
         if point is None:
             break
-        weight = Scalar.from_be_bytes_mod_order(draw(rng, 16))
-        total = total + point * weight
-        hashed[one.public.mpk] = hashed.get(one.public.mpk, _NO_G1) + hash_identity(one.identity) * weight
-        keys.append(DerivedKey(to_bytes(point)))
-    if len(keys) == len(wanted) and _all_fit(total, hashed):  # 2
-        return keys
+        points.append(point)
+    if len(points) == len(wanted) and _all_fit(wanted, points, rng):  # 2
+        return [DerivedKey(to_bytes(point)) for point in points]
     return [recover(one.partials, threshold, one.public, one.identity, transport) for one in wanted]  # 3
 
 
-def _all_fit(total: G1Point, hashed: Mapping[bytes, G1Point]) -> bool:
-    return pairings_equal((total, G2), *((h, public_key(mpk)) for mpk, h in hashed.items()))
+def _all_fit(wanted: Sequence[Wanted], points: Sequence[G1Point], rng: Rng) -> bool:
+    if not wanted:
+        return True
+    weights = [Scalar.from_be_bytes_mod_order(draw(rng, 16)) for _ in wanted]
+    hashed: dict[bytes, tuple[list[G1Point], list[Scalar]]] = {}
+    for one, weight in zip(wanted, weights, strict=True):
+        names, by = hashed.setdefault(one.public.mpk, ([], []))
+        names.append(hash_identity(one.identity))
+        by.append(weight)
+    right = [(g1_combine(names, by), public_key(mpk)) for mpk, (names, by) in hashed.items()]
+    return pairings_equal((g1_combine(points, weights), G2), *right)
 
 
 def require_term(partial: Partial, public: PublicShares) -> None:
@@ -313,14 +347,17 @@ def _try_open(
 
 
 def _opened(partials: Sequence[Partial], transport: TransportKey) -> G1Point | None:
-    """sum l_i * (E3_i - x * E1_i), with l_i = d * w_i; None if a point is bad or the sum is the identity."""
+    """sum l_i * (E3_i - x * E1_i), with l_i = d * w_i; None if a point is bad or the sum is the identity.
+
+    Only the two sums meet x, so they are checked for the subgroup, not each point: a third of the cost."""
     x = scalar_from_bytes(transport.private, "transport private key")
     try:
         weights, d = whole_weights([p.index for p in partials])
-        e1, e3 = ([g1_from_bytes(getattr(p, name)) for p in partials] for name in ("e1", "e3"))
-        sealed, mask = g1_whole_sum(e3, weights), g1_whole_sum(e1, weights)
-        point = sealed - mask * x if d.is_one() else sealed * d - mask * (d * x)
-        to_bytes(point)
+        sealed, mask = (
+            need_subgroup(g1_whole_sum([g1_on_curve(getattr(p, name)) for p in partials], weights))
+            for name in ("e3", "e1")
+        )
     except CloisterError:
         return None
-    return point
+    point = sealed - mask * x if d.is_one() else sealed * d - mask * (d * x)
+    return None if point == _NO_G1 else point

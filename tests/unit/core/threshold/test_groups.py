@@ -94,6 +94,17 @@ def test_a_bad_g1_point_is_refused(name: str) -> None:
     assert "the point" in caught.value.expected
 
 
+@pytest.mark.parametrize("name", BAD_G1)
+def test_a_point_on_the_curve_is_let_in_only_for_a_sum_that_is_checked(name: str) -> None:
+    with pytest.raises(ThresholdError) as caught:
+        g.need_subgroup(g.g1_on_curve(BAD_G1[name], "the point"))
+    assert caught.value.code == "threshold.point"
+
+
+def test_what_is_in_the_subgroup_passes_as_it_is() -> None:
+    assert g.g1_on_curve(G1_BYTES) == g.need_subgroup(g.G1) == g.g1_from_bytes(G1_BYTES)
+
+
 @pytest.mark.parametrize("name", BAD_G2)
 def test_a_bad_g2_point_is_refused(name: str) -> None:
     with pytest.raises(ThresholdError) as caught:
@@ -115,6 +126,7 @@ def test_the_point_outside_the_subgroup_is_refused_for_that_alone() -> None:
     assert not point.is_in_subgroup()
 
 
+@settings(deadline=None)
 @given(st.integers(1, g.ORDER - 1), st.integers(0, 192 * 8 - 1))
 def test_an_uncompressed_point_comes_back_and_no_bit_of_it_can_change(value: int, bit: int) -> None:
     point = g.g2_times(Scalar.from_be_bytes(value.to_bytes(32, "big")))
@@ -126,6 +138,7 @@ def test_an_uncompressed_point_comes_back_and_no_bit_of_it_can_change(value: int
         g.g2_from_plain(bytes(bent))
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=192, max_size=192))
 def test_random_bytes_are_no_uncompressed_point(data: bytes) -> None:
     with pytest.raises(ThresholdError):
@@ -192,6 +205,22 @@ def test_tables_give_the_multiples_of_the_generators(value: int) -> None:
     scalar = g.scalar_from_bytes(value.to_bytes(32, "big"))
     assert g.g1_times(scalar) == g.G1 * scalar
     assert g.g2_times(scalar) == g.G2 * scalar
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.one_of(st.integers(1, 300), st.integers(1, g.ORDER - 1), st.integers(g.ORDER - 300, g.ORDER - 1)))
+def test_a_comb_gives_the_multiples_of_its_base(value: int) -> None:
+    base, scalar = g.hash_identity(b"base"), g.scalar_from_bytes(value.to_bytes(32, "big"))
+    times = g.multiples(base)
+    assert times(scalar) == base * scalar
+    assert times(Scalar(1)) == base, "one table, many scalars"
+
+
+def test_a_combination_is_the_sum_of_its_parts() -> None:
+    one, two = g.hash_identity(b"one"), g.hash_identity(b"two")
+    assert g.g1_combine([one, two], [Scalar(2), Scalar(3)]) == one * Scalar(2) + two * Scalar(3)
+    with pytest.raises(RuntimeError):
+        g.g1_combine([one], [Scalar(2), Scalar(3)])
 
 
 @settings(max_examples=30, deadline=None)

@@ -302,6 +302,42 @@ def test_an_evaluator_refuses_what_one_answer_refuses() -> None:
     assert member.partials([], transport.public, stream("r")) == []
 
 
+def test_masks_made_before_hide_as_well_as_those_made_now() -> None:
+    net, transport = network(5, 3), p.TransportKey.generate(stream("early"))
+    answers = []
+    for share in net.shares[:3]:
+        masks = p.Masks(transport.public, stream(f"masks {share.index}"), 6)
+        for _ in range(2):
+            masks.prepare()
+        assert repr(masks) == "Masks(ready=2)", "nothing secret in a log"
+        answers.append(p.Evaluator(share).masked([b"one", b"two", b"three"], masks))
+        assert repr(masks) == "Masks(ready=0)"
+    for place, identity in enumerate((b"one", b"two", b"three")):
+        partials = [answer[place] for answer in answers]
+        for partial in partials:
+            p.verify_partial(partial, identity, net.public, transport.public)
+        p.recover(partials, 3, net.public, identity, transport).verify(net.public.mpk, identity)
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_a_mask_is_taken_once_and_is_three_times_one_number(count: int) -> None:
+    transport = p.TransportKey.generate(stream("once"))
+    masks = p.Masks(transport.public, stream("numbers"), count)
+    found = [masks.take() for _ in range(4)]
+    assert len({e1 for e1, _, _ in found}) == len({e2 for _, e2, _ in found}) == 4
+    x = g.scalar_from_bytes(transport.private)
+    for e1, e2, mask in found:
+        assert mask == g.g1_from_bytes(e1) * x
+        assert g.pairings_equal((g.g1_from_bytes(e1), g.G2), (g.G1, g.g2_from_bytes(e2)))
+
+
+@pytest.mark.parametrize("name", BAD_TRANSPORT)
+def test_there_are_no_masks_for_a_bad_transport_key(name: str) -> None:
+    with pytest.raises(ThresholdError) as caught:
+        p.Masks(BAD_TRANSPORT[name], stream("x"), 6)
+    assert caught.value.code == "threshold.point"
+
+
 def test_transport_keys_hide_their_private_half() -> None:
     assert ASKER.private.hex() not in repr(ASKER)
     assert repr(ASKER.private) not in repr(ASKER)

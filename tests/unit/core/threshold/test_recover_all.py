@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from py_arkworks_bls12381 import G1Point
 
 from cloister.core.errors import ThresholdError
 from cloister.core.threshold import groups as g
@@ -23,7 +24,7 @@ def wanted(name: bytes, members: tuple[int, ...] = (1, 3, 5), net: object = NET)
     return p.Wanted(name, of.public, partials)
 
 
-def moved(partial: p.Partial, by: g.G1Point) -> p.Partial:
+def moved(partial: p.Partial, by: G1Point) -> p.Partial:
     """The partial of a liar: its answer moved by a point."""
     return replace(partial, e3=g.to_bytes(g.g1_from_bytes(partial.e3) + by))
 
@@ -99,6 +100,54 @@ def test_a_bad_point_is_a_bad_partial_of_its_member(field: str) -> None:
         at_once([good, p.Wanted(bad.identity, bad.public, [bad.partials[0], broken, bad.partials[2]])])
     assert error.value.code == "threshold.too_few_partials"
     assert "[3]" in error.value.found
+
+
+def small() -> G1Point:
+    """A point of small order, other than zero: no multiple of the generator. It dies of the group's order alone."""
+    for x in range(1, 99):
+        try:
+            point = G1Point.from_compressed_bytes_unchecked((x | 0x80 << 376).to_bytes(48, "big"))
+        except ValueError:
+            continue
+        total = G1Point.identity()
+        for bit in format(g.ORDER, "b"):
+            total = total + total
+            total = total + point if bit == "1" else total
+        if total != G1Point.identity():
+            return total
+    raise AssertionError("no such point among the first")
+
+
+SMALL = small()
+
+
+@pytest.mark.parametrize("field", ["e1", "e3"])
+def test_a_point_outside_the_subgroup_never_meets_the_asker_s_secret(field: str) -> None:
+    """A liar adds a point of small order: what comes of x times it would tell something of x."""
+    good, bad = wanted(b"call"), wanted(b"state")
+    point = g.g1_from_bytes(getattr(bad.partials[1], field)) + SMALL
+    assert not point.is_in_subgroup()
+    broken = p.Partial.from_json({**bad.partials[1].to_json(), field: "0x" + bytes(point.to_compressed_bytes()).hex()})
+    with pytest.raises(ThresholdError) as error:
+        at_once([good, p.Wanted(bad.identity, bad.public, [bad.partials[0], broken, bad.partials[2]])])
+    assert error.value.code == "threshold.too_few_partials"
+    assert "[3]" in error.value.found
+
+
+def test_small_points_of_two_liars_that_leave_the_sums_as_they_are_change_nothing() -> None:
+    """1 and 3 of members 1, 2, 3 weigh 3 and 1: what one adds once, the other takes away three times."""
+    one = wanted(b"state", (1, 2, 3))
+    thrice = G1Point.identity() - SMALL - SMALL - SMALL
+    first, second, third = one.partials
+    bent = [
+        replace(first, e1=bytes((g.g1_from_bytes(first.e1) + SMALL).to_compressed_bytes())),
+        second,
+        replace(third, e1=bytes((g.g1_from_bytes(third.e1) + thrice).to_compressed_bytes())),
+    ]
+    assert bent[0] != first
+    assert at_once([p.Wanted(one.identity, one.public, bent)]) == one_by_one([one])
+    with pytest.raises(ThresholdError):
+        p.verify_partial(bent[0], one.identity, one.public, ASKER.public)
 
 
 @pytest.mark.parametrize("threshold", [0, 4, 6])
