@@ -158,6 +158,11 @@ class AgentState:
         self._adopt(found)
         return found
 
+    def known(self, snapshot: Snapshot) -> Snapshot:
+        """The newest head that this worker has seen, without asking the store: not older than ``snapshot``."""
+        newest = self._newest
+        return snapshot if newest is None or newest.record.height <= snapshot.record.height else newest
+
     def _begin_turn(self) -> object:
         """A name for the time until everything has run that is scheduled now."""
         if self._turn is None:
@@ -234,10 +239,12 @@ class AgentState:
         if entry is None or entry.value != ours:
             kept = await self._store.history(self._agent, HEAD_SLOT)
             if all(old.value != ours for old in kept):
+                await self._refuse_repeat(await self.snapshot(again=True), plan.record.request_id)
                 raise _already_done(None)
         self._adopt(Snapshot(plan.record, revs.get(HEAD_SLOT)))
         for number, bucket in plan.buckets.items():
             self._buckets[number] = (plan.record.index[number], bucket)
+        self._marks[plan.marked] = (plan.record.marks[plan.marked], plan.marks)
 
 
 class Transaction:
@@ -261,11 +268,11 @@ class Transaction:
         if check_name(name) in self._writes:
             return self._writes[name]
         self._check_room()
-        digest = self._reads[name] = await self._digest(self._snapshot, name)
+        stored = self._state._keys.name(name)
+        digest = self._reads[name] = await self._digest(self._snapshot, name, stored)
         if digest is None:
             return None
-        keys = self._state._keys
-        return keys.open(name, await self._state.blob(self._snapshot, keys.name(name), digest))
+        return self._state._keys.open(name, await self._state.blob(self._snapshot, stored, digest), stored)
 
     async def put(self, name: str, value: bytes) -> None:
         """Write at commit. Raises StateError bad_name, too_large."""
@@ -298,7 +305,8 @@ class Transaction:
         """Make the writes and jobs durable in one step; without any, nothing is stored and the head read is returned.
 
         1. take the newest head; 2. nothing that was read has changed; 3. the request did not commit before; 4. plan;
-        5. store. If another commit came between, from 1 again, at most 8 times.
+        5. store. If another commit came between, from 1 again, at most 8 times. The first time the newest head that
+        this worker knows will do: 5 refuses a plan on an older one.
         Raises StateError: conflict, already_done, outcome_unknown, unendorsed, too_large, tampered, rolled_back.
         """
         check_request_id(request_id)
@@ -309,7 +317,7 @@ class Transaction:
         async with self._state._lock:
             for left in reversed(range(_REBASES)):
                 try:
-                    plan = await self._attempt(request_id)
+                    plan = await self._attempt(request_id, first=left == _REBASES - 1)
                 except StateError as error:
                     if error.code != CONFLICT.code or not left:
                         raise
@@ -318,9 +326,9 @@ class Transaction:
                     return plan.record
         raise RuntimeError("unreachable: the last attempt returns or raises")
 
-    async def _attempt(self, request_id: str) -> CommitPlan:
+    async def _attempt(self, request_id: str, *, first: bool) -> CommitPlan:
         state = self._state
-        newest = await state.snapshot()  # 1
+        newest = state.known(self._snapshot) if first else await state.snapshot(again=True)  # 1
         await self._check_reads(newest)  # 2
         marks = await state._refuse_repeat(newest, request_id)  # 3
         numbers = {bucket_of(state._keys.name(name)) for name in self._writes}
@@ -342,14 +350,14 @@ class Transaction:
         if newest.record.head == self._snapshot.record.head:
             return
         for name, digest in self._reads.items():
-            if await self._digest(newest, name) != digest:
+            if await self._digest(newest, name, self._state._keys.name(name)) != digest:
                 raise CONFLICT(expected="the values that were read", found="a newer value")
         for (prefix, after, limit), names in self._lists.items():
             if await self._names(newest, prefix, after, limit) != names:
                 raise CONFLICT(expected="the keys that were listed", found="other keys")
 
-    async def _digest(self, snapshot: Snapshot, name: str) -> bytes | None:
-        bucket = await self._state.bucket(snapshot, bucket_of(self._state._keys.name(name)))
+    async def _digest(self, snapshot: Snapshot, name: str, stored: str) -> bytes | None:
+        bucket = await self._state.bucket(snapshot, bucket_of(stored))
         item = bucket.items.get(name)
         return item.digest if item else None
 

@@ -16,6 +16,7 @@ import pytest
 
 from cloister.core.errors import CloisterError, FabricError, StateError
 from cloister.fabric.embedded import EmbeddedFabric, open_fabric
+from cloister.fabric.embedded import state as state_module
 from cloister.fabric.embedded import writer as writer_module
 from cloister.fabric.ports import Expect, Job, Put, Tx
 from cloister.node.clock import ManualClock
@@ -268,6 +269,57 @@ async def test_a_scan_that_would_not_fit_is_refused_not_cut(
     with pytest.raises(FabricError) as caught:
         await fabric.state.scan(AGENT, "")
     assert caught.value.code == "fabric.too_large"
+
+
+# --- groups and rows
+
+
+async def test_what_one_turn_of_the_loop_submits_is_one_batch_in_its_order(
+    fabric: EmbeddedFabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, execute = list[int](), fabric._writer._execute
+
+    def watched(batch: list[Any]) -> list[Any]:
+        sizes.append(len(batch))
+        return execute(batch)
+
+    monkeypatch.setattr(fabric._writer, "_execute", watched)
+    values = [b"%d" % n for n in range(40)]
+    await asyncio.gather(*(fabric.state.commit(AGENT, tx(f"t{n}", value)) for n, value in enumerate(values)))
+    assert sizes == [40]
+    assert [entry.value for entry in await fabric.state.history(AGENT, "k")] == values[:-17:-1]
+
+
+async def test_a_transaction_of_many_puts_names_the_revision_of_each(fabric: EmbeddedFabric) -> None:
+    first = await fabric.state.commit(AGENT, Tx("t1", {f"k{n}": Put(b"%d" % n, Expect.ANY) for n in range(21)}))
+    puts = {f"k{n}": Put(None if n % 3 == 0 else b"new%d" % n, first[f"k{n}"]) for n in range(20)}
+    second = await fabric.state.commit(AGENT, Tx("t2", puts))
+    assert set(second) == {f"k{n}" for n in range(20) if n % 3}
+    for n in range(21):
+        entry = await fabric.state.get(AGENT, f"k{n}")
+        if n == 20:
+            assert entry is not None
+            assert (entry.value, entry.rev) == (b"20", first["k20"])
+        elif n % 3:
+            assert entry is not None
+            assert (entry.value, entry.rev) == (b"new%d" % n, second[f"k{n}"])
+        else:
+            assert entry is None
+
+
+@pytest.mark.parametrize("counted", [1, 100])
+async def test_a_few_more_than_sixteen_old_values_stay_however_often_a_key_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: int
+) -> None:
+    monkeypatch.setattr(state_module, "_COUNTED", counted)
+    for turn in range(3):
+        fabric = await open_fabric(tmp_path)
+        many = (Tx(f"t{turn}.{n}", {k: Put(b"%d" % n, Expect.ANY) for k in ("k", "other")}) for n in range(40))
+        await asyncio.gather(*(fabric.state.commit(AGENT, one) for one in many))
+        assert [e.value for e in await fabric.state.history(AGENT, "k")] == [b"%d" % n for n in range(39, 23, -1)]
+        await fabric.close()
+    stored = inside(tmp_path, "SELECT count(*) FROM entries GROUP BY key")
+    assert all(16 <= count <= 16 + state_module._SLACK for (count,) in stored), stored
 
 
 # --- sweeping

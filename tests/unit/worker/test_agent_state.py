@@ -187,6 +187,66 @@ async def test_one_request_on_two_workers_at_once_happens_once(fabric: Fabric) -
     assert (await one.snapshot()).record.keys == 1
 
 
+async def test_a_worker_that_is_behind_learns_what_the_request_made_elsewhere(fabric: Fabric) -> None:
+    one, two = await worker(fabric.state, "w1"), await worker(fabric.state, "w2")
+    first, second = await one.begin("same"), await two.begin("same")
+    await first.put("a", b"1")
+    await second.put("b", b"2")
+    made = await first.commit("same")
+    error = await refused(second.commit("same"), "state.already_done")
+    assert isinstance(error, AlreadyDoneError)
+    assert error.outcome is not None
+    assert (error.outcome.height, error.outcome.head) == (made.height, made.head)
+
+
+class Counting:
+    """The store, which notes what is read from it and how many transactions it is asked for."""
+
+    def __init__(self, inner: State) -> None:
+        self.inner = inner
+        self.reads: list[str] = []
+        self.commits = 0
+
+    async def get(self, agent: str, key: str) -> Entry | None:
+        self.reads.append(key)
+        return await self.inner.get(agent, key)
+
+    async def scan(self, agent: str, prefix: str, limit: int = 1000) -> list[tuple[str, Entry]]:
+        return await self.inner.scan(agent, prefix, limit)
+
+    async def history(self, agent: str, key: str, limit: int = 16) -> list[Entry]:
+        return await self.inner.history(agent, key, limit)
+
+    async def commit(self, agent: str, tx: Tx) -> dict[str, Rev]:
+        self.commits += 1
+        return await self.inner.commit(agent, tx)
+
+
+async def test_a_request_of_a_worker_that_is_alone_reads_the_head_twice_and_its_value_once(fabric: Fabric) -> None:
+    store = Counting(fabric.state)
+    state = await worker(store)
+    for n in range(70):  # each bucket of marks was written by this worker: none is read again
+        await write(state, f"r{n}", a=b"%d" % n)
+    store.reads.clear()
+    tx = await state.begin("r")
+    assert await tx.get("a") == b"69"
+    await tx.put("a", b"new")
+    await tx.commit("r")
+    assert store.reads == ["h", keys().name("a"), "h"]
+
+
+async def test_a_worker_that_is_behind_is_refused_once_and_then_commits_on_the_newest_head(fabric: Fabric) -> None:
+    store = Counting(fabric.state)
+    one, two = await worker(fabric.state, "w1"), await worker(store, "w2")
+    late = await two.begin("late")
+    await late.put("mine", b"x")
+    for n in range(3):
+        await write(one, f"r{n}", a=b"%d" % n)
+    assert (await late.commit("late")).height == 4
+    assert store.commits == 2
+    assert (await read(one, "a"), await read(one, "mine")) == (b"2", b"x")
+
+
 async def test_a_request_that_only_the_store_remembers_is_not_done_twice(fabric: Fabric) -> None:
     state = await worker(fabric.state)
     await fabric.state.commit(HEX, Tx("forgotten", {"zz": Put(b"", Expect.ANY)}))

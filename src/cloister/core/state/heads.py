@@ -22,6 +22,7 @@ MAX_PENDING = 512
 NO_DIGEST = bytes(32)
 _FIXED = struct.Struct(">BQ32s32s32sIQQ32s32s32sH")
 _VERSION = 1
+_BYTE = [bytes([n]) for n in range(256)]
 
 
 def genesis_head(identity: bytes) -> bytes:
@@ -49,10 +50,13 @@ def commit_of(writes: bytes, index: bytes) -> bytes:
 
 def writes_digest(puts: Mapping[str, bytes | None], jobs: Sequence[bytes], request: bytes = b"") -> bytes:
     """Digest of sorted (stored key, SHA-256 of ciphertext or zero), job digests and the request tag. 32 bytes."""
-    pairs = [
-        len(key).to_bytes(2, "big") + key.encode() + (NO_DIGEST if value is None else hashlib.sha256(value).digest())
-        for key, value in sorted(puts.items())
-    ]
+    digests = {key: NO_DIGEST if value is None else hashlib.sha256(value).digest() for key, value in puts.items()}
+    return writes_of(digests, jobs, request)
+
+
+def writes_of(digests: Mapping[str, bytes], jobs: Sequence[bytes], request: bytes) -> bytes:
+    """``writes_digest`` where the SHA-256 of each ciphertext is known already; NO_DIGEST: a deletion. 32 bytes."""
+    pairs = [len(key).to_bytes(2, "big") + key.encode() + value for key, value in sorted(digests.items())]
     return digest(Context.STATE_HEAD, b"writes", b"".join(pairs), b"".join(jobs), request)
 
 
@@ -197,7 +201,7 @@ def _parse(data: bytes) -> HeadRecord:
 
 
 def _pack_map(digests: Mapping[int, bytes]) -> bytes:
-    return bytes([len(digests)]) + b"".join(bytes([n]) + digests[n] for n in sorted(digests))
+    return _BYTE[len(digests)] + b"".join([_BYTE[n] + digests[n] for n in sorted(digests)])
 
 
 def _unpack_map(data: bytes, at: int) -> tuple[dict[int, bytes], int]:

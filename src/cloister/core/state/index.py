@@ -79,27 +79,37 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """One of 64: the newest MAX_DONE requests that committed, oldest first."""
+    """One of 64: the newest MAX_DONE requests that committed, oldest first. ``packed``: as they are stored.
 
-    done: tuple[Done, ...] = ()
+    An agent that commits often has 4,096 of them, and each commit reads and writes 64: so they stay packed."""
+
+    packed: bytes = b""
+
+    @property
+    def done(self) -> tuple[Done, ...]:
+        """All of them, oldest first."""
+        return tuple(Done(*fields) for fields in _DONE.iter_unpack(self.packed))
 
     def with_done(self, done: Done) -> Marks:
         """A copy that remembers one more; the oldest beyond MAX_DONE is forgotten."""
-        return Marks((*self.done, done)[-MAX_DONE:])
+        return Marks((self.packed + _DONE.pack(done.tag, done.height, done.head))[-MAX_DONE * _DONE.size :])
 
     def find(self, tag: bytes) -> Done | None:
-        """The request with this tag, if it is remembered."""
-        return next((d for d in self.done if d.tag == tag), None)
+        """The request with this tag (16 bytes), if it is remembered."""
+        at = self.packed.find(tag)
+        while at >= 0 and at % _DONE.size:
+            at = self.packed.find(tag, at + 1)
+        return None if at < 0 else Done(*_DONE.unpack_from(self.packed, at))
 
     def __bytes__(self) -> bytes:
-        return b"".join(_DONE.pack(d.tag, d.height, d.head) for d in self.done)
+        return self.packed
 
     @classmethod
     def parse(cls, data: bytes) -> Marks:
         """The marks of these bytes. Raises StateError state.tampered for any other form."""
         if len(data) % _DONE.size or len(data) > MAX_DONE * _DONE.size:
             raise TAMPERED(expected=f"at most {MAX_DONE} marks", found=f"{len(data)} bytes")
-        return cls(tuple(Done(*fields) for fields in _DONE.iter_unpack(data)))
+        return cls(data)
 
 
 def bucket_of(stored: str | bytes) -> int:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cloister.core.errors import StateError, define
 from cloister.core.state.heads import (
     HEAD_SLOT,
     MAX_PENDING,
+    NO_DIGEST,
     HeadRecord,
     commit_of,
     index_root,
     job_digest,
     next_head,
-    writes_digest,
+    writes_of,
 )
 from cloister.core.state.index import MAX_ENTRIES, Bucket, Done, Item, Marks, bucket_of, bucket_slot, marks_slot
 from cloister.core.state.sealing import TOO_LARGE, Rng, StateKeys, job_slot
@@ -67,13 +68,15 @@ class OutJob:
 class CommitPlan:
     """What goes into one fabric transaction. puts: stored key -> blob, None deletes; the head record is among them.
 
-    jobs: (queue, sealed body, not_before). buckets, marks: those that changed, as they are after the commit."""
+    jobs: (queue, sealed body, not_before). buckets, marks: those that changed, as they are after the commit;
+    marked: which of the 64 buckets of marks that is."""
 
     record: HeadRecord
     puts: Mapping[str, bytes | None]
     jobs: Sequence[tuple[str, bytes, int]]
     buckets: Mapping[int, Bucket]
     marks: Marks
+    marked: int
 
 
 def check_request_id(request_id: object) -> str:
@@ -104,19 +107,18 @@ def plan_commit(
     if len(parent.pending) >= MAX_PENDING:
         raise UNENDORSED(expected=f"fewer than {MAX_PENDING} waiting", found=str(len(parent.pending)))
     tag, height = keys.request_tag(check_request_id(request_id), parent.carried_tag_key()), parent.height + 1
-    area = parent.area(keys.identity)
-    puts, after = _seal_values(keys, buckets, writes, height, rng)  # 2
-    count, size = _totals(parent, buckets, after, limits)
-    index = {**parent.index, **_seal_buckets(keys, after, puts, height, rng, area)}  # 3
+    area, draft = parent.area(keys.identity), _Draft(keys, height, rng)
+    after, count, size = _seal_values(draft, parent, buckets, writes)  # 2
+    _check_totals(after, count, size, limits)
+    changed = {n: draft.put(bucket_slot(n, area), "", bytes(bucket)) for n, bucket in after.items()}  # 3
+    index = {**parent.index, **changed}
     sealed = [(j.queue, keys.seal_at(job_slot(j.queue), "", j.body, height, rng), j.not_before) for j in jobs]
-    writes_made = writes_digest(puts, [job_digest(*job) for job in sealed], tag)  # 4
+    writes_made = writes_of(draft.digests, [job_digest(*job) for job in sealed], tag)  # 4
     commit = commit_of(writes_made, index_root(index, count, size))
     head = next_head(parent.head, height, commit)
     done = marks.with_done(Done(tag, height, head))  # 5
-    slot = marks_slot(bucket_of(tag), area)
-    blob = puts[slot] = keys.seal_at(slot, "", bytes(done), height, rng)
-    record = replace(
-        parent,
+    number = bucket_of(tag)
+    record = HeadRecord(
         height=height,
         head=head,
         parent=parent.head,
@@ -124,42 +126,57 @@ def plan_commit(
         keys=count,
         size=size,
         request_id=request_id,
+        base_height=parent.base_height,
+        base_head=parent.base_head,
         pending=(*parent.pending, commit),
         index=index,
-        marks={**parent.marks, bucket_of(tag): hashlib.sha256(blob).digest()},
+        marks={**parent.marks, number: draft.put(marks_slot(number, area), "", bytes(done))},
+        tag_key=parent.tag_key,
         writes=writes_made,
     )
-    puts[HEAD_SLOT] = keys.seal_at(HEAD_SLOT, "", bytes(record), height, rng)  # 6
-    return CommitPlan(record, puts, sealed, after, done)
+    draft.put(HEAD_SLOT, "", bytes(record))  # 6
+    return CommitPlan(record, draft.puts, sealed, after, done, number)
+
+
+class _Draft:
+    """The puts of a commit that is being made, and the SHA-256 of each: one seal, one hash of every ciphertext."""
+
+    def __init__(self, keys: StateKeys, height: int, rng: Rng) -> None:
+        self.keys, self._height, self._rng = keys, height, rng
+        self.puts: dict[str, bytes | None] = {}
+        self.digests: dict[str, bytes] = {}
+
+    def put(self, stored: str, name: str, value: bytes) -> bytes:
+        """Seal a value for its place; returns the digest of the ciphertext."""
+        blob = self.puts[stored] = self.keys.seal_at(stored, name, value, self._height, self._rng)
+        made = self.digests[stored] = hashlib.sha256(blob).digest()
+        return made
+
+    def delete(self, stored: str) -> None:
+        """Nothing stands at this place after the commit."""
+        self.puts[stored], self.digests[stored] = None, NO_DIGEST
 
 
 def _seal_values(
-    keys: StateKeys, buckets: Mapping[int, Bucket], writes: Mapping[str, bytes | None], height: int, rng: Rng
-) -> tuple[dict[str, bytes | None], dict[int, Bucket]]:
-    puts: dict[str, bytes | None] = {}
+    draft: _Draft, parent: HeadRecord, buckets: Mapping[int, Bucket], writes: Mapping[str, bytes | None]
+) -> tuple[dict[int, Bucket], int, int]:
+    """The buckets that changed, and how many keys and plain bytes there are after the commit."""
     after: dict[int, Bucket] = {}
+    count, size = parent.keys, parent.size
     for name, value in writes.items():
-        stored = keys.name(name)
+        stored = draft.keys.name(name)
         number = bucket_of(stored)
         bucket = after.get(number, buckets[number])
-        if value is None:
-            if name in bucket.items:
-                puts[stored], after[number] = None, bucket.with_item(name, None)
-            continue
-        blob = puts[stored] = keys.seal(name, value, height, rng)
-        after[number] = bucket.with_item(name, Item(len(value), hashlib.sha256(blob).digest()))
-    return puts, after
-
-
-def _seal_buckets(
-    keys: StateKeys, after: Mapping[int, Bucket], puts: dict[str, bytes | None], height: int, rng: Rng, area: str
-) -> dict[int, bytes]:
-    index = {}
-    for number, bucket in after.items():
-        slot = bucket_slot(number, area)
-        blob = puts[slot] = keys.seal_at(slot, "", bytes(bucket), height, rng)
-        index[number] = hashlib.sha256(blob).digest()
-    return index
+        old = bucket.items.get(name)
+        if old is not None:
+            count, size = count - 1, size - old.size
+        if value is not None:
+            after[number] = bucket.with_item(name, Item(len(value), draft.put(stored, name, value)))
+            count, size = count + 1, size + len(value)
+        elif old is not None:
+            draft.delete(stored)
+            after[number] = bucket.with_item(name, None)
+    return after, count, size
 
 
 def check_buffered(writes: Mapping[str, bytes | None], jobs: Sequence[OutJob], top: Limits) -> None:
@@ -174,17 +191,8 @@ def check_buffered(writes: Mapping[str, bytes | None], jobs: Sequence[OutJob], t
         raise TOO_LARGE(expected=f"at most {top.commit_size} bytes in one commit", found=str(size))
 
 
-def _totals(
-    parent: HeadRecord, before: Mapping[int, Bucket], after: Mapping[int, Bucket], top: Limits
-) -> tuple[int, int]:
-    count = parent.keys + sum(len(after[n].items) - len(before[n].items) for n in after)
-    size = parent.size + sum(_bytes(after[n]) - _bytes(before[n]) for n in after)
+def _check_totals(after: Mapping[int, Bucket], count: int, size: int, top: Limits) -> None:
     if count > top.keys or any(len(b.items) > MAX_ENTRIES for b in after.values()):
         raise TOO_LARGE(expected=f"at most {top.keys} keys", found=f"{count} keys")
     if size > top.size:
         raise TOO_LARGE(expected=f"at most {top.size} bytes of state", found=f"{size} bytes")
-    return count, size
-
-
-def _bytes(bucket: Bucket) -> int:
-    return sum(item.size for item in bucket.items.values())

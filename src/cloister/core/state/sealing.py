@@ -19,6 +19,8 @@ from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from cloister.core.encoding.contexts import Context, frame
 from cloister.core.encoding.hexes import need_bytes, need_uint
@@ -69,7 +71,10 @@ def check_name(name: object) -> str:
     return name
 
 
+# What the framed messages of this module begin with, up to the length of their last part.
+_NAME: Final = Context.STATE_KEY_NAME.lead
 _REQUEST: Final = frame(Context.STATE_KEY_NAME, b"request")
+_WRAP: Final = frame(Context.STATE_DATA_KEY, b"wrap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +89,22 @@ class Opened:
 class StateKeys:
     """What one agent version's ``state`` key does: names, seals, opens. Never shows the key."""
 
-    __slots__ = ("_key", "_tag_key", "identity")
+    __slots__ = ("_aad_lead", "_keyed", "_tag_key", "_tags", "identity")
 
     def __init__(self, state_key: bytes, identity: bytes) -> None:
         """``state_key``: 32 bytes derived for purpose STATE. ``identity``: bytes(KeyIdentity) it was derived for."""
-        self._key = need_bytes("state key", state_key, 32)
+        self._keyed = HMAC(need_bytes("state key", state_key, 32), SHA256())
         self.identity = bytes(identity)
+        self._aad_lead = frame(Context.STATE_DATA_KEY, self.identity)
         self._tag_key = self._mac(frame(Context.STATE_KEY_NAME, b"request key"))
+        self._tags = self._tag_key, HMAC(self._tag_key, SHA256())
 
     def __repr__(self) -> str:
         return "StateKeys(<secret>)"
 
     def name(self, key: str) -> str:
         """The stored key of a plain name: 32 hex digits. Raises StateError state.bad_name."""
-        return self._mac(frame(Context.STATE_KEY_NAME, check_name(key).encode()))[:16].hex()
+        return self._mac(_NAME + _part(check_name(key).encode()))[:16].hex()
 
     def tag_key(self) -> bytes:
         """The key of request tags of an agent that was first sealed under this key: 32 bytes. A re-seal carries it."""
@@ -105,17 +112,24 @@ class StateKeys:
 
     def request_tag(self, request_id: str, tag_key: bytes = b"") -> bytes:
         """16 bytes that stand for a request id in the index. ``tag_key``: a carried one, else this key's own."""
-        key = tag_key or self.tag_key()
-        name = request_id.encode()
-        return hmac.digest(key, b"%b%b%b" % (_REQUEST, len(name).to_bytes(4, "big"), name), "sha256")[:16]
+        key = tag_key or self._tag_key
+        known, keyed = self._tags
+        if not hmac.compare_digest(
+            known, key
+        ):  # a re-sealed state: its tags are always asked for under the carried key
+            keyed = HMAC(key, SHA256())
+            self._tags = key, keyed
+        return _finish(keyed.copy(), _REQUEST + _part(request_id.encode()))[:16]
 
     def seal(self, name: str, value: bytes, height: int, rng: Rng) -> bytes:
         """Seal a value for ``name`` at ``height``. Raises StateError (bad_name, too_large)."""
         return self.seal_at(self.name(name), name, value, height, rng)
 
-    def open(self, name: str, blob: bytes) -> bytes:
-        """The value that was sealed for ``name``. Raises StateError state.tampered."""
-        opened = self.open_at(self.name(name), blob)
+    def open(self, name: str, blob: bytes, stored: str = "") -> bytes:
+        """The value that was sealed for ``name``. ``stored``: its stored key, if the caller has made it already.
+
+        Raises StateError state.tampered."""
+        opened = self.open_at(stored or self.name(name), blob)
         if opened.name != name:
             raise TAMPERED(expected="the name that was asked for", found="another one")
         return opened.value
@@ -147,13 +161,24 @@ class StateKeys:
         return Opened(height, plain[2 : 2 + size].decode(), plain[2 + size :])
 
     def _aad(self, stored: str, height: int) -> bytes:
-        return frame(Context.STATE_DATA_KEY, self.identity, stored.encode(), height.to_bytes(8, "big"))
+        return b"%b%b\0\0\0\x08%b" % (self._aad_lead, _part(stored.encode()), height.to_bytes(8, "big"))
 
     def _wrap_key(self, salt: bytes) -> bytes:
-        return self._mac(frame(Context.STATE_DATA_KEY, b"wrap", salt))
+        return self._mac(_WRAP + _part(salt))
 
     def _mac(self, data: bytes) -> bytes:
-        return hmac.digest(self._key, data, hashlib.sha256)
+        return _finish(self._keyed.copy(), data)
+
+
+def _part(data: bytes) -> bytes:
+    """One part of a frame."""
+    return len(data).to_bytes(4, "big") + data
+
+
+def _finish(keyed: HMAC, data: bytes) -> bytes:
+    """HMAC of a copy that was keyed once: OpenSSL 3 looks its algorithm up anew for each keying, 20 times the cost."""
+    keyed.update(data)
+    return keyed.finalize()
 
 
 def job_slot(queue: str) -> str:

@@ -12,6 +12,9 @@ from cloister.fabric.embedded.limits import DAMAGED, UNAVAILABLE
 
 _APPLICATION_ID = 0x434C4F31  # "CLO1"
 _VERSION = 1
+_PRAGMAS = ("synchronous=FULL", "trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0")
+# Pages of 4 KiB that the write-ahead log gathers: heads and buckets are written over and over, the table gets the last.
+_CHECKPOINT_PAGES = 4000
 _TABLES = """
 CREATE TABLE entries (
     id INTEGER PRIMARY KEY AUTOINCREMENT, agent TEXT NOT NULL, key TEXT NOT NULL, value BLOB, at REAL NOT NULL);
@@ -53,7 +56,7 @@ def connect(path: Path, busy_ms: int) -> apsw.Connection:
         db = apsw.Connection(str(path))
         db.set_busy_timeout(busy_ms)
         mode = rows(db, "PRAGMA journal_mode=WAL")
-        for pragma in ("synchronous=FULL", "trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0"):
+        for pragma in (*_PRAGMAS, f"wal_autocheckpoint={_CHECKPOINT_PAGES}"):
             db.execute(f"PRAGMA {pragma}")
         _create(db)
     except (apsw.NotADBError, apsw.CorruptError):

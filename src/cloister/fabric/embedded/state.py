@@ -45,16 +45,29 @@ _TRIM = (
 )
 
 
+_FIRST = "SELECT result FROM done WHERE agent = ? AND id = ?"
+_INSERT = "INSERT INTO entries (agent, at, key, value) VALUES {} RETURNING key, id"
+# Rows of one INSERT: a statement costs the writer a hand-over of the interpreter, whatever it does.
+_ROWS = 8
+# Writes of a key between two trims, and how many keys the writer counts: more than sixteen old values never hurt.
+_SLACK = 8
+_COUNTED = 32_768
+
+
 class EmbeddedState:
     """``fabric.ports.State`` over one SQLite file. Reads run in the loop's thread on their own connection (~12 us)."""
 
     def __init__(self, reader: apsw.Connection, writer: Writer, clock: Callable[[], float]) -> None:
         self._reader, self._writer, self._clock = reader, writer, clock
+        self._trims = _Trims()
 
     async def get(self, agent: str, key: str) -> Entry | None:
         """The newest entry or None. Raises FabricError."""
         bindings = (check_name("an agent", agent), check_name("a key", key))
-        found = self._read(_NEWEST, bindings)
+        try:
+            found = rows(self._reader, _NEWEST, bindings)
+        except apsw.Error as error:
+            raise UNAVAILABLE(expected="a store that can be read", found=type(error).__name__) from None
         return Entry(found[0][1], _rev(found[0][0])) if found and found[0][1] is not None else None
 
     async def scan(self, agent: str, prefix: str, limit: int = 1000) -> list[tuple[str, Entry]]:
@@ -77,7 +90,7 @@ class EmbeddedState:
         check_name("an agent", agent)
         size = check_tx(tx)
         return await self._writer.submit(
-            lambda db: _apply(db, agent, tx, self._clock()), size=size, lost=UNKNOWN_OUTCOME
+            lambda db: _apply(db, agent, tx, self._clock(), self._trims), size=size, lost=UNKNOWN_OUTCOME
         )
 
     def _read(self, statement: str, bindings: tuple[Any, ...]) -> list[tuple[Any, ...]]:
@@ -94,27 +107,54 @@ class EmbeddedState:
         return found
 
 
-def _apply(db: apsw.Connection, agent: str, tx: Tx, now: float) -> dict[str, Rev]:
+class _Trims:
+    """Which keys are due to lose what is older than the newest sixteen: when first seen, then every _SLACK writes.
+
+    Used in the writer's thread only."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, str], int] = {}
+
+    def due(self, agent: str, key: str) -> bool:
+        """Count one write of this key."""
+        count = self._since.get((agent, key), _SLACK) + 1
+        if len(self._since) >= _COUNTED and count > _SLACK:
+            self._since.clear()
+        self._since[agent, key] = 0 if count > _SLACK else count
+        return count > _SLACK
+
+
+def _apply(db: apsw.Connection, agent: str, tx: Tx, now: float, trims: _Trims) -> dict[str, Rev]:
     """1. a repeat returns the first result; 2. the fence is the newest; 3. every expectation holds; 4. write."""
-    first = rows(db, "SELECT result FROM done WHERE agent = ? AND id = ?", (agent, tx.id))  # 1
+    first = rows(db, _FIRST, (agent, tx.id))  # 1
     if first:
         return {key: _rev(number) for key, number in json.loads(first[0][0]).items()}
     if tx.fence is not None:  # 2
         _check_fence(db, agent, tx.fence)
     for key, put in tx.puts.items():  # 3
         _check_expected(db, agent, key, put)
-    result: dict[str, int] = {}
-    for key, put in tx.puts.items():  # 4
-        db.execute("INSERT INTO entries (agent, key, value, at) VALUES (?, ?, ?, ?)", (agent, key, put.value, now))
-        if put.value is not None:
-            result[key] = db.last_insert_rowid()
-        db.execute(_TRIM, (agent, key, MAX_HISTORY))
+    result = _write(db, agent, tx, now)  # 4
+    for key in tx.puts:
+        if trims.due(agent, key):
+            db.execute(_TRIM, (agent, key, MAX_HISTORY))
     for job in tx.jobs:
         db.execute("INSERT INTO jobs (queue, body, due) VALUES (?, ?, ?)", (job.queue, job.body, job.not_before))
     if tx.fence is not None:
         db.execute("INSERT OR REPLACE INTO fences VALUES (?, ?)", (agent, tx.fence))
     db.execute("INSERT INTO done VALUES (?, ?, ?, ?)", (agent, tx.id, json.dumps(result), now))
     return {key: _rev(number) for key, number in result.items()}
+
+
+def _write(db: apsw.Connection, agent: str, tx: Tx, now: float) -> dict[str, int]:
+    """Add a row for each put, a few at a time; the row numbers of those that have a value now."""
+    result: dict[str, int] = {}
+    puts = list(tx.puts.items())
+    for at in range(0, len(puts), _ROWS):
+        part = puts[at : at + _ROWS]
+        values = ",".join([f"(?1,?2,?{2 * n + 3},?{2 * n + 4})" for n in range(len(part))])
+        bindings = [agent, now, *(item for key, put in part for item in (key, put.value))]
+        result |= {k: n for k, n in rows(db, _INSERT.format(values), tuple(bindings)) if tx.puts[k].value is not None}
+    return result
 
 
 def _check_fence(db: apsw.Connection, agent: str, fence: int) -> None:

@@ -47,7 +47,8 @@ class Writer:
         self._db = connect(path, busy_ms)
         self._clock, self._swept = clock, 0.0
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[_Pending] | None] = queue.SimpleQueue()
+        self._gathered: list[_Pending] = []
         self._waiting = 0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="fabric-writer", daemon=True)
@@ -66,13 +67,22 @@ class Writer:
             raise BUSY(expected=f"at most {MAX_PENDING_BYTES} bytes waiting", found="more")
         self._waiting += cost
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Pending(operation, future, lost, cost))
+        if not self._gathered:
+            self._loop.call_soon(self._hand_over)
+        self._gathered.append(_Pending(operation, future, lost, cost))
         return await future
+
+    def _hand_over(self) -> None:
+        """Whatever one turn of the loop submitted goes to the thread at once, to be one batch with one fsync."""
+        if self._gathered:
+            self._queue.put(self._gathered)
+            self._gathered = []
 
     async def close(self) -> None:
         """Finish what waits, then stop. A second call does nothing."""
         if not self._closed:
             self._closed = True
+            self._hand_over()
             self._queue.put(None)
             await asyncio.to_thread(self._thread.join)
 
@@ -90,14 +100,15 @@ class Writer:
                 return
 
     def _collect(self) -> tuple[list[_Pending], bool]:
+        """What waits, whole groups up to at least MAX_BATCH; whether it is the last."""
         batch: list[_Pending] = []
-        item = self._queue.get()
-        while item is not None:
-            batch.append(item)
+        group = self._queue.get()
+        while group is not None:
+            batch += group
             if len(batch) >= MAX_BATCH:
                 return batch, False
             try:
-                item = self._queue.get_nowait()
+                group = self._queue.get_nowait()
             except queue.Empty:
                 return batch, False
         return batch, True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +25,8 @@ from cloister.core.state.heads import (
     index_root,
     job_digest,
     next_head,
+    writes_digest,
+    writes_of,
 )
 from cloister.core.state.index import MAX_DONE, Bucket, Done, Item, Marks, bucket_of, bucket_slot, marks_slot
 from support.state_kit import IDENTITY
@@ -134,6 +137,15 @@ def test_a_mark_is_found_by_its_tag_until_64_newer_ones_came() -> None:
     assert marks.with_done(Done(b"u" * 16, 99, bytes(32))).find(b"t" * 16) is None
 
 
+def test_a_tag_is_found_at_the_place_of_a_tag_only() -> None:
+    head = b"h" * 8 + b"t" * 16 + b"h" * 8
+    other = Marks().with_done(Done(b"o" * 16, 1, head))
+    assert other.find(b"t" * 16) is None
+    found = other.with_done(Done(b"t" * 16, 2, head))
+    assert found.find(b"t" * 16) == Done(b"t" * 16, 2, head)
+    assert found.done == (Done(b"o" * 16, 1, head), Done(b"t" * 16, 2, head))
+
+
 @pytest.mark.parametrize("size", [1, 55, 57, 56 * (MAX_DONE + 1)])
 def test_marks_of_another_size_are_refused(size: int) -> None:
     tampered(Marks.parse, bytes(size))
@@ -178,6 +190,12 @@ def test_a_commit_digest_changes_with(case: str) -> None:
 
 def test_a_commit_digest_does_not_depend_on_the_order_of_puts() -> None:
     assert commit_digest(dict(reversed(PUTS.items())), [JOB]) == commit_digest(PUTS, [JOB])
+
+
+def test_a_digest_of_known_ciphertext_digests_is_the_same() -> None:
+    jobs, puts = [bytes([1]) * 32], {"b.00": b"bucket", "aa" * 16: None, "ab" * 16: b"value"}
+    known = {key: bytes(32) if blob is None else hashlib.sha256(blob).digest() for key, blob in puts.items()}
+    assert writes_of(known, jobs, b"tag") == writes_digest(puts, jobs, b"tag")
 
 
 def test_an_index_root_covers_buckets_and_totals() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hmac
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloister.core.encoding.contexts import Context, frame
 from cloister.core.encoding.identity import Purpose
 from cloister.core.errors import EncodingError, StateError
 from cloister.core.state.sealing import (
@@ -81,6 +84,25 @@ def test_stored_keys_are_pseudorandom_fixed_and_keyed() -> None:
     assert name != keys().name("balance2")
     assert name != keys(key=bytes(32)).name("balance")
     assert keys().request_tag("balance") != bytes.fromhex(name)
+
+
+def test_tags_under_a_carried_key_and_the_own_one_do_not_mix() -> None:
+    ours, carried = keys(), [bytes([n]) * 32 for n in (1, 2)]
+    expected = [
+        hmac.new(key, frame(Context.STATE_KEY_NAME, b"request", b"r"), "sha256").digest()[:16] for key in carried
+    ]
+    for _ in range(2):
+        assert [ours.request_tag("r", key) for key in carried] == expected
+        assert ours.request_tag("r") == ours.request_tag("r", ours.tag_key()) == keys().request_tag("r")
+
+
+def test_a_value_opens_at_the_stored_key_of_its_own_name_only() -> None:
+    blob = keys().seal("name", b"value", 1, counter_rng())
+    assert keys().open("name", blob, keys().name("name")) == b"value"
+    for name, stored in (("name", keys().name("other")), ("other", keys().name("name"))):
+        with pytest.raises(StateError) as caught:
+            keys().open(name, blob, stored)
+        assert caught.value.code == "state.tampered"
 
 
 def test_two_seals_of_one_value_share_nothing_but_the_header() -> None:
