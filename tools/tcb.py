@@ -34,7 +34,7 @@ TEE = ("worker", "gatekeeper")  # the budget is theirs; the gateway is trusted w
 _PYTHON = SRC / "sandbox" / "python"
 SCRIPTS = {"worker": (SRC / "sandbox" / "deno" / "harness.js", _PYTHON / "harness.py", _PYTHON / "cloister_agent.py")}
 MAX_PACKAGES = 25
-GATEKEEPER_LINES = 15_330
+GATEKEEPER_LINES = 15_480
 WORKER_LINES = 14_040  # sealed calls, state, leases, sandbox
 TPM_LINES = 500
 # What else a worker does: its budget in lines, and the modules that serve nothing else.
@@ -86,6 +86,7 @@ SERVICES = {
     "many agents: processes on demand, in reserve, and each owner's share": (370, "worker.processes"),
     "processes that wait without an agent's code": (170, "sandbox.blanks"),
     "one timer for the deadlines of all requests": (60, "sandbox.deadlines"),
+    "placement, by stake": (170, "core.policy.placement core.policy.caps core.chainview.stakes"),
 }
 # What else a gatekeeper does, in the same form.
 GATEKEEPER_SERVICES = {
@@ -94,15 +95,17 @@ GATEKEEPER_SERVICES = {
         "core.policy.candidates gatekeeper.candidates core.policy.rest gatekeeper.rest",
     ),
     "what the others see, and caps by stake": (
-        150,
+        180,
         "gatekeeper.lookout core.policy.caps core.chainview.stakes",
     ),
+    "placement, by stake": (70, "core.policy.placement"),
+    "what the others granted": (70, "gatekeeper.placements"),
     "who signs two things that exclude each other, and a halted member that goes on": (
         330,
         """core.policy.conflicts gatekeeper.watch wire.conflicts gatekeeper.believing wire.believed""",
     ),
     "statements of t members": (
-        860,
+        890,
         """core.policy.committee_statements core.policy.committee_due core.chainview.reseals gatekeeper.consents
         gatekeeper.gather gatekeeper.knowing gatekeeper.leases wire.statements""",
     ),

@@ -31,6 +31,13 @@ library CommitteeStatements {
         uint64 expiry;
     }
 
+    /// @notice A receiver of this ceremony showed no good evidence to its signers, who were about to deal to it.
+    struct ReceiverRefusal {
+        uint64 term;
+        bytes32 ceremony;
+        address member;
+    }
+
     struct MasterRotation {
         uint64 term;
         uint64 masterEpoch;
@@ -56,6 +63,8 @@ library CommitteeStatements {
         "CandidateAdmission(uint64 term,address member,address operator,bytes32 vendorClass,bytes32 dkgKey,"
         "bytes32 endpoint,uint64 expiry)"
     );
+    bytes32 internal constant RECEIVER_REFUSAL =
+        keccak256("ReceiverRefusal(uint64 term,bytes32 ceremony,address member)");
     bytes32 internal constant MASTER_ROTATION = keccak256("MasterRotation(uint64 term,uint64 masterEpoch)");
     bytes32 internal constant MASTER_RESUME =
         keccak256("MasterResume(uint64 term,bytes32 ceremony,uint64 masterEpoch)");
@@ -72,6 +81,10 @@ library CommitteeStatements {
 
     function hash(CandidateAdmission memory s) internal pure returns (bytes32) {
         return keccak256(bytes.concat(CANDIDATE_ADMISSION, abi.encode(s)));
+    }
+
+    function hash(ReceiverRefusal memory s) internal pure returns (bytes32) {
+        return keccak256(abi.encode(RECEIVER_REFUSAL, s.term, s.ceremony, s.member));
     }
 
     function hash(MasterRotation memory s) internal pure returns (bytes32) {

@@ -16,7 +16,7 @@ import {Statements} from "./Statements.sol";
 /// ceremony. The other, `Seats`, has its own code and works on this storage: candidates, elections, openings, removal,
 /// master epochs. A call that this half does not know goes there.
 contract Gatekeepers is IGatekeepers, Ceremonies {
-    using CommitteeStatements for CommitteeStatements.Handover;
+    using CommitteeStatements for *;
     using Statements for Statements.Checkpoint;
     using Phases for Phases.Facts;
 
@@ -163,6 +163,20 @@ contract Gatekeepers is IGatekeepers, Ceremonies {
         c.committed |= Phases.bit(dealer);
         _digests[n][dealer] = digest;
         emit DealingCommitted(id, msg.sender, digest);
+    }
+
+    /// @notice G15: t members say that a receiver showed them no good evidence. The ceremony ends before anybody has to
+    /// deal; nobody but that receiver pays, and its admission is over. No more once enough dealt: then it goes on.
+    function refuseReceiver(CommitteeStatements.ReceiverRefusal calldata s, bytes[] calldata sigs) external {
+        (uint64 n, Ceremony storage c) = _open(s.ceremony);
+        uint256 seat = _seats[n][s.member];
+        if (seat == 0) revert NotAMember(s.member);
+        Phases.Phase phase = _phaseOf(n);
+        if (phase != Phases.Phase.Commit && Phases.count(c.committed) >= c.quorum) revert WrongPhase(phase);
+        _requireStatement(s.term, s.hash(), sigs);
+        delete _admittedUntil[s.member];
+        _end(c, End.Cancelled);
+        _absent(n, c, 0, Phases.bit(seat));
     }
 
     /// @notice G7: an accused dealer shows its dealing to everybody, as call data.

@@ -63,6 +63,22 @@ contract Everybody is Founded {
         try seats.admit(s, sigs) {} catch {}
     }
 
+    /// @dev Everybody in office who has a key refuses a receiver, or a stranger, of the open ceremony (G15).
+    function refuseOne(uint256 seed) external {
+        Ceremonies.Ceremony memory c = gatekeepers.ceremony();
+        CommitteeStatements.ReceiverRefusal memory s =
+            CommitteeStatements.ReceiverRefusal(gatekeepers.term(), c.id, pick(seed));
+        bytes[] memory sigs = new bytes[](memberKeys.length);
+        uint256 found;
+        for (uint256 i = 0; i < memberKeys.length; ++i) {
+            if (sits(vm.addr(memberKeys[i]))) sigs[found++] = signOne(memberKeys[i], CommitteeStatements.hash(s));
+        }
+        assembly {
+            mstore(sigs, found)
+        }
+        try gatekeepers.refuseReceiver(s, sigs) {} catch {}
+    }
+
     function sits(address one) internal view returns (bool) {
         address[] memory members = gatekeepers.members();
         for (uint256 i = 0; i < members.length; ++i) if (members[i] == one) return true;

@@ -271,6 +271,13 @@ contract StatementsTest is Checks {
         check("CandidateAdmission", CommitteeStatements.CANDIDATE_ADMISSION, CommitteeStatements.hash(s));
     }
 
+    function test_receiver_refusal() public view {
+        CommitteeStatements.ReceiverRefusal memory s = CommitteeStatements.ReceiverRefusal(
+            u64("ReceiverRefusal", "term"), b32("ReceiverRefusal", "ceremony"), account("ReceiverRefusal", "member")
+        );
+        check("ReceiverRefusal", CommitteeStatements.RECEIVER_REFUSAL, CommitteeStatements.hash(s));
+    }
+
     function test_master_rotation() public view {
         CommitteeStatements.MasterRotation memory s = CommitteeStatements.MasterRotation(
             u64("MasterRotation", "term"), u64("MasterRotation", "master_epoch")

@@ -27,6 +27,7 @@ from cloister.core.encoding.handover import (
     Handover,
     MasterResume,
     MasterRotation,
+    ReceiverRefusal,
     SeatRevocation,
     members_hash,
 )
@@ -109,6 +110,7 @@ class Contract:
     elected_at: int = 0
     elections: set[int] = field(default_factory=set)
     admitted: dict[bytes, int] = field(default_factory=dict)
+    absent: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     @property
     def newest(self) -> Opened | None:
@@ -329,6 +331,19 @@ class Contract:
         if seat in term.revoked:
             raise refuse("RevokedSeat")
         self.terms[a[0]] = replace(term, revoked=term.revoked | {seat})
+
+    def do_refuseReceiver(
+        self, sender: bytes, number: int, said: tuple[int, bytes, bytes], signatures: Sequence[bytes]
+    ) -> None:
+        one = self._open(said[1])
+        if said[2] not in one.view.receivers:
+            raise refuse("NotAMember")
+        if one.phase(number - 1) is not Phase.COMMIT and len(one.facts.committed) >= one.view.quorum:
+            raise refuse("WrongPhase")
+        self.require_signed(ReceiverRefusal(*said), signatures)
+        self.admitted.pop(said[2], None)
+        self.absent.append((said[1], said[2]))
+        self.cancel(number)
 
     def do_destroyEpoch(self, sender: bytes, number: int, said: tuple[int, int], signatures: Sequence[bytes]) -> None:
         self.require_signed(EpochDestruction(*said), signatures)

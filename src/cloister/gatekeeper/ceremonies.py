@@ -42,6 +42,8 @@ from cloister.node.identity import NodeKeys
 KEPT, OVER = "ceremony/", "ceremony-over/"
 KEEP_OVER = 64
 PATIENCE = 2
+# How long a member that refused a receiver leaves the end of a ceremony to t members' word (G15).
+REFUSAL_BLOCKS = 16
 
 OTHER_GENESIS = define(
     "gatekeeper.other_genesis",
@@ -120,6 +122,18 @@ class Ceremonies:
         mine = [run for run in self._runs.values() if (run.view.master_epoch, run.view.term) == (epoch, term)]
         able = [run for run in mine if run.member.kept().share is not None and run.trouble is None]
         return bool(able) and (epoch, term) not in self._shares.held()
+
+    def refused(self, number: int) -> frozenset[tuple[bytes, bytes]]:
+        """(ceremony id, receiver) that we refuse to deal to after block ``number``, and say so (S13).
+
+        Only of the open ceremony, while we dealt nothing in it and it may still fail, once half of COMMIT is over."""
+        run = self.newest
+        if run is None or run.view.ending is not Ending.OPEN or run.verified:
+            return frozenset()
+        enough = run.seen is not Phase.COMMIT and len(run.facts.committed) >= run.view.quorum  # it goes on without us
+        if enough or number < (run.view.opened_at + run.view.deadlines.commit_by) // 2:
+            return frozenset()
+        return frozenset((run.view.id, member) for member in self._membership.refused_in(run.view.id))
 
     async def step(self, at: Snapshot, head: Header) -> None:
         """Do what is due after a final block, in every ceremony that is not over for us.
@@ -214,6 +228,8 @@ class Ceremonies:
     async def _close(self, run: Run, head: Header) -> None:
         """The contract records an end when somebody asks it to. One member after the other, by seat."""
         setting, ended = run.member.setting, run.member.kept().ended or head.number
+        if self.refused(head.number):
+            ended += REFUSAL_BLOCKS
         if head.number >= ended + PATIENCE * ((setting.receiver or setting.dealer) - 1):
             await self._deeds.once(("close", (run.view.id,)), head)
 

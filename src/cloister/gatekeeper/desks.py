@@ -85,6 +85,7 @@ class DeskMaker:
         stayed = before if before is not None and before.office.term in (office.term, office.term - 1) else None
         self._watch.serve(office, self._genesis.chain_id, headers[-1].number)
         checkpoints = await self._book(office, headers, since, stayed)
+        self._watch.placements.serve(office, checkpoints)
         committee = Committee(await endpoints(at, office.signers.members), office.signers, office.network)
         limit = RateLimit(per_s=KEYS_PER_S, burst=KEYS_BURST, clock=time.monotonic)
         elders = None if stayed is not None else await self._elders(office, headers, at, since)

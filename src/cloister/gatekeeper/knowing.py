@@ -34,10 +34,20 @@ Ask = Callable[[bytes], Awaitable[Sequence[ShownLeases]]]
 
 
 class Knowing:
-    """Reads what decisions rest on. ``me``: this member's address (20 bytes)."""
+    """Reads what decisions rest on. ``me``: this member's address (20 bytes). ``refused``: (ceremony, receiver) that we
+    stand behind refusing after a block (``Ceremonies.refused``)."""
 
-    def __init__(self, me: bytes, store: Store, policy: Policy, consents: Consents, watch: Watch) -> None:
+    def __init__(
+        self,
+        me: bytes,
+        store: Store,
+        policy: Policy,
+        consents: Consents,
+        watch: Watch,
+        refused: Callable[[int], frozenset[tuple[bytes, bytes]]],
+    ) -> None:
         self._me, self._store, self._policy, self._consents, self._watch = me, store, policy, consents, watch
+        self._refused = refused
         self._cursor = 0
         self.removed: frozenset[bytes] = frozenset()
 
@@ -74,7 +84,8 @@ class Knowing:
         leased = {worker: await self._leased(at, scene, worker, ask) for worker in sorted(self.removed)}
         tokens = {token for proposal in proposals for token in proposal.tokens}
         tokens |= set(await self._window(at, scene)) | await self._held(at, leased.values())
-        return Known(await self._agents(at, sorted(tokens), heads), self.removed, leased, workers, caused & workers)
+        agents, refused = await self._agents(at, sorted(tokens), heads), self._refused(scene.number)
+        return Known(agents, self.removed, leased, workers, caused & workers, refused)
 
     async def _workers(
         self, at: Snapshot, scene: Scene, named: set[bytes]
@@ -89,10 +100,11 @@ class Knowing:
         return removed, frozenset((named & (live | known.keys() | ours | self._watch.caused)) - removed)
 
     async def _leased(self, at: Snapshot, scene: Scene, worker: bytes, ask: Ask) -> frozenset[tuple[bytes, int]]:
-        """Our own leases count; of others' those that t members of their term show."""
+        """Our own leases count, and what others granted while we looked (W6); else what t members of a term show."""
         own = self._store.granted_to(worker, _since(scene))
+        found = self._store.witnessed(worker, _since(scene))
         terms = {term: await at.term_record(term) for term in range(_since(scene), scene.term.term + 1)}
-        return frozenset(_pair(lease) for lease in own) | pairs_of(await ask(worker), worker, terms)
+        return frozenset(_pair(lease) for lease in own) | found | pairs_of(await ask(worker), worker, terms)
 
     async def _window(self, at: Snapshot, scene: Scene) -> range:
         """While an older epoch lives: the next 256 of all agents, round and round."""

@@ -88,6 +88,7 @@ class Membership:
         self.networks: tuple[bytes, ...] = (genesis.genesis_id(),)
         self._sent_at: int | None = None
         self._met: int | None = None
+        self._refused: tuple[bytes, frozenset[bytes]] = (b"", frozenset())
 
     # --- transport keys ---
 
@@ -184,9 +185,19 @@ class Membership:
                 )  # 1
             if key == record.dkg_key:
                 candidates.append(record)
-        await self._verify(at, head, candidates)  # 2
+        refused = await self._verify(at, head, candidates)  # 2
+        self._refused = view.id, frozenset(refused)
+        if len(refused) == 1:
+            raise next(iter(refused.values()))
+        if refused:
+            found = ", ".join(sorted({error.code for error in refused.values()}))
+            raise UNVERIFIED(expected=f"{len(candidates)} verified receivers", found=f"{len(refused)} not: {found}")
         classes = [record.vendor_class for record in records if record is not None]
         require_diverse(classes, view.threshold, self._policy.committee)  # 3
+
+    def refused_in(self, ceremony: bytes) -> frozenset[bytes]:
+        """Receivers of a ceremony (its id) whose evidence we refused when we last looked at all of them."""
+        return self._refused[1] if self._refused[0] == ceremony else frozenset()
 
     async def meet(self, at: Snapshot, head: Header) -> None:
         """Verify candidates before anything depends on it, so that one that is away later stops nobody."""
@@ -204,21 +215,20 @@ class Membership:
         """Verify one candidate now, or lately: within the last 64 blocks. Raises CloisterError."""
         await self._verify_one(at, head, candidate)
 
-    async def _verify(self, at: Snapshot, head: Header, candidates: Sequence[CandidateRecord]) -> None:
+    async def _verify(
+        self, at: Snapshot, head: Header, candidates: Sequence[CandidateRecord]
+    ) -> dict[bytes, CloisterError]:
+        """Who is not verified, and why."""
         answers = await asyncio.gather(*(self._verify_one(at, head, c) for c in candidates), return_exceptions=True)
-        refused: list[CloisterError] = []
+        refused: dict[bytes, CloisterError] = {}
         for candidate, answer in zip(candidates, answers, strict=True):
             if answer is None or (_silent(answer) and self._remembered(candidate, head)):
                 continue
             if not isinstance(answer, CloisterError):
                 raise answer
-            refused.append(answer)
+            refused[candidate.member] = answer
             _log.info("not verified", member=to_hex(candidate.member), code=answer.code, found=answer.found)
-        if len(refused) == 1:
-            raise refused[0]
-        if refused:
-            found = ", ".join(sorted({error.code for error in refused}))
-            raise UNVERIFIED(expected=f"{len(candidates)} verified receivers", found=f"{len(refused)} not: {found}")
+        return refused
 
     async def _verify_one(self, at: Snapshot, head: Header, candidate: CandidateRecord) -> None:
         if candidate.member == self._keys.address or self._remembered(candidate, head, FRESH_BLOCKS):

@@ -48,6 +48,7 @@ from cloister.gatekeeper.limits import RateLimit
 from cloister.gatekeeper.membership import Announcement, Membership
 from cloister.gatekeeper.memory import HeadDesk
 from cloister.gatekeeper.office import NOT_IN_OFFICE, Office, Shares
+from cloister.gatekeeper.placements import Placements
 from cloister.gatekeeper.ports import Chain, Snapshot
 from cloister.gatekeeper.proven import ProvenChain
 from cloister.gatekeeper.rest import Disk, DiskDesk, local_key, open_folder
@@ -116,6 +117,7 @@ class Gatekeeper:
         self.desks: Desks | None = None
         self._former: Desks | None = None
         self._driven: Header | None = None
+        self._spoken: Header | None = None
         self._unsigned: list[Header] = []
         self._small = RateLimit(per_s=SMALL_PER_S, burst=SMALL_BURST, clock=time.monotonic)
         self._quotes = RateLimit(per_s=EVIDENCE_PER_S, burst=EVIDENCE_BURST, clock=time.monotonic)
@@ -136,14 +138,13 @@ class Gatekeeper:
             self.store, self.keys, genesis.genesis_id(), self.membership, self.shares, self.transcripts, deeds, rng
         )
         self.handovers = Handovers(self.store, self.keys, self.session)
-        self.watch = Watch(self.store, self.audit, deeds, self.keys.address)
-        consents = Consents(self.config.data, self.audit)
-        knowing = Knowing(self.keys.address, self.store, self.policy, consents, self.watch)
+        looks, consents = Placements(self.store, self.policy, self.chain), Consents(self.config.data, self.audit)
+        self.watch = Watch(self.store, self.audit, deeds, self.keys.address, looks)
+        knowing = Knowing(self.keys.address, self.store, self.policy, consents, self.watch, self.ceremonies.refused)
         self.statements = Gatherer(self.store, self.keys, self.session, deeds, self.audit, knowing, self.watch)
-        self.triggers = Triggers(deeds, self.handovers, self.keys)
+        self.triggers, self.candidacy = Triggers(deeds, self.handovers, self.keys), Candidacy(self.keys.address, deeds)
         self.disks = DiskDesk(self.chain, self.store, self.audit, self.policy, rng)
         self.candidates = CandidateDesk(self.chain, self.membership, self.audit)
-        self.candidacy = Candidacy(self.keys.address, deeds)
 
     @classmethod
     async def open(cls, config: GatekeeperConfig) -> Gatekeeper:
@@ -254,7 +255,11 @@ class Gatekeeper:
             self.membership.networks = (self.genesis.genesis_id(), seats.network_id)
         if self.disk is not None:
             await self.disk.follow(at, seats)
-        await self.ceremonies.step(at, head)
+        try:
+            await self.ceremonies.step(at, head)
+        except CloisterError:
+            await self._speak(at, head, seats)  # what stands in the way may be what t members have to say
+            raise
         if not self.ceremonies.busy:
             await self.membership.stand(at, head)
             await self.candidacy.step(at, head, seats)
@@ -263,8 +268,14 @@ class Gatekeeper:
             await self._bury(at, head)
             await self.handovers.step(at, seats.term, seats.network_id)
             await self.triggers.step(at, head, seats)
-            await self.statements.step(at, head, seats, None if self.desks is None else self.desks.heads)
+            await self._speak(at, head, seats)
         self._driven = head
+
+    async def _speak(self, at: Snapshot, head: Header, seats: SeatsRecord) -> None:
+        """Our part in statements of t members, once for each final block."""
+        if seats.term and head is not self._spoken:
+            await self.statements.step(at, head, seats, None if self.desks is None else self.desks.heads)
+            self._spoken = head
 
     async def _bury(self, at: Snapshot, head: Header) -> None:
         """Erase the shares of master epochs that were destroyed long enough ago (M4)."""

@@ -17,6 +17,7 @@ from cloister.core.encoding.statements import Checkpoint, Lease
 from cloister.core.errors import ConfigError, define
 from cloister.core.policy.release import Ledger
 from cloister.core.state.rows import Head, head_row
+from cloister.wire.conflicts import Granted
 
 KEEP_CHECKPOINTS = 128
 _VERSION = 2
@@ -34,6 +35,9 @@ CREATE TABLE IF NOT EXISTS grants (
 CREATE TABLE IF NOT EXISTS operators (
   term INTEGER NOT NULL, operator BLOB NOT NULL, agent BLOB NOT NULL,
   PRIMARY KEY (term, operator, agent)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS witnessed (
+  term INTEGER NOT NULL, worker BLOB NOT NULL, agent BLOB NOT NULL, epoch INTEGER NOT NULL,
+  PRIMARY KEY (term, worker, agent)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS floors (
   agent BLOB PRIMARY KEY, agent_epoch INTEGER NOT NULL, cluster_epoch INTEGER NOT NULL, master_epoch INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -222,9 +226,46 @@ class Store:
         return [Lease.from_json(jcs.decode(bytes(row[0]))) for row in rows]
 
     def granted_workers(self, since_term: int) -> list[bytes]:
-        """Workers that this member granted leases to, since a term."""
-        rows: Any = self._db.execute("SELECT DISTINCT worker FROM grants WHERE term >= ?", (since_term,)).fetchall()
+        """Workers that this member granted leases to, or found that others did, since a term."""
+        rows: Any = self._db.execute(
+            "SELECT worker FROM grants WHERE term >= ?1 UNION SELECT worker FROM witnessed WHERE term >= ?1",
+            (since_term,),
+        ).fetchall()
         return sorted(bytes(row[0]) for row in rows)
+
+    # What others granted, as this member found it (gatekeepers.md W6).
+
+    def granted_since(self, term: int, number: int, limit: int) -> list[Granted]:
+        """This member's newest leases of a term, of checkpoints from a height on, oldest first."""
+        rows: Any = self._db.execute(
+            "SELECT body FROM grants WHERE term = ?1 AND json_extract(CAST(body AS TEXT), '$.checkpoint') >= ?2 "
+            "ORDER BY json_extract(CAST(body AS TEXT), '$.checkpoint') LIMIT ?3",
+            (term, number, limit),
+        ).fetchall()
+        leases = (Lease.from_json(jcs.decode(bytes(row[0]))) for row in rows)
+        return [Granted(one.worker, one.agent, one.agent_epoch, one.checkpoint) for one in leases]
+
+    def witness(self, term: int, found: Iterable[Granted]) -> None:
+        """Remember durably what others granted in a term, in one write."""
+        rows = [(term, one.worker, one.agent, one.epoch) for one in found]
+        with self._db:
+            self._db.executemany("INSERT OR REPLACE INTO witnessed VALUES (?, ?, ?, ?)", rows)
+
+    def witnessed(self, worker: bytes, since_term: int) -> frozenset[tuple[bytes, int]]:
+        """(agent, agent epoch) of what others granted to a worker, since a term."""
+        rows: Any = self._db.execute(
+            "SELECT agent, epoch FROM witnessed WHERE worker = ? AND term >= ?", (worker, since_term)
+        ).fetchall()
+        return frozenset((bytes(agent), int(epoch)) for agent, epoch in rows)
+
+    def knows_grant(self, term: int, one: Granted) -> bool:
+        """Whether this member granted it too, or found it before."""
+        mine = self.granted(term, one.worker, one.agent)
+        key = (term, one.worker, one.agent, one.epoch)
+        row: Any = self._db.execute(
+            "SELECT 1 FROM witnessed WHERE term = ? AND worker = ? AND agent = ? AND epoch = ?", key
+        ).fetchone()
+        return row is not None or (mine is not None and mine.agent_epoch == one.epoch)
 
 
 class ChainBook:

@@ -24,6 +24,7 @@ from cloister.core.policy.conflicts import Conflict, excludes
 from cloister.gatekeeper.audit import AuditLog
 from cloister.gatekeeper.deeds import Deeds
 from cloister.gatekeeper.office import Office
+from cloister.gatekeeper.placements import Placements
 from cloister.gatekeeper.ports import Snapshot
 from cloister.gatekeeper.store import Store
 from cloister.node import logs
@@ -43,8 +44,9 @@ _log = logs.get("watch")
 class Watch:
     """This member's eyes. Everything it keeps names its signer by signatures; nobody's word is in it."""
 
-    def __init__(self, store: Store, audit: AuditLog, deeds: Deeds, me: bytes) -> None:
+    def __init__(self, store: Store, audit: AuditLog, deeds: Deeds, me: bytes, placements: Placements) -> None:
         self._store, self._audit, self._deeds, self._me = store, audit, deeds, me
+        self.placements = placements
         self._seen: dict[int, dict[bytes, SignedBy]] = {}
         self._network, self._chain_id, self._term, self._head = bytes(32), 0, 0, 0
         self._members: frozenset[bytes] = frozenset()
@@ -65,7 +67,7 @@ class Watch:
         """What we saw from a height on. ``own``: checkpoints that we signed."""
         rows = [row for number, seen in sorted(self._seen.items()) if number >= height for row in seen.values()]
         members_first = sorted(self._conflicts.values(), key=lambda one: isinstance(one.first, WorkerLog))
-        return Witnessed((*own, *rows), tuple(members_first)).to_json()
+        return Witnessed((*own, *rows), tuple(members_first), self.placements.served(height)).to_json()
 
     def serve(self, office: Office, chain_id: int, number: int) -> None:
         """Whose checkpoints count from now on: those of this office's members, in its term, of this chain.
@@ -124,6 +126,7 @@ class Watch:
                 self.see(row)
             for conflict in heard.conflicts:
                 await self._hear(at, conflict)
+            await self.placements.hear(heard.granted)
         for number in [number for number in self._seen if number + KEEP_HEIGHTS < head.number]:
             del self._seen[number]
         await self._forget_removed(at)

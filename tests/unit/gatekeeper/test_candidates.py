@@ -22,6 +22,7 @@ from cloister.core.errors import CloisterError
 from cloister.core.policy.candidates import ADMISSION_BLOCKS, admission_of
 from cloister.devnet.layout import free_ports
 from cloister.gatekeeper.candidates import ROUTE
+from cloister.gatekeeper.membership import UNVERIFIED
 from cloister.wire.ask import ask
 from support.gatekeeper_cast import turns
 from support.gatekeepers import Seat, World, policy, sit
@@ -103,29 +104,104 @@ async def test_a_candidate_without_good_evidence_is_never_nominated_and_the_elec
         assert trouble.code == "attestation.measurement"
 
 
-@pytest.mark.long
-async def test_evidence_lost_after_the_nomination_ends_that_ceremony_and_with_it_the_admission(tmp_path: Path) -> None:
-    """Nobody deals to it. Its key is spent: it needs good evidence for another one before it is nominated again."""
-    async with seated(tmp_path, term_blocks=20, ceremony_blocks=5) as (world, members, bad):
-        world.now.contract.nominated = (bad.keys.address, *(m.keys.address for m in members[1:]))
-        everybody = [*members, bad]
-        for _ in range(40):
-            if world.now.contract.ceremonies:
-                break
-            await turns(world, everybody, 1)
+async def nominated(world: World, members: list[Seat], one: Seat) -> None:
+    """An election is open in which ``one`` takes the first seat; nobody has dealt."""
+    world.now.contract.nominated = (one.keys.address, *(m.keys.address for m in members[1:]))
+    for _ in range(40):
+        if world.now.contract.ceremonies:
+            break
+        await turns(world, [*members, one], 1)
+    assert one.keys.address in world.now.contract.ceremonies[0].view.receivers
+
+
+def forgets(member: Seat, one: Seat) -> None:
+    """As 64 blocks later."""
+    member.gatekeeper.store.erase("peer/0x" + one.keys.address.hex())
+
+
+@pytest.mark.parametrize(
+    "window", [pytest.param(12, id="in time"), pytest.param(5, id="after the deadline", marks=pytest.mark.long)]
+)
+async def test_evidence_lost_after_the_nomination_ends_that_ceremony_at_no_dealer_s_cost(
+    tmp_path: Path, window: int
+) -> None:
+    """Nobody deals to it; t members say why (G15). Its key is spent: it needs good evidence for another one."""
+    async with seated(tmp_path, term_blocks=20, ceremony_blocks=window) as (world, members, bad):
+        await nominated(world, members, bad)
         opened = world.now.contract.ceremonies[0]
-        assert bad.keys.address in opened.view.receivers
         shows_another_image(bad)
         for member in members:
-            member.gatekeeper.store.erase("peer/0x" + bad.keys.address.hex())  # as 64 blocks later
+            forgets(member, bad)
+        for _ in range(30):
+            await turns(world, [*members, bad], 1)
+            if world.now.contract.ceremonies[0].view.ending is not Ending.OPEN:
+                break
+        opened = world.now.contract.ceremonies[0]
+        assert opened.view.ending is Ending.CANCELLED, "by their word, not by its deadline"
+        assert opened.facts.committed == {}, "no dealing that it could open was ever made"
+        assert world.now.contract.absent == [(opened.view.id, bad.keys.address)], "it alone pays"
+        assert bad.keys.address not in world.now.contract.admitted
+        assert world.now.contract.used[world.now.candidates[bad.keys.address].dkg_key], "the admitted key is spent"
+        assert (opened.view.ended_at < opened.view.deadlines.commit_by) == (window == 12)
+        logged = (members[0].folder / "audit.log").read_text()
+        assert '"kind":"ReceiverRefusal"' in logged
+
+
+@pytest.mark.long
+async def test_after_a_refusal_the_election_goes_on_without_the_nominee(tmp_path: Path) -> None:
+    async with seated(tmp_path, term_blocks=20, ceremony_blocks=5) as (world, members, bad):
+        await nominated(world, members, bad)
+        shows_another_image(bad)
+        for member in members:
+            forgets(member, bad)
         for _ in range(90):
-            await turns(world, everybody, 1)
+            await turns(world, [*members, bad], 1)
             if world.now.seats.term == 2:
                 break
-        assert endings(world) == [Ending.FAILED, Ending.DONE]
-        assert opened.facts.committed == {}, "no dealing that it could open was ever made"
-        assert world.now.contract.used[world.now.candidates[bad.keys.address].dkg_key], "the admitted key is spent"
+        assert endings(world) == [Ending.CANCELLED, Ending.DONE]
         assert world.now.seats.members == tuple(m.keys.address for m in members)
+
+
+async def test_a_member_that_alone_refuses_a_nominee_stops_nobody(tmp_path: Path) -> None:
+    """Its host may keep it from the nominee. The others deal, and it says nothing more once enough did."""
+    async with seated(tmp_path, term_blocks=20) as (world, members, new):
+        await nominated(world, members, new)
+        alone = members[0]
+        forgets(alone, new)
+
+        async def refuses(*_: object) -> None:
+            raise UNVERIFIED(expected="good evidence", found="none")
+
+        alone.gatekeeper.membership._verify_one = refuses  # type: ignore[method-assign, assignment]
+        said = set()
+        for _ in range(60):
+            await turns(world, [*members, new], 1)
+            said |= {row["kind"] for row in alone.gatekeeper.statements.served()["statements"]}
+            if world.now.seats.term == 2:
+                break
+        assert endings(world) == [Ending.DONE]
+        assert said == {"ReceiverRefusal"}, "it did say so, and one of t is not enough"
+        assert world.now.contract.absent == []
+        assert new.keys.address in world.now.seats.members
+
+
+async def test_good_evidence_in_the_first_half_of_the_window_is_in_time(tmp_path: Path) -> None:
+    """A nominee that was away for some blocks costs nothing: members look again at each block."""
+    async with seated(tmp_path, term_blocks=20) as (world, members, new):
+        await nominated(world, members, new)
+        showing, good = new.gatekeeper.showing, new.gatekeeper.showing._tee
+        shows_another_image(new)
+        for member in members:
+            forgets(member, new)
+        await turns(world, [*members, new], 4)
+        assert not any(member.gatekeeper.statements.served()["statements"] for member in members)
+        showing._tee = good
+        for _ in range(60):
+            await turns(world, [*members, new], 1)
+            if world.now.seats.term == 2:
+                break
+        assert endings(world) == [Ending.DONE]
+        assert new.keys.address in world.now.seats.members
 
 
 def other(good: CandidateAdmission) -> bytes:

@@ -1,4 +1,4 @@
-"""What the committee says of itself: hand-overs, who may sit, master epochs (spec/gatekeepers.md H1, E7, E9, M1-M4)."""
+"""What the committee says of itself: hand-overs, who may sit, master epochs (gatekeepers.md H1, E7, E9, G15, M1-M4)."""
 
 from __future__ import annotations
 
@@ -73,6 +73,18 @@ class CandidateAdmission(Statement):
     dkg_key: bytes
     endpoint: bytes
     expiry: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverRefusal(Statement):
+    """``member``, a receiver of ``ceremony`` (its id), showed its signers no good evidence when they were about to
+    deal: that ceremony ends, and nobody pays for it but ``member`` (G15)."""
+
+    NAME: ClassVar[str] = "ReceiverRefusal"
+    TYPES: ClassVar[dict[str, str]] = {"term": U64, "ceremony": B32, "member": ADDRESS}
+    term: int
+    ceremony: bytes
+    member: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 
 from cloister.core.chainview.ceremonies import EpochState
-from cloister.core.encoding.handover import EpochDestruction, MasterResume
+from cloister.core.encoding.handover import EpochDestruction, MasterResume, ReceiverRefusal
 from cloister.core.encoding.statements import WorkerRemoval
 from cloister.core.errors import CloisterError
 from cloister.core.policy.committee_statements import (
@@ -25,7 +25,7 @@ def due(scene: Scene, known: Known, covered: Set[tuple[str, int]]) -> list[Propo
 
     ``covered``: (kind, token id) of agents that a proposal signed lately names already: not proposed again."""
     found = []
-    for proposal in (*_of_committee(scene), *_of_agents(scene, known, covered)):
+    for proposal in (*_of_committee(scene, known), *_of_agents(scene, known, covered)):
         try:
             may_sign(proposal, scene, known)
         except CloisterError:
@@ -34,8 +34,10 @@ def due(scene: Scene, known: Known, covered: Set[tuple[str, int]]) -> list[Propo
     return found
 
 
-def _of_committee(scene: Scene) -> Iterator[Proposal]:
+def _of_committee(scene: Scene, known: Known) -> Iterator[Proposal]:
     term = scene.term.term
+    for ceremony, member in sorted(known.refused):
+        yield Proposal(ReceiverRefusal(term, ceremony, member))
     if scene.made is not None:
         yield Proposal(MasterResume(term, scene.made.id, scene.newest.epoch))
     for statement in sorted(scene.consents, key=lambda one: one.struct_hash()):

@@ -1,4 +1,4 @@
-"""May this member sign it? One pure decision per kind of statement that t members make (gatekeepers.md S1-S8, S12).
+"""May this member sign it? One pure decision per kind of statement that t members make (gatekeepers.md S1-S13).
 
 Everything in :class:`Scene` and :class:`Known` was proven at one final block, or is what this member itself remembers.
 Nothing that a peer says decides anything, but leases that t members of a term show. ``KINDS`` is the one place where a
@@ -14,7 +14,13 @@ from typing import Final
 from cloister.core.chainview.ceremonies import CeremonyView, EpochRecord, EpochState, TermRecord
 from cloister.core.chainview.seats import RulesRecord
 from cloister.core.encoding.contract_statements import Resealed, WorkerBumps
-from cloister.core.encoding.handover import EpochDestruction, MasterResume, MasterRotation, SeatRevocation
+from cloister.core.encoding.handover import (
+    EpochDestruction,
+    MasterResume,
+    MasterRotation,
+    ReceiverRefusal,
+    SeatRevocation,
+)
 from cloister.core.encoding.hexes import need_uint, to_hex
 from cloister.core.encoding.identity import Epochs
 from cloister.core.encoding.keccak import keccak256
@@ -73,6 +79,13 @@ BAD_SEAT = define(
     PolicyError,
     check="a revocation names a seat in office, and leaves at least t seats",
     remedy="elect new members before further seats are revoked",
+    status=409,
+)
+NOT_REFUSED = define(
+    "policy.not_refused",
+    PolicyError,
+    check="this member refused that receiver's evidence in the open ceremony, at its last try, and has dealt nothing",
+    remedy="members that verified it deal, and the ceremony goes on without the others",
     status=409,
 )
 NOT_RESEALED = define(
@@ -174,13 +187,15 @@ class Known:
     """What is known of agents (by token id) and of workers. removed: workers removed for cause, proven. workers: of
     those that are named, who registered and was not removed, proven. caused: who signed what excludes each other.
 
-    leased: for a worker the (agent, agent epoch) pairs of leases that this member granted, or that t members show."""
+    leased: for a worker the (agent, agent epoch) pairs of leases that this member granted, or that t members show.
+    refused: (ceremony id, receiver) of the open ceremony, whose evidence this member refused and waited for in vain."""
 
     agents: Mapping[int, AgentKnown] = field(default_factory=dict)
     removed: frozenset[bytes] = frozenset()
     leased: Mapping[bytes, frozenset[tuple[bytes, int]]] = field(default_factory=dict)
     workers: frozenset[bytes] = frozenset()
     caused: frozenset[bytes] = frozenset()
+    refused: frozenset[tuple[bytes, bytes]] = frozenset()
 
 
 Rule = Callable[[Proposal, Scene, Known], None]
@@ -304,6 +319,14 @@ def _revocation(proposal: Proposal, scene: Scene, known: Known) -> None:
         raise NO_CAUSE(expected="a consent of this member's operator", found="none")
 
 
+def _refusal(proposal: Proposal, scene: Scene, known: Known) -> None:
+    """S13 (G15): this member refused the receiver's evidence itself, and would deal if it were not for that."""
+    said = proposal.statement
+    assert isinstance(said, ReceiverRefusal)  # noqa: S101 - by its kind
+    if (said.ceremony, said.member) not in known.refused:
+        raise NOT_REFUSED(expected="a receiver that showed this member no good evidence", found=to_hex(said.member))
+
+
 def _resealed(proposal: Proposal, scene: Scene, known: Known) -> None:
     """S6 (epochs.md 13): every agent is under the newest epoch, which runs, and the contract counts it earlier."""
     said = proposal.statement
@@ -362,6 +385,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         Kind(MasterResume, _resume, "Gatekeepers", "resume"),
         Kind(MasterRotation, _rotation, "Gatekeepers", "rotateByCommittee"),
         Kind(SeatRevocation, _revocation, "Gatekeepers", "revokeByCommittee"),
+        Kind(ReceiverRefusal, _refusal, "Gatekeepers", "refuseReceiver"),
         Kind(WorkerRemoval, _removal, "Workers", "removeByCommittee"),
         Kind(Resealed, _resealed, "Reseals", "record", lists=1),
         Kind(WorkerBumps, _bumps, "Agents", "bumpEpochsByCommittee", lists=2),

@@ -13,7 +13,13 @@ from cloister.chain.abi import encode, parse
 from cloister.core.chainview.ceremonies import CeremonyView, Ending, EpochRecord, EpochState, TermRecord
 from cloister.core.chainview.seats import RulesRecord
 from cloister.core.encoding.contract_statements import Resealed, WorkerBumps
-from cloister.core.encoding.handover import EpochDestruction, MasterResume, MasterRotation, SeatRevocation
+from cloister.core.encoding.handover import (
+    EpochDestruction,
+    MasterResume,
+    MasterRotation,
+    ReceiverRefusal,
+    SeatRevocation,
+)
 from cloister.core.encoding.identity import Epochs
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.statements import Statement, WorkerRemoval
@@ -87,6 +93,8 @@ def code_of(proposal: Proposal, scene: Scene, known: Known | None = None) -> str
 ROTATE = Proposal(MasterRotation(2, 1))
 REVOKE = Proposal(SeatRevocation(2, MEMBERS[4]))
 DESTROY = Proposal(EpochDestruction(2, 1))
+CEREMONY = b"\x0f" * 32
+REFUSE = Proposal(ReceiverRefusal(2, CEREMONY, WORKER))
 RESUME = Proposal(MasterResume(2, b"\x0d" * 32, 2))
 WAITING = calm(newest=epoch(2, EpochState.PAUSED), older=epoch(1, EpochState.PAUSED), made=rotation())
 CONSENTED = frozenset({ROTATE.statement, REVOKE.statement})
@@ -156,6 +164,22 @@ COMMITTEE = {
         calm(consents=CONSENTED, term=replace(TERM, revoked=frozenset({3, 4}))),
         "policy.revocation",
     ),
+    "a refusal that it stands behind": (REFUSE, calm(open=True), ""),
+    "a refusal of another receiver": (
+        Proposal(ReceiverRefusal(2, CEREMONY, MEMBERS[3])),
+        calm(open=True),
+        "policy.not_refused",
+    ),
+    "a refusal in another ceremony": (
+        Proposal(ReceiverRefusal(2, b"\x0e" * 32, WORKER)),
+        calm(open=True),
+        "policy.not_refused",
+    ),
+    "a refusal of the term before": (
+        Proposal(ReceiverRefusal(1, CEREMONY, WORKER)),
+        calm(open=True),
+        "policy.statement_term",
+    ),
     "a destruction of what nobody needs": (DESTROY, moving(), ""),
     "a destruction while one agent remains": (DESTROY, moving(remaining=1), "policy.epoch_needed"),
     "a destruction while a lease of it may run": (DESTROY, moving(number=239), "policy.epoch_needed"),
@@ -179,7 +203,7 @@ COMMITTEE = {
 @pytest.mark.parametrize("sentence", COMMITTEE)
 def test_statements_about_the_committee(sentence: str) -> None:
     proposal, scene, code = COMMITTEE[sentence]
-    assert code_of(proposal, scene) == code
+    assert code_of(proposal, scene, Known(refused=frozenset({(CEREMONY, WORKER)}))) == code
 
 
 EARLY = 230
@@ -338,6 +362,7 @@ def test_each_kind_is_brought_to_its_contract() -> None:
     found = {name: (kind.contract, kind.function) for name, kind in KINDS.items()}
     assert found["Resealed"] == ("Reseals", "record")
     assert found["WorkerBumps"] == ("Agents", "bumpEpochsByCommittee")
+    assert found["ReceiverRefusal"] == ("Gatekeepers", "refuseReceiver")
     assert found["WorkerRemoval"] == ("Workers", "removeByCommittee")
     assert {contract for contract, _ in found.values()} == {"Reseals", "Agents", "Gatekeepers", "Workers"}
     bumps = worker_bumps(2, WORKER, {7: 4})
@@ -355,6 +380,7 @@ def test_what_is_due_is_what_the_rules_allow_and_nothing_twice() -> None:
         SeatRevocation,
     }
     assert due(moving(), Known(), frozenset()) == [DESTROY]
+    assert due(calm(open=True), Known(refused=frozenset({(CEREMONY, WORKER)})), frozenset()) == [REFUSE]
     many = Known({token: one() for token in range(1, 2 * MAX_BATCH + 2)})
     batches = [len(p.tokens) for p in due(moving(remaining=513), many, frozenset()) if p.tokens]
     assert batches == [MAX_BATCH, MAX_BATCH, 1]
