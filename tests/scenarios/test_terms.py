@@ -9,10 +9,9 @@ key there. A second client, which knows nothing but the fingerprint and the gate
 from __future__ import annotations
 
 import asyncio
-import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,31 +30,14 @@ from cloister.core.encoding.hexes import from_hex, to_hex
 from cloister.core.errors import CloisterError
 from cloister.core.policy.manifest import normalize
 from cloister.devnet import ledger
-from cloister.devnet.demo.steps import owner_wallet
-from cloister.devnet.layout import free_ports
 from cloister.devnet.network import Devnet, Options
-from cloister.devnet.tee.client import TeeControl
+from support.six_seats import JOINER, LEAVER, NOTES, Calling, SixSeats, ask, client_of, in_term, more, sixth, until
 
 pytestmark = [pytest.mark.long, pytest.mark.network]
 
 RULES = replace(ledger.ONE_TERM, ceremony_blocks=40, erase_delay=8)
 # What callers may be told while workers move an agent to the keys of a new master epoch.
 MOVING = {"epoch.resealing", "worker.no_such_agent", "client.old_seat", "client.no_seat", "gateway.no_worker"}
-LEAVER, JOINER = "gk-2", "gk-6"
-NOTES = b"""export default { async fetch(request, ctx) {
-  const keep = new URL(request.url).searchParams.get("keep");
-  if (keep) await ctx.state.put("note:" + keep, keep);
-  const notes = await ctx.state.list("note:");
-  return Response.json({ notes, key: (ctx.secrets.API_KEY ?? "").length });
-} };"""
-
-
-class SixSeats(Devnet):
-    """A devnet whose list of measurements has that of a sixth gatekeeper."""
-
-    async def _start_tee(self) -> None:
-        await super()._start_tee()
-        self._launched(JOINER, await TeeControl(self.layout.tee).create_machine(JOINER, "tdx", "gatekeeper"))
 
 
 def options(home: Path) -> Options:
@@ -72,90 +54,11 @@ async def devnet() -> AsyncIterator[Devnet]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def client_of(devnet: Devnet, name: str) -> Client:
-    assert devnet.network is not None
-    return Client(
-        devnet.gateway_url,
-        fingerprint=devnet.network.fingerprint(),
-        wallet=owner_wallet(devnet),
-        home=devnet.options.home / name,
-    )
-
-
-async def sixth(devnet: Devnet) -> None:
-    """One more gatekeeper, on hardware like that of the one which leaves."""
-    (port,) = free_ports(1)
-    config = {
-        "data": str(devnet.layout.node(JOINER)),
-        "listen": f"127.0.0.1:{port}",
-        "rpc": [devnet._chain_url()],
-        "genesis": str(devnet.layout.genesis),
-        "operator": to_hex(b"\x66" * 20),
-        "endpoint": f"http://127.0.0.1:{port}",
-        "machine": devnet.machines[JOINER]["machine"],
-    }
-    child = await devnet._node(JOINER, "cloister.gatekeeper", config)
-    await devnet.fund(from_hex(child.ready["address"], 20))
-
-
 async def dao(devnet: Devnet, function: str, *args: object) -> None:
     assert devnet.rpc is not None
     assert devnet.genesis is not None
     sender = Sender(devnet.rpc, PrivateKey(devnet.layout.secret_key("deployer")), devnet.genesis.chain_id)
     await sender.send(devnet.genesis.address("Gatekeepers"), encode("Gatekeepers", function, *args))
-
-
-async def until(fact: Callable[[], Awaitable[bool]], what: str, seconds: float = 150.0) -> None:
-    end = asyncio.get_running_loop().time() + seconds
-    while not await fact():
-        assert asyncio.get_running_loop().time() < end, f"it never came: {what}"
-        await asyncio.sleep(0.25)
-
-
-class Calling:
-    """A caller that never stops: what it was told, and how often it was answered."""
-
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
-        self.answered = 0
-        self.refused: list[str] = []
-        self._task = asyncio.ensure_future(self._run())
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                reply = await self._agent.get("/", deadline_s=20)
-                assert reply.status == 200, reply.text
-                self.answered += 1
-            except CloisterError as error:
-                self.refused.append(error.code)
-            await asyncio.sleep(0.2)
-
-    async def stop(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-
-async def ask(agent: Agent, keep: str = "") -> dict[str, object]:
-    """A call that may be repeated: while placement moves, a worker may have let go of the agent already."""
-    reply = await agent.post(f"/?keep={keep}", deadline_s=20, idempotency_key=secrets.token_hex(16))
-    assert reply.status == 200, reply.text
-    found: dict[str, object] = reply.json()
-    return found
-
-
-async def in_term(client: Client, agent: bytes, term: int) -> None:
-    """Wait until this client follows to a term, and workers hold leases of it."""
-
-    async def there() -> bool:
-        try:
-            seats = (await client.resolver.resolve(agent, again=True)).sittings
-        except CloisterError:
-            return False
-        leased = [getattr(s.seat.lease.statement, "term", 0) for s in seats]
-        return client.resolver.walk.terms.in_office.signers.term == term and set(leased) == {term}
-
-    await until(there, f"leases of term {term}")
 
 
 async def test_a_removed_seat_and_a_new_master_key_while_everybody_goes_on(devnet: Devnet) -> None:
@@ -179,7 +82,7 @@ async def test_a_removed_seat_and_a_new_master_key_while_everybody_goes_on(devne
             assert from_hex(devnet.children[JOINER].ready["address"], 20) in now.signers.members
             before = calling.answered
             assert await ask(agent, "two") == {"notes": ["note:one", "note:two"], "key": 13}
-            await until(lambda: _more(calling, before + 5), "answers in the new term")
+            await until(lambda: more(calling, before + 5), "answers in the new term")
             assert not calling.refused, "nobody who called noticed the new term"
 
             # A new master key: the same client, the same agent, its notes and its secret.
@@ -189,7 +92,7 @@ async def test_a_removed_seat_and_a_new_master_key_while_everybody_goes_on(devne
             before = calling.answered
             notes = await ask(agent, "three")
             assert notes == {"notes": ["note:one", "note:three", "note:two"], "key": 13}
-            await until(lambda: _more(calling, before + 5), "answers under the new key")
+            await until(lambda: more(calling, before + 5), "answers under the new key")
             assert set(calling.refused) <= MOVING, calling.refused
         finally:
             await calling.stop()
@@ -203,10 +106,6 @@ async def test_a_removed_seat_and_a_new_master_key_while_everybody_goes_on(devne
         assert await ask(other) == notes
         await set_secrets(newcomer, deployed.agent, {"API_KEY": "sk-second-key"})
         await until(lambda: _has_key(other, 13), "the secret under the new key")
-
-
-async def _more(calling: Calling, count: int) -> bool:
-    return calling.answered >= count
 
 
 async def _rotated(client: Client, agent: bytes) -> bool:
