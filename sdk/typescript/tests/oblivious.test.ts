@@ -3,7 +3,8 @@ import { concat } from "../src/encoding/bytes.ts";
 import { fromHex, toHex } from "../src/encoding/hexes.ts";
 import { decodeRequest, decodeResponse, encodeRequest, encodeResponse } from "../src/envelope/bhttp.ts";
 import { KeyCertificate } from "../src/envelope/certificate.ts";
-import { answerOf, keyNumber, ObliviousKey, seal, toMessage } from "../src/envelope/oblivious.ts";
+import { keyNumber, ObliviousKey, type ObliviousRequest, seal, toMessage } from "../src/envelope/oblivious.ts";
+import { eventsOf } from "../src/envelope/oblivious_answer.ts";
 import { decapsulate, decodeConfigs, encapsulate, KEM_X25519, KEM_XWING, KeyConfig } from "../src/envelope/ohttp.ts";
 import * as idsig from "../src/keys/idsig.ts";
 import { XWingKey } from "../src/keys/xwing.ts";
@@ -62,20 +63,22 @@ Deno.test("a signature by a derived key is over one message, identity and master
 
 Deno.test("a request is made as in the vectors, and its answer and its refusal are opened", async () => {
   const config = SHOWN.verify(CERTIFICATE, MPK);
-  const sealed = await seal(config, CERTIFICATE, HEAD, fromHex(CALL.body), () => fromHex(CALL.client_random));
+  const make = () => seal(config, CERTIFICATE, HEAD, fromHex(CALL.body), () => fromHex(CALL.client_random));
+  const sealed = await make();
   assert.equal(toHex(sealed.data), CALL.encapsulated_request);
   assert.equal(toHex(sealed.commitment), CALL.request_commitment);
-  const answer = sealed.open(fromHex(CALL.encapsulated_response));
-  assert.ok(answer.type === "answer");
-  assert.deepEqual([answer.status, answer.checkpoint, toHex(answer.body)], [200, CALL.checkpoint, CALL.answer]);
-  assert.equal(toHex(answer.commitment), CALL.response_commitment);
-  assert.equal(new TextDecoder().decode(answer.final.receipt), CALL.receipt);
-  assert.equal(toHex(answer.final.signature), CALL.receipt_signature);
-  const refused = sealed.open(fromHex(CALL.encapsulated_refusal));
-  assert.ok(refused.type === "failed");
+  const [head, body, final] = opened(sealed, fromHex(CALL.encapsulated_response));
+  assert.ok(head?.type === "head" && body?.type === "body" && final?.type === "final");
+  assert.deepEqual([head.status, head.checkpoint, toHex(body.data)], [200, CALL.checkpoint, CALL.answer]);
+  assert.equal(toHex(sealed.opener.commitment(sealed.salt)), CALL.response_commitment);
+  assert.equal(new TextDecoder().decode(final.receipt), CALL.receipt);
+  assert.equal(toHex(final.signature), CALL.receipt_signature);
+  const [refused] = opened(await make(), fromHex(CALL.encapsulated_refusal));
+  assert.ok(refused?.type === "failed");
   assert.equal(refused.error.code, CALL.refusal);
   for (let at = 0; at < 200; at += 9) {
-    refuses("ohttp.not_authentic", () => sealed.open(flipped(fromHex(CALL.encapsulated_response), at)));
+    const other = await make();
+    refuses("ohttp.not_authentic", () => opened(other, flipped(fromHex(CALL.encapsulated_response), at)));
   }
 });
 
@@ -109,8 +112,14 @@ Deno.test("a caller's word is over this request's own context", async () => {
   assert.deepEqual(JSON.parse(fields.get("cloister-caller")!), caller);
 });
 
+/** The events of an answer that arrives `step` bytes at a time. */
+function opened({ opener }: ObliviousRequest, data: Uint8Array, step = data.length + 1) {
+  const events = [];
+  for (let at = 0; at < data.length; at += step) events.push(...opener.feed(data.subarray(at, at + step)));
+  return [...events, ...opener.close()];
+}
+
 Deno.test("an answer has one checkpoint and one receipt, a refusal its own code", () => {
-  const salt = new Uint8Array(32);
   const good = decodeResponse(
     encodeResponse({
       status: 200,
@@ -121,11 +130,10 @@ Deno.test("an answer has one checkpoint and one receipt, a refusal its own code"
     }),
     CAP,
   );
-  const answer = answerOf(good, salt);
-  assert.ok(answer.type === "answer");
-  assert.deepEqual(answer.headers, [["a", "b"]]);
-  const bad = (code: string, changes: Partial<typeof good>) =>
-    refuses(code, () => answerOf({ ...good, ...changes }, salt));
+  const [head] = eventsOf(good);
+  assert.ok(head?.type === "head");
+  assert.deepEqual(head.headers, [["a", "b"]]);
+  const bad = (code: string, changes: Partial<typeof good>) => refuses(code, () => eventsOf({ ...good, ...changes }));
   bad("oblivious.answer", { headers: [] });
   bad("oblivious.answer", { headers: [["cloister-checkpoint", "7"], ["cloister-checkpoint", "7"]] });
   bad("oblivious.answer", { headers: [["cloister-checkpoint", "7"], ["cloister-more", "7"]] });
@@ -137,7 +145,7 @@ Deno.test("an answer has one checkpoint and one receipt, a refusal its own code"
   const error = JSON.stringify({ status: 403, error: { code: "policy.paused" } });
   const content = new TextEncoder().encode(error);
   bad("oblivious.answer", { headers: [["cloister-refusal", "other.code"]], content });
-  assert.equal(answerOf({ ...good, headers: [["cloister-refusal", "policy.paused"]], content }, salt).type, "failed");
+  assert.equal(eventsOf({ ...good, headers: [["cloister-refusal", "policy.paused"]], content })[0]?.type, "failed");
 });
 
 Deno.test("a certificate with X-Wing: the key of X-Wing is taken, the other refused", () => {

@@ -14,13 +14,13 @@
  * "not delivered" never counts as proof that nothing happened.
  */
 
-import { CloisterError, define, EnvelopeError, TransportError } from "../errors.ts";
+import { CloisterError, define, EncodingError, EnvelopeError, TransportError } from "../errors.ts";
 import { concat, type Rng } from "../encoding/bytes.ts";
 import { fromHex, toHex } from "../encoding/hexes.ts";
-import { ClientSession, encapsulate, type Psk, type SealedRequest } from "../envelope/client.ts";
+import { ClientSession, encapsulate, type Psk } from "../envelope/client.ts";
 import { type Headers as Pairs, type RequestHead, TOO_LARGE } from "../envelope/model.ts";
 import type { Body, Event, Failed, Final, Head } from "../envelope/opener.ts";
-import type { Exchange, Receipt } from "../receipts/receipt.ts";
+import type { Receipt } from "../receipts/receipt.ts";
 import { verifyReceipt } from "../receipts/verify.ts";
 import { type Gateway, NotOpened, UNREACHABLE } from "./gateway.ts";
 import { type Kept, kept } from "./receipts.ts";
@@ -172,6 +172,16 @@ export interface CallerOptions {
   onReceipt?: ((receipt: Kept) => void) | undefined;
 }
 
+/** What an attempt sends, and what opens its answer. */
+export interface Sealed {
+  readonly data: Uint8Array<ArrayBuffer>;
+  readonly opener: { feed(data: Uint8Array): Event[]; close(): Event[]; commitment(salt: Uint8Array): Uint8Array };
+  readonly salt: Uint8Array;
+  readonly commitment: Uint8Array;
+  readonly requestId: string;
+}
+export type Sending = Promise<AsyncGenerator<Uint8Array> | NotOpened>;
+
 /** Makes sealed calls over one gateway, as one wallet or as nobody. */
 export class Caller {
   readonly #sessions: Sessions;
@@ -215,7 +225,7 @@ export class Caller {
     who?: Signer,
     whole = false,
   ): AsyncGenerator<CallEvent> {
-    const tries = new Tries(request);
+    const tries = new Tries(request, whole);
     for (;;) {
       const { resolver } = this.options;
       const options = { quick: repeatable(request), again: tries.resolveAgain };
@@ -224,7 +234,7 @@ export class Caller {
       const sitting = tries.choose(resolution);
       let started = false;
       try {
-        for await (const event of this.attempt(sitting, resolution, request, who, tries)) {
+        for await (const event of this.#attempt(sitting, resolution, request, who, tries)) {
           started = true;
           yield event;
         }
@@ -238,20 +248,34 @@ export class Caller {
     }
   }
 
+  /** What one attempt sends. */
+  protected async sealed(
+    sitting: Sitting,
+    request: CallRequest,
+    who: Signer | undefined,
+    tries: Tries,
+  ): Promise<Sealed> {
+    const session = await this.#sessions.session(sitting, who, this.options.clock());
+    return session.seal(headOf(request), request.body, { withIbe: tries.withIbe ? true : undefined });
+  }
+
+  /** Send it: the answer's pieces, or the plain refusal. */
+  protected sent(sitting: Sitting, sealed: Sealed, patience: number, request: CallRequest, _tries: Tries): Sending {
+    const { agent, boot } = sitting.seat.certificate.fields;
+    return this.options.gateway.call(agent, boot, sealed.data, patience, request.signal);
+  }
+
   /** One attempt at one seat. Throws `Lost` where nobody knows whether the agent ran. */
-  protected async *attempt(
+  async *#attempt(
     sitting: Sitting,
     resolution: Resolution,
     request: CallRequest,
     who: Signer | undefined,
     tries: Tries,
   ): AsyncGenerator<CallEvent> {
-    const now = this.options.clock();
-    const session = await this.#sessions.session(sitting, who, now);
-    const sealed = session.seal(headOf(request), request.body, { withIbe: tries.withIbe ? true : undefined });
-    const patience = patienceFor(request, now);
+    const sealed = await this.sealed(sitting, request, who, tries);
     let status = 0;
-    for await (const event of this.#answer(sitting, sealed, patience, request.signal)) {
+    for await (const event of this.#answer(sitting, sealed, request, tries)) {
       if (event.type === "head") {
         freshEnough(event, resolution, request);
         this.options.resolver.outdated(resolution.record.agent, event.checkpoint);
@@ -270,26 +294,28 @@ export class Caller {
   /** The opened events of one attempt; whatever is not an authentic stream to its end becomes `Lost`. */
   async *#answer(
     sitting: Sitting,
-    sealed: SealedRequest,
-    patience: number,
-    signal: AbortSignal | undefined,
+    sealed: Sealed,
+    request: CallRequest,
+    tries: Tries,
   ): AsyncGenerator<Event> {
-    const { agent, boot } = sitting.seat.certificate.fields;
+    const patience = patienceFor(request, this.options.clock());
     try {
-      const answer = await this.options.gateway.call(agent, boot, sealed.data, patience, signal);
+      const answer = await this.sent(sitting, sealed, patience, request, tries);
       if (answer instanceof NotOpened) throw new Lost(answer.error);
       for await (const piece of answer) yield* sealed.opener.feed(piece);
-      sealed.opener.close();
+      yield* sealed.opener.close();
     } catch (error) {
       const unsent = error instanceof CloisterError && error.code === UNREACHABLE.code;
-      if (!unsent && (error instanceof EnvelopeError || error instanceof TransportError)) throw new Lost(error);
+      const kinds = [EnvelopeError, EncodingError, TransportError];
+      if (!unsent && kinds.some((kind) => error instanceof kind)) throw new Lost(error as CloisterError);
       throw error;
     }
   }
 
+  /** Verify the receipt against what was sent and what came, and hand it on. Throws ReceiptError. */
   #accept(
     final: Final,
-    sealed: SealedRequest,
+    sealed: Sealed,
     status: number,
     sitting: Sitting,
     resolution: Resolution,
@@ -301,22 +327,10 @@ export class Caller {
       request: sealed.commitment,
       response: sealed.opener.commitment(sealed.salt),
     };
-    return this.believed(final, exchange, sealed.salt, sitting, resolution, tries);
-  }
-
-  /** Verify the receipt against what was sent and what came, and hand it on. Throws ReceiptError. */
-  protected believed(
-    final: Final,
-    exchange: Exchange,
-    salt: Uint8Array,
-    sitting: Sitting,
-    resolution: Resolution,
-    tries: Tries,
-  ): Answered {
     const { seat } = sitting;
     const { receipt: raw, signature, batch } = final;
     const receipt = verifyReceipt(raw, signature, seat.certificate, admissionOf(sitting), exchange, batch);
-    this.options.onReceipt?.(kept(raw, signature, salt, seat, this.options.clock(), batch));
+    this.options.onReceipt?.(kept(raw, signature, sealed.salt, seat, this.options.clock(), batch));
     return { type: "answered", receipt, proof: proofOf(resolution, sitting, receipt.id), attempts: tries.count };
   }
 }
@@ -328,7 +342,7 @@ export class Tries {
   resolveAgain = false;
   readonly #failed = new Map<string, number>();
 
-  constructor(readonly request: CallRequest) {}
+  constructor(readonly request: CallRequest, readonly whole: boolean) {}
 
   /** The seat that failed least, in the resolution's order. */
   choose(resolution: Resolution): Sitting {

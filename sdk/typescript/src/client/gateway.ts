@@ -11,9 +11,8 @@ import { offers, type SignedHandover } from "../chainview/terms.ts";
 import { toHex } from "../encoding/hexes.ts";
 import { parse } from "../encoding/jcs.ts";
 import { MAX_ANSWER as MAX_RPC } from "../chain/rpc.ts";
-import { MAX_ANSWER as MAX_OBLIVIOUS } from "../envelope/oblivious.ts";
+import { MAX_ANSWER as MAX_OBLIVIOUS } from "../envelope/oblivious_answer.ts";
 
-const [OBLIVIOUS_REQUEST, OBLIVIOUS_RESPONSE] = ["message/ohttp-req", "message/ohttp-res"];
 export const SEALED = "application/cloister-sealed";
 const MAX_JSON = 4 << 20;
 const MAX_NETWORK = 1 << 20;
@@ -117,24 +116,28 @@ export class Gateway {
   }
 
   /**
-   * Send an encapsulated request: the encapsulated response, or a plain refusal, which proves nothing.
-   *
-   * Throws TransportError: client.unreachable if nothing was sent, client.broken_off if we cannot know.
+   * Send an encapsulated request: the encapsulated response's pieces, or a plain refusal, which proves nothing.
+   * `chunked`: both are of chunked Oblivious HTTP. Throws as `call` does.
    */
-  async oblivious(
+  oblivious(
     agent: Uint8Array,
     boot: Uint8Array,
     data: Uint8Array<ArrayBuffer>,
+    chunked: boolean,
     patienceMs: number,
     signal?: AbortSignal,
-  ): Promise<Uint8Array | NotOpened> {
-    const wait = new Patience(patienceMs, signal);
+  ): Promise<AsyncGenerator<Uint8Array> | NotOpened> {
     const path = `/v1/oblivious/${toHex(agent)}?boot=${toHex(boot)}`;
-    const init = { method: "POST", body: data, headers: { "content-type": OBLIVIOUS_REQUEST! } };
-    const answer = await border(() => this.#send(path, init, wait), wait);
-    const good = answer.status === 200 && contentType(answer) === OBLIVIOUS_RESPONSE;
-    const body = await readAll(pieces(answer, good ? MAX_OBLIVIOUS : MAX_JSON, wait));
-    return good ? body : new NotOpened(refusal(answer.status, body));
+    const form = chunked ? "ohttp-chunked" : "ohttp";
+    const [takes, gives] = [`message/${form}-req`, `message/${form}-res`];
+    return this.#exchange(
+      path,
+      data,
+      takes,
+      gives,
+      chunked ? MAX_ANSWER : MAX_OBLIVIOUS,
+      new Patience(patienceMs, signal),
+    );
   }
 
   /**
@@ -142,18 +145,28 @@ export class Gateway {
    *
    * Throws TransportError: client.unreachable if nothing was sent, client.broken_off if we cannot know.
    */
-  async call(
+  call(
     agent: Uint8Array,
     boot: Uint8Array,
     sealed: Uint8Array<ArrayBuffer>,
     patienceMs: number,
     signal?: AbortSignal,
   ): Promise<AsyncGenerator<Uint8Array> | NotOpened> {
-    const wait = new Patience(patienceMs, signal);
     const path = `/v1/call/${toHex(agent)}?boot=${toHex(boot)}`;
-    const init = { method: "POST", body: sealed, headers: { "content-type": SEALED } };
+    return this.#exchange(path, sealed, SEALED, SEALED, MAX_ANSWER, new Patience(patienceMs, signal));
+  }
+
+  async #exchange(
+    path: string,
+    body: Uint8Array<ArrayBuffer>,
+    takes: string,
+    gives: string,
+    most: number,
+    wait: Patience,
+  ): Promise<AsyncGenerator<Uint8Array> | NotOpened> {
+    const init = { method: "POST", body, headers: { "content-type": takes } };
     const answer = await border(() => this.#send(path, init, wait), wait);
-    if (answer.status === 200 && contentType(answer) === SEALED) return pieces(answer, MAX_ANSWER, wait);
+    if (answer.status === 200 && contentType(answer) === gives) return pieces(answer, most, wait);
     return new NotOpened(refusal(answer.status, await readAll(pieces(answer, MAX_JSON, wait))));
   }
 

@@ -1,30 +1,28 @@
 /**
  * Oblivious calls (spec/ohttp.md): each request in a context of its own, through a relay that cannot read it.
  *
- * Seats, leases, receipts and what an attempt can end with are those of `call.ts`. An answer comes whole. There is no
- * way down from here: a worker that has no oblivious key is not called in another way.
+ * Seats, leases, receipts and what an attempt can end with are those of `call.ts`. A call's answer is one padded
+ * message; a stream's comes in chunks. There is no way down from here: a worker that has no oblivious key is not called in
+ * another way.
  */
 
-import { CloisterError, define, EnvelopeError, TransportError } from "../errors.ts";
-import { fromHex, toHex } from "../encoding/hexes.ts";
-import { type Answer, ObliviousKey, type ObliviousRequest, seal, type Speaker } from "../envelope/oblivious.ts";
+import { CloisterError, define, EnvelopeError } from "../errors.ts";
+import { toHex } from "../encoding/hexes.ts";
+import { ObliviousKey, seal, type Speaker } from "../envelope/oblivious.ts";
 import type { KeyConfig } from "../envelope/ohttp.ts";
-import type { Failed } from "../envelope/opener.ts";
 import {
   Caller,
   CALLER_LIFE_S,
-  type CallEvent,
   type CallRequest,
-  freshEnough,
   headOf,
   Lost,
-  patienceFor,
-  refused,
   repeatable,
+  type Sealed,
+  type Sending,
   type Tries,
 } from "./call.ts";
-import { NotOpened, UNREACHABLE } from "./gateway.ts";
-import type { Resolution, Sitting } from "./resolve.ts";
+import { UNREACHABLE } from "./gateway.ts";
+import type { Sitting } from "./resolve.ts";
 import { addressBytes, type Signer, signSession } from "./wallet.ts";
 
 const MAX_KEYS = 256;
@@ -41,37 +39,33 @@ export const NO_KEY = define(
 export class ObliviousCaller extends Caller {
   readonly #configs = new Map<string, KeyConfig>();
 
-  /** 1. the worker's key, verified; 2. one encapsulated request; 3. its answer, or `Lost`; 4. the receipt. */
-  protected override async *attempt(
+  /**
+   * 1. the worker's key, verified; 2. one encapsulated request: its answer is one message where all of it is collected,
+   * chunks where it is read as it comes.
+   */
+  protected override async sealed(
     sitting: Sitting,
-    resolution: Resolution,
     asked: CallRequest,
     who: Signer | undefined,
     tries: Tries,
-  ): AsyncGenerator<CallEvent> {
+  ): Promise<Sealed> {
     const request = this.#named(asked, tries);
     const config = await this.#config(sitting, request); // 1
     const { certificate } = sitting.seat;
-    const { clock, rng, resolver } = this.options;
-    const now = clock();
-    const speaker = speakerOf(who, now, certificate.fields.network);
-    const sealed = await seal(config, certificate, headOf(request), request.body, rng, speaker); // 2
-    const answer = await this.#exchanged(sitting, sealed, patienceFor(request, now), request.signal); // 3
-    if (answer.type === "failed") throw refused(answer, request, tries);
-    const { status, headers, checkpoint, body } = answer;
-    const head = { type: "head", status, headers, checkpoint } as const;
-    freshEnough(head, resolution, request);
-    resolver.outdated(certificate.fields.agent, checkpoint);
-    const exchange = {
-      requestId: fromHex(sealed.requestId, 16, "request id"),
-      status,
-      request: sealed.commitment,
-      response: answer.commitment,
-    };
-    const answered = this.believed(answer.final, exchange, sealed.salt, sitting, resolution, tries); // 4
-    yield head;
-    if (body.length) yield { type: "body", data: body };
-    yield answered;
+    const { clock, rng } = this.options;
+    const speaker = speakerOf(who, clock(), certificate.fields.network);
+    return await seal(config, certificate, headOf(request), request.body, rng, speaker, !tries.whole); // 2
+  }
+
+  protected override sent(
+    sitting: Sitting,
+    sealed: Sealed,
+    patience: number,
+    request: CallRequest,
+    tries: Tries,
+  ): Sending {
+    const { agent, boot } = sitting.seat.certificate.fields;
+    return this.options.gateway.oblivious(agent, boot, sealed.data, !tries.whole, patience, request.signal);
   }
 
   protected override afterLoss(sitting: Sitting): void {
@@ -82,24 +76,6 @@ export class ObliviousCaller extends Caller {
   #named(request: CallRequest, tries: Tries): CallRequest {
     if (tries.count === 1 || request.idempotencyKey !== undefined) return request;
     return { ...request, id: this.options.rng(16) };
-  }
-
-  async #exchanged(
-    sitting: Sitting,
-    sealed: ObliviousRequest,
-    patience: number,
-    signal: AbortSignal | undefined,
-  ): Promise<Answer | Failed> {
-    const { agent, boot } = sitting.seat.certificate.fields;
-    try {
-      const said = await this.options.gateway.oblivious(agent, boot, sealed.data, patience, signal);
-      if (said instanceof NotOpened) throw new Lost(said.error);
-      return sealed.open(said);
-    } catch (error) {
-      const unsent = error instanceof TransportError && error.code === UNREACHABLE.code;
-      if (error instanceof CloisterError && !unsent) throw new Lost(error);
-      throw error;
-    }
   }
 
   /** The verified key of a seat. Nothing has left yet: a failure is thrown, or another seat is tried. */

@@ -107,6 +107,13 @@ export function decodeRequest(data: Uint8Array, maxContent: number): BinaryReque
 /** Parse a response of either framing. Throws EnvelopeError: bhttp.malformed, bhttp.too_large, bhttp.field. */
 export function decodeResponse(data: Uint8Array, maxContent: number): BinaryResponse {
   const reader = new Reader(data);
+  const { indeterminate, informational, status, headers } = readHead(reader);
+  const [content, trailers] = reader.tail(indeterminate, maxContent);
+  return { status, headers, content, trailers, informational };
+}
+
+/** A response up to its content. Throws as `decodeResponse` does. */
+export function readHead(reader: Reader) {
   const indeterminate = framing(reader, KNOWN_RESPONSE!, OPEN_RESPONSE!);
   const informational: [number, Headers][] = [];
   let status = reader.varint("a status");
@@ -118,19 +125,22 @@ export function decodeResponse(data: Uint8Array, maxContent: number): BinaryResp
     status = reader.varint("a status");
   }
   checkStatus(status, 200, 599);
-  const headers = reader.fields(indeterminate);
-  const [content, trailers] = reader.tail(indeterminate, maxContent);
-  return { status, headers, content, trailers, informational };
+  return { indeterminate, informational, status, headers: reader.fields(indeterminate) };
 }
 
 /** What is left of a message. Every length is compared with it before a cut. */
-class Reader {
+export class Reader {
   #at = 0;
 
   constructor(readonly data: Uint8Array) {}
 
   get #left(): number {
     return this.data.length - this.#at;
+  }
+
+  /** Whether nothing is left. */
+  get over(): boolean {
+    return this.#left === 0;
   }
 
   /** A QUIC integer (RFC 9000 section 16), any of its spellings. One beyond 2^53 is beyond every cap too. */
@@ -223,7 +233,8 @@ function checkFields(headers: Headers): void {
   }
 }
 
-function varint(value: number): Uint8Array<ArrayBuffer> {
+/** The shortest spelling of a QUIC integer (RFC 9000 section 16). */
+export function varint(value: number): Uint8Array<ArrayBuffer> {
   const power = [1 << 6, 1 << 14, 2 ** 30, 2 ** 53].findIndex((limit) => value < limit);
   if (power < 0) throw new RangeError("a length beyond 53 bits");
   const word = uintBytes(value, 1 << power);

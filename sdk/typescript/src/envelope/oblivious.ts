@@ -1,10 +1,9 @@
 /**
- * Oblivious calls, the client's end: verify a worker's key, seal a request, open its answer (spec/ohttp.md 4 to 7).
+ * Oblivious calls, the client's end: verify a worker's key, seal a request (spec/ohttp.md 4 to 6).
  *
  * Verify the seat first: this module rests on its certificate.
  */
 
-import { sha256 } from "@noble/hashes/sha2.js";
 import { define, EnvelopeError } from "../errors.ts";
 import { equalBytes, type Rng } from "../encoding/bytes.ts";
 import { Context, digest } from "../encoding/contexts.ts";
@@ -12,15 +11,8 @@ import { fromHex, needFields, toHex } from "../encoding/hexes.ts";
 import { verifySigner } from "../encoding/signatures.ts";
 import type { CallerSession } from "../encoding/statements.ts";
 import * as idsig from "../keys/idsig.ts";
-import { receiptSalt, requestCommitment, responseCommitment } from "../receipts/commitments.ts";
-import {
-  type BinaryRequest,
-  type BinaryResponse,
-  decodeResponse,
-  encodeRequest,
-  encodeRequestHead,
-  paddedSize,
-} from "./bhttp.ts";
+import { receiptSalt, requestCommitment } from "../receipts/commitments.ts";
+import { type BinaryRequest, encodeRequest, encodeRequestHead, paddedSize } from "./bhttp.ts";
 import type { KeyCertificate } from "./certificate.ts";
 import type { SignSession } from "./client.ts";
 import {
@@ -28,37 +20,17 @@ import {
   CALLER_EXPORT,
   type CallerKind,
   encodeRequestHead as checkHead,
-  type Headers,
   type RequestHead,
 } from "./model.ts";
 import { Encapsulator, type Exchange, KEM_X25519, KEM_XWING, KeyConfig } from "./ohttp.ts";
-import { type Failed, failureOf, type Final, receiptOf } from "./opener.ts";
+import { BAD_FIELD, RESERVED, StreamOpener, WholeOpener } from "./oblivious_answer.ts";
 
-export const MAX_ANSWER = 16 << 20;
-const RESERVED = "cloister-";
-const CHECKPOINT = "cloister-checkpoint";
-const REFUSAL = "cloister-refusal";
-const RECEIPT = "cloister-receipt";
-
-export const BAD_FIELD = define(
-  "oblivious.field",
-  EnvelopeError,
-  "a request has every field that spec/ohttp.md 5 demands, once and in its form, and no other of that name",
-  "use a client of this version, or compare the request with spec/ohttp.md 5",
-);
 export const BAD_KEY = define(
   "oblivious.key",
   EnvelopeError,
   "an oblivious key is a configuration of its own purpose for one key certificate, signed by worker and key",
   "take another seat of the agent; do not seal to this key",
   403,
-);
-export const BAD_ANSWER = define(
-  "oblivious.answer",
-  EnvelopeError,
-  "an answer is a response with checkpoint and receipt, or a refusal with its code",
-  "the worker does not speak this version; take another seat",
-  502,
 );
 
 /** A key configuration for one key certificate, as workers show it. Nothing counts before `verify`. */
@@ -171,17 +143,19 @@ async function callerOf(speaker: Speaker, { fields }: KeyCertificate, exchange: 
   return { address: toHex(address), expiry, signature, ...(kind && { kind }) };
 }
 
-/** A call ready to send, and what opens its answer. `salt` and `commitment` belong to the receipt. */
+/** A call ready to send. `opener` opens its answer; `salt` and `commitment` belong to the receipt. */
 export interface ObliviousRequest {
   data: Uint8Array<ArrayBuffer>;
+  opener: WholeOpener | StreamOpener;
   salt: Uint8Array;
   commitment: Uint8Array;
   requestId: string;
-  /** The answer, or the worker's refusal, which is authentic too. Throws EnvelopeError for what is neither. */
-  open(data: Uint8Array): Answer | Failed;
 }
 
-/** One request, padded, in a context of its own. `config`: what `ObliviousKey.verify` gave. Throws EnvelopeError. */
+/**
+ * One request, padded, in a context of its own. `config`: what `ObliviousKey.verify` gave; `chunked`: the answer comes in
+ * chunks. Throws EnvelopeError.
+ */
 export async function seal(
   config: KeyConfig,
   certificate: KeyCertificate,
@@ -189,8 +163,9 @@ export async function seal(
   body: Uint8Array,
   rng: Rng,
   speaker?: Speaker,
+  chunked = false,
 ): Promise<ObliviousRequest> {
-  const made = new Encapsulator(config, rng);
+  const made = new Encapsulator(config, rng, config.choose(), chunked);
   const { exchange } = made;
   const said = speaker ? { ...head, caller: await callerOf(speaker, certificate, exchange) } : head;
   const message = toMessage(certificate, said, body);
@@ -198,54 +173,9 @@ export async function seal(
   const salt = receiptSalt(exchange.context, 0);
   return {
     data: made.seal(encodeRequest(message, false, paddedSize(bare.length))),
+    opener: chunked ? new StreamOpener(exchange) : new WholeOpener(exchange),
     salt,
     commitment: requestCommitment(salt, encodeRequestHead(message), body),
     requestId: head.requestId,
-    open: (data) => answerOf(decodeResponse(exchange.openResponse(data, MAX_ANSWER), MAX_ANSWER), salt),
   };
-}
-
-/** A good answer. `commitment`: what the receipt must say of this response. */
-export interface Answer {
-  type: "answer";
-  status: number;
-  headers: Headers;
-  checkpoint: number;
-  body: Uint8Array;
-  final: Final;
-  commitment: Uint8Array;
-}
-
-/** Take a response apart. Throws EnvelopeError: oblivious.answer, envelope.head, oblivious.field. */
-export function answerOf(response: BinaryResponse, salt: Uint8Array): Answer | Failed {
-  const ours = response.headers.filter(([name]) => name.startsWith(RESERVED));
-  const refusal = ours.find(([name]) => name === REFUSAL)?.[1];
-  if (refusal !== undefined) return refusalOf(response, refusal);
-  const [first, final] = [ours[0], response.trailers[0]];
-  if (ours.length !== 1 || first?.[0] !== CHECKPOINT || response.trailers.length !== 1 || final?.[0] !== RECEIPT) {
-    const found = [...ours, ...response.trailers].map(([name]) => name).join(", ").slice(0, 120);
-    throw BAD_ANSWER("one checkpoint and one receipt", found);
-  }
-  const headers = response.headers.filter(([name]) => !name.startsWith(RESERVED));
-  const { status, content: body } = response;
-  return {
-    type: "answer",
-    status,
-    headers,
-    checkpoint: numberOf(first[1]),
-    body,
-    final: receiptOf(Uint8Array.from(final[1], (letter) => letter.charCodeAt(0))),
-    commitment: responseCommitment(salt, status, headers, sha256(body)),
-  };
-}
-
-function refusalOf(response: BinaryResponse, code: string): Failed {
-  const failed = failureOf(response.content);
-  if (failed.error.code === code) return failed;
-  throw BAD_ANSWER("a refusal that says what its field says", code.slice(0, 80));
-}
-
-function numberOf(text: string): number {
-  if (!/^(0|[1-9][0-9]{0,15})$/.test(text)) throw BAD_FIELD(`${CHECKPOINT} as a number`, text.slice(0, 40));
-  return Number(text);
 }

@@ -25,6 +25,7 @@ export const KEM_X25519 = 0x0020;
 export const KEM_XWING = 0x647a;
 const KDF_SHA256 = 1;
 const [HDR_SIZE, TAG, NONCE] = [7, 16, 12];
+const NOTHING = new Uint8Array(0);
 /** Bytes of a public key and of an encapsulation, by KEM. */
 const KEMS: Readonly<Record<number, readonly [publicKey: number, enc: number]>> = {
   [KEM_X25519]: [32, 32],
@@ -32,8 +33,12 @@ const KEMS: Readonly<Record<number, readonly [publicKey: number, enc: number]>> 
 };
 const [MAX_PAIRS, MAX_CONFIGS] = [22, 16];
 export const MAX_CONFIG = 5 + XWING_PUBLIC + 4 * MAX_PAIRS;
+/** What a final chunk is bound to, besides its place. */
+export const FINAL = utf8("final");
 const REQUEST = utf8("message/bhttp request\0");
 const RESPONSE = utf8("message/bhttp response");
+const CHUNKED_REQUEST = utf8("message/bhttp chunked request\0");
+const CHUNKED_RESPONSE = utf8("message/bhttp chunked response");
 
 export const MALFORMED = define(
   "ohttp.malformed",
@@ -134,55 +139,67 @@ export function decodeConfigs(data: Uint8Array): KeyConfig[] {
   return found;
 }
 
-/** One request's context: what its response is sealed under. Either end holds one. */
+/** One request's context: what its response is sealed under. Either end holds one. `chunked`: both are in chunks. */
 export class Exchange {
-  constructor(readonly context: Context, readonly enc: Uint8Array, readonly aead: number) {}
+  constructor(readonly context: Context, readonly enc: Uint8Array, readonly aead: number, readonly chunked = false) {}
 
   /** nonce ‖ ciphertext (section 4.4). */
   sealResponse(response: Uint8Array, rng: Rng): Uint8Array<ArrayBuffer> {
-    const nonce = needBytes("response nonce", rng(this.#nonceSize), this.#nonceSize);
-    return concat(nonce, this.#cipher(nonce).encrypt(response));
+    const nonce = needBytes("response nonce", rng(this.nonceSize), this.nonceSize);
+    return concat(nonce, this.#whole(nonce).encrypt(response));
   }
 
   /** The response. Throws EnvelopeError: ohttp.too_large, ohttp.malformed, ohttp.not_authentic. */
   openResponse(data: Uint8Array, maxSize: number): Uint8Array {
     if (data.length > maxSize) throw TOO_LARGE(`at most ${maxSize} bytes`, `${data.length} bytes`);
-    if (data.length < this.#nonceSize + TAG) throw MALFORMED("an encapsulated response", `${data.length} bytes`);
+    if (data.length < this.nonceSize + TAG) throw MALFORMED("an encapsulated response", `${data.length} bytes`);
     return opened("the response to this request", () => {
-      return this.#cipher(data.subarray(0, this.#nonceSize)).decrypt(data.subarray(this.#nonceSize));
+      return this.#whole(data.subarray(0, this.nonceSize)).decrypt(data.subarray(this.nonceSize));
     });
   }
 
-  get #nonceSize(): number {
+  /** Bytes of a response's nonce. */
+  get nonceSize(): number {
     return Math.max(NONCE, KEY_SIZES[this.aead]!);
   }
 
-  #cipher(nonce: Uint8Array) {
-    const secret = this.context.export(RESPONSE, this.#nonceSize);
+  #whole(nonce: Uint8Array) {
+    const { key, iv } = this.keys(nonce);
+    return cipherOf(this.aead)(key, iv);
+  }
+
+  /** Key and nonce of a response, from the exported secret, salted by enc and the response's nonce. */
+  keys(nonce: Uint8Array): { key: Uint8Array; iv: Uint8Array } {
+    const secret = this.context.export(this.chunked ? CHUNKED_RESPONSE : RESPONSE, this.nonceSize);
     const prk = hmac(sha256, concat(this.enc, nonce), secret);
     const part = (label: string, size: number) => hmac(sha256, prk, utf8(`${label}\x01`)).slice(0, size);
-    return cipherOf(this.aead)(part("key", KEY_SIZES[this.aead]!), part("nonce", NONCE));
+    return { key: part("key", KEY_SIZES[this.aead]!), iv: part("nonce", NONCE) };
   }
 }
 
-/** What a request will be sealed under: `seal` gives hdr ‖ enc ‖ ciphertext (section 4.3), once. */
+/**
+ * What a request will be sealed under: `seal` gives hdr ‖ enc ‖ ciphertext (section 4.3), once. `chunked`: an answer in
+ * chunks is wanted; the request itself is one final chunk.
+ */
 export class Encapsulator {
   readonly exchange: Exchange;
   readonly #hdr: Uint8Array;
 
   /** `rng(32)` gives the ephemeral key, and with X-Wing ML-KEM's message after it. Throws EnvelopeError, SealError. */
-  constructor(config: KeyConfig, rng: Rng, aead: number = config.choose()) {
+  constructor(config: KeyConfig, rng: Rng, aead: number = config.choose(), chunked = false) {
     if (!config.suites.some(([kdf, one]) => kdf === KDF_SHA256 && one === aead)) {
       throw SUITE("an AEAD of the configuration", String(aead));
     }
     this.#hdr = config.hdr(aead);
-    const { enc, context } = setupSender(config.publicKey, concat(REQUEST, this.#hdr), rng, undefined, aead);
-    this.exchange = new Exchange(context, enc, aead);
+    const info = concat(chunked ? CHUNKED_REQUEST : REQUEST, this.#hdr);
+    const { enc, context } = setupSender(config.publicKey, info, rng, undefined, aead);
+    this.exchange = new Exchange(context, enc, aead, chunked);
   }
 
   seal(request: Uint8Array): Uint8Array<ArrayBuffer> {
-    const { context, enc } = this.exchange;
-    return concat(this.#hdr, enc, context.sealAt(0, new Uint8Array(0), request));
+    const { context, enc, chunked } = this.exchange;
+    const [length, bound] = chunked ? [Uint8Array.of(0), FINAL] : [NOTHING, NOTHING];
+    return concat(this.#hdr, enc, length, context.sealAt(0, bound, request));
   }
 }
 
@@ -192,17 +209,22 @@ export function encapsulate(
   request: Uint8Array,
   rng: Rng,
   aead: number = config.choose(),
+  chunked = false,
 ): { data: Uint8Array<ArrayBuffer>; exchange: Exchange } {
-  const made = new Encapsulator(config, rng, aead);
+  const made = new Encapsulator(config, rng, aead, chunked);
   return { data: made.seal(request), exchange: made.exchange };
 }
 
-/** The recipient's end, with its private key: 32 bytes, or an X-Wing key. Throws EnvelopeError by name. */
+/**
+ * The recipient's end, with its private key: 32 bytes, or an X-Wing key. `chunked`: of a request in one final chunk.
+ * Throws EnvelopeError by name.
+ */
 export function decapsulate(
   data: Uint8Array,
   key: Uint8Array | XWingKey,
   config: KeyConfig,
   maxSize: number,
+  chunked = false,
 ): { request: Uint8Array; exchange: Exchange } {
   const size = (data.length < HDR_SIZE ? undefined : KEMS[word(data, 1)]?.[1]) ?? 32;
   if (data.length > maxSize) throw TOO_LARGE(`at most ${maxSize} bytes`, `${data.length} bytes`);
@@ -211,13 +233,15 @@ export function decapsulate(
   const [hdr, enc, text] = [
     data.slice(0, HDR_SIZE),
     data.slice(HDR_SIZE, HDR_SIZE + size),
-    data.slice(HDR_SIZE + size),
+    data.slice(HDR_SIZE + size + (chunked ? 1 : 0)),
   ];
+  if (chunked && data[HDR_SIZE + size] !== 0) throw MALFORMED("one final chunk", "another");
   const aead = config.suites.find(([kdf, one]) => kdf === KDF_SHA256 && equalBytes(config.hdr(one), hdr))?.[1];
   if (aead === undefined || !(aead in KEY_SIZES)) throw SUITE("algorithms of the key configuration", "others");
   return opened("a request encapsulated to this key", () => {
-    const context = setupRecipient(enc, key, concat(REQUEST, hdr), undefined, aead);
-    return { request: context.openAt(0, new Uint8Array(0), text), exchange: new Exchange(context, enc, aead) };
+    const context = setupRecipient(enc, key, concat(chunked ? CHUNKED_REQUEST : REQUEST, hdr), undefined, aead);
+    const request = context.openAt(0, chunked ? FINAL : NOTHING, text);
+    return { request, exchange: new Exchange(context, enc, aead, chunked) };
   });
 }
 

@@ -112,9 +112,13 @@ export class Opener {
     }
   }
 
-  /** Say that the stream ended. Throws EnvelopeError (envelope.truncated) unless the final chunk came. */
-  close(): void {
+  /**
+   * Say that the stream ended: no event comes with that. Throws EnvelopeError (envelope.truncated) unless the final chunk
+   * came.
+   */
+  close(): Event[] {
     if (this.#state !== "done") throw TRUNCATED("a final chunk", `the end, ${WAITING[this.#state]}`);
+    return [];
   }
 
   /** The salted commitment to what was received (spec/receipts.md 3). Throws EnvelopeError before the head. */

@@ -7,6 +7,7 @@ refused stays refused.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Final as Const
 
 import msgspec
@@ -148,7 +149,7 @@ def head_of(status: int, headers: Headers) -> Head:
     """The head of a good answer. Raises EnvelopeError: oblivious.answer, oblivious.field."""
     ours = [pair for pair in headers if pair[0].startswith(RESERVED)]
     if [name for name, _ in ours] != [CHECKPOINT]:
-        raise BAD_ANSWER(expected="one checkpoint", found=", ".join(name for name, _ in ours)[:120])
+        raise BAD_ANSWER(expected="one checkpoint", found=_names(ours))
     theirs = tuple(pair for pair in headers if not pair[0].startswith(RESERVED))
     return Head(status, theirs, number(CHECKPOINT, ours[0][1]))
 
@@ -156,7 +157,7 @@ def head_of(status: int, headers: Headers) -> Head:
 def end_of(trailers: Headers) -> Final | Failed:
     """What ends an answer after its head. Raises EnvelopeError: oblivious.answer, envelope.head."""
     if len(trailers) != 1 or trailers[0][0] not in (RECEIPT, FAILURE):
-        raise BAD_ANSWER(expected="one receipt", found=", ".join(name for name, _ in trailers)[:120])
+        raise BAD_ANSWER(expected="one receipt", found=_names(trailers))
     name, value = trailers[0]
     if name == FAILURE:
         return Failed(_failure(value.encode("latin-1")))
@@ -175,6 +176,10 @@ def refusal_of(response: BinaryResponse) -> Failed | None:
     if error.code != code:
         raise BAD_ANSWER(expected="a refusal that says what its field says", found=code[:80])
     return Failed(error)
+
+
+def _names(headers: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(name for name, _ in headers)[:120] or "none"
 
 
 _FINAL = msgspec.json.Decoder(WireFinal)

@@ -68,7 +68,7 @@ ANSWER_TOO_LARGE = define(
     "oblivious.answer_too_large",
     EnvelopeError,
     check="the answer to an oblivious call fits into one message of 15 MiB",
-    remedy="ask for less, or make a sealed call, whose answers are streams",
+    remedy="ask for less, or read the answer as a stream: it comes in chunks then",
     status=502,
 )
 
