@@ -90,8 +90,8 @@ def encode(name: str, fn: str, *args: Any) -> bytes:
 
     Addresses are 20 bytes; structs are dicts, dataclasses (fields in order) or sequences.
     """
-    entry = _function(name, fn, len(args))
-    return _selector(entry) + abi.encode(types_of(entry["inputs"]), args)
+    shape = _shape(name, fn, len(args))
+    return shape.selector + abi.encode(shape.inputs, args)
 
 
 def encode_constructor(name: str, *args: Any) -> bytes:
@@ -105,8 +105,8 @@ def encode_constructor(name: str, *args: Any) -> bytes:
 
 def decode(name: str, fn: str, data: bytes) -> Any:
     """The answer of ``fn``: None, one value, or a tuple. Raises ChainError for bytes of another form."""
-    outputs = _function(name, fn, None)["outputs"]
-    values = abi.decode(types_of(outputs), data)
+    outputs = _shape(name, fn, None).outputs
+    values = abi.decode(outputs, data)
     if not outputs:
         return None
     return values[0] if len(outputs) == 1 else tuple(values)
@@ -151,6 +151,21 @@ def _errors() -> dict[bytes, dict[str, Any]]:
     for name in names():
         known |= {_selector(e): e for e in artifact(name).abi if e["type"] == "error"}
     return known
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What a call of a function needs, read from the artifact once."""
+
+    selector: bytes
+    inputs: tuple[abi.Type, ...]
+    outputs: tuple[abi.Type, ...]
+
+
+@cache
+def _shape(name: str, fn: str, arity: int | None) -> _Shape:
+    entry = _function(name, fn, arity)
+    return _Shape(_selector(entry), tuple(types_of(entry["inputs"])), tuple(types_of(entry["outputs"])))
 
 
 def _function(name: str, fn: str, arity: int | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from cloister.core.policy.release import (
     Requester,
     may_release,
 )
-from cloister.core.threshold.partial import Evaluator
+from cloister.core.threshold.partial import Evaluator, Masks
 from cloister.gatekeeper.attest import attest
 from cloister.gatekeeper.audit import AuditLog
 from cloister.gatekeeper.checkpoints import Checkpoints
@@ -33,6 +33,10 @@ from cloister.gatekeeper.store import Store
 from cloister.wire.messages import KeyPartial, KeysAnswer, KeysRequest, OldPartial, parse
 
 TRANSPORT = "transport"
+# Keys of a lease, each under a mask of its own: call (two periods), state, secrets, identity, log.
+KEYS = 6
+# Turns of the event loop that it takes until questions to other members have left.
+LEAVING = 4
 
 
 _STRICT = (EpochState.RELEASED, EpochState.RESUMED, EpochState.PAUSED, EpochState.DESTROYED)
@@ -72,8 +76,8 @@ class KeyDesk:
         """A lease and partials, or the refusal. Raises CloisterError; each outcome past the rate limit is audited.
 
         1. size and shape; 2. rate, and t members near our head (K1), asked while we look at 3 to 5; 3. the checkpoint;
-        4. evidence, under the policy proven at it; 5. facts, proven and newest; 6. the decision, not before the others
-        answered; 7. signed and evaluated; 8. remembered, answered.
+        4. evidence, under the policy proven at it; 5. facts, proven and newest; masks while we wait; 6. the
+        decision, not before the others answered; 7. signed and evaluated; 8. remembered, answered.
         """
         request = parse(KeysRequest.from_json, body)  # 1
         transport = request.shown.binding.keys.get(TRANSPORT)
@@ -83,9 +87,11 @@ class KeyDesk:
         self._limit.take((remote, node))  # 2
         looking = asyncio.ensure_future(self._look())
         try:
-            grant, operator = await self._decide(request, looking)
-            partials = self._partials(grant.identities, transport)  # 7
-            old = tuple(map(OldPartial, (i.version.epochs for i in grant.old), self._partials(grant.old, transport)))
+            for _ in range(LEAVING):
+                await asyncio.sleep(0)
+            grant, operator, masks = await self._decide(request, looking)
+            partials = self._partials(grant.identities, masks)  # 7
+            old = tuple(map(OldPartial, (i.version.epochs for i in grant.old), self._partials(grant.old, masks)))
             answer = KeysAnswer(grant.lease, self._office.sign(grant.lease), partials, old)
             self._store.record_grant(grant.lease, canary=grant.canary, operator=operator)  # 8
         except CloisterError as error:
@@ -96,8 +102,8 @@ class KeyDesk:
         self._note(request, "granted", grant)
         return answer
 
-    async def _decide(self, request: KeysRequest, looking: asyncio.Future[None]) -> tuple[Grant, bytes]:
-        """What is granted, and the worker's operator (empty where operators do not matter)."""
+    async def _decide(self, request: KeysRequest, looking: asyncio.Future[None]) -> tuple[Grant, bytes, Masks]:
+        """What is granted, the worker's operator (empty where operators do not matter), and masks for the answer."""
         checkpoint = self._checkpoints.accept(request.checkpoint)  # 3
         head = self._checkpoints.head or checkpoint
         _, requester = await attest(  # 4
@@ -110,11 +116,12 @@ class KeyDesk:
             now=max(head.timestamp, checkpoint.timestamp),
             checkpoints=self._checkpoints.recent() | {checkpoint.block_hash},
         )
-        facts = await self._facts(checkpoint, requester, request.agent, looking)  # 5
-        return may_release(replace(facts, code=request.code)), facts.backing.operator  # 6
+        masks = Masks(request.shown.binding.keys[TRANSPORT], self._rng, KEYS)
+        facts = await self._facts(checkpoint, requester, request.agent, lambda: _while(looking, masks))  # 5
+        return may_release(replace(facts, code=request.code)), facts.backing.operator, masks  # 6
 
     async def _facts(
-        self, checkpoint: Checkpoint, requester: Requester, agent: bytes, looking: asyncio.Future[None]
+        self, checkpoint: Checkpoint, requester: Requester, agent: bytes, waited: Callable[[], Awaitable[None]]
     ) -> Facts:
         at, parameters = self._chain.at(checkpoint), self._policy.network
         worker, found, live, newest, backing = await asyncio.gather(
@@ -125,7 +132,7 @@ class KeyDesk:
             self._chain.at(self._checkpoints.head or checkpoint).backing(requester.worker),
         )
         masters = await self._masters(checkpoint, agent, found)
-        await looking  # 2
+        await waited()  # 2
         # From here to record_grant nothing waits: two requests at once cannot both take the last free place.
         self._checkpoints.require_running()
         return Facts(
@@ -154,20 +161,20 @@ class KeyDesk:
         sealed, newest = self._sealed(agent), self._office.facts().master_epoch
         older = {e.master for e in (sealed, found.secrets if found else None) if e is not None and e.master < newest}
         states: dict[int, EpochState] = {}
-        for block in {checkpoint, self._checkpoints.head or checkpoint}:
-            at = self._chain.at(block)
-            for record in await asyncio.gather(*(at.epoch_record(e) for e in sorted({newest, newest + 1} | older))):
-                if record.state.name == "NONE" and record.epoch > newest:
-                    continue
-                state = EpochState.PAUSED if record.state.name == "NONE" else EpochState[record.state.name]
-                states[record.epoch] = max(state, states.get(record.epoch, state), key=_STRICT.index)
+        blocks = {checkpoint, self._checkpoints.head or checkpoint}
+        asked = [(self._chain.at(block), epoch) for block in blocks for epoch in {newest, newest + 1} | older]
+        for record in await asyncio.gather(*(at.epoch_record(epoch) for at, epoch in asked)):
+            if record.state.name == "NONE" and record.epoch > newest:
+                continue
+            state = EpochState.PAUSED if record.state.name == "NONE" else EpochState[record.state.name]
+            states[record.epoch] = max(state, states.get(record.epoch, state), key=_STRICT.index)
         return EpochFacts(states)
 
-    def _partials(self, identities: Sequence[KeyIdentity], transport: bytes) -> tuple[KeyPartial, ...]:
+    def _partials(self, identities: Sequence[KeyIdentity], masks: Masks) -> tuple[KeyPartial, ...]:
         found: dict[KeyIdentity, KeyPartial] = {}
         for epoch in {identity.version.master_epoch for identity in identities}:
             of = [identity for identity in identities if identity.version.master_epoch == epoch]
-            made = self._evaluator(epoch).partials([bytes(identity) for identity in of], transport, self._rng)
+            made = self._evaluator(epoch).masked([bytes(identity) for identity in of], masks)
             for i, p in zip(of, made, strict=True):
                 found[i] = KeyPartial(i.purpose, i.period, p.index, p.e1, p.e2, p.e3, p.term)
         return tuple(found[identity] for identity in identities)
@@ -187,6 +194,16 @@ class KeyDesk:
             if grant.old:
                 facts["reason"] = grant.reason
         self._audit.append("keys", **facts)
+
+
+async def _while(looking: asyncio.Future[None], masks: Masks) -> None:
+    """Make masks until the others answered, one after the other: what they ask us meanwhile must not wait long."""
+    for _ in range(KEYS):
+        if looking.done():
+            break
+        masks.prepare()
+        await asyncio.sleep(0)
+    await looking
 
 
 async def _ended(looking: asyncio.Future[None]) -> None:

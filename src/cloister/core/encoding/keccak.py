@@ -7,10 +7,7 @@ from Crypto.Hash import keccak as _keccak
 
 def keccak256(*parts: bytes) -> bytes:
     """Keccak-256 of the concatenated parts. 32 bytes."""
-    state = _keccak.new(digest_bits=256)
-    for part in parts:
-        state.update(part)
-    return bytes(state.digest())
+    return bytes(_keccak.new(data=b"".join(parts), digest_bits=256).digest())
 
 
 def to_checksum(address: bytes) -> str:
