@@ -13,6 +13,7 @@ from cloister.client import Client, Demand, Wallet
 from cloister.client.sync import Client as BlockingClient
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.signatures import address_of
+from cloister.core.envelope.ohttp import read_length
 from cloister.core.errors import CloisterError, EnvelopeError, define
 from cloister.relay import Relay
 from support.fake_gateway import chunks_of
@@ -82,12 +83,65 @@ async def test_receipts_are_kept_as_of_any_call(net: Any) -> None:
     assert kept.receipt == reply.receipt
 
 
-@pytest.mark.long
-async def test_a_stream_is_the_whole_answer_in_one_piece(net: Any) -> None:
+def in_pieces(request: Any) -> Any:
+    """An agent that streams."""
+    return 200, (("content-type", "text/event-stream"),), [b"one", b"two", b"three"]
+
+
+async def test_a_stream_comes_in_the_pieces_that_the_agent_made(net: Any) -> None:
+    net.one.handler = net.two.handler = in_pieces
     async with agent_of(net) as agent:
         stream = agent.stream("GET", "/")
-        assert len(await chunks_of(stream)) == 1
+        assert await chunks_of(stream) == [b"one", b"two", b"three"]
         assert stream.receipt is not None
+        reply = await agent.get("/")
+    assert reply.body == b"onetwothree"
+    kinds = [headers["Content-Type"] for _, headers in net.gateway.heard]
+    assert kinds == ["message/ohttp-chunked-req", "message/ohttp-req"], "what is collected first is one message"
+
+
+def without_its_end(data: bytes) -> bytes:
+    """Nonce and chunks, without the final one."""
+    at = 32
+    while length := read_length(data, at):
+        size, start = length
+        if not size:
+            break
+        at = start + size
+    return data[:at]
+
+
+SPOILED_STREAMS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "cut before its end": (without_its_end, "ohttp.truncated"),
+    "cut in its end": (lambda data: data[:-1], "ohttp.not_authentic"),
+    "with bytes behind it": (lambda data: data + b"\0", "ohttp.not_authentic"),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED_STREAMS)
+async def test_a_stream_is_not_complete_when_it_was(what: str, net: Any) -> None:
+    spoil, code = SPOILED_STREAMS[what]
+    net.one.handler = net.two.handler = in_pieces
+    net.one.spoil = net.two.spoil = spoil
+    async with agent_of(net) as agent:
+        stream = agent.stream("GET", "/")
+        seen: list[bytes] = []
+
+        async def read() -> None:
+            async for piece in stream:
+                seen.append(piece)
+
+        assert await code_of(read()) == code
+    assert seen == [b"one", b"two", b"three"]
+
+
+@pytest.mark.long
+async def test_a_stream_by_x_wing_as_a_wallet(net: Any) -> None:
+    all_hybrid(net)
+    net.one.handler = net.two.handler = in_pieces
+    async with agent_of(net, Demand(post_quantum=True), wallet=Wallet(test_key("caller"))) as agent:
+        assert await chunks_of(agent.stream("POST", "/", json={})) == [b"one", b"two", b"three"]
+    assert [data[1:3] for data in net.gateway.oblivious] == [b"\x64\x7a"]
 
 
 async def test_a_wallet_is_known_to_the_agent_and_to_nobody_on_the_way(net: Any) -> None:
