@@ -2,6 +2,7 @@
 
 1. A call through the relay is answered with a verified receipt of a worker; the client never speaks with the gateway.
 2. State written that way is the state that sealed calls read.
+3. What the agent streams arrives in its pieces, through the relay's process too.
 """
 
 from __future__ import annotations
@@ -20,6 +21,13 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900), pytest.mark.asyncio(lo
 
 COUNTER = b"""export default { async fetch(request, ctx) {
   const before = await ctx.state.get("n");
+  if (new URL(request.url).pathname === "/count") {
+    let left = 3;
+    return new Response(new ReadableStream({ pull(to) {
+      if (left === 0) to.close();
+      else to.enqueue(new TextEncoder().encode(String(left--)));
+    } }));
+  }
   if (request.method === "GET") return new Response(String(before ?? 0));
   await ctx.state.put("n", (before ?? 0) + 1);
   return new Response(String((before ?? 0) + 1));
@@ -42,5 +50,8 @@ async def test_an_agent_is_called_through_a_relay(devnet: Devnet, client: Client
         assert written.receipt.state.before != written.receipt.state.after
         assert caller.ledger.load(written.receipt.id).receipt == written.receipt
         assert (await agent.get("/", deadline_s=120.0)).text == "1"
+        stream = agent.stream("GET", "/count", deadline_s=120.0)
+        assert b"".join([piece async for piece in stream]) == b"321"
+        assert stream.receipt is not None
     sealed = await (await client.agent(deployed.agent)).get("/", deadline_s=120.0)
     assert sealed.text == "1"

@@ -3,6 +3,7 @@
 1. A sealed call through the gateway: answer, streamed body, caller, and a receipt that Python verifies on the chain.
 2. Three refusals: another fingerprint, an answer that somebody between altered, an answer that was given before.
 3. (long) The same client in a page in headless Chromium, from another origin than the gateway's.
+4. (long) The same page through a relay: one message, and a stream in chunks. It knows no gateway's address.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from cloister.core.encoding.hexes import to_hex
 from cloister.core.policy.manifest import normalize
 from cloister.devnet.demo.steps import owner_wallet
 from cloister.devnet.network import Devnet
+from support.live_relay import relay_of
 from support.typescript import ROOT, SDK, Driver, deno, driver
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -137,14 +139,15 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>sealed</title>
 const tell = (said) => fetch("/said", { method: "POST", body: JSON.stringify(said) });
 try {
   const { connect, toHex } = await import("@cloister/sdk");
-  const [url, fingerprint, agentId] = GIVEN;
-  const wrong = await connect(url, { fingerprint: "00".repeat(32) }).catch((error) => error.code);
-  const client = await connect(url, { fingerprint });
+  const [url, fingerprint, agentId, more] = GIVEN;
+  const wrong = await connect(url, { fingerprint: "00".repeat(32), ...more }).catch((error) => error.code);
+  const client = await connect(url, { fingerprint, ...more });
   const agent = await client.agent(agentId);
+  const whole = (await agent.request("/whole")).text;
   const answer = await agent.fetch("/from/a/browser", { method: "POST", body: "h\u00e9" });
   const text = await answer.text();
   const { receipt, proof } = await answer.verified;
-  await tell({ wrong, text, status: answer.status, receipt: toHex(receipt.id), vendor: proof.vendor });
+  await tell({ wrong, whole, text, status: answer.status, receipt: toHex(receipt.id), vendor: proof.vendor });
 } catch (error) {
   await tell({ failed: String(error.stack ?? error) });
 }
@@ -152,7 +155,7 @@ try {
 
 
 @asynccontextmanager
-async def page(given: list[str], built: Path) -> AsyncIterator[tuple[str, asyncio.Future[Any]]]:
+async def page(given: list[Any], built: Path) -> AsyncIterator[tuple[str, asyncio.Future[Any]]]:
     """A page's address and what it says in the end. The client's modules are served as they are, transpiled."""
     said: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     versions = json.loads((SDK / "package.json").read_text(encoding="utf-8"))["dependencies"]
@@ -175,7 +178,7 @@ async def page(given: list[str], built: Path) -> AsyncIterator[tuple[str, asynci
         return web.Response()
 
     app = web.Application()
-    app.add_routes([web.get("/", show), web.post("/said", tell), web.get("/sdk/{path:[a-z0-9/-]+[.]ts}", module)])
+    app.add_routes([web.get("/", show), web.post("/said", tell), web.get("/sdk/{path:[a-z0-9_/-]+[.]ts}", module)])
     app.router.add_get("/npm/@noble/{name:[a-z-]+}/{path:[a-z0-9_/-]+[.]js}", package)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
@@ -186,25 +189,37 @@ async def page(given: list[str], built: Path) -> AsyncIterator[tuple[str, asynci
         await runner.cleanup()
 
 
-@pytest.mark.long
-async def test_a_page_in_chromium_makes_a_sealed_call(devnet: Devnet, hello: bytes, tmp_path: Path) -> None:
+@asynccontextmanager
+async def browsing(given: list[Any], folder: Path) -> AsyncIterator[dict[str, Any]]:
+    """What a page in headless Chromium says in the end."""
     chromium = shutil.which("chromium")
     assert chromium, "as root: apt-get install -y chromium (make long does it)"
     sources = [str(path.relative_to(SDK)) for path in SDK.glob("src/**/*.ts")]
-    done = await asyncio.to_thread(deno, "transpile", "--no-check", "--outdir", str(tmp_path / "built"), *sources)
+    done = await asyncio.to_thread(deno, "transpile", "--no-check", "--outdir", str(folder / "built"), *sources)
     assert done.returncode == 0, done.stderr
-    (mod,) = (tmp_path / "built").rglob("mod.js")
-    assert devnet.network is not None
-    given = [devnet.gateway_url, devnet.network.fingerprint(), to_hex(hello)]
+    (mod,) = (folder / "built").rglob("mod.js")
     async with page(given, mod.parent) as (url, said):
-        flags = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}")
+        flags = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}")
         browser = await asyncio.create_subprocess_exec(
             chromium, *flags, url, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
         )
         try:
-            found = await asyncio.wait_for(said, 120)
+            yield await asyncio.wait_for(said, 120)
         finally:
             browser.kill()
             await browser.wait()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["sealed", "oblivious"])
+async def test_a_page_in_chromium_makes_a_call(way: str, devnet: Devnet, hello: bytes, tmp_path: Path) -> None:
+    assert devnet.network is not None
+    pin = devnet.network.fingerprint()
+    async with AsyncExitStack() as stack:
+        url, more = devnet.gateway_url, dict[str, str]()
+        if way == "oblivious":
+            url, more = "http://gateway.invalid", {"oblivious": await stack.enter_async_context(relay_of(devnet))}
+        found = await stack.enter_async_context(browsing([url, pin, to_hex(hello), more], tmp_path))
     assert found.get("text") == "POST /from/a/browser nobody h\u00e9", found
+    assert found["whole"] == "GET /whole nobody "
     assert (found["wrong"], found["status"], len(found["receipt"])) == ("encoding.fingerprint", 200, 66)
