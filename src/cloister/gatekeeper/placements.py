@@ -8,6 +8,7 @@ placed there is not heard.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 from cloister.core.attestation.policy import Policy
@@ -34,37 +35,39 @@ class Placements:
 
     def __init__(self, store: Store, policy: Policy, chain: Chain) -> None:
         self._store, self._chain, self._most = store, chain, policy.network.max_agents_per_worker
-        self._office: Office | None = None
-        self._book: Checkpoints | None = None
+        self._terms: list[tuple[Office, Checkpoints]] = []
         self._refuted: set[Granted] = set()
 
     def serve(self, office: Office, book: Checkpoints) -> None:
-        """In which office we grant and look from now on, and the blocks that we sign in it."""
-        self._office, self._book = office, book
+        """In which office we grant and look from now on, and the blocks that we sign in it. The term before counts on:
+        its last leases are still to be looked at."""
+        before = [one for one in self._terms if one[0].term != office.term]
+        self._terms = [(office, book), *before[:1]]
         self._refuted.clear()
 
     def served(self, height: int) -> tuple[Granted, ...]:
         """Our newest leases of checkpoints from ``height`` on, oldest first; at most 2048."""
-        if self._office is None:
-            return ()
-        return tuple(self._store.granted_since(self._office.term, max(height, self._floor()), MAX_GRANTS))
+        since = max(height, self._floor())
+        found = [self._store.granted_since(office.term, since, MAX_GRANTS) for office, _ in reversed(self._terms)]
+        return tuple(one for part in found for one in part)[:MAX_GRANTS]
 
     async def hear(self, shown: Iterable[Granted]) -> None:
         """Look at what one member shows. Raises nothing of the chain's: what cannot be read now may be shown again."""
-        if self._office is None:
-            return
-        term, floor = self._office.term, self._floor()
+        floor = self._floor()
         new = (one for one in shown if one.number >= floor and one not in self._refuted)
-        unknown = [one for one in new if not self._store.knows_grant(term, one)][:MAX_LOOKS]
-        found = [one for one in unknown if await self._was_placed(self._office, one)]
-        if found and self._office.term == term:
-            self._store.witness(term, found)
-            _log.info("granted by others alone", agents=len(found))
+        blocks = ((one, self._block(one.number)) for one in new)  # 1
+        unknown = [(one, *at) for one, at in blocks if at and not self._store.knows_grant(at[0].term, one)]
+        found: dict[int, list[Granted]] = {}
+        for one, office, block in unknown[:MAX_LOOKS]:
+            if await self._was_placed(office, block, one):
+                found.setdefault(office.term, []).append(one)
+        for term, some in found.items():
+            self._store.witness(term, some)
+            _log.info("granted by others alone", term=term, agents=len(some))
 
-    async def _was_placed(self, office: Office, one: Granted) -> bool:
+    async def _was_placed(self, office: Office, block: Checkpoint, one: Granted) -> bool:
         """1. at a block that we signed; 2. by proof at it the agent has that epoch; 3. it is placed on that worker."""
         try:
-            block = self._block(one.number)  # 1
             at = self._chain.at(block)
             agent = await at.agent(one.agent)
             if agent is not None and agent.agent_epoch == one.epoch:  # 2
@@ -77,13 +80,15 @@ class Placements:
             self._refuted.add(one)
         return False
 
-    def _block(self, number: int) -> Checkpoint:
-        """Our own checkpoint of a height. Raises ChainViewError."""
-        assert self._book is not None  # noqa: S101 - serve() gave it with the office
-        said = self._book.at(number).statement
-        assert isinstance(said, Checkpoint)  # noqa: S101 - the book holds nothing else
-        return said
+    def _block(self, number: int) -> tuple[Office, Checkpoint] | None:
+        """Our own checkpoint of a height, with the office that we signed it in; None if we keep none."""
+        for office, book in self._terms:
+            with contextlib.suppress(CloisterError):
+                said = book.at(number).statement
+                if isinstance(said, Checkpoint):
+                    return office, said
+        return None
 
     def _floor(self) -> int:
-        head = None if self._book is None else self._book.head
-        return 0 if head is None else max(0, head.number - LOOK_BACK)
+        heads = [head.number for _, book in self._terms if (head := book.head) is not None]
+        return max(0, max(heads, default=0) - LOOK_BACK)

@@ -59,15 +59,17 @@ async def test_keys_from_two_liars_and_one_honest_member_end_with_the_worker(tmp
 class Book:
     """Signed blocks of one member."""
 
+    since, until = 0, 1 << 60
+
     def __init__(self, world: World) -> None:
         self._world = world
 
     @property
     def head(self) -> Checkpoint:
-        return self._world.checkpoint()
+        return self._world.checkpoint(min(self._world.final.number, self.until))
 
     def at(self, number: int) -> SignedBy:
-        if not 0 <= number <= self.head.number:
+        if not self.since <= number <= self.head.number:
             raise refuse("a block that it did not sign")
         return SignedBy(self._world.checkpoint(number), b"")
 
@@ -192,6 +194,31 @@ async def test_one_member_is_heard_so_often_at_each_question(scene: Scene) -> No
     assert len(scene.found()) == MAX_LOOKS
     await scene.placements.hear(shown)
     assert len(scene.found()) == MAX_LOOKS + 5
+
+
+async def test_the_last_leases_of_a_term_are_shown_and_found_in_the_next_one(scene: Scene) -> None:
+    """Each by the placement of its own term. Of the term before that nothing is shown any more."""
+    last = scene.granted()
+    other = an_agent(scene.world, b"\xbb" * 32)
+    scene.store.record_grant(lease_of(scene.world, scene.worker, other))
+    term_one = Book(scene.world)
+    term_one.until = scene.world.final.number
+    scene.world.mine(6)
+    for term in (2, 2):  # twice: new desks in one term change nothing
+        made = Office()
+        made.term = term
+        book = Book(scene.world)
+        book.since = term_one.until + 1
+        scene.placements.serve(made, book)  # type: ignore[arg-type]
+    scene.placements._terms[1] = (scene.placements._terms[1][0], term_one)  # type: ignore[assignment]
+    assert [one.agent for one in scene.placements.served(0)] == [other.agent]
+    await scene.placements.hear([last])
+    assert scene.store.witnessed(scene.worker.address, 1) == {(scene.agent.agent, 1)}
+    assert scene.store.witnessed(scene.worker.address, 2) == frozenset(), "it was a lease of the first term"
+    made = Office()
+    made.term = 3
+    scene.placements.serve(made, Book(scene.world))  # type: ignore[arg-type]
+    assert scene.placements.served(0) == ()
 
 
 async def test_our_own_grants_are_shown_from_a_height_on_and_not_looked_at(scene: Scene) -> None:
