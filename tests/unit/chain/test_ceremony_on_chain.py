@@ -9,10 +9,18 @@ import pytest
 from cloister.chain.rpc import Rpc
 from cloister.core.chainview.ceremonies import CeremonyView, Ending, EpochState, ceremony_id
 from cloister.core.chainview.terms import SignedHandover, Term, terms_from
-from cloister.core.encoding.handover import EpochDestruction, Handover, MasterResume, SeatRevocation, members_hash
+from cloister.core.encoding.handover import (
+    EpochDestruction,
+    Handover,
+    MasterResume,
+    ReceiverRefusal,
+    SeatRevocation,
+    members_hash,
+)
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.signatures import SignerSet
 from cloister.core.errors import CloisterError
+from cloister.core.policy.committee_statements import Proposal, call_of
 from cloister.core.threshold import actions as do
 from cloister.core.threshold.facts import Fault
 from cloister.core.threshold.phases import Deadlines, Kind, Phase
@@ -230,6 +238,24 @@ async def test_a_revoked_member_signs_nothing_and_the_reshare_removes_it(town: T
     assert 1 in facts.committed, "it may deal in the one reshare that removes it (E7)"
     assert bad not in await in_office(town)
     assert (await (await town.state()).term_record(2)).revoked == frozenset()
+
+
+async def test_t_members_end_a_ceremony_whose_receiver_shows_nothing(town: Town) -> None:
+    """As members write it (G15), to the contract as it is."""
+    await founded(town)
+    await prepare(town)
+    await town.send(town.founder, "refresh")
+    view = await (await town.state()).open_ceremony()
+    assert view is not None
+    said = Proposal(ReceiverRefusal(1, view.id, town.all[4].address))
+    contract, function, (fields, few) = call_of(said, await town.signed(said.statement, town.all[:2]))
+    with pytest.raises(CloisterError, match=r"TooFewSigners|reverted"):
+        await town.send(town.founder, function, fields, few)
+    _, _, (_, enough) = call_of(said, await town.signed(said.statement, town.all[:3]))
+    await town.send(town.founder, function, fields, enough)
+    assert (contract, (await (await town.state()).ceremony_at(view.number)).ending) == ("Gatekeepers", Ending.CANCELLED)
+    _, facts, phase = await town.run()
+    assert (phase, facts.committed) == (Phase.FAILED, {})
 
 
 async def test_rules_are_read_as_they_were_set(town: Town) -> None:
