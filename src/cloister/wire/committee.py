@@ -1,7 +1,7 @@
 """Asking the gatekeepers: all in parallel, done as soon as enough members say the same (spec/gatekeeper-api.md).
 
-Keys cost a member milliseconds: t members, chosen by lot, are asked for them first, the others as soon as one of the t
-refuses or is slow.
+Keys cost a member milliseconds: t members, chosen by lot among those that were not slow lately, are asked for them
+first, the others as soon as one of the t refuses or takes twice its time.
 Who answered is known by the signature in the answer, never by the endpoint. Dead and lying members cost nothing as
 long as t others agree; when too few do, the error names the commonest refusal.
 """
@@ -9,12 +9,12 @@ long as t others agree; when too few do, the error names the commonest refusal.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from random import SystemRandom
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 
@@ -47,10 +47,9 @@ from cloister.wire.messages import (
     KeysRequest,
     SignedBy,
 )
+from cloister.wire.pace import Pace
 
 T = TypeVar("T")
-_LOT: Final = SystemRandom()
-_PATIENCE_S: Final = 0.15  # how long t members may take before the others are asked too
 
 TOO_FEW = define(
     "gatekeeper.too_few",
@@ -106,6 +105,7 @@ class Committee:
         self.signers, self.network = signers, network
         self.endpoints = tuple(url.rstrip("/") for url in endpoints)
         self._timeout, self._session, self._owned = timeout_s, session, session is None
+        self._pace = Pace()
         n = len(signers.members)
         self.endorse_quorum = min(n, (n + faults) // 2 + 1)
         self.beat_quorum = min(n, faults + 1)
@@ -309,7 +309,7 @@ class Committee:
         many as are needed at first."""
         refused: list[CloisterError] = []
         quorum = self.signers.threshold if need is None else need
-        question = partial(self.caught, method=method, path=path, body=body)
+        question = partial(self._timed if sparing else self.caught, method=method, path=path, body=body)
         first = quorum if sparing else len(self.endpoints)
         found = await self._collect(question, take, refused, quorum, first) or last()
         if found is None:
@@ -327,14 +327,15 @@ class Committee:
         """Give answers to ``take`` as they come until it returns something, or success became impossible.
 
         ``first``: how many are asked at once; the others once one refused, all answered, or the time is up."""
-        waiting = _LOT.sample(self.endpoints, len(self.endpoints))
+        waiting = list(self.endpoints) if first >= len(self.endpoints) else self._pace.order(self.endpoints)
+        patience = self._pace.patience(waiting[:first])
         tasks: set[asyncio.Future[Any]] = set()
         try:
             while tasks or waiting:
                 tasks |= {asyncio.ensure_future(question(url)) for url in waiting[:first]}
                 del waiting[:first]
-                patience = _PATIENCE_S if waiting else None
-                done, tasks = await asyncio.wait(tasks, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                limit = patience if waiting else None
+                done, tasks = await asyncio.wait(tasks, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     found = _taken(take, task.result(), refused)
                     if found is not None:
@@ -353,6 +354,15 @@ class Committee:
             return await self.ask(url, method, path, body)
         except CloisterError as error:
             return error
+
+    async def _timed(self, url: str, method: str, path: str, body: Any = None) -> Any:
+        """``caught``, and how long it took is kept, also when nobody waits for it any more."""
+        began, answer = time.monotonic(), None
+        try:
+            answer = await self.caught(url, method, path, body)
+        finally:
+            self._pace.note(url, time.monotonic() - began, refused=isinstance(answer, CloisterError))
+        return answer
 
     def _enough(self, group: Mapping[bytes, Any]) -> bool:
         return len(group) >= self.signers.threshold

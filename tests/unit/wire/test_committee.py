@@ -642,11 +642,37 @@ def counting(handler: Handler, asked: list[int], i: int) -> Handler:
 
 
 async def test_while_all_answer_only_t_members_are_asked_for_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloister.wire.committee._PATIENCE_S", 30.0)
+    monkeypatch.setattr("cloister.wire.pace.UNKNOWN_S", 30.0)
     asked: list[int] = []
     async with committee(*(counting(granting(i), asked, i) for i in range(5)), timeout_s=30) as members:
         await members.keys(keys_request())
     assert len(asked) == len(set(asked)) == 3
+
+
+async def test_members_that_were_slow_or_refused_are_not_the_first_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloister.wire.pace.LEAST_S", 30.0)
+    asked: list[int] = []
+    async with committee(*(counting(granting(i), asked, i) for i in range(5)), timeout_s=30) as members:
+        for url in members.endpoints:
+            slow = url in members.endpoints[3:]
+            members._pace.note(url, 1e6 if slow else 0.01)
+        for _ in range(9):
+            await members.keys(keys_request())
+    assert sorted(asked) == sorted([0, 1, 2] * 9)
+
+
+async def test_who_refused_or_never_answered_is_noted_as_slow() -> None:
+    def refusing(_: web.Request, __: Any) -> Any:
+        return refusal("policy.paused")
+
+    members = [answering(refusing), hang, *(granting(i) for i in range(2, 5))]
+    async with committee(*members) as asked:
+        await asyncio.wait_for(asked.keys(keys_request()), 4)
+        while len(asked._pace._took) < 5:  # until the lot fell on both
+            await asyncio.wait_for(asked.keys(keys_request()), 4)
+        took = [asked._pace._took[url] for url in asked.endpoints]
+    assert min(took[:2]) > 0.04
+    assert took[0] >= 0.9, "a refusal was no answer"
 
 
 SPARED: dict[str, Callable[[int], Handler]] = {
