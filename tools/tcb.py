@@ -58,7 +58,7 @@ SERVICES = {
         "core.chainview.terms core.chainview.epochs core.encoding.handover wire.terms worker.masters chain.places",
     ),
     "agents that sign, and call agents": (
-        2_890,
+        2_910,
         """client core.envelope.client core.envelope.opener core.receipts.verify core.encoding.typed_data
         core.keys.account
         core.chainview.checkpoints core.chainview.founding core.policy.committee core.attestation.policy
@@ -79,9 +79,9 @@ SERVICES = {
     "agents in Python": (900, "sandbox.python sandbox.runtimes core.policy.archive harness.py cloister_agent.py"),
     "agents that wake up by a schedule": (300, "worker.schedule core.policy.cron"),
     "calls through a relay": (
-        680,
-        """core.envelope.bhttp core.envelope.ohttp core.envelope.oblivious core.envelope.oblivious_door
-        core.keys.idsig worker.oblivious""",
+        830,
+        """core.envelope.bhttp core.envelope.ohttp core.envelope.ohttp_chunks core.envelope.oblivious
+        core.envelope.oblivious_door core.keys.idsig worker.oblivious""",
     ),
     "many agents: processes on demand, in reserve, and each owner's share": (370, "worker.processes"),
     "processes that wait without an agent's code": (170, "sandbox.blanks"),
