@@ -244,7 +244,7 @@ async def test_a_worker_is_killed_in_between_and_nothing_is_doubled_or_lost(town
 
 
 async def payees(town: Town) -> list[bytes]:
-    from cloister.devnet.network import operator_address
+    from cloister.devnet.told import operator_address
 
     return [operator_address(f"operator of {name}") for name in ("worker-1", "worker-2")]
 

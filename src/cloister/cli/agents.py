@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cloister.cli import apikeys, calls, heads, local, owner, policies, speakers, versions
-from cloister.cli.options import AsJson, PassphraseFd, WalletName
+from cloister.cli.options import AgentName, AsJson, PassphraseFd, WalletName
 from cloister.cli.output import print_facts, print_rows, progress, say
 from cloister.cli.project import TEMPLATES, build_project, new_project
 from cloister.cli.running import command
@@ -26,7 +26,6 @@ heads.register(app)
 speakers.register(app)
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the agent.")]
-AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]
 
 
 @command(app, "new")

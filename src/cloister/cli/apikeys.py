@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cloister.cli.options import AsJson, PassphraseFd, WalletName
+from cloister.cli.options import AgentName, AsJson, PassphraseFd, WalletName
 from cloister.cli.output import print_facts, print_json, print_rows, progress, say
 from cloister.cli.running import command
 from cloister.cli.settings import settings_of
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="API keys of an agent, for callers without a wallet.", no_args_is_help=True)
 
 DAY_S: Final = 86_400
-AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]
 
 
 def register(agents: typer.Typer) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloister.cli.options import AsJson, PassphraseFd, WalletName
+from cloister.cli.options import AgentName, AsJson, PassphraseFd, WalletName
 from cloister.cli.output import print_facts, print_rows, progress, say
 from cloister.cli.running import command
 from cloister.cli.settings import settings_of
@@ -24,7 +24,6 @@ RecordFile = Annotated[
 
 
 RecordName = Annotated[Path, typer.Argument(help="The connected chain's record.", metavar="RECORD")]
-AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]
 Kind = Annotated[str, typer.Option(help="How that chain's endpoints behave.")]
 
 

@@ -6,7 +6,7 @@ import asyncio
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,9 +107,7 @@ async def propose_rotation(
             print_facts(await moves.rotation_call(client), as_json=as_json)
         return
     if consent is not None or members:
-        async with settings.client() as client, _reader(client) as reader:
-            reading = await reader.read()
-            await _propose(client, reading, consents.rotation_of(reading), consent, as_json=as_json)
+        await _propose(context, consents.rotation_of, consent, as_json=as_json)
         return
     votes = None if signed is None else moves.votes_from_json(_votes(signed))
     async with settings.client(settings.wallet(wallet, passphrase_fd)) as client, _reader(client) as reader:
@@ -135,9 +133,7 @@ async def propose_revocation(
     """Remove a seat for cause, for good: consent on one's own member, and see which members sign it now."""
     from cloister.client import consents
 
-    async with settings_of(context).client() as client, _reader(client) as reader:
-        reading = await reader.read()
-        await _propose(client, reading, consents.revocation_of(reading, seat), consent, as_json=as_json)
+    await _propose(context, lambda reading: consents.revocation_of(reading, seat), consent, as_json=as_json)
 
 
 @command(app, "propose-removal")
@@ -152,9 +148,7 @@ async def propose_removal(
     from cloister.core.encoding.hexes import from_hex
 
     address = from_hex(worker.lower(), 20, name="worker")
-    async with settings_of(context).client() as client, _reader(client) as reader:
-        reading = await reader.read()
-        await _propose(client, reading, consents.removal_of(reading, address), consent, as_json=as_json)
+    await _propose(context, lambda reading: consents.removal_of(reading, address), consent, as_json=as_json)
 
 
 @command(app, "resume")
@@ -264,16 +258,19 @@ _reader = reader_of
 
 
 async def _propose(
-    client: Client, reading: Reading, statement: Statement, folder: Path | None, *, as_json: bool
+    context: typer.Context, statement_of: Callable[[Reading], Statement], folder: Path | None, *, as_json: bool
 ) -> None:
     """Consent in a member's folder, if one is named; then tell who signs. t members send it by themselves."""
     from cloister.client import consents
 
-    if folder is not None:
-        consents.consent(folder, statement)
-        say("consented; the member signs it as soon as its rule holds, and notes it in its audit log")
-    with progress("asking the members"):
-        signed = await consents.signed_by(reading.sittings, statement, client.network.id)
+    async with settings_of(context).client() as client, _reader(client) as reader:
+        reading = await reader.read()
+        statement = statement_of(reading)
+        if folder is not None:
+            consents.consent(folder, statement)
+            say("consented; the member signs it as soon as its rule holds, and notes it in its audit log")
+        with progress("asking the members"):
+            signed = await consents.signed_by(reading.sittings, statement, client.network.id)
     needed = reading.term.threshold
     facts: dict[str, Any] = {
         "kind": type(statement).NAME,

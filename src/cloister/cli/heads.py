@@ -8,13 +8,12 @@ from typing import Annotated
 import typer
 
 from cloister.cli.committee import reader_of
-from cloister.cli.options import AsJson, PassphraseFd, WalletName
+from cloister.cli.options import AgentName, AsJson, PassphraseFd, WalletName
 from cloister.cli.output import print_facts, print_json, print_rows, progress, say
 from cloister.cli.running import command
 from cloister.cli.settings import settings_of
 from cloister.core.encoding.hexes import from_hex, to_hex
 
-AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]
 COLUMNS = ("height", "head", "agent_epoch", "seats", "state")
 
 

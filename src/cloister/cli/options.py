@@ -28,3 +28,6 @@ def demand_of(code_hash: str | None, vendor: str | None, allow_instant: bool, ev
         upgrade_not_instant=not allow_instant,
         evidence=evidence,
     )
+
+
+AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]

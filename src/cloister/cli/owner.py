@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cloister.cli.options import AsJson, PassphraseFd, WalletName
+from cloister.cli.options import AgentName, AsJson, PassphraseFd, WalletName
 from cloister.cli.output import print_facts, print_json, print_rows, progress, say
 from cloister.cli.running import command
 from cloister.cli.settings import settings_of
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from cloister.client.agentlogs import Event
     from cloister.client.owner import Owner
 
-AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]
 Account = Annotated[
     str | None,
     typer.Option("--as", help="The owner: a contract account (0x…) that takes the wallet's signature."),

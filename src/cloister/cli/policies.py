@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cloister.cli.asking import confirmed
-from cloister.cli.options import AsJson, PassphraseFd, WalletName
+from cloister.cli.options import AgentName, AsJson, PassphraseFd, WalletName
 from cloister.cli.output import print_facts, print_json, print_rows, progress, say
 from cloister.cli.running import command
 from cloister.cli.settings import settings_of
@@ -15,7 +15,6 @@ from cloister.core.encoding.hexes import from_hex, to_hex
 
 app = typer.Typer(help="Rules on chain that limit an agent.", no_args_is_help=True)
 
-AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]
 Names = Annotated[list[str] | None, typer.Option(help="One name; repeatable. Replaces the list.")]
 Unlisted = Annotated[list[str] | None, typer.Option("--no-list", help="egress, tools or models: take its list away.")]
 Address = Annotated[str | None, typer.Option(help="Address, or none.", metavar="ADDRESS")]

@@ -8,15 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from cloister.cli.options import AsJson, PassphraseFd, WalletName
+from cloister.cli.options import AgentName, AsJson, PassphraseFd, WalletName
 from cloister.cli.output import print_facts, progress, say
 from cloister.cli.running import command
 from cloister.cli.settings import settings_of
 from cloister.core.encoding.hexes import to_hex
 
 app = typer.Typer(help="Ask agents by a transaction, and follow what becomes of it.", no_args_is_help=True)
-
-AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]
 
 
 @command(app, "send")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cloister.cli.options import AsJson, PassphraseFd, WalletName
+from cloister.cli.options import AgentName, AsJson, PassphraseFd, WalletName
 from cloister.cli.output import print_facts, progress, say
 from cloister.cli.running import command
 from cloister.cli.settings import settings_of
@@ -14,7 +14,6 @@ from cloister.core.encoding.hexes import to_hex
 
 app = typer.Typer(help="Who an agent's owner is on a connected chain.", no_args_is_help=True)
 
-AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]
 Chain = Annotated[int, typer.Argument(help="Chain id of the connected chain.", min=1, max=2**53 - 1)]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloister.cli.options import AsJson, PassphraseFd, WalletName
+from cloister.cli.options import AgentName, AsJson, PassphraseFd, WalletName
 from cloister.cli.output import print_facts, print_rows, progress, say
 from cloister.cli.project import build_project
 from cloister.cli.running import command
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from cloister.client.client import Client
     from cloister.client.versions import Version
 
-AgentName = Annotated[str, typer.Argument(help="Agent id (0x…) or token id.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of the agent.")]
 
 

@@ -16,7 +16,8 @@ import aiohttp
 from cloister.core.errors import ConfigError, define
 from cloister.devnet import doctor as machine_doctor
 from cloister.devnet.layout import WORKERS, Layout
-from cloister.devnet.network import Devnet, Options, read_devnet_file
+from cloister.devnet.network import Devnet, Options
+from cloister.devnet.told import read_devnet_file
 
 STOP_WAIT_S = 20.0
 _TAIL = 200

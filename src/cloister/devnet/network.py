@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,17 +25,15 @@ from cloister.core.attestation.model import measurement_id
 from cloister.core.chainview.seats import RulesRecord
 from cloister.core.encoding.chain_record import ChainRecord
 from cloister.core.encoding.hexes import from_hex, to_hex
-from cloister.core.encoding.keccak import keccak256
 from cloister.core.encoding.network import Genesis, Network
 from cloister.core.encoding.signatures import address_of
 from cloister.core.errors import CloisterError, ConfigError, define
-from cloister.core.keys.keystore import encrypt_key
 from cloister.devnet import ledger, second, tools
 from cloister.devnet.layout import GATEKEEPERS, THRESHOLD, WORKERS, Layout, write_json, write_private
 from cloister.devnet.process import Child, spawn
 from cloister.devnet.tee.client import NO_SWTPM, TeeControl, cleanup, devnet_roots
+from cloister.devnet.told import API_KEY_FILE, keep_owner, operator_address
 
-API_KEY_FILE = "api-key"
 READY_TIMEOUT_S = 60.0
 GAS_WEI = 1000 * 10**18
 
@@ -407,12 +404,6 @@ class Devnet:
         await self.fund(address_of(owner))
         if self._second_faucet is not None:
             await self._second_faucet.send(address_of(owner), value=GAS_WEI)
-        passphrase = self.layout.home / "owner.passphrase"
-        keystore = self.layout.home / "owner.keystore.json"
-        if not keystore.exists():
-            phrase = secrets.token_urlsafe(24)
-            write_private(passphrase, phrase.encode())
-            write_json(keystore, encrypt_key(owner.secret, phrase, secrets.token_bytes, n=1 << 13))
         write_json(
             self.layout.devnet,
             {
@@ -420,8 +411,7 @@ class Devnet:
                 "network_file": str(self.layout.network),
                 "fingerprint": self.network.fingerprint(),
                 "rpc": self._chain_url(),
-                "owner_keystore": str(keystore),
-                "owner_passphrase_file": str(passphrase),
+                **keep_owner(self.layout, owner),
                 "api_key_file": str(self.layout.model / API_KEY_FILE),
                 "pid": os.getpid(),
                 "processes": {n: c.process.pid for n, c in self.children.items()},
@@ -447,17 +437,3 @@ async def _together(*steps: Awaitable[object]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def operator_address(name: str) -> bytes:
-    """A devnet operator: an address that nobody holds the key of, different for every name."""
-    return keccak256(b"cloister devnet ", name.encode())[-20:]
-
-
-def read_devnet_file(home: Path) -> Mapping[str, Any] | None:
-    """devnet.json of a running network, or None."""
-    try:
-        value = json.loads((home / "devnet.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -64,7 +64,7 @@ def devnet_model(home: Path) -> tuple[str, dict[str, tuple[str, int]], bytes]:
     """(API key, host map, authority) of the model server of the network that runs from ``home``.
 
     Raises devnet.not_running, ConfigError (client.file)."""
-    from cloister.devnet.network import API_KEY_FILE, read_devnet_file
+    from cloister.devnet.told import API_KEY_FILE, read_devnet_file
 
     facts = read_devnet_file(home)
     if facts is None:

@@ -25,8 +25,9 @@ from cloister.core.keys.keystore import decrypt_key
 from cloister.devnet import network as subject
 from cloister.devnet.layout import GATEKEEPERS, WORKERS
 from cloister.devnet.ledger import ELECTING
-from cloister.devnet.network import Devnet, Options, operator_address, read_devnet_file
+from cloister.devnet.network import Devnet, Options
 from cloister.devnet.tee.client import CONTROL_FAILED, NO_SWTPM
+from cloister.devnet.told import operator_address, read_devnet_file
 from cloister.gatekeeper.config import GatekeeperConfig
 from cloister.gateway.config import GatewayConfig
 from cloister.node.config import parse_config

@@ -14,7 +14,7 @@ from cloister.cli.project import new_project
 from cloister.cli.versions import keep
 from cloister.client.versions import Version, read_versions
 from cloister.devnet.layout import Layout, write_private
-from cloister.devnet.network import API_KEY_FILE
+from cloister.devnet.told import API_KEY_FILE
 from cloister.local.dev import devnet_model
 from support.build_kit import DENO_DIR, write_project
 

@@ -31,8 +31,9 @@ from cloister.core.errors import CloisterError, from_wire
 from cloister.core.policy.placement import place
 from cloister.core.threshold.partial import TransportKey
 from cloister.devnet.demo.screen import EXPECTATION
-from cloister.devnet.network import Devnet, operator_address
+from cloister.devnet.network import Devnet
 from cloister.devnet.tee.client import TeeControl
+from cloister.devnet.told import operator_address
 from cloister.evidence.detect import MachineConfig, open_tee
 from cloister.evidence.tee import Tee
 from cloister.wire.committee import Committee
