@@ -81,7 +81,7 @@ def test_every_seed_has_a_target_and_most_seeds_are_accepted() -> None:
         except AssertionError:
             assert name in ("request", "answer_stream"), name
         accepted += 1
-    assert accepted >= len(seeds()) - 6
+    assert accepted >= len(seeds()) - 7
 
 
 @pytest.mark.parametrize("name", TARGETS)

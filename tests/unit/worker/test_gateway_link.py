@@ -13,7 +13,7 @@ import pytest
 
 from cloister.core.chainview.anchor import Asked
 from cloister.core.envelope.oblivious import ObliviousKey
-from cloister.core.envelope.oblivious_client import Answer, seal, verify_key
+from cloister.core.envelope.oblivious_client import seal, verify_key
 from cloister.core.errors import CloisterError
 from cloister.core.receipts.receipt import Exchange
 from cloister.core.receipts.verify import Admission, verify_receipt
@@ -26,6 +26,7 @@ from cloister.worker import link as link_module
 from cloister.worker.anchors import NOT_WAITING
 from cloister.worker.link import GatewayLink
 from support.fake_world import MPK
+from support.oblivious_kit import good
 from support.worker_kit import Calls, Reply, Rig, opened, refused, until
 
 Make = Callable[..., Awaitable[Rig]]
@@ -90,17 +91,20 @@ async def test_a_call_travels_sealed_through_the_socket(scene: Scene) -> None:
     assert got.receipt is not None
 
 
-async def test_an_oblivious_call_travels_through_the_socket_under_a_key_that_the_worker_shows(scene: Scene) -> None:
+@pytest.mark.parametrize("kind", [Kind.OBLIVIOUS, Kind.OBLIVIOUS_CHUNKED])
+async def test_an_oblivious_call_travels_through_the_socket_under_a_key_that_the_worker_shows(
+    kind: Kind, scene: Scene
+) -> None:
     agent = await scene.rig.deploy()
     (shown,) = json.loads(await scene.ask(Kind.OBLIVIOUS_KEYS, agent))["keys"]
     of = scene.rig.seat(agent).certificate
     config = verify_key(ObliviousKey.from_json(shown), of, MPK)
-    sealed = seal(config, of, scene.rig.head(), b"", os.urandom)
-    answer = sealed.open(await scene.ask(Kind.OBLIVIOUS, call_payload(agent, sealed.data)))
-    assert isinstance(answer, Answer)
-    assert (answer.status, answer.body) == (200, b"hello")
+    sealed = seal(config, of, scene.rig.head(), b"", os.urandom, chunked=kind == Kind.OBLIVIOUS_CHUNKED)
+    answer = good(sealed, await scene.ask(kind, call_payload(agent, sealed.data)))
+    assert (answer.head.status, answer.body) == (200, b"hello")
     exchange = Exchange(bytes.fromhex(sealed.request_id[2:]), 200, sealed.commitment, answer.commitment)
-    verify_receipt(answer.receipt, answer.signature, of, Admission(of.worker, of.boot, of.expiry), exchange)
+    final = answer.final
+    verify_receipt(final.receipt, final.signature, of, Admission(of.worker, of.boot, of.expiry), exchange)
     again = json.loads(await scene.ask(Kind.OBLIVIOUS_KEYS, agent))["keys"]
     assert again == [shown], "one key per lease"
 
