@@ -60,6 +60,7 @@ class End:
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
         self.calls = ObliviousCalls(rig.node, os.urandom)
+        self.chunked = False
 
     def key(self, agent: bytes) -> ObliviousKey:
         """What the worker shows."""
@@ -73,7 +74,9 @@ class End:
     def seal(self, agent: bytes, body: bytes = b"question", **head: Any) -> ObliviousRequest:
         """A client's request."""
         certificate = self.rig.seat(agent).certificate
-        return oblivious_client.seal(self.config(agent), certificate, self.rig.head(**head), body, os.urandom)
+        return oblivious_client.seal(
+            self.config(agent), certificate, self.rig.head(**head), body, os.urandom, chunked=self.chunked
+        )
 
     def seal_text(self, agent: bytes, message: BinaryRequest) -> ObliviousRequest:
         """A message of the sender's own making, under the honest key."""
@@ -83,7 +86,8 @@ class End:
     async def send(self, agent: bytes, sealed: ObliviousRequest) -> Answer | Failed:
         """Serve it and open what comes."""
         sink = Sink()
-        await self.rig.server.opened(agent, lambda placed, now: self.calls.open(placed, sealed.data, now), sink)
+        form = {"chunked": self.chunked}
+        await self.rig.server.opened(agent, lambda placed, now: self.calls.open(placed, sealed.data, now, **form), sink)
         return told(sealed, sink.data)
 
     async def refuse(self, agent: bytes, sealed: ObliviousRequest) -> str:
@@ -115,8 +119,10 @@ async def both(ends: list[End], token: int = 1) -> bytes:
     return agent
 
 
-async def test_21_an_oblivious_answer_has_a_receipt_like_any_other(ends: list[End]) -> None:
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_21_an_oblivious_answer_has_a_receipt_like_any_other(chunked: bool, ends: list[End]) -> None:
     agent, (one, _) = await both(ends), ends
+    one.chunked = chunked
     sealed = one.seal(agent)
     said = await one.send(agent, sealed)
     assert isinstance(said, Answer)
@@ -143,6 +149,23 @@ async def test_10_a_request_runs_once_at_its_worker_and_nowhere_else(ends: list[
     assert isinstance(await one.send(agent, sealed), Answer)
     assert await one.refuse(agent, sealed) == "envelope.replay"
     assert await two.refuse(agent, sealed) == "ohttp.not_authentic"
+
+
+async def test_10_a_request_in_chunks_runs_once_in_either_form(ends: list[End]) -> None:
+    """Whoever replays it under the other content type has another message; its request id has been used, too."""
+    agent, (one, two) = await both(ends), ends
+    one.chunked = two.chunked = True
+    two.config(agent)
+    sealed = one.seal(agent)
+    one.chunked = False
+    assert await one.refuse(agent, sealed) == "ohttp.not_authentic"
+    one.chunked = True
+    assert isinstance(await one.send(agent, sealed), Answer), "which used nothing up"
+    assert await one.refuse(agent, sealed) == "envelope.replay"
+    assert await two.refuse(agent, sealed) == "ohttp.not_authentic"
+    one.chunked = False
+    assert await one.refuse(agent, sealed) == "envelope.replay"
+    assert await one.refuse(agent, one.seal(agent, request_id=sealed.request_id)) == "oblivious.repeated"
 
 
 @pytest.mark.long
