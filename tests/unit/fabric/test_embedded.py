@@ -96,6 +96,13 @@ async def test_the_file_is_opened_with_full_durability(fabric: EmbeddedFabric) -
     assert db.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
 
 
+async def test_no_statement_is_planned_anew_because_other_values_are_bound(fabric: EmbeddedFabric) -> None:
+    for db in (fabric._reader, fabric._writer._db):
+        assert db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, -1) == 1
+        plan = "EXPLAIN QUERY PLAN " + state_module._NEWEST
+        assert "entries_newest" in str(db.execute(plan, (AGENT, "k")).fetchall())
+
+
 # --- kill -9
 
 

@@ -128,6 +128,8 @@ class HeadRecord:
         """The head of this chain at ``height``; None below the base or above this record."""
         if height == self.base_height:
             return self.base_head
+        if height == self.height:
+            return self.head
         if not self.base_height < height <= self.height:
             return None
         return self.links()[height - self.base_height - 1].head

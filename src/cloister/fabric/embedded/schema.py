@@ -55,6 +55,8 @@ def connect(path: Path, busy_ms: int) -> apsw.Connection:
     try:
         db = apsw.Connection(str(path))
         db.set_busy_timeout(busy_ms)
+        # Else SQLite looks at what is bound when it plans, and so plans every ORDER BY anew for every call.
+        db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         mode = rows(db, "PRAGMA journal_mode=WAL")
         for pragma in (*_PRAGMAS, f"wal_autocheckpoint={_CHECKPOINT_PAGES}"):
             db.execute(f"PRAGMA {pragma}")
