@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cloister.core.chainview.stakes import StakeRecord
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.policy.caps import Backing, weights
@@ -17,12 +18,20 @@ from cloister.core.policy.placement import cost, log2, place, score
 
 PATH = Path(__file__).with_name("placement.json")
 NUMBERS = (1, 2, 3, 5, 255, 256, 257, (1 << 40) - 1, 3 << 100, (1 << 200) + (1 << 160), (1 << 256) - 1, 1 << 256)
-# (stake per agent, agents per operator, stakes of workers 0 to 7); workers 2i and 2i + 1 are of one operator.
-NETWORKS = {
-    "no caps": (0, 0, [0] * 8),
-    "stakes alone": (100, 0, [0, 99, 100, 250, 1000, 10_000, 25_600, 10**9]),
-    "operators alone": (0, 20, [0] * 8),
-    "both": (100, 20, [100, 900, 1900, 200, 2600, 2600, 10**9, 10**9]),
+# Block that a term began in.
+STARTS = {1: 50, 2: 1000}
+# What was raised: stake, what stood before the term's first raise, and before the last raise's block; that block.
+RAISED = [(900, 200, 300, 999), (900, 200, 300, 1000), (900, 200, 300, 1001), (900, 0, 0, 1001), (900, 0, 900, 1000),
+          (900, 900, 900, 1700), (0, 0, 0, 1001), (10**9, 25_600, 10**9, 1001)]  # fmt: skip
+# (term, stake per agent, agents per operator, stakes of workers 0 to 7); workers 2i and 2i + 1 are of one operator.
+NETWORKS: dict[str, tuple[int, int, int, list[Any]]] = {
+    "no caps": (2, 0, 0, [0] * 8),
+    "stakes alone": (2, 100, 0, [0, 99, 100, 250, 1000, 10_000, 25_600, 10**9]),
+    "operators alone": (2, 0, 20, [0] * 8),
+    "both": (2, 100, 20, [100, 900, 1900, 200, 2600, 2600, 10**9, 10**9]),
+    "raised": (2, 100, 0, RAISED),
+    "raised, with operators' caps": (2, 100, 4, RAISED),
+    "raised in the first term": (1, 100, 0, RAISED),
 }
 MOST = 256
 
@@ -35,10 +44,10 @@ def named(kind: str, number: int) -> bytes:
 def networks() -> list[dict[str, Any]]:
     """Weights of each network's workers, and where three agents are placed on them."""
     found = []
-    for name, (price, bound, stakes) in NETWORKS.items():
+    for name, (term, price, bound, stakes) in NETWORKS.items():
         workers = [named("worker", i)[:20] for i in range(len(stakes))]
-        backing = {w: Backing(s, price, bound, named("operator", i // 2)[:20]) for i, (w, s) in
-                   enumerate(zip(workers, stakes, strict=True))}  # fmt: skip
+        records = {w: record(i, stakes[i]) for i, w in enumerate(workers)}
+        backing = {w: Backing(r.counted(term, STARTS[term]), price, bound, r.operator) for w, r in records.items()}
         weighed = weights(MOST, backing)
         rows = []
         for i in range(3):
@@ -46,13 +55,29 @@ def networks() -> list[dict[str, Any]]:
             costs = {to_hex(w): str(cost(score(seed, agent, w), weighed[w])) for w in workers if weighed[w]}
             seats = [to_hex(w) for w in place(seed, agent, weighed, 3)]
             rows.append({"seed": to_hex(seed), "agent": to_hex(agent), "costs": costs, "seats": seats})
-        said = [
-            {"worker": to_hex(w), "operator": to_hex(b.operator), "stake": str(b.stake), "weight": str(weighed[w])}
-            for w, b in backing.items()
-        ]
-        caps = {"most": MOST, "stake_per_agent": str(price), "agents_per_operator": bound}
+        said = [{"worker": to_hex(w), **shown(r), "weight": str(weighed[w])} for w, r in records.items()]
+        caps = {
+            "term": term,
+            "start": STARTS[term],
+            "most": MOST,
+            "stake_per_agent": str(price),
+            "agents_per_operator": bound,
+        }
         found.append({"name": name, **caps, "workers": said, "placed": rows})
     return found
+
+
+def record(number: int, stake: Any) -> StakeRecord:
+    """A worker's stake; what is no tuple was raised long ago."""
+    amount, *before = stake if isinstance(stake, tuple) else (stake, 0, 0, 0)
+    return StakeRecord(named("operator", number // 2)[:20], amount, *before)
+
+
+def shown(of: StakeRecord) -> dict[str, Any]:
+    """A stake as the file has it."""
+    numbers = {"stake": of.amount, "before_term": of.before_term, "before_block": of.before_block}
+    texts = {name: str(value) for name, value in numbers.items()}
+    return {"operator": to_hex(of.operator), **texts, "raised_at": of.raised_at}
 
 
 def build() -> dict[str, Any]:

@@ -154,15 +154,13 @@ class ProvenState:
     async def placeable(self, most: int) -> dict[bytes, int]:
         """Workers in service at the checkpoint, with what placement weighs each by (spec/policy.md 4).
 
-        ``most``: the policy's cap of agents for each worker. Where no cap is set, and without Stakes, all weigh 1."""
+        ``most``: the policy's cap of agents for each worker. Where no cap is set, and without Stakes, all weigh 1.
+        Stake counts as of the beginning of the term that is in office at the checkpoint."""
         workers, caps = await asyncio.gather(self.workers(), self._caps())
         live = {w.worker: w.operator for w in workers if w.live_at(self.checkpoint.number)}
         if caps is None or not (caps.stake_per_agent or caps.agents_per_operator):
             return dict.fromkeys(live, 1)
-        stakes = dict.fromkeys(live, 0)
-        if caps.stake_per_agent:
-            found = await self.read("Stakes", lambda s, at: read_stakes(s, at, list(live)))
-            stakes = {w: one.amount for w, one in zip(live, found, strict=True) if one.operator == live[w]}
+        stakes = await self._counted(live) if caps.stake_per_agent else {}
         bounds = caps.stake_per_agent, caps.agents_per_operator
         return weights(most, {w: Backing(stakes.get(w, 0), *bounds, operator) for w, operator in live.items()})
 
@@ -260,6 +258,18 @@ class ProvenState:
 
     async def _caps(self) -> CapsRecord | None:
         return await self.read("Stakes", read_caps) if "Stakes" in self._contracts else None
+
+    async def _counted(self, live: Mapping[bytes, bytes]) -> dict[bytes, int]:
+        """What placement counts of the stake of each worker's operator (``StakeRecord.counted``)."""
+        found, (term, start) = await asyncio.gather(
+            self.read("Stakes", lambda s, at: read_stakes(s, at, list(live))), self._term()
+        )
+        pairs = zip(live.items(), found, strict=True)
+        return {w: one.counted(term, start) for (w, operator), one in pairs if one.operator == operator}
+
+    async def _term(self) -> tuple[int, int]:
+        term = (await self.committee()).term
+        return term, await self.term_height(term)
 
     async def _prove(self, name: str, slots: Sequence[int]) -> dict[int, int]:
         address = to_hex(self._contracts[name])

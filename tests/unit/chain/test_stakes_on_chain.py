@@ -1,10 +1,17 @@
-"""Stake and caps as gatekeepers read them, by proof, on a real chain (spec/policy.md 5)."""
+"""Stake and caps as gatekeepers read them, by proof, on a real chain (spec/policy.md 4, 5)."""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from coincurve import PrivateKey
 
 from cloister.chain.contracts import call
+from cloister.chain.deploy import FREE_SEATS
 from cloister.chain.rpc import Rpc
 from cloister.chain.tx import Sender
 from cloister.core.chainview.header import Header
@@ -13,7 +20,7 @@ from cloister.core.encoding.signatures import address_of
 from cloister.core.encoding.statements import WorkerAdmission
 from cloister.core.policy.caps import Backing
 from cloister.gatekeeper.proven import ProvenChain, ProvenSnapshot
-from support.anvil import MEASUREMENT, TestChain, send, test_key
+from support.anvil import MEASUREMENT, MPK, TestChain, found_committee, fresh_contracts, send, test_key
 
 
 async def newest(chain: TestChain, rpc: Rpc, *, without: str = "") -> ProvenSnapshot:
@@ -63,3 +70,80 @@ async def test_stake_behind_a_worker_is_proven_and_counts_for_its_operator_alone
         assert set((await (await newest(chain, rpc, without="Stakes")).placeable(256)).values()) == {1}
         await send(chain, rpc, chain.deployer, "Stakes", "setCaps", (0, 0, 50))
         assert set((await (await newest(chain, rpc)).placeable(256)).values()) == {1}, "no caps: all weigh the same"
+
+
+# --- over terms (spec/policy.md 4) ---
+
+QUICK = replace(FREE_SEATS, ceremony_blocks=100, term_blocks=1, refresh_blocks=1, erase_delay=8)
+
+
+async def founded(chain: TestChain, rpc: Rpc) -> TestChain:
+    """New contracts with a committee whose terms are as short as one likes."""
+    own = await fresh_contracts(chain, rules=QUICK)
+    at = own.contracts["Gatekeepers"]
+    network = await found_committee(rpc, chain.chain_id, at, chain.deployer, chain.members, genesis=chain.genesis)
+    return replace(own, network=network)
+
+
+async def together(chain: TestChain, rpc: Rpc, fn: str, rows: Sequence[tuple[object, ...]]) -> None:
+    pairs = zip(chain.members, rows, strict=True)
+    await asyncio.gather(*(send(chain, rpc, key, "Gatekeepers", fn, *row) for key, row in pairs))
+
+
+async def next_term(chain: TestChain, rpc: Rpc) -> None:
+    """The same members take office once more; nobody shares anything."""
+    new = await call(rpc, chain.contracts["Gatekeepers"], "Gatekeepers", "term") + 1
+    digests = [hashlib.sha256(b"%d %d" % (new, i)).digest() for i in range(5)]
+    await together(chain, rpc, "setKey", [(digest, b"\x09" * 32) for digest in digests])
+    for _ in range(5):  # the contract asks for one window between two ceremonies
+        chain.anvil.rpc("anvil_mine", hex(QUICK.ceremony_blocks // 4))
+    await send(chain, rpc, chain.deployer, "Gatekeepers", "refresh")
+    ceremony = (await call(rpc, chain.contracts["Gatekeepers"], "Gatekeepers", "ceremony"))["id"]
+    await together(chain, rpc, "commitDealing", [(ceremony, digest) for digest in digests])
+    await together(chain, rpc, "content", [(ceremony, 1)] * 5)
+    await together(chain, rpc, "confirm", [(ceremony, MPK, digests[0], 31)] * 5)
+    assert await call(rpc, chain.contracts["Gatekeepers"], "Gatekeepers", "term") == new
+
+
+async def registered(chain: TestChain, rpc: Rpc, name: str, term: int) -> tuple[PrivateKey, bytes]:
+    key = chain.fund(test_key(name))
+    said = WorkerAdmission(term, address_of(key), address_of(key), b"\5" * 32, MEASUREMENT, os.urandom(32), 10_000_000)
+    fields = [getattr(said, one) for one in said.TYPES]
+    await send(chain, rpc, key, "Workers", "register", fields, chain.sign(said), "http://127.0.0.1:1")
+    return key, address_of(key)
+
+
+async def test_what_is_raised_in_a_term_weighs_from_the_next_one_on(chain: TestChain) -> None:
+    async with Rpc(chain.url) as rpc:
+        own = await founded(chain, rpc)
+        at = own.contracts["Stakes"]
+
+        async def weighs() -> list[int]:
+            """By proof, in agents; the contract's own word beside it."""
+            found = await (await newest(own, rpc)).placeable(256)
+            for worker, weight in found.items():
+                assert weight == (await call(rpc, at, "Stakes", "counted", worker)) // 100 << 32
+            return [found.get(who, 0) >> 32 for who in (one, two)]
+
+        async def stake(who: bytes, amount: int) -> None:
+            await send(own, rpc, own.deployer, "Stakes", "stake", who, amount)
+
+        key, one = await registered(own, rpc, "a worker over terms", 1)
+        two = address_of(test_key("a worker of term 2"))
+        await send(own, rpc, own.deployer, "Stakes", "setCaps", (100, 0, 50))
+        await send(own, rpc, own.deployer, "Token", "approve", at, 10**18)
+        await stake(one, 300)
+        assert await weighs() == [3, 0], "in the first term at once"
+        await next_term(own, rpc)
+        assert await weighs() == [3, 0]
+        await stake(one, 400)
+        await registered(own, rpc, "a worker of term 2", 2)
+        await stake(two, 500)
+        assert await weighs() == [3, 0], "the seed is known: nothing more weighs in this term"
+        assert (await (await newest(own, rpc)).backing(one)).stake == 700, "what it may be granted counts at once"
+        await send(own, rpc, key, "Stakes", "unstake", one, 600)
+        assert await weighs() == [1, 0], "what leaves weighs nothing at once"
+        await stake(one, 600)
+        assert await weighs() == [1, 0]
+        await next_term(own, rpc)
+        assert await weighs() == [7, 5]

@@ -19,7 +19,8 @@ WEIGHT_BITS: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Backing:
-    """What stands behind a worker at the checkpoint. stake: wei of its present operator that back agents.
+    """What stands behind a worker at the checkpoint. stake: wei of its present operator that back agents; for placement
+    without what was raised since the term began.
 
     stake_per_agent 0: stake bounds nothing. agents_per_operator 0: operators are not bounded. operator: 20 bytes, or
     empty where it does not matter.

@@ -21,8 +21,8 @@ NOT_PLACED = define(
     "policy.not_placed",
     PolicyError,
     check="finalised state places the agent on this worker",
-    remedy="send the request to a worker of `cloister agent show`; placement moves at terms, death, removal, and with "
-    "stake",
+    remedy="send the request to a worker of `cloister agent show`; placement moves at terms, death and removal, and "
+    "away from a worker whose stake leaves",
     status=403,
 )
 # A logarithm has LOG_BITS after the point; its table one entry for each of STEPS, with REST bits between two of them.

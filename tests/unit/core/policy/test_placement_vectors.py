@@ -35,11 +35,21 @@ def log2(number: int) -> int:
     return e * 2**40 + table(i) + (table(i + 1) - table(i)) * r // 2**32
 
 
+def counted(row: dict[str, Any], term: int, start: int) -> int:
+    """The specification's stake for placement."""
+    stake = int(row["stake"])
+    if term == 1 or row["raised_at"] < start:
+        return stake
+    before = row["before_block"] if row["raised_at"] == start else row["before_term"]
+    return min(stake, int(before))
+
+
 def weights(network: dict[str, Any]) -> dict[str, int]:
     price, bound, caps = int(network["stake_per_agent"]), network["agents_per_operator"], {}
     together: dict[str, int] = defaultdict(int)
     for row in network["workers"]:
-        cap = min(network["most"], int(row["stake"]) // price) if price else network["most"]
+        stake = counted(row, network["term"], network["start"])
+        cap = min(network["most"], stake // price) if price else network["most"]
         caps[row["worker"]] = cap
         together[row["operator"]] += cap
     found = {}
