@@ -59,10 +59,11 @@ class Bucket:
         return Bucket(MappingProxyType(items))
 
     def __bytes__(self) -> bytes:
-        parts = [_COUNT.pack(len(self.items))]
-        for name in sorted(self.items):
-            plain, item = name.encode(), self.items[name]
-            parts.append(_COUNT.pack(len(plain)) + plain + _ITEM.pack(item.size, item.digest))
+        items, count, pack = self.items, _COUNT.pack, _ITEM.pack
+        parts = [count(len(items))]
+        for name in sorted(items):
+            plain, item = name.encode(), items[name]
+            parts += (count(len(plain)), plain, pack(item.size, item.digest))
         return b"".join(parts)
 
     @classmethod
