@@ -28,7 +28,7 @@ from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.keccak import keccak256
 from cloister.core.errors import CloisterError
 from cloister.core.policy.refusals import PAUSED
-from cloister.worker.agents import NOT_HERE
+from cloister.worker.processes import NOT_HERE
 
 GAS = Path(__file__).parents[1] / "contracts" / "gas" / "Cloister.json"
 REQUESTS = 24

@@ -48,7 +48,7 @@ from cloister.wire.frames import CANCELLED
 from cloister.wire.heads import HeadMove
 from cloister.worker.access import Access
 from cloister.worker.agentlog import AgentLog
-from cloister.worker.agents import AgentTable, Devices, Placed
+from cloister.worker.agents import AgentTable
 from cloister.worker.apikeys import ApiKeys
 from cloister.worker.bundles import Outside
 from cloister.worker.callers import Callers
@@ -60,6 +60,7 @@ from cloister.worker.logbook import LogBook
 from cloister.worker.offers import Offers
 from cloister.worker.outbound import Identity, Outgoing
 from cloister.worker.owner import OwnerDesk
+from cloister.worker.placed import Devices, Placed
 from cloister.worker.receipts import ReceiptDesk, ReceiptDoor
 from cloister.worker.schedule import Schedule
 from cloister.worker.serve import Server

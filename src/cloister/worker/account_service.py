@@ -17,10 +17,11 @@ from cloister.core.policy.placement import place
 from cloister.wire.account import AccountSignerRequest, ask_account_signer
 from cloister.wire.terms import LiveCommittee
 from cloister.worker.account import AccountDesk, AccountTurn, Sends
-from cloister.worker.agents import AgentTable, Placed
+from cloister.worker.agents import AgentTable
 from cloister.worker.chain_calls import tool_of_chain
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.leases import NodeIdentity
+from cloister.worker.placed import Placed
 from cloister.worker.remote import Abroad
 from cloister.worker.signing import epoch_key
 

@@ -16,9 +16,10 @@ from cloister.core.threshold.ibe import DerivedKey
 from cloister.sandbox.errors import CLOSED
 from cloister.sandbox.ports import AgentProcess, AgentRequest, Chunks
 from cloister.worker.access import Access
-from cloister.worker.agents import AgentTable, Placed
+from cloister.worker.agents import AgentTable
 from cloister.worker.anchor import BAD_REPLY
 from cloister.worker.anchor_outbox import request_id
+from cloister.worker.placed import Placed
 from cloister.worker.scope import RequestScope
 from cloister.worker.state import ALREADY_DONE
 

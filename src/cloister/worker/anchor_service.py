@@ -18,13 +18,14 @@ from cloister.wire.anchor import AnchorLeaseRequest, ask_anchor_lease
 from cloister.wire.terms import LiveCommittee
 from cloister.worker.access import Access
 from cloister.worker.acts import ActDesk
-from cloister.worker.agents import AgentTable, Placed
+from cloister.worker.agents import AgentTable
 from cloister.worker.anchor import AnchorDesk, Place, TellerPort, Turn, Waiting
 from cloister.worker.anchor_outbox import Outbox
 from cloister.worker.anchor_run import AgentRunner
 from cloister.worker.chains import ChainView
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.leases import NodeIdentity
+from cloister.worker.placed import Placed
 
 AT_ONCE = 4
 MAX_NAMING = 1 << 16

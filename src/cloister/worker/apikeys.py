@@ -18,7 +18,7 @@ from cloister.core.envelope.server import VerifiedCaller
 from cloister.core.errors import PolicyError, StateError, define
 from cloister.core.receipts.receipt import StateChange
 from cloister.fabric.ports import CONFLICT
-from cloister.worker.agents import Placed
+from cloister.worker.placed import Placed
 from cloister.worker.scope import RequestScope
 from cloister.worker.state import ALREADY_DONE
 

@@ -16,8 +16,8 @@ from cloister.core.encoding.signatures import Signed
 from cloister.core.errors import CloisterError
 from cloister.core.state.heads import Link
 from cloister.wire.heads import HeadMove, HeadsRequest
-from cloister.worker.agents import Placed
 from cloister.worker.leases import AgentKeys, NodeIdentity
+from cloister.worker.placed import Placed
 
 # Heads in one request, and of one agent among them.
 BATCH, SHARE = 128, 64

@@ -28,8 +28,8 @@ from cloister.core.keys.ownerlog import Page
 from cloister.core.policy.access import BAD_CONTRACT_SIGNATURE
 from cloister.fabric.ports import Entry, Expect, Put, State, Tx
 from cloister.worker.agentlog import AgentLog
-from cloister.worker.agents import Placed
 from cloister.worker.leases import NodeIdentity
+from cloister.worker.placed import Placed
 
 KEY_NAME: Final = "\0owner/log-key"
 # Of a contract account's word (EIP-1271); a wallet's has 65 bytes.

@@ -11,8 +11,8 @@ from cloister.core.encoding.identity import Purpose
 from cloister.core.envelope.oblivious import issue
 from cloister.core.envelope.oblivious_door import ObliviousDoor
 from cloister.core.envelope.server import OpenRequest
-from cloister.worker.agents import Placed
 from cloister.worker.leases import NodeIdentity, Rng
+from cloister.worker.placed import Placed
 
 
 class ObliviousCalls:

@@ -32,7 +32,7 @@ from cloister.worker.serve import host_now_ms
 from cloister.worker.signing import Account, AgentSigner
 
 if TYPE_CHECKING:
-    from cloister.worker.agents import Placed
+    from cloister.worker.placed import Placed
 
 # Parsed manifests that are kept: those of every agent of a worker, unless it has very many.
 MAX_MANIFESTS = 8192

@@ -32,11 +32,11 @@ from cloister.fabric.ports import LEASE_HELD, Leases
 from cloister.sandbox.errors import CLOSED
 from cloister.sandbox.ports import AgentProcess, AgentRequest, Chunks
 from cloister.worker import apikeys
-from cloister.worker.agents import Placed
 from cloister.worker.figures import FigureBook
 from cloister.worker.host import BAD_ARGUMENT, Origin
 from cloister.worker.leases import AgentKeys
 from cloister.worker.logbook import LogBook
+from cloister.worker.placed import Placed
 from cloister.worker.schedule import Schedule
 from cloister.worker.scope import RequestScope
 from cloister.worker.state import ALREADY_DONE

@@ -21,10 +21,10 @@ from cloister.core.policy.refusals import PAUSED
 from cloister.node import logs
 from cloister.wire.remote import RemoteAgentRequest, ask_remote_agent
 from cloister.wire.terms import LiveCommittee
-from cloister.worker.agents import Placed
 from cloister.worker.chains import OtherChain
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.leases import NodeIdentity
+from cloister.worker.placed import Placed
 
 NAME: Final = "RemoteAgents"
 # How long before their end facts are told anew, and between two attempts.

@@ -27,9 +27,9 @@ from cloister.core.policy.manifest import Manifest, Task
 from cloister.fabric.ports import CONFLICT
 from cloister.sandbox.errors import CLOSED
 from cloister.sandbox.ports import AgentProcess, AgentRequest, Chunks
-from cloister.worker.agents import Placed
 from cloister.worker.figures import FigureBook
 from cloister.worker.host import Origin
+from cloister.worker.placed import Placed
 from cloister.worker.scope import RequestScope
 from cloister.worker.state import ALREADY_DONE, AgentState
 

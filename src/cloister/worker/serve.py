@@ -26,12 +26,13 @@ from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead
 from cloister.sandbox.ports import Headers as SandboxHeaders
 from cloister.wire.frames import INTERNAL
 from cloister.worker.access import Access
-from cloister.worker.agents import AgentTable, Placed
+from cloister.worker.agents import AgentTable
 from cloister.worker.callers import Callers, kind_of, shown, without_carried
 from cloister.worker.chainwatch import ChainWatch
 from cloister.worker.figures import used_between
 from cloister.worker.host import Origin
 from cloister.worker.owner import PREFIX, OwnerDesk, counts
+from cloister.worker.placed import Placed
 from cloister.worker.receipts import ReceiptDesk
 from cloister.worker.scope import RequestScope
 from cloister.worker.spans import RequestSpans

@@ -40,7 +40,7 @@ from cloister.sandbox.runtimes import AgentSandbox
 from cloister.wire.terms import LiveCommittee
 from cloister.worker.access import Access
 from cloister.worker.account_service import AccountService
-from cloister.worker.agents import AgentTable, Devices
+from cloister.worker.agents import AgentTable
 from cloister.worker.anchor_service import AnchorService
 from cloister.worker.anchors import Anchors
 from cloister.worker.apikeys import ApiKeys
@@ -60,6 +60,7 @@ from cloister.worker.masters import MasterKeys
 from cloister.worker.membership import Membership
 from cloister.worker.offers import Offers, Outbound
 from cloister.worker.owner import OwnerDesk
+from cloister.worker.placed import Devices
 from cloister.worker.receipts import ReceiptDesk, ReceiptDoor
 from cloister.worker.remote import Abroad
 from cloister.worker.schedule import Schedule

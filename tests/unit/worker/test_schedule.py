@@ -16,7 +16,7 @@ from cloister.core.policy.manifest import Manifest, normalize
 from cloister.sandbox.errors import THREW
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker import schedule as work
-from cloister.worker.agents import Placed
+from cloister.worker.placed import Placed
 from cloister.worker.schedule import FIRST_WAIT_S, MAX_TRIES, Schedule, dead_letters
 from cloister.worker.state import ALREADY_DONE
 from support.worker_kit import Agent, Calls, Reply, Rig, get, put

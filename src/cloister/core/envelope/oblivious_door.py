@@ -12,16 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from cloister.core.encoding.hexes import to_hex
-from cloister.core.envelope import ohttp
-from cloister.core.envelope.bhttp import (
-    BinaryResponse,
-    decode_request,
-    encode_response,
-    encode_response_head,
-    padded_size,
-    section,
-    sized,
-)
+from cloister.core.envelope import bhttp, ohttp
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.envelope.model import Headers, ResponseHead, WireBatch, encode_json, error_json
 from cloister.core.envelope.oblivious import (
@@ -109,7 +100,7 @@ class ObliviousDoor:
     def _checked(
         self, certificate: KeyCertificate, text: bytes, exchange: ohttp.Exchange, responder: Responder
     ) -> OpenRequest:
-        message = decode_request(text, max_content=self._max_body)  # 5
+        message = bhttp.decode_request(text, max_content=self._max_body)  # 5
         head = from_message(message, certificate)  # 6
         need_deadline(head, self._now)  # 7
         name = certificate.agent + bytes.fromhex(head.request_id[2:])
@@ -139,24 +130,25 @@ def _opened(
     raise refusal
 
 
-class ObliviousResponder(Responder):
-    """The answer's end for one message: everything is held, and ``final`` or ``error`` gives the bytes to write."""
+class _Responder(Responder):
+    """What both forms of an answer have."""
 
     def __init__(self, exchange: ohttp.Exchange, rng: hpke.Rng) -> None:
         self._exchange, self._rng = exchange, rng
-        self._index = 0
-        self._done = False
-        self._hash = hashlib.sha256()
+        self._index, self._done, self.body_bytes = 0, False, 0
+        self._hash, self._body = hashlib.sha256(), bytearray()
         self._head = ResponseHead(status=500, checkpoint=0)
-        self._body = bytearray()
-        self.body_bytes = 0
+
+
+class ObliviousResponder(_Responder):
+    """The answer's end for one message: everything is held, and ``final`` or ``error`` gives the bytes to write."""
 
     def begin(self, head: ResponseHead, encoded: bytes) -> bytes:
         """Take the head. Raises EnvelopeError (oblivious.reserved_name, bhttp.*) for one that cannot be sent."""
         self._need(started=False)
         _need_own(head)
         self._head = head
-        encode_response(self._response((), b""))
+        bhttp.encode_response(self._response((), b""))
         self._index = 1
         return b""
 
@@ -186,30 +178,26 @@ class ObliviousResponder(Responder):
         """Never: nothing leaves before the end."""
         return False
 
-    def _response(self, trailers: Headers, body: bytes) -> BinaryResponse:
-        return BinaryResponse(self._head.status, _headers(self._head), body, trailers)
+    def _response(self, trailers: Headers, body: bytes) -> bhttp.BinaryResponse:
+        return bhttp.BinaryResponse(self._head.status, _headers(self._head), body, trailers)
 
-    def _sealed(self, response: BinaryResponse) -> bytes:
+    def _sealed(self, response: bhttp.BinaryResponse) -> bytes:
         self._done = True
-        return self._exchange.seal_response(_padded(encode_response(response)), self._rng)
+        return self._exchange.seal_response(_padded(bhttp.encode_response(response)), self._rng)
 
 
-class StreamResponder(Responder):
+class StreamResponder(_Responder):
     """The answer's end in chunks (spec/ohttp.md 11): each call gives the bytes to write, as for a sealed answer."""
 
     def __init__(self, exchange: ohttp.Exchange, rng: hpke.Rng) -> None:
+        super().__init__(exchange, rng)
         self._sealer = ChunkSealer(exchange, rng)
-        self._index = 0
-        self._done = False
-        self._hash = hashlib.sha256()
-        self._head = ResponseHead(status=500, checkpoint=0)
-        self.body_bytes = 0
 
     def begin(self, head: ResponseHead, encoded: bytes) -> bytes:
         """The head. Raises EnvelopeError (oblivious.reserved_name, bhttp.*) for one that cannot be sent."""
         self._need(started=False)
         _need_own(head)
-        lead = encode_response_head(head.status, _headers(head))
+        lead = bhttp.encode_response_head(head.status, _headers(head))
         self._head, self._index = head, 1
         return self._sealer.seal(lead)
 
@@ -219,7 +207,7 @@ class StreamResponder(Responder):
         self._hash.update(data)
         self.body_bytes += len(data)
         pieces = (data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
-        return b"".join(self._sealer.seal(sized(piece)) for piece in pieces)
+        return b"".join(self._sealer.seal(bhttp.sized(piece)) for piece in pieces)
 
     def final(self, receipt: bytes, signature: bytes, batch: WireBatch | None = None) -> bytes:
         """The end, with the receipt."""
@@ -234,10 +222,10 @@ class StreamResponder(Responder):
             text = json.dumps({"status": failure.status, "error": failure.error})  # ASCII, as field values are
             return self._ended(((FAILURE, text),))
         self._done = True
-        return self._sealer.seal(_padded(encode_response(_refusal(error))), last=True)
+        return self._sealer.seal(_padded(bhttp.encode_response(_refusal(error))), last=True)
 
     def _ended(self, trailers: Headers) -> bytes:
-        text = b"\0" + section(trailers, True)
+        text = b"\0" + bhttp.section(trailers, True)
         self._done = True
         return self._sealer.seal(_padded(text), last=True)
 
@@ -251,10 +239,10 @@ def _headers(head: ResponseHead) -> Headers:
     return ((CHECKPOINT, str(head.checkpoint)), *head.headers)
 
 
-def _refusal(error: CloisterError) -> BinaryResponse:
+def _refusal(error: CloisterError) -> bhttp.BinaryResponse:
     headers = (("content-type", "application/problem+json"), (REFUSAL, error.code))
-    return BinaryResponse(error.status, headers, encode_json(error_json(error)))
+    return bhttp.BinaryResponse(error.status, headers, encode_json(error_json(error)))
 
 
 def _padded(message: bytes) -> bytes:
-    return message.ljust(padded_size(len(message)), b"\0")
+    return message.ljust(bhttp.padded_size(len(message)), b"\0")
