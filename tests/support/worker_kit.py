@@ -43,7 +43,7 @@ from cloister.core.threshold.ibe import DerivedKey, encrypt
 from cloister.fabric.embedded import open_fabric
 from cloister.fabric.ports import Fabric
 from cloister.sandbox.errors import CLOSED, CRASHED, DEADLINE
-from cloister.sandbox.ports import AgentRequest, AgentResponseHead, AgentSpec, Headers, HostCalls
+from cloister.sandbox.ports import AgentRequest, AgentResponseHead, AgentSpec, Headers, HostCalls, Spent
 from cloister.wire.frames import CANCELLED
 from cloister.wire.heads import HeadMove
 from cloister.worker.access import Access
@@ -216,6 +216,16 @@ class FakeProcess:
             raise
         return AgentResponseHead(reply.status, reply.headers), FakeChunks(self, request.request_id, reply.body)
 
+    def spent(self) -> Spent:
+        """As ``usage``."""
+        return Spent(self.cpu, 0, self.cpu // 50, 9)
+
+    def begin(self, request: AgentRequest, told: Callable[[], None]) -> FakeBegun:
+        """The same as ``fetch``, in a task of its own."""
+        if not self.alive:
+            raise self.dead.result()
+        return FakeBegun(self, request, told)
+
     async def until_dead(self, work: Awaitable[Any]) -> Any:
         """The result, unless the process dies or its time is over first."""
         task = asyncio.ensure_future(work)
@@ -230,11 +240,55 @@ class FakeProcess:
                 task.cancel()
 
 
+class FakeBegun:
+    """Implements Begun."""
+
+    def __init__(self, process: FakeProcess, request: AgentRequest, told: Callable[[], None]) -> None:
+        self.asking = 0
+        self.error: CloisterError | None = None
+        self._head: AgentResponseHead | None = None
+        self._fault: Exception | None = None
+        self._body: FakeChunks | None = None
+        self._task = asyncio.ensure_future(self._run(process, request, told))
+
+    @property
+    def answered(self) -> AgentResponseHead | None:
+        """The head; a fault of the fake itself is raised."""
+        if self._fault is not None:
+            raise self._fault
+        return self._head
+
+    def take_whole(self, most: int) -> bytes | None:
+        """Bodies that are no stream."""
+        return None if self._body is None else self._body.take_whole(most)
+
+    def chunks(self) -> FakeChunks:
+        """The body."""
+        assert self._body is not None
+        return self._body
+
+    def end(self) -> None:
+        """Nobody waits any more."""
+        self._task.cancel()
+        if self._body is not None:
+            self._body.close()
+
+    async def _run(self, process: FakeProcess, request: AgentRequest, told: Callable[[], None]) -> None:
+        try:
+            self._head, self._body = await process.fetch(request)
+        except CloisterError as error:
+            self.error = error
+        except Exception as error:
+            self._fault = error
+        told()
+
+
 class FakeChunks:
     """Implements Chunks."""
 
     def __init__(self, process: FakeProcess, name: str, body: Iterable[bytes] | AsyncIterator[bytes]) -> None:
         self._process, self._name = process, name
+        self._whole = None if isinstance(body, AsyncIterator) else body
         self._body = body if isinstance(body, AsyncIterator) else _iterated(body)
         self._over = self._closed = False
 
@@ -250,8 +304,22 @@ class FakeChunks:
                 raise StopAsyncIteration from None
             raise
 
+    def take_whole(self, most: int) -> bytes | None:
+        """All of it, where it is no stream and the process lives."""
+        if self._whole is None or not self._process.alive:
+            return None
+        data = b"".join(self._whole)
+        self._whole = (data,)
+        self._body = _iterated(self._whole)
+        self._over = len(data) <= most
+        return data if self._over else None
+
     async def aclose(self) -> None:
         """Note a reader that left early."""
+        self.close()
+
+    def close(self) -> None:
+        """The same."""
         if self._closed:
             return
         self._closed = True
@@ -336,6 +404,10 @@ class Sink:
         self.sends = 0
         self._after, self._gone = after, gone
         self.arrived = asyncio.Event()
+        self.on_cancel: Callable[[], None] | None = None
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task: asyncio.Future[None] | None = None
+        self.ends = 0
 
     async def send(self, data: bytes) -> None:
         """Take bytes."""
@@ -346,6 +418,40 @@ class Sink:
         self.sends += 1
         self.data += data
         self.arrived.set()
+
+    def end(self, data: bytes = b"") -> None:
+        """Take the last bytes, of a call that has no task."""
+        assert not self._over.done(), "an answer ends once"
+        self.ends += 1
+        self.data += data
+        self.arrived.set()
+        self._over.set_result(None)
+
+    def go_on(self, work: Awaitable[None]) -> asyncio.Future[None]:
+        """The call gets a task after all."""
+        self.on_cancel = None
+        self._task = asyncio.ensure_future(work)
+        self._task.add_done_callback(self._ended)
+        return self._task
+
+    def _ended(self, task: asyncio.Future[None]) -> None:
+        if task.cancelled():
+            self._over.cancel()
+        elif error := task.exception():
+            self._over.set_exception(error)
+        else:
+            self._over.set_result(None)
+
+    async def over(self) -> None:
+        """Until the answer is over; who stops waiting cancels the call."""
+        try:
+            await asyncio.shield(self._over)
+        except asyncio.CancelledError:
+            if self._task is not None:
+                self._task.cancel()
+            elif self.on_cancel is not None:
+                self.on_cancel()
+            raise
 
 
 @dataclass
@@ -567,10 +673,15 @@ class Rig:
         """A record of no session: for refusals that come before any is looked at."""
         await self.server.serve(agent, os.urandom(300), Sink())
 
+    async def ask(self, agent: bytes, record: bytes, sink: Sink) -> None:
+        """As the link to the gateway serves: by a task, or without one."""
+        work = self.server.begin(agent, record, sink)
+        await (sink.over() if work is None else work)
+
     async def send(self, certificate: KeyCertificate, sealed: SealedRequest, sink: Sink | None = None) -> Got:
         """Serve a sealed request and open the answer."""
         sink = sink or Sink()
-        await self.server.serve(certificate.agent, sealed.data, sink)
+        await self.ask(certificate.agent, sealed.data, sink)
         return opened(certificate, sealed, bytes(sink.data))
 
 

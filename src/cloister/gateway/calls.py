@@ -135,10 +135,13 @@ class Calls:
             span.note(http_response_status_code=error.status, error_type=error.code)
             self._tracer.end(span)
 
+    def _observe(self, seconds: float, size: int, error: CloisterError | None) -> None:
+        self.observe(seconds)
+
     def _observed(self, span: Span | None) -> Observe:
         """What is told when the call is over."""
         if span is None or self._tracer is None:
-            return lambda seconds, size, error: self.observe(seconds)
+            return self._observe
         tracer = self._tracer
 
         def over(seconds: float, size: int, error: CloisterError | None) -> None:

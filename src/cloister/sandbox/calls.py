@@ -6,13 +6,14 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, Final
+from time import monotonic
+from typing import Any, Final, Protocol
 
 from cloister.core.errors import CloisterError
 from cloister.sandbox.deadlines import Deadline
 from cloister.sandbox.errors import BAD_RESPONSE, PROTOCOL, RESPONSE_TOO_LARGE
 from cloister.sandbox.frames import WINDOW
-from cloister.sandbox.ports import AgentRequest, AgentResponseHead, Headers, Whole
+from cloister.sandbox.ports import AgentRequest, AgentResponseHead, Chunks, Headers, Whole
 
 MAX_HEADERS: Final = 128
 MAX_HEADER_BYTES: Final = 32 << 10
@@ -60,51 +61,103 @@ def parse_head(fields: dict[str, Any]) -> AgentResponseHead:
     return AgentResponseHead(status, kept_headers(headers or ()))
 
 
+class Owner(Protocol):
+    """Whoever begins requests and looks after them."""
+
+    def end(self, call: Call) -> None:
+        """A request is over."""
+
+    def body(self, call: Call) -> Chunks:
+        """The body of one that was answered."""
+
+
 class Call:
-    """One request under way. ``grant(bytes)`` is called as the reader consumes; ``drop()`` if it stops early."""
+    """One request under way. ``grant(bytes)`` is called as the reader consumes.
+
+    ``told()``, if set, is called once: when ``answered`` or ``error`` is there. It must not raise."""
 
     def __init__(self, number: int, request: AgentRequest, limit: int, grant: Callable[[Call, int], None]) -> None:
-        loop = asyncio.get_running_loop()
         self.number, self.request_id = number, request.request_id
-        self.began = loop.time()
+        self.began = monotonic()
         self.counted = False  # its duration is in the meter
         self.deadline: Deadline | None = None
-        self._late = self._late_pieces = 0
-        self.head: asyncio.Future[AgentResponseHead] = loop.create_future()
+        self.answered: AgentResponseHead | None = None
+        self.error: CloisterError | None = None
+        self.told: Callable[[], None] | None = None
+        self.owner: Owner | None = None
         self.over = False
+        self.asking = 0  # host calls under way
         self._limit, self._grant = limit, grant
-        self._chunks: deque[bytes] = deque()
-        self._received, self._granted, self._eaten, self._pieces = 0, WINDOW, 0, 0
-        self._error: CloisterError | None = None
+        self._late = self._late_pieces = self._received = self._eaten = self._pieces = 0
+        self._granted = WINDOW
+        self._head: asyncio.Future[AgentResponseHead] | None = None
+        self._chunks: deque[bytes] | None = None
         self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def head(self) -> asyncio.Future[AgentResponseHead]:
+        """The response head, for who awaits it."""
+        if self._head is None:
+            self._head = asyncio.get_running_loop().create_future()
+            self._settle()
+        return self._head
+
+    def tell(self) -> None:
+        """The head is there, or the request failed: say so to whoever waits."""
+        if self._head is not None:
+            self._settle()
+        told, self.told = self.told, None
+        if told is not None:
+            told()
+
+    def _settle(self) -> None:
+        if self._head is None or self._head.done():
+            return
+        if self.answered is not None:
+            self._head.set_result(self.answered)
+        elif self.error is not None:
+            self._head.set_exception(self.error)
+            self._head.exception()  # seen: a caller that has gone away is no unhandled error
 
     def on_head(self, head: Callable[[], AgentResponseHead]) -> None:
         """Take the response head, which ``head()`` parses. Raises SandboxError for a second head or a malformed one."""
-        if self.head.done():
+        if self.answered is not None or self.error is not None:
             raise PROTOCOL(expected="one head per response", found="a second one")
-        self.head.set_result(head())
+        self.answered = head()
+        self.tell()
 
     def on_whole(self, head: AgentResponseHead, data: bytes) -> bool:
         """Take a whole small response. False, and nothing taken, where it is not the first word or beyond the limit:
-        ``on_head``, ``on_chunk`` and ``on_end`` then say what is wrong."""
-        if self.over or self._pieces or self.head.done() or len(data) > self._limit:
+        ``on_head``, ``on_chunk`` and ``on_end`` then say what is wrong. ``tell`` is the next."""
+        if self.over or self._pieces or self.answered is not None or len(data) > self._limit:
             return False
         self.over, self._pieces, self._received = True, 1, len(data)
         if data:
-            self._chunks.append(data)
-        self.head.set_result(head)
+            self._chunks = deque((data,))
+        self.answered = head
         return True
 
     def whole(self) -> Whole | None:
         """The body, if all of it is here in one piece and nobody read of it."""
-        if not self.over or self._error is not None or len(self._chunks) != 1 or len(self._chunks[0]) != self._received:
+        data = self.take_whole(self._limit)
+        return None if data is None else Whole(data)
+
+    def take_whole(self, most: int) -> bytes | None:
+        """The same of at most ``most`` bytes, as it is."""
+        chunks = self._chunks
+        if not self.over or self.error is not None or self._received > most:
             return None
-        return Whole(self._chunks.popleft())
+        if chunks is None:
+            return b"" if self.answered is not None else None
+        if len(chunks) != 1 or len(chunks[0]) != self._received:
+            return None
+        self._chunks = deque()
+        return chunks[0]
 
     def on_chunk(self, data: bytes) -> None:
         """Take body bytes. Raises SandboxError when they overrun the credit window or the response limit, or come in
         crumbs: each piece costs the worker as much as a hundred bytes."""
-        if not self.head.done():
+        if self.answered is None:
             raise PROTOCOL(expected="a head before the body", found="a chunk")
         self._received += len(data)
         self._pieces += 1
@@ -127,7 +180,7 @@ class Call:
 
     def on_end(self) -> None:
         """The response is complete. Raises SandboxError if it never began."""
-        if not self.head.done():
+        if self.answered is None:
             raise PROTOCOL(expected="a head before the end", found="the end")
         self.over = True
         self._wake()
@@ -136,11 +189,21 @@ class Call:
         """End this request with an error, in its head or in its body. Does nothing after the end."""
         if self.over:
             return
-        self.over, self._error = True, error
-        if not self.head.done():
-            self.head.set_exception(error)
-            self.head.exception()  # seen: a caller that has gone away is no unhandled error
+        self.over, self.error = True, error
         self._wake()
+        if self.answered is None:
+            self.tell()
+
+    def end(self) -> None:
+        """The request is over, or nobody waits for it any more. Idempotent."""
+        if self.owner is not None:
+            self.owner.end(self)
+
+    def chunks(self) -> Chunks:
+        """The body, for who began the request."""
+        if self.owner is None:
+            raise RuntimeError("a request that no process began has no reader")
+        return self.owner.body(self)
 
     async def body(self, done: Callable[[Call], None]) -> AsyncGenerator[bytes, None]:
         """Chunks in order. Raises the request's error after the chunks that came before it."""
@@ -150,8 +213,8 @@ class Call:
                     data = self._chunks.popleft()
                     self._eat(len(data))
                     yield data
-                if self._error is not None:
-                    raise self._error
+                if self.error is not None:
+                    raise self.error
                 if self.over:
                     return
                 self._waiter = asyncio.get_running_loop().create_future()
@@ -161,6 +224,8 @@ class Call:
 
     def _keep(self, data: bytes) -> None:
         """Small pieces that nobody has read become one: a thousand objects of one byte are no body."""
+        if self._chunks is None:
+            self._chunks = deque()
         if self._chunks and len(self._chunks[-1]) < SMALL:
             self._chunks[-1] += data
         else:

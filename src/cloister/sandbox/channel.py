@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-import msgspec
+from msgspec.json import encode
 
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.errors import CloisterError
@@ -28,8 +28,8 @@ from cloister.sandbox.errors import (
     RESPONSE_TOO_LARGE,
     THREW,
 )
-from cloister.sandbox.frames import WINDOW, Decoder, Kind, dump, load_head, load_object, pack
-from cloister.sandbox.ports import AgentRequest, AgentResponseHead, AgentSpec, HostCalls
+from cloister.sandbox.frames import HEADER, WINDOW, Decoder, Kind, dump, load_head, load_object
+from cloister.sandbox.ports import AgentRequest, AgentResponseHead, AgentSpec, Headers, HostCalls
 
 MAX_HOST_CALLS: Final = 64
 MAX_HOST_RESULT: Final = 4 << 20
@@ -71,6 +71,7 @@ class Channel(asyncio.Protocol):
         self._on_lost = on_lost
         self._decoder, self._outgoing, self._queued = Decoder(), list[bytes](), 0
         self._heads: dict[bytes, AgentResponseHead] = {}
+        self._written: dict[Headers, bytes] = {}
         self._transport: asyncio.Transport | None = None
         self._calls: dict[int, Call] = {}
         self._orphans: set[int] = set()
@@ -117,16 +118,36 @@ class Channel(asyncio.Protocol):
         limits = self._limits
         if len(self._calls) >= limits.concurrency:
             raise BUSY(expected=f"at most {limits.concurrency} requests at once", found="one more")
-        head = _request_head(request, limits.request_bytes)
+        head = self._request_head(request)
         number, self._next = self._next, self._next + 1
         if number >= 1 << 32:
             raise CLOSED(expected="fewer than 2**32 requests per process", found="one more")
         if self._unread() + len(request.body) > MAX_UNREAD:
             raise BUSY(expected="an agent that reads its requests", found="one that has not read the last ones")
-        call = Call(number, request, limits.response_bytes, self._grant)
-        self._calls[number] = call
+        call = self._calls[number] = Call(number, request, limits.response_bytes, self._grant)
         self._send(Kind.REQUEST, number, b"%b%b%b" % (len(head).to_bytes(4, "little"), head, request.body))
         return call
+
+    def _request_head(self, request: AgentRequest) -> bytes:
+        """The head as JSON. Raises SandboxError: request_too_large, bad_request. Callers send few different headers:
+        those of a kind that was looked at before are known, and so is how they are written."""
+        _check_request(request, self._limits.request_bytes)
+        headers = request.headers
+        known = self._written.get(headers) if type(headers) is tuple else None
+        if known is None:
+            known = _headers_text(headers)
+            if type(headers) is tuple and len(known) <= _MAX_HEAD:
+                if len(self._written) >= _HEADS:
+                    self._written.clear()
+                self._written[headers] = known
+        return b'{"id":%b,"method":"%b","path":%b,"headers":%b,"caller":%b,"deadline":%d}' % (
+            encode(request.request_id),
+            request.method.encode(),
+            encode(request.path),
+            known,
+            b"null" if request.caller is None else encode(dict(request.caller)),
+            request.deadline_ms,
+        )
 
     def expire(self, call: Call, grace_s: float) -> None:
         """The caller's time is over: fail the request, tell the agent, and stop it if it does not react."""
@@ -174,9 +195,9 @@ class Channel(asyncio.Protocol):
         if self._transport is not None and self._dead is None:
             if not self._outgoing:
                 self._loop.call_soon(self._flush)
-            frame = pack(kind, number, payload)
-            self._queued += len(frame)
-            self._outgoing.append(frame)
+            self._outgoing.append(HEADER.pack(len(payload), number, kind))
+            self._outgoing.append(payload)
+            self._queued += HEADER.size + len(payload)
 
     @property
     def under_way(self) -> int:
@@ -259,6 +280,15 @@ class Channel(asyncio.Protocol):
                 self._heads[payload] = known
         return known
 
+    def _read(self, payload: bytes) -> AgentResponseHead | None:
+        """The same, or None for one that ends its request."""
+        try:
+            return self._head(payload)
+        except CloisterError as error:
+            if error.code != BAD_RESPONSE.code:
+                raise
+            return None
+
     def _on_chunk(self, number: int, payload: bytes) -> None:
         if not payload:
             raise PROTOCOL(expected="a piece of a body", found="an empty one")
@@ -286,11 +316,13 @@ class Channel(asyncio.Protocol):
         body = 4 + int.from_bytes(payload[:4], "little")
         if body > len(payload):
             raise PROTOCOL(expected="a head within its frame", found="a longer one")
-        call, head = self._calls.get(number), self._heads.get(payload[4:body])
-        awaited = None if number in self._orphans else call
-        if awaited is not None and head is not None and awaited.on_whole(head, payload[body:]):
-            del self._calls[number]
-            return
+        call = None if number in self._orphans else self._calls.get(number)
+        if call is not None:
+            head = self._heads.get(payload[4:body]) or self._read(payload[4:body])
+            if head is not None and call.on_whole(head, payload[body:]):
+                del self._calls[number]
+                call.tell()
+                return
         self._on_head(number, payload[4:body])
         self._take(number, payload[body:])
         self._on_end(number, b"")
@@ -344,12 +376,14 @@ class Channel(asyncio.Protocol):
             self._answer(number, dump({"call": index, "error": over.to_wire()}))
             return
         self._host_bytes += len(payload)
+        call.asking += 1
         task = self._loop.create_task(self._serve(call, index, name[:64], args))
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._served(done, len(payload)))
+        task.add_done_callback(lambda done: self._served(done, call, len(payload)))
 
-    def _served(self, task: asyncio.Task[None], size: int) -> None:
+    def _served(self, task: asyncio.Task[None], call: Call, size: int) -> None:
         self._tasks.discard(task)
+        call.asking -= 1
         self._host_bytes -= size
 
     def _answer(self, number: int, answer: bytes) -> None:
@@ -395,7 +429,8 @@ def _kind(fields: dict[str, Any]) -> str:
     return kind if isinstance(kind, str) and kind in _KINDS else "an error of its own"
 
 
-def _request_head(request: AgentRequest, limit: int) -> bytes:
+def _check_request(request: AgentRequest, limit: int) -> None:
+    """Raises SandboxError: request_too_large, bad_request."""
     if len(request.body) > limit:
         raise REQUEST_TOO_LARGE(expected=f"a body of at most {limit} bytes", found=f"{len(request.body)} bytes")
     if request.method not in _METHODS:
@@ -404,14 +439,10 @@ def _request_head(request: AgentRequest, limit: int) -> bytes:
         raise BAD_REQUEST(expected=f"{request.method} without a body", found=f"{len(request.body)} bytes")
     if not request.path.startswith("/") or len(request.path) > 16 << 10 or not request.path.isprintable():
         raise BAD_REQUEST(expected="a path that starts with / and has at most 16 KiB", found="another path")
-    if fault := headers_fault(request.headers):
+
+
+def _headers_text(headers: Headers) -> bytes:
+    """Headers of a request as JSON. Raises SandboxError (sandbox.bad_request)."""
+    if fault := headers_fault(headers):
         raise BAD_REQUEST(expected="valid headers", found=fault)
-    fields = {
-        "id": request.request_id,
-        "method": request.method,
-        "path": request.path,
-        "headers": request.headers,
-        "caller": None if request.caller is None else dict(request.caller),
-        "deadline": request.deadline_ms,
-    }
-    return msgspec.json.encode(fields)
+    return encode(headers)

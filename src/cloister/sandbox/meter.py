@@ -31,7 +31,7 @@ class Allowance:
 
     def begin(self) -> None:
         """A request begins. Debts of the time before are forgiven: they were refused when they were made."""
-        self.left = max(self.left, 0) + self.each
+        self.left = self.left + self.each if self.left > 0 else self.each
 
     def spend(self, amount: int) -> bool:
         """Take ``amount``; whether it was there."""
@@ -71,15 +71,19 @@ class Meter:
 
     def begin(self, cpu_us: int, under_way: int) -> None:
         """A request begins; ``under_way`` counts it too."""
-        self.charge(cpu_us)
+        if cpu_us > self._cpu_us:
+            self.charge(cpu_us)
         self.requests += 1
-        self.peak_requests = max(self.peak_requests, under_way)
-        for purse in (self.cpu, self.sent, self.received):
-            purse.begin()
+        if under_way > self.peak_requests:
+            self.peak_requests = under_way
+        self.cpu.begin()
+        self.sent.begin()
+        self.received.begin()
 
     def end(self, cpu_us: int, took_us: int, under_way: int) -> None:
         """A request ended after ``took_us``; ``under_way`` are left."""
-        self.charge(cpu_us)
+        if cpu_us > self._cpu_us:
+            self.charge(cpu_us)
         self.busy_us += took_us
         if not under_way:
             for purse in (self.cpu, self.sent, self.received):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from cloister.core.errors import CloisterError
 
 Headers = Sequence[tuple[str, str]]
 Also = Callable[[str, int], bool]
@@ -121,11 +123,50 @@ class HostCalls(Protocol):
         """A line that the agent logged (already capped)."""
 
 
+class Begun(Protocol):
+    """A request that ``AgentProcess.begin`` began. ``answered`` or ``error`` is there once it was told; then comes one
+    of ``end`` and ``chunks``."""
+
+    @property
+    def answered(self) -> AgentResponseHead | None:
+        """The head of the answer."""
+
+    @property
+    def error(self) -> CloisterError | None:
+        """Why there is none, or no more of it."""
+
+    @property
+    def asking(self) -> int:
+        """Its host calls under way."""
+
+    def take_whole(self, most: int) -> bytes | None:
+        """The body, if all of it is here in one piece of at most ``most`` bytes; it is then taken."""
+
+    def chunks(self) -> Chunks:
+        """The body, as ``fetch`` gives it."""
+
+    def end(self) -> None:
+        """The request is over, or nobody waits for it any more. Idempotent; not needed after ``chunks``."""
+
+
+class Spent(NamedTuple):
+    """What a process used so far: microseconds, bytes out, bytes in, and the most bytes that it held in memory."""
+
+    cpu_us: int = 0
+    egress_bytes: int = 0
+    ingress_bytes: int = 0
+    peak_bytes: int = 0
+
+
 class AgentProcess(Protocol):
     """A running sandbox of one agent."""
 
     async def fetch(self, request: AgentRequest) -> tuple[AgentResponseHead, Chunks]:
         """Run one request; raises SandboxError by name (deadline, memory, crashed, too large)."""
+
+    def begin(self, request: AgentRequest, told: Callable[[], None]) -> Begun:
+        """``fetch`` for who waits without a task: ``told()`` is called once, when a head or an error is there, never
+        before this returns, and must not raise."""
 
     async def close(self) -> None:
         """Kill and clean up: process, namespace, sockets, folders."""
@@ -141,6 +182,9 @@ class AgentProcess(Protocol):
     def usage(self) -> Mapping[str, int]:
         """Measured by the worker: cpu_us, rss_bytes, peak_bytes, egress_bytes, ingress_bytes, requests, busy_us,
         peak_requests."""
+
+    def spent(self) -> Spent:
+        """The part of ``usage`` that receipts name."""
 
 
 class Reserve(Protocol):

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from cloister.sandbox.egress import EgressProxy
 from cloister.sandbox.errors import CLOSED, CPU, MEMORY, PROTOCOL, START
 from cloister.sandbox.launch import Watched
 from cloister.sandbox.meter import Meter
-from cloister.sandbox.ports import AgentRequest, AgentResponseHead, AgentSpec, Chunks, HostCalls
+from cloister.sandbox.ports import AgentRequest, AgentResponseHead, AgentSpec, Chunks, HostCalls, Spent
 
 GRACE_S: Final = 1.0
 # How often CPU time and memory are looked at: while requests are under way, and at rest.
@@ -59,7 +60,6 @@ class SandboxProcess:
     def __init__(self, spec: AgentSpec, host: HostCalls, parts: Parts) -> None:
         self.channel = Channel(spec, host, self._on_fatal, self._on_lost)
         self._limits, self._parts = spec.limits, parts
-        self._loop = asyncio.get_running_loop()
         self._deadlines = Deadlines()
         self._cleaned: asyncio.Task[None] | None = None
         self._failed = False
@@ -107,25 +107,42 @@ class SandboxProcess:
         self._ticked = asyncio.get_running_loop().time()
         self._schedule()
 
-    async def fetch(self, request: AgentRequest) -> tuple[AgentResponseHead, Chunks]:
-        """Run one request: head now, body as it comes. The deadline covers both. Raises SandboxError by name."""
-        call = self.channel.begin(request)
-        under_way = self.channel.under_way
+    def begin(self, request: AgentRequest, told: Callable[[], None]) -> Call:
+        """Run one request, and say when its head is there (``ports.AgentProcess.begin``). The deadline covers head and
+        body. Raises SandboxError by name."""
+        call = self._begin(request)
+        call.told = told
+        return call
+
+    def _begin(self, request: AgentRequest) -> Call:
+        channel = self.channel
+        call = channel.begin(request)
+        call.owner = self
+        under_way = channel.under_way
         self._parts.meter.begin(self._cpu_us(), under_way)
         if under_way == 1:
             self._schedule()
         left = min(self._limits.wall_s, request.deadline_ms / 1000 - time.time())
-        call.deadline = self._deadlines.after(left, lambda: self.channel.expire(call, GRACE_S))
+        call.deadline = self._deadlines.after(left, partial(channel.expire, call, GRACE_S))
+        return call
+
+    async def fetch(self, request: AgentRequest) -> tuple[AgentResponseHead, Chunks]:
+        """Run one request: head now, body as it comes. The deadline covers both. Raises SandboxError by name."""
+        call = self._begin(request)
         try:
             head = await call.head
         except BaseException:
-            self._done(call)
+            self.end(call)
             raise
+        return head, self.body(call)
+
+    def body(self, call: Call) -> Chunks:
+        """The body of a request that was answered."""
         whole = call.whole()
         if whole is None:
-            return head, Body(call, self._done)
-        self._done(call)
-        return head, whole
+            return Body(call, self.end)
+        self.end(call)
+        return whole
 
     async def close(self) -> None:
         """Kill and clean up: process, namespace, sockets, folder. Idempotent."""
@@ -149,14 +166,23 @@ class SandboxProcess:
             "peak_requests": meter.peak_requests,
         }
 
-    def _done(self, call: Call) -> None:
+    def spent(self) -> Spent:
+        """CPU microseconds so far, bytes out and in, and the peak of its memory."""
+        watched, proxy = self._parts.watched, self._parts.proxy
+        if watched is None:
+            return Spent(0, proxy.sent, proxy.received, 0)
+        return Spent(watched.usage()[0], proxy.sent, proxy.received, watched.peak)
+
+    def end(self, call: Call) -> None:
+        """The request is over, or nobody waits for it any more. Idempotent."""
+        call.told = None
         if call.deadline is not None:
             call.deadline.drop()
             call.deadline = None
         self.channel.abandon(call, GRACE_S)
         if not call.counted:
             call.counted = True
-            took = self._loop.time() - call.began
+            took = time.monotonic() - call.began
             self._parts.meter.end(self._cpu_us(), int(took * 1e6), self.channel.under_way)
 
     def _cpu_us(self) -> int:

@@ -60,7 +60,8 @@ __all__ = [
     "parse_error",
 ]
 
-Handler = Callable[[Incoming], Awaitable[None]]
+# Serves a stream: by what it returns, in a task; or by itself, where it returns None.
+Handler = Callable[[Incoming], Awaitable[None] | None]
 Report = Callable[[str, BaseException], None]
 
 
@@ -123,7 +124,7 @@ class Connection(asyncio.Protocol):
             self._next = self._following(self._next)
         stream, self._next = self._next, self._following(self._next)
         call = self._calls[stream] = Call(self, stream, sink)
-        self.write(stream, Type.REQUEST, bytes([kind]) + payload)
+        self.write(stream, Type.REQUEST, b"%c%b" % (kind, payload))
         return call
 
     def stream(self, kind: int, payload: bytes) -> Stream:
@@ -219,9 +220,8 @@ class Connection(asyncio.Protocol):
         error = LOST(expected="an open connection", found="a closed one")
         for call in calls.values():
             self._contain("sink", call.sink.failed, error)
-        for incoming in self._served.values():
-            if incoming.task is not None:
-                incoming.task.cancel()
+        for incoming in list(self._served.values()):
+            self._contain("cancel", incoming.cancel)
         self._contain("on_close", self._on_close, self)
         if not self.finished.done():
             self.finished.set_result(None)
@@ -266,18 +266,21 @@ class Connection(asyncio.Protocol):
             if end - start < size:
                 break
             at = start + size
-            self._frame(stream, kind, bytes(data[start:at]))
+            if kind is Type.REQUEST:  # the two that calls are made of
+                self._request(stream, bytes(data[start:at]))
+            elif kind is Type.END:
+                self._reply(stream, kind, bytes(data[start:at]))
+            else:
+                self._frame(stream, kind, bytes(data[start:at]))
         return at
 
     def _frame(self, stream: int, kind: Type, payload: bytes) -> None:
         if kind is Type.ANNOUNCE:
             self._contain("on_announce", self._on_announce, self, payload)
-        elif kind is Type.REQUEST:
-            self._request(stream, payload)
         elif kind is Type.CANCEL:
             incoming = self._served.get(stream)
-            if incoming is not None and incoming.task is not None:
-                incoming.task.cancel()
+            if incoming is not None:
+                self._contain("cancel", incoming.cancel)
         elif kind is Type.CREDIT:
             if len(payload) != CREDIT.size:
                 raise BROKEN(expected="four bytes of credit", found=f"{len(payload)}")
@@ -327,12 +330,24 @@ class Connection(asyncio.Protocol):
         else:
             self._served[stream] = incoming
             self._pending += len(payload)
-            incoming.task = self._loop.create_task(self._serve(self._handler, incoming))
-            incoming.task.add_done_callback(incoming.over)
+            self._handle(self._handler, incoming)
 
-    async def _serve(self, handler: Handler, incoming: Incoming) -> None:
+    def _handle(self, handler: Handler, incoming: Incoming) -> None:
         try:
-            await handler(incoming)
+            work = handler(incoming)
+        except CloisterError as error:
+            incoming.fail(error)
+        except Exception as error:
+            self._report("handler", error)
+            incoming.fail(INTERNAL(expected="an answer", found="a fault of the peer"))
+        else:
+            if work is not None:
+                incoming.go_on(work)
+
+    async def serve(self, work: Awaitable[None], incoming: Incoming) -> None:
+        """Await ``work``, which answers a stream, and end the stream as it ends."""
+        try:
+            await work
             incoming.end()
         except CloisterError as error:
             incoming.fail(error)
@@ -341,9 +356,10 @@ class Connection(asyncio.Protocol):
             incoming.fail(INTERNAL(expected="an answer", found="a fault of the peer"))
 
     def served(self, incoming: Incoming) -> None:
-        """A stream's handler is over: its place and its bytes are free."""
-        self._served.pop(incoming.id, None)
-        self._pending -= len(incoming.payload) + 1
+        """A stream's handler is over: its place and its bytes are free. Idempotent."""
+        if self._served.get(incoming.id) is incoming:
+            del self._served[incoming.id]
+            self._pending -= len(incoming.payload) + 1
 
     def _contain(self, where: str, callback: Callable[..., None] | None, *args: Any) -> None:
         if callback is None:

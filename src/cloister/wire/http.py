@@ -15,8 +15,8 @@ import json
 import socket
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, cast
 
@@ -70,15 +70,17 @@ class _Refused(Exception):  # noqa: N818 - never leaves this module
     """Raised inside parser callbacks, which may not raise anything else."""
 
 
-@dataclass(slots=True)
 class _Partial:
-    """A request while it arrives."""
+    """A request while it arrives. ``body``: bytes as long as it came in one piece."""
 
-    url: bytearray = field(default_factory=bytearray)
-    headers: dict[str, str] = field(default_factory=dict)
-    header_bytes: int = 0
-    body: bytearray = field(default_factory=bytearray)
-    cap: int = 0
+    __slots__ = ("body", "cap", "header_bytes", "headers", "method", "target", "url")
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.method = self.target = ""
+        self.headers: dict[str, str] = {}
+        self.body: bytes | bytearray = b""
+        self.header_bytes = self.cap = 0
 
 
 class HttpConnection(asyncio.Protocol):
@@ -107,10 +109,8 @@ class HttpConnection(asyncio.Protocol):
 
     def head(self, status: int, content_type: str, framing: bytes) -> bytes:
         """Status line and headers."""
-        reason = _REASONS.get(status, "Status")
         closing = b"" if self._keep_alive and not self.server.draining else b"connection: close\r\n"
-        line = f"HTTP/1.1 {status} {reason}\r\ncontent-type: {content_type}\r\n".encode("latin-1")
-        return b"".join((line, framing, closing, self.server.extra, b"\r\n"))
+        return b"%b%b%b%b\r\n" % (_line(status, content_type), framing, closing, self.server.extra)
 
     def write(self, data: bytes) -> None:
         """Queue bytes; one write per loop tick."""
@@ -280,14 +280,15 @@ class HttpConnection(asyncio.Protocol):
         part.header_bytes += len(name) + len(value) + 4
         if part.header_bytes > limits.header_bytes or len(part.headers) >= limits.headers:
             self._stop(BAD_REQUEST(expected=f"{limits.headers} headers, {limits.header_bytes} bytes", found="more"))
-        part.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        part.headers[_NAMES.get(name) or name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         """The head is whole: is the body welcome?"""
-        part, method = self._partial, self._parser.get_method().decode("latin-1")
+        part = self._partial
+        part.method, part.target = self._parser.get_method().decode("latin-1"), part.url.decode("latin-1")
         if self._parser.should_upgrade():
             self._stop(BAD_REQUEST(expected="HTTP/1.1", found="an upgrade"))
-        part.cap = self.server.max_body(method, part.url.decode("latin-1"))
+        part.cap = self.server.max_body(part.method, part.target)
         size = int(part.headers.get("content-length", "0") or "0")
         if size > part.cap:
             self._stop(TOO_LARGE(expected=f"at most {part.cap} bytes", found=f"{size} bytes"))
@@ -298,7 +299,12 @@ class HttpConnection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         """Part of the body."""
         part = self._partial
-        part.body += data
+        if not part.body:
+            part.body = data
+        elif isinstance(part.body, bytes):
+            part.body = bytearray(part.body) + data
+        else:
+            part.body += data
         if len(part.body) > part.cap:
             self._stop(TOO_LARGE(expected=f"at most {part.cap} bytes", found="more"))
         if not self.server.reserve(len(data)):
@@ -309,9 +315,8 @@ class HttpConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The request is whole."""
         part = self._partial
-        method = self._parser.get_method().decode("latin-1")
-        request = Request(method, part.url.decode("latin-1"), part.headers, bytes(part.body))
-        part.body = bytearray()
+        request = Request(part.method, part.target, part.headers, bytes(part.body))
+        part.body = b""
         self.chunked = self._parser.get_http_version() == "1.1"
         self._waiting.append((request, bool(self._parser.should_keep_alive())))
         if len(self._waiting) > _MAX_PIPELINED:
@@ -361,6 +366,20 @@ class HttpConnection(asyncio.Protocol):
             callback()
         except Exception as error:
             self.server.report("callback", error)
+
+
+_NAMES: Final = {
+    form.encode(): name
+    for name in ("host", "content-type", "content-length", "accept", "user-agent", "connection", "traceparent")
+    for form in (name, name.title())
+}
+
+
+@lru_cache(maxsize=64)
+def _line(status: int, content_type: str) -> bytes:
+    """Status line and content type."""
+    reason = _REASONS.get(status, "Status")
+    return f"HTTP/1.1 {status} {reason}\r\ncontent-type: {content_type}\r\n".encode("latin-1")
 
 
 _MAX_PIPELINED: Final = 16

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from types import TracebackType
@@ -152,10 +153,25 @@ class Call:
 class Incoming:
     """The server's handle on one stream. The first of ``end``, ``fail`` and the handler's return finishes it.
 
+    A handler that needs no task answers by ``end`` or ``fail`` when it has what it waits for, and sets ``on_cancel``,
+    which is called once if nobody waits any more; ``go_on`` gives it a task after all.
+
     What is sent in one turn of the event loop is held and leaves as one frame; an answer that is complete within a
     turn is nothing but its END frame."""
 
-    __slots__ = ("_credit", "_done", "_held", "_held_size", "_more", "connection", "id", "kind", "payload", "task")
+    __slots__ = (
+        "_credit",
+        "_done",
+        "_held",
+        "_held_size",
+        "_more",
+        "connection",
+        "id",
+        "kind",
+        "on_cancel",
+        "payload",
+        "task",
+    )
 
     def __init__(self, connection: Connection, stream: int, kind: int, payload: bytes) -> None:
         self.connection, self.id, self.kind, self.payload = connection, stream, kind, payload
@@ -165,6 +181,7 @@ class Incoming:
         self._held_size = 0
         self._more: asyncio.Event | None = None
         self.task: asyncio.Task[None] | None = None
+        self.on_cancel: Callable[[], None] | None = None
 
     async def head(self, data: bytes) -> None:
         """Send the HEAD frame. Raises TransportError when nobody waits any more."""
@@ -213,7 +230,24 @@ class Incoming:
         """Whether it was finished."""
         return self._done
 
-    def over(self, task: asyncio.Task[None]) -> None:
+    def go_on(self, work: Awaitable[None]) -> asyncio.Future[None]:
+        """Serve the rest of this stream by ``work``, in a task: its refusals and faults end the stream."""
+        self.on_cancel = None
+        self.task = asyncio.get_running_loop().create_task(self.connection.serve(work, self))
+        self.task.add_done_callback(self.over)
+        return self.task
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more."""
+        if self.task is not None:
+            self.task.cancel()
+            return
+        told, self.on_cancel = self.on_cancel, None
+        if told is not None:
+            told()
+        self.over()
+
+    def over(self, task: asyncio.Task[None] | None = None) -> None:
         """The handler is over, or was cancelled before it even began."""
         self.connection.served(self)
         if not self._done:
@@ -248,9 +282,13 @@ class Incoming:
 
     def _finish(self, kind: Type, data: bytes) -> None:
         if not self.connection.closed:
-            self.release()
+            if self._held:
+                self.release()
             self.connection.write(self.id, kind, data)
         self._done = True
+        self.on_cancel = None
+        if self.task is None:  # no handler runs on: the stream's place is free
+            self.connection.served(self)
 
 
 class Stream:

@@ -92,9 +92,9 @@ class Access:
         1. rules by proof at the newest checkpoint; 2. every hook in force says yes over proven state; 3. none says no
         at the newest block seen. What cannot be proven or answered is a no. That no hook is in force is found once
         per news of the chain watch: each checkpoint, and each change of a rule, is news."""
-        news = self._watch.news
-        if self._hookless.get(agent) == news:
+        if self.open_to_all(agent):
             return
+        news = self._watch.news
         await self._watch.rules(agent)  # 1
         found = self._watch.rules_in_force(agent)
         hooks = {rules.access_hook for rules in found} - {bytes(20)}
@@ -109,6 +109,10 @@ class Access:
         for hook in sorted(hooks):
             access.require_allowed(await self._proven(hook, asked))  # 2
             access.require_allowed(await self._newest(hook, asked))  # 3
+
+    def open_to_all(self, agent: bytes) -> bool:
+        """Whether ``require_call`` found since the last news that no hook is in force: then it says yes at once."""
+        return self._hookless.get(agent) == self._watch.news
 
     async def require_signature(self, account: bytes, digest: bytes, signature: bytes) -> None:
         """Raise PolicyError (policy.contract_signature) unless a contract account accepts the signature (EIP-1271).

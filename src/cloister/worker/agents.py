@@ -157,6 +157,12 @@ class AgentTable:
         await self._access.require(placed.record.agent, placed.keys.terms.manifest_hash)
         return await self.processes.take(placed.pool)
 
+    def ready(self, placed: Placed) -> AgentProcess | None:
+        """The same where nothing has to wait; None: ask ``process``."""
+        if not self._access.fits(placed.record.agent, placed.keys.terms.manifest_hash):
+            return None
+        return self.processes.ready(placed.pool)
+
     def leave(self) -> None:
         """Announce no seats from now on: callers go elsewhere while this worker ends."""
         self._left = True

@@ -78,6 +78,11 @@ class Callers:
         require_path(path, agent)
         return Origin(path, budget, head.deadline_ms, certificate.agent)
 
+    @staticmethod
+    def plain(caller: VerifiedCaller | None) -> bool:
+        """Whether ``origin`` has nothing to verify: nobody calls, or a person whose signature the envelope verified."""
+        return caller is None or (caller.kind == "wallet" and caller.agent is None)
+
     async def _require_claim(self, agent: bytes, caller: VerifiedCaller) -> None:
         if caller.claim is None:
             raise BAD_CALLER(expected="a word over this session", found="none")

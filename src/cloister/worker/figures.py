@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Literal
@@ -12,7 +11,7 @@ from typing import Any, Final, Literal
 from cloister.core.errors import CloisterError
 from cloister.core.receipts.receipt import Usage
 from cloister.fabric.ports import CONFLICT
-from cloister.sandbox.ports import AgentProcess
+from cloister.sandbox.ports import AgentProcess, Spent
 from cloister.worker.state import ALREADY_DONE
 
 BUCKETS: Final = 112
@@ -77,7 +76,7 @@ class Counting:
         self.request, self.response = 0, 0
 
     def __enter__(self) -> Counting:
-        self._began, self._before = time.monotonic(), self._process.usage()
+        self._began, self._before = time.monotonic(), self._process.spent()
         return self
 
     def __exit__(
@@ -86,24 +85,17 @@ class Counting:
         if isinstance(error, CloisterError) and error.code in (ALREADY_DONE.code, CONFLICT.code):
             return  # another seat was faster: it counts there
         took = time.monotonic() - self._began
-        used = used_between(self._before, self._process.usage(), took, self.request, self.response)
+        used = used_between(self._before, self._process.spent(), took, self.request, self.response)
         self._book.note(self._agent, took, None if error else used, self._kind)
 
 
-def used_between(
-    before: Mapping[str, int], after: Mapping[str, int], seconds: float, request: int, response: int
-) -> Usage:
+def used_between(before: Spent, after: Spent, seconds: float, request: int, response: int) -> Usage:
     """What the process used in these ``seconds`` (requests that ran beside this one included), and both bodies'
     bytes."""
-    return Usage(
-        max(0, after.get("cpu_us", 0) - before.get("cpu_us", 0)),
-        max(0, int(seconds * 1e6)),
-        max(0, after.get("egress_bytes", 0) - before.get("egress_bytes", 0)),
-        max(0, after.get("ingress_bytes", 0) - before.get("ingress_bytes", 0)),
-        after.get("peak_bytes", 0),
-        request,
-        response,
-    )
+    cpu, sent, received = after[0] - before[0], after[1] - before[1], after[2] - before[2]
+    if cpu < 0 or sent < 0 or received < 0 or seconds < 0:  # another process, or a clock that was turned back
+        cpu, sent, received, seconds = max(0, cpu), max(0, sent), max(0, received), max(0.0, seconds)
+    return Usage(cpu, int(seconds * 1e6), sent, received, after[3], request, response)
 
 
 def bucket_of(seconds: float) -> int:

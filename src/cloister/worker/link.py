@@ -101,12 +101,16 @@ class GatewayLink:
             _log.error("too many seats for one announcement", announced=told, held=len(seats))
         return [page.encode() for page in pages]
 
-    async def handle(self, incoming: Incoming) -> None:
-        """Serve one stream of the gateway. Raises CloisterError: the stream then ends with that refusal."""
+    def handle(self, incoming: Incoming) -> Awaitable[None] | None:
+        """Serve one stream of the gateway: by itself, or by what is returned. Raises CloisterError, here or there: the
+        stream then ends with that refusal."""
         if incoming.kind == Kind.CALL:
             agent, record = split_call(incoming.payload)
-            await self._server.serve(agent, record, incoming)
-        elif incoming.kind in (Kind.OBLIVIOUS, Kind.OBLIVIOUS_CHUNKED):
+            return self._server.begin(agent, record, incoming)
+        return self._answer(incoming)
+
+    async def _answer(self, incoming: Incoming) -> None:
+        if incoming.kind in (Kind.OBLIVIOUS, Kind.OBLIVIOUS_CHUNKED):
             agent, record = split_call(incoming.payload)
             chunked = incoming.kind == Kind.OBLIVIOUS_CHUNKED
             await self._server.opened(

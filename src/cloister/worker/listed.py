@@ -53,6 +53,10 @@ class Listed:
         if not self._fits(agent, version):
             (await self._access.load(agent)).require_uses(self._uses.get((agent, version), Uses()))
 
+    def fits(self, agent: bytes, version: bytes) -> bool:
+        """Whether ``require`` says yes at once."""
+        return self._fits(agent, version)
+
     def left(self, agent: bytes, manifest: Manifest) -> Uses:
         """Tools and models that manifest and lists leave now; None: nothing binds."""
         return self._access.narrowing(agent).left(uses_of(manifest))

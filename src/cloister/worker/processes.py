@@ -14,7 +14,16 @@ from typing import Final
 
 from cloister.core.errors import CloisterError, PolicyError, SandboxError, define
 from cloister.sandbox.errors import BUSY
-from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead, AgentSpec, Chunks, Reserve
+from cloister.sandbox.ports import (
+    AgentProcess,
+    AgentRequest,
+    AgentResponseHead,
+    AgentSpec,
+    Begun,
+    Chunks,
+    Reserve,
+    Spent,
+)
 
 # After a first failed start the same answer is given for so long; then twice as long each time, up to the longest.
 COOL_S: Final = 1.0
@@ -129,10 +138,18 @@ class Member:
 
     async def fetch(self, request: AgentRequest) -> tuple[AgentResponseHead, Chunks]:
         """Run one request. Raises sandbox.busy, and what the process raises."""
+        self._require_room()
+        return await self.process.fetch(request)
+
+    def begin(self, request: AgentRequest, told: Callable[[], None]) -> Begun:
+        """Begin one request. Raises as ``fetch``."""
+        self._require_room()
+        return self.process.begin(request, told)
+
+    def _require_room(self) -> None:
         most = self.pool.concurrency
         if sum(member.process.under_way for member in self.pool.members) >= most:
             raise BUSY(expected=f"at most {most} requests at once", found="one more")
-        return await self.process.fetch(request)
 
     async def close(self) -> None:
         """Kill it."""
@@ -151,6 +168,10 @@ class Member:
     def usage(self) -> Mapping[str, int]:
         """Of this process."""
         return self.process.usage()
+
+    def spent(self) -> Spent:
+        """Of this process."""
+        return self.process.spent()
 
     def done(self, now: float) -> bool:
         """Whether it has no request and none that it was handed out for."""
@@ -220,16 +241,28 @@ class Processes:
 
         Raises worker.no_such_agent for a closed pool, worker.backing_off, worker.full, worker.owner_quota, and what
         ``pool.start`` raises."""
+        found = self.ready(pool)
+        if found is not None:
+            return found
         now = pool.used = self._clock()
         pool.takes += 1
+        member = await self._started(pool, now)
+        member.taken = self._clock()
+        return member if pool.most > 1 else member.process
+
+    def ready(self, pool: Pool) -> AgentProcess | None:
+        """``take`` where one runs already; None: one has to start."""
+        now = self._clock()
         member = self._pick(pool, now)
         if member is None:
-            member = await self._started(pool, now)
-            now = self._clock()
-        elif pool.most > 1 and member.process.under_way >= GROW_AT:
+            return None
+        pool.takes += 1
+        pool.used = member.taken = now
+        if pool.most == 1:
+            return member.process
+        if member.process.under_way >= GROW_AT:
             self._grow(pool, now)
-        member.taken = now
-        return member if pool.most > 1 else member.process
+        return member
 
     def renew(self, pool: Pool) -> None:
         """The next request gets a new process; those that run end with the requests that they have."""

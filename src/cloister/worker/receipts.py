@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+import msgspec
 
 from cloister.core.encoding import jcs
 from cloister.core.encoding.contexts import Context
@@ -23,11 +24,19 @@ from cloister.core.encoding.identity import Purpose
 from cloister.core.encoding.signatures import Signed
 from cloister.core.envelope.certificate import KeyCertificate
 from cloister.core.errors import CloisterError, ReceiptError, define
-from cloister.core.receipts.batch import MAX_BATCH, BatchPath, sign_together
+from cloister.core.receipts.batch import MAX_BATCH, BatchPath, SignedBatch
 from cloister.core.receipts.kept import OwnerKey, open_as_owner, seal_kept
 from cloister.core.receipts.log import TILE, Log, LogProof, log_head_from
 from cloister.core.receipts.merkle import leaf_hash, paths_of
-from cloister.core.receipts.receipt import Exchange, Receipt, ReceiptChain, StateChange, Usage
+from cloister.core.receipts.receipt import (
+    NO_CHANGE,
+    NO_USAGE,
+    Exchange,
+    Receipt,
+    ReceiptChain,
+    StateChange,
+    Usage,
+)
 from cloister.fabric.ports import ReceiptBatch, ReceiptLogs
 from cloister.worker.leases import AgentKeys, NodeIdentity
 
@@ -62,20 +71,70 @@ BAD_QUESTION = define(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Issued:
-    """A receipt that is stored: its 65-byte signature, and its place in what was signed."""
+class Issued(msgspec.Struct, frozen=True):
+    """A receipt that is stored: the one with this ``index`` in what was ``signed``."""
 
     receipt: Receipt
-    signature: bytes
-    batch: BatchPath | None
+    signed: SignedBatch
+    index: int
+
+    @property
+    def signature(self) -> bytes:
+        """65 bytes."""
+        return self.signed.signature
+
+    @property
+    def batch(self) -> BatchPath | None:
+        """Its place in what was signed."""
+        return self.signed.path(self.index)
+
+    def final(self) -> bytes:
+        """The last chunk of its answer."""
+        return self.signed.final(self.index, self.receipt.encoded)
 
 
-@dataclass(slots=True)
-class _Waiting:
+class Waiter(Protocol):
+    """Who gets a receipt. Calls come from the loop and must not raise; one of the first two is the last."""
+
+    def issued(self, issued: Issued) -> None:
+        """It is stored: the answer may end."""
+
+    def failed(self, error: Exception) -> None:
+        """The store does not take it."""
+
+    def waits(self) -> None:
+        """The store takes its time."""
+
+
+class _Future:
+    """A waiter that is awaited."""
+
+    __slots__ = ("done",)
+
+    def __init__(self) -> None:
+        self.done: asyncio.Future[Issued] = asyncio.get_running_loop().create_future()
+
+    def issued(self, issued: Issued) -> None:
+        if not self.done.done():
+            self.done.set_result(issued)
+
+    def failed(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def waits(self) -> None:
+        """Whoever awaits has a deadline."""
+
+
+class _Waiting(msgspec.Struct, frozen=True):
     receipt: Receipt
     kept: bytes
-    done: asyncio.Future[Issued]
+    waiter: Waiter
+
+
+class _Unstored(msgspec.Struct, frozen=True):
+    batch: ReceiptBatch
+    leaves: list[bytes]
 
 
 class ReceiptDesk:
@@ -87,7 +146,7 @@ class ReceiptDesk:
         self.name = log_name(node.address, node.boot)
         self.log = Log()
         self._waiting: list[_Waiting] = []
-        self._unstored: list[ReceiptBatch] = []
+        self._unstored: list[_Unstored] = []
         self._flushing = False
         self._task: asyncio.Task[None] | None = None
         self._owners: OrderedDict[bytes, OwnerKey] = OrderedDict()
@@ -109,22 +168,38 @@ class ReceiptDesk:
         other request is in progress, so nothing is waited for.
 
         Raises worker.receipts_unstored, FabricError."""
-        if self.unstored >= MAX_UNSTORED:
+        waiter = _Future()
+        said = (keys, salt, certificate, exchange, checkpoint, host_time_ms, state or NO_CHANGE, usage or NO_USAGE)
+        self.ask(waiter, *said, alone=alone)
+        return await waiter.done
+
+    def ask(
+        self,
+        waiter: Waiter,
+        keys: AgentKeys,
+        salt: bytes,
+        certificate: KeyCertificate,
+        exchange: Exchange,
+        checkpoint: int,
+        host_time_ms: int,
+        state: StateChange,
+        usage: Usage,
+        *,
+        alone: bool,
+    ) -> None:
+        """``issue`` for a ``waiter``, which may be told before this returns. Raises worker.receipts_unstored."""
+        if (self._waiting or self._unstored) and self.unstored >= MAX_UNSTORED:
             raise UNSTORED(expected="a store that writes", found=f"{self.unstored} receipts waiting")
         receipt = self._chain.add(
             certificate, exchange, checkpoint=checkpoint, host_time_ms=host_time_ms, state=state, usage=usage
         )
-        loop = asyncio.get_running_loop()
-        kept = seal_kept(receipt, salt, self._owner(keys))
-        waiting = _Waiting(receipt, kept, loop.create_future())
-        self._waiting.append(waiting)
+        self._waiting.append(_Waiting(receipt, seal_kept(receipt, salt, self._owner(keys)), waiter))
         if not self._flushing:
             self._flushing = True
             if alone:
                 self._flush()
             else:
-                loop.call_soon(self._flush)
-        return await waiting.done
+                asyncio.get_running_loop().call_soon(self._flush)
 
     @property
     def head(self) -> tuple[int, bytes]:
@@ -134,7 +209,7 @@ class ReceiptDesk:
     @property
     def unstored(self) -> int:
         """Receipts that have their number and wait for the store."""
-        return len(self._waiting) + sum(len(batch.ids) for batch in self._unstored)
+        return len(self._waiting) + sum(len(one.leaves) for one in self._unstored)
 
     def name_of(self, boot: bytes) -> str:
         """The log of this worker's boot, 32 bytes; older ones too."""
@@ -158,36 +233,37 @@ class ReceiptDesk:
         """Sign and store what came in this turn. All that is written by the time this returns goes on at once."""
         some, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
         try:
-            batch, issued = self._signed(some)
-            self._unstored.append(batch)
+            signed = self._signed(some)
             pending = self._store_next()
         except Exception as error:
             self._fail(some, error)
             return
         if pending is None and not self._unstored:
-            self._finish(some, issued)
+            self._finish(some, signed)
             return
-        self._task = asyncio.ensure_future(self._store_rest(pending, some, issued))
+        for one in some:
+            one.waiter.waits()
+        self._task = asyncio.ensure_future(self._store_rest(pending, some, signed))
 
-    def _signed(self, some: list[_Waiting]) -> tuple[ReceiptBatch, list[Issued]]:
-        receipts = [one.receipt for one in some]
-        signature, paths = sign_together(receipts, self._chain.sign)
-        ids = tuple([receipt.id for receipt in receipts])
-        batch = ReceiptBatch(receipts[0].seq, signature, ids, tuple([one.kept for one in some]))
-        return batch, [Issued(r, signature, path) for r, path in zip(receipts, paths, strict=True)]
+    def _signed(self, some: list[_Waiting]) -> SignedBatch:
+        signed = SignedBatch([one.receipt for one in some], self._chain.sign)
+        ids = tuple([one.receipt.id for one in some])
+        batch = ReceiptBatch(some[0].receipt.seq, signed.signature, ids, tuple([one.kept for one in some]))
+        self._unstored.append(_Unstored(batch, signed.leaves))
+        return signed
 
     def _store_next(self) -> Awaitable[None] | None:
         """Give the store the oldest batch; None: it has it, and it is in the log."""
-        pending = self._store.append(self.name, self._unstored[0])
+        pending = self._store.append(self.name, self._unstored[0].batch)
         if pending is None:
             self._stored()
         return pending
 
     def _stored(self) -> None:
-        for one in self._unstored.pop(0).ids:
-            self.log.append(one)
+        for leaf in self._unstored.pop(0).leaves:
+            self.log.append_leaf(leaf)
 
-    async def _store_rest(self, pending: Awaitable[None] | None, some: list[_Waiting], issued: list[Issued]) -> None:
+    async def _store_rest(self, pending: Awaitable[None] | None, some: list[_Waiting], signed: SignedBatch) -> None:
         try:
             while True:
                 if pending is not None:
@@ -199,19 +275,17 @@ class ReceiptDesk:
         except Exception as error:
             self._fail(some, error)
             return
-        self._finish(some, issued)
+        self._finish(some, signed)
 
-    def _finish(self, some: list[_Waiting], issued: list[Issued]) -> None:
-        for one, what in zip(some, issued, strict=True):
-            if not one.done.done():
-                one.done.set_result(what)
+    def _finish(self, some: list[_Waiting], signed: SignedBatch) -> None:
+        for index, one in enumerate(some):
+            one.waiter.issued(Issued(one.receipt, signed, index))
         self._again()
 
     def _fail(self, some: list[_Waiting], error: Exception) -> None:
         """Their answers fail. The batch stays first in line; ``retry`` or the next answer writes it."""
         for one in some:
-            if not one.done.done():
-                one.done.set_exception(error)
+            one.waiter.failed(error)
         self._again()
 
     def _again(self) -> None:

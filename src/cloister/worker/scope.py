@@ -64,6 +64,11 @@ class RequestScope:
         """Names in order, without those that the worker keeps for itself: they begin with NUL."""
         return await self._do(lambda tx: tx.list(prefix, after=max(after, _OWN), limit=limit))
 
+    @property
+    def idle(self) -> bool:
+        """Whether the handler still may ask and has left nothing to commit, nor met a conflict."""
+        return self._phase is _Phase.HEAD and self.conflict is None and not self._first.pending
+
     async def commit_head(self) -> None:
         """Make the handler's writes durable. From the call on, not from its return, host calls are the body's.
 

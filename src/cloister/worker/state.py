@@ -118,6 +118,15 @@ class AgentState:
         await self._refuse_repeat(snapshot, check_request_id(request_id))
         return Transaction(self, snapshot, fence)
 
+    def begin_now(self, request_id: str) -> Transaction | None:
+        """``begin`` where the head was read in this turn of the loop, and nothing ever committed, so that no request
+        can be a repeat. None: ask ``begin``. Raises StateError state.bad_request_id."""
+        newest = self._newest
+        if self._read_at is None or newest is None or newest.record.marks or not self._loaded:
+            return None
+        check_request_id(request_id)
+        return Transaction(self, newest, None)
+
     async def peek(self, name: str) -> bytes | None:
         """One value at the newest head, outside of any request. Raises StateError."""
         for left in reversed(range(_REBASES)):
@@ -262,6 +271,11 @@ class Transaction:
     def record(self) -> HeadRecord:
         """The head that this transaction reads."""
         return self._snapshot.record
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to commit."""
+        return bool(self._writes or self._jobs)
 
     async def get(self, name: str) -> bytes | None:
         """The value, our own write first; None if there is none. Raises StateError."""

@@ -11,7 +11,7 @@ import pytest
 
 from cloister.core.errors import CloisterError
 from cloister.sandbox.errors import BUNDLE, CLOSED, START
-from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead, AgentSpec, Limits
+from cloister.sandbox.ports import AgentProcess, AgentRequest, AgentResponseHead, AgentSpec, Begun, Limits, Spent
 from cloister.worker.processes import (
     BUSY_S,
     COOL_S,
@@ -45,6 +45,12 @@ class Proc:
             raise CLOSED(expected="an open sandbox", found="one that was closed")
         self.under_way += 1
         return AgentResponseHead(200, ()), NoBody()
+
+    def begin(self, request: AgentRequest, told: Callable[[], None]) -> Begun:
+        raise NotImplementedError
+
+    def spent(self) -> Spent:
+        return Spent()
 
     async def close(self) -> None:
         self.alive = False

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloister.core.errors import CloisterError, ConfigError
-from cloister.sandbox.ports import AgentProcess, AgentSpec
+from cloister.sandbox.ports import AgentProcess, AgentSpec, Spent
 from cloister.worker.config import WorkerConfig, budget_of
 from cloister.worker.processes import FRESH_BYTES, SETTLED_S, Budget, Pool, Processes
 
@@ -27,6 +27,12 @@ class Proc:
 
     def usage(self) -> dict[str, int]:
         return {"rss_bytes": FRESH_BYTES}
+
+    def begin(self, request: object, told: object) -> object:
+        raise NotImplementedError
+
+    def spent(self) -> Spent:
+        return Spent()
 
     async def fetch(self, request: object) -> tuple[object, object]:
         raise NotImplementedError

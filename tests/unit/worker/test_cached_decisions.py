@@ -126,17 +126,17 @@ async def test_a_kept_response_head_names_the_height_of_its_own_call(rig: Rig) -
 async def test_response_heads_are_kept_by_what_they_say_few_and_short_ones(rig: Rig) -> None:
     server = rig.server
     one = AgentResponseHead(200, (("A", "x"), ("connection", "close")))
-    assert server._checked(one, 5) is server._checked(one, 5)
-    assert server._checked(one, 5)[0].headers == (("a", "x"),)
-    assert server._checked(one, 6)[0].checkpoint == 6
-    assert server._checked(AgentResponseHead(201, one.headers), 6)[0].status == 201
+    assert server.checked(one, 5) is server.checked(one, 5)
+    assert server.checked(one, 5)[0].headers == (("a", "x"),)
+    assert server.checked(one, 6)[0].checkpoint == 6
+    assert server.checked(AgentResponseHead(201, one.headers), 6)[0].status == 201
     for number in range(2 * serve._HEADS):
-        server._checked(AgentResponseHead(200, (("n", str(number)),)), 6)
+        server.checked(AgentResponseHead(200, (("n", str(number)),)), 6)
     assert len(server._heads) <= serve._HEADS
     before = len(server._heads)
-    server._checked(AgentResponseHead(200, (("n", "x" * 600),)), 6)
+    server.checked(AgentResponseHead(200, (("n", "x" * 600),)), 6)
     assert len(server._heads) == before
     with pytest.raises(CloisterError, match=r"sandbox\.bad_response"):
-        server._checked(AgentResponseHead(99, ()), 6)
+        server.checked(AgentResponseHead(99, ()), 6)
     with pytest.raises(CloisterError, match=r"sandbox\.bad_response"):
-        server._checked(AgentResponseHead(99, ()), 6)
+        server.checked(AgentResponseHead(99, ()), 6)

@@ -19,7 +19,7 @@ from cloister.core.receipts.receipt import Receipt
 from cloister.core.receipts.verify import verify_signed
 from cloister.fabric.ports import FENCED
 from cloister.sandbox.errors import THREW
-from cloister.sandbox.ports import AgentRequest
+from cloister.sandbox.ports import AgentRequest, Spent
 from cloister.worker import owner as work
 from cloister.worker.figures import BUCKETS, bucket_of, used_between
 from cloister.worker.owner import COMMAND, KEPT_BYTES, MAX_REPLY, PREFIX, require_owner
@@ -327,18 +327,18 @@ async def test_only_a_caller_that_is_who_its_address_says_is_the_owner(rig: Rig,
 
 
 USED = {
-    "nothing of what was before": ({"cpu_us": 5, "egress_bytes": 7}, {"cpu_us": 5, "egress_bytes": 7}, (0, 0, 0, 0)),
+    "nothing of what was before": (Spent(5, 7), Spent(5, 7), (0, 0, 0, 0)),
     "the difference": (
-        {"cpu_us": 5, "egress_bytes": 7, "ingress_bytes": 1, "peak_bytes": 90},
-        {"cpu_us": 15, "egress_bytes": 27, "ingress_bytes": 31, "peak_bytes": 90},
+        Spent(5, 7, 1, 90),
+        Spent(15, 27, 31, 90),
         (10, 20, 30, 90),
     ),
     "never less than nothing, when a process took another's place": (
-        {"cpu_us": 50, "egress_bytes": 70, "ingress_bytes": 9, "peak_bytes": 90},
-        {"cpu_us": 5, "egress_bytes": 7, "ingress_bytes": 1, "peak_bytes": 3},
+        Spent(50, 70, 9, 90),
+        Spent(5, 7, 1, 3),
         (0, 0, 0, 3),
     ),
-    "zero where a process measures nothing": ({}, {}, (0, 0, 0, 0)),
+    "zero where a process measures nothing": (Spent(), Spent(), (0, 0, 0, 0)),
 }
 
 

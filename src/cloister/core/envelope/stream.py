@@ -107,8 +107,12 @@ class Responder:
 
     def final(self, receipt: bytes, signature: bytes, batch: WireBatch | None = None) -> bytes:
         """Close a good answer with its receipt (canonical bytes), signature (65 bytes) and place in a batch."""
+        return self.ended(final_json(receipt, signature, batch))
+
+    def ended(self, text: bytes) -> bytes:
+        """The same, where ``text`` is ``final_json`` of them already: for answers to sealed records."""
         self._need(started=True)
-        return self._last(final_json(receipt, signature, batch))
+        return self._last(text)
 
     def error(self, error: CloisterError) -> bytes:
         """Close a failed answer: before the head or after it, but not after ``final``."""

@@ -69,16 +69,42 @@ def batch_digest(boot: bytes, first: int, size: int, root: bytes) -> bytes:
     return digest(Context.RECEIPT_BATCH, boot, first.to_bytes(8, "big"), size.to_bytes(8, "big"), root)
 
 
-def sign_together(receipts: Sequence[Receipt], sign: Callable[[bytes], bytes]) -> tuple[bytes, list[BatchPath | None]]:
-    """One 65-byte signature for consecutive receipts of one boot, and each one's path.
+class SignedBatch:
+    """Consecutive receipts of one boot under one 65-byte ``signature``; ``leaves``: the leaf hashes of their ids.
 
-    A single receipt is signed alone, by its id, with no path. Raises ValueError for none, more than 1024, or receipts
-    that are not consecutive: our own mistake."""
-    first = receipts[0]
-    if len(receipts) > MAX_BATCH or any(r.seq != first.seq + i for i, r in enumerate(receipts)):
-        raise ValueError("a batch is 1 to 1024 consecutive receipts")
-    if len(receipts) == 1:
-        return sign(first.id), [None]
-    root, paths = paths_of([leaf_hash(r.id) for r in receipts])
-    signature = sign(batch_digest(first.boot, first.seq, len(receipts), root))
-    return signature, [BatchPath(first.seq, len(receipts), tuple(path)) for path in paths]
+    A single receipt is signed alone, by its id, with no path."""
+
+    __slots__ = ("_first", "_lead", "_paths", "_size", "_tail", "leaves", "signature")
+
+    def __init__(self, receipts: Sequence[Receipt], sign: Callable[[bytes], bytes]) -> None:
+        """Raises ValueError for none, more than 1024, or receipts that are not consecutive: our own mistake."""
+        first = receipts[0]
+        self._first, self._size = first.seq, len(receipts)
+        if self._size > MAX_BATCH or [r.seq for r in receipts] != list(range(first.seq, first.seq + self._size)):
+            raise ValueError("a batch is 1 to 1024 consecutive receipts")
+        self.leaves = [leaf_hash(r.id) for r in receipts]
+        self._paths: list[list[bytes]] = [[]]
+        if self._size == 1:
+            self.signature = sign(first.id)
+            self._lead, self._tail = b',"signature":"0x%b"' % self.signature.hex().encode(), b"}"
+            return
+        root, self._paths = paths_of(self.leaves)
+        self.signature = sign(batch_digest(first.boot, self._first, self._size, root))
+        said = (self.signature.hex().encode(), self._first)
+        self._lead = b',"signature":"0x%b","batch":{"first":%d,"path":"0x' % said
+        self._tail = b'","size":%d}}' % self._size
+
+    def path(self, index: int) -> BatchPath | None:
+        """The place of receipt ``index`` of the batch."""
+        return None if self._size == 1 else BatchPath(self._first, self._size, tuple(self._paths[index]))
+
+    def final(self, index: int, receipt: bytes) -> bytes:
+        """What ends the answer of receipt ``index``, whose canonical bytes are given (spec/sealed-http.md 7)."""
+        path = b"".join(self._paths[index]).hex().encode()
+        return b'{"receipt":%b%b%b%b' % (receipt, self._lead, path, self._tail)
+
+
+def sign_together(receipts: Sequence[Receipt], sign: Callable[[bytes], bytes]) -> tuple[bytes, list[BatchPath | None]]:
+    """One 65-byte signature for consecutive receipts of one boot, and each one's path. Raises as ``SignedBatch``."""
+    batch = SignedBatch(receipts, sign)
+    return batch.signature, [batch.path(index) for index in range(len(receipts))]

@@ -66,7 +66,11 @@ class Log:
 
     def append(self, receipt_id: bytes) -> None:
         """Add the id of receipt number ``size``."""
-        self._tail.append(leaf_hash(receipt_id))
+        self.append_leaf(leaf_hash(receipt_id))
+
+    def append_leaf(self, leaf: bytes) -> None:
+        """The same, by the ``leaf_hash`` of its id."""
+        self._tail.append(leaf)
         self.size += 1
         if len(self._tail) == TILE:
             self._close(root_of(self._tail))

@@ -18,11 +18,17 @@ const NONE = new Uint8Array(0);
 let conn, outgoing = [], queued = 0, writing = false;
 
 function send(type, id, payload = NONE) {
-  const frame = new Uint8Array(HEADER + payload.length), view = new DataView(frame.buffer);
-  view.setUint32(0, payload.length, true);
+  const frame = new Uint8Array(HEADER + payload.length);
+  frame.set(payload, HEADER);
+  sendFrame(type, id, frame);
+}
+
+// A frame whose payload is in its place already.
+function sendFrame(type, id, frame) {
+  const view = new DataView(frame.buffer);
+  view.setUint32(0, frame.length - HEADER, true);
   view.setUint32(4, id, true);
   frame[8] = type;
-  frame.set(payload, HEADER);
   outgoing.push(frame);
   queued += frame.length;
   if (!writing) {
@@ -271,9 +277,11 @@ async function serve(id, payload) {
   running.set(id, entry);
   try {
     const request = new Request("https://agent" + head.path, { method: head.method, headers: head.headers, body });
-    const response = await (isCommand(head) ? runCommand : handler)(request, contextOf(entry, head));
+    const given = (isCommand(head) ? runCommand : handler)(request, contextOf(entry, head));
+    const response = given instanceof Response ? given : await given;
     if (!(response instanceof Response)) throw new TypeError("the agent answered with something that is no Response");
-    await answer(entry, response);
+    if (entry.over) send(END, id);
+    else if (!whole(id, response)) await answer(entry, response);
   } catch (error) {
     if (!entry.over) log(id, "error", [error]);
     sendJson(ERROR, id, { kind: kindOf(error) });
@@ -284,8 +292,6 @@ async function serve(id, payload) {
 }
 
 async function answer(entry, response) {
-  if (entry.over) return send(END, entry.id);
-  if (whole(entry.id, response)) return;
   sendJson(HEAD, entry.id, { status: response.status, headers: [...response.headers] });
   if (response.body) await stream(entry, response.body.getReader());
   send(END, entry.id);
@@ -312,11 +318,11 @@ function whole(id, response) {
   if (body === undefined || response.bodyUsed) return false;
   const head = encode(stringify({ status: response.status, headers: [...response.headers] }));
   if (head.length > PIECE) return false;
-  const content = encode(body), payload = new Uint8Array(4 + head.length + content.length);
-  new DataView(payload.buffer).setUint32(0, head.length, true);
-  payload.set(head, 4);
-  payload.set(content, 4 + head.length);
-  send(RESPONSE, id, payload);
+  const content = encode(body), at = HEADER + 4 + head.length, frame = new Uint8Array(at + content.length);
+  new DataView(frame.buffer).setUint32(HEADER, head.length, true);
+  frame.set(head, HEADER + 4);
+  frame.set(content, at);
+  sendFrame(RESPONSE, id, frame);
   return true;
 }
 
