@@ -2,7 +2,8 @@
 
 A host can freeze its member, or cut it off, and let it release keys under state that is long over. So a release waits
 for the heads of t members, this one among them, in answers to a nonce that was drawn after the request came. As many
-others as are needed are asked first, by lot, and the rest as soon as one of them is slow or does not count.
+others as are needed are asked first, by lot among those that were not slow lately, and the rest as soon as one of them
+takes twice its time or does not count.
 
 ::
 
@@ -15,8 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from random import SystemRandom
-from typing import Any, Final
+from typing import Any
 
 from cloister.core.encoding.signatures import recover
 from cloister.core.encoding.statements import Checkpoint, HeartBeat
@@ -26,10 +26,9 @@ from cloister.gatekeeper.office import Office
 from cloister.node import logs
 from cloister.wire.committee import Committee
 from cloister.wire.messages import HeartbeatRequest, SignedBy
+from cloister.wire.pace import Pace
 
 PAUSE_S = 0.02  # between rounds: fifty a second at most, however many ask
-PATIENCE_S = 0.05  # how long the first ones asked may take before the others are asked too
-_LOT: Final = SystemRandom()
 
 ALONE = define(
     "gatekeeper.alone",
@@ -50,7 +49,7 @@ class Lookout:
         self._office, self._checkpoints, self._committee, self._rng = office, checkpoints, committee, rng
         self._lock = asyncio.Lock()
         self._waiting: asyncio.Task[int] | None = None
-        self._last, self._own = 0.0, ""
+        self._last, self._own, self._pace = 0.0, "", Pace()
         self._said = False
 
     async def require(self) -> None:
@@ -80,11 +79,12 @@ class Lookout:
         nonce, seen, needed = self._rng(32), {self._office.address}, self._office.signers.threshold
         body = HeartbeatRequest(nonce).to_json()
         waiting, asked, first = self._by_lot(), set[asyncio.Task[tuple[str, Any]]](), needed - 1
+        limit = self._pace.patience(waiting[:first])
         try:
             while len(seen) < needed and (asked or waiting):
                 asked |= {asyncio.create_task(self._ask(url, body)) for url in waiting[:first]}
                 del waiting[:first]
-                patience = PATIENCE_S if waiting else None
+                patience = limit if waiting else None
                 done, asked = await asyncio.wait(asked, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 before = len(seen)
                 seen |= {member for task in done if (member := self._counted(nonce, *task.result())) is not None}
@@ -97,8 +97,7 @@ class Lookout:
 
     def _by_lot(self) -> list[str]:
         """Where members answer, in a new order; our own door last, once it is known."""
-        urls = _LOT.sample(self._committee.endpoints, len(self._committee.endpoints))
-        return sorted(urls, key=lambda url: url == self._own)
+        return sorted(self._pace.order(self._committee.endpoints), key=lambda url: url == self._own)
 
     def _counted(self, nonce: bytes, url: str, answer: Any) -> bytes | None:
         member = self._member(nonce, answer)
@@ -107,7 +106,14 @@ class Lookout:
         return member
 
     async def _ask(self, url: str, body: Any) -> tuple[str, Any]:
-        return url, await self._committee.caught(url, "POST", "/v1/heartbeat", body)
+        began, answer = time.monotonic(), None
+        try:
+            answer = await self._committee.caught(url, "POST", "/v1/heartbeat", body)
+        finally:
+            self._pace.note(
+                url, time.monotonic() - began, refused=isinstance(answer, CloisterError), cut=answer is None
+            )
+        return url, answer
 
     def _member(self, nonce: bytes, answer: Any) -> bytes | None:
         """Whose good answer it is; None for any other. Raises gatekeeper.halted.

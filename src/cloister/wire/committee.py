@@ -361,7 +361,9 @@ class Committee:
         try:
             answer = await self.caught(url, method, path, body)
         finally:
-            self._pace.note(url, time.monotonic() - began, refused=isinstance(answer, CloisterError))
+            self._pace.note(
+                url, time.monotonic() - began, refused=isinstance(answer, CloisterError), cut=answer is None
+            )
         return answer
 
     def _enough(self, group: Mapping[bytes, Any]) -> bool:

@@ -12,7 +12,7 @@ from typing import Final
 
 _LOT: Final = SystemRandom()
 _WEIGHT, _FORGET = 0.25, 0.9  # of a new time in the mean; what is left of a mean after each time of going last
-SLOW: Final = 3.0  # times the median of all
+SLOW: Final = 3.0  # times the median of all, and no less than LEAST_S
 REFUSED_S: Final = 1.0  # what a refusal counts as, at least: it was no answer
 UNKNOWN_S, LEAST_S, MOST_S = 0.15, 0.05, 1.0
 
@@ -23,17 +23,18 @@ class Pace:
     def __init__(self) -> None:
         self._took: dict[str, float] = {}
 
-    def note(self, url: str, seconds: float, *, refused: bool = False) -> None:
-        """An endpoint answered after so long, or had not when nobody waited any more."""
+    def note(self, url: str, seconds: float, *, refused: bool = False, cut: bool = False) -> None:
+        """An endpoint answered after so long. ``cut``: it had not when nobody waited any more, so it takes longer."""
         seconds = max(seconds, REFUSED_S) if refused else seconds
         before = self._took.get(url, seconds)
+        seconds = max(seconds, before) if cut else seconds
         self._took[url] = before + _WEIGHT * (seconds - before)
 
     def order(self, urls: Sequence[str]) -> list[str]:
         """The endpoints by lot, slow ones last."""
         lot = _LOT.sample(urls, len(urls))
         known = [self._took[url] for url in urls if url in self._took]
-        bound = SLOW * median(known) if known else 0.0
+        bound = max(LEAST_S, SLOW * median(known)) if known else 0.0
         slow = [url for url in lot if known and self._took.get(url, 0.0) > bound]
         for url in slow:
             self._took[url] *= _FORGET

@@ -27,7 +27,7 @@ def first_of(found: Pace, rounds: int = 200) -> Counter[str]:
 
 
 def test_load_is_even_while_nobody_is_slow() -> None:
-    for one in (Pace(), known(a=0.03, b=0.04, c=0.05, d=0.03, e=0.06)):
+    for one in (Pace(), known(a=0.03, b=0.04, c=0.05, d=0.03, e=0.06), known(a=0.001, b=0.001, c=0.04)):
         counts = first_of(one, 2000)
         assert set(counts) == set(URLS)
         assert max(counts.values()) < 1.3 * min(counts.values())
@@ -56,6 +56,15 @@ def test_a_refusal_counts_as_slow_however_fast_it_came() -> None:
     found = known(a=0.03, b=0.03, c=0.03, d=0.03)
     found.note("e", 0.001, refused=True)
     assert found.order(URLS)[-1] == "e"
+
+
+def test_who_was_not_waited_for_is_no_faster_than_before() -> None:
+    found = known(a=0.03, b=0.03, c=0.03, d=0.03, e=2.0)
+    for _ in range(9):
+        found.note("e", 0.001, cut=True)
+    assert found.order(URLS)[-1] == "e"
+    found.note("a", 60.0, cut=True)
+    assert set(found.order(URLS)[-2:]) == {"a", "e"}
 
 
 def test_when_all_refuse_none_is_slower_than_the_others() -> None:
