@@ -103,7 +103,7 @@ async def test_a_removed_seat_and_a_new_master_key_while_everybody_goes_on(devne
         assert kept.in_office.signers == client.resolver.walk.terms.in_office.signers
     async with client_of(devnet, "two") as newcomer:
         other = await newcomer.agent(deployed.agent)
-        assert await ask(other) == notes
+        await until(lambda: _knows(other, notes), "the notes, for a newcomer")
         await set_secrets(newcomer, deployed.agent, {"API_KEY": "sk-second-key"})
         await until(lambda: _has_key(other, 13), "the secret under the new key")
 
@@ -113,6 +113,15 @@ async def _rotated(client: Client, agent: bytes) -> bool:
         served = (await client.resolver.resolve(agent, again=True)).sittings
         return bool(served) and (await epochs_of(client, agent)).master == 2
     except CloisterError:
+        return False
+
+
+async def _knows(agent: Agent, notes: dict[str, object]) -> bool:
+    """Whether it answers with these; on a slow machine a lease may be just moving."""
+    try:
+        return await ask(agent) == notes
+    except CloisterError as error:
+        assert error.code in MOVING, error.code
         return False
 
 
