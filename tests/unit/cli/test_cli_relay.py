@@ -43,9 +43,14 @@ def test_a_call_goes_through_the_relay_and_nowhere_else(cli_net: Any) -> None:
     with relay(cli_net.gateway.url) as url:
         done = CliRunner().invoke(app, [*pin, "call", f"0x{cli_net.agent.hex()}", "/notes", "--oblivious", url])
         assert done.exit_code == 0, done.output
+        streamed = [*pin, "call", f"0x{cli_net.agent.hex()}", "/notes", "--stream", "--oblivious", url]
+        again = CliRunner().invoke(app, streamed)
+        assert again.exit_code == 0, again.output
     assert '"path": "/notes"' in done.stdout
+    assert '"path": "/notes"' in again.stdout
     assert cli_net.gateway.calls == []
-    assert len(cli_net.gateway.oblivious) == 1
+    kinds = [headers["Content-Type"] for _, headers in cli_net.gateway.heard]
+    assert kinds == ["message/ohttp-req", "message/ohttp-chunked-req"], "--stream asks for chunks"
 
 
 BAD = {
