@@ -1,4 +1,4 @@
-"""Ciphertext state in SQLite: newest rows win, sixteen kept or a few more, compare-and-set over all keys of a transaction."""
+"""Ciphertext state in SQLite: newest rows win, at least sixteen kept, a compare-and-set over all keys at once."""
 
 from __future__ import annotations
 
