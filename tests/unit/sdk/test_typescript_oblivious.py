@@ -92,6 +92,37 @@ def test_every_request_has_a_context_of_its_own(over: Any) -> None:
     assert over.gateway.fetched.count("oblivious keys") <= 2, "keys are kept, by seat"
 
 
+KINDS = {"request": "message/ohttp-req", "fetch": "message/ohttp-chunked-req"}
+
+
+def test_what_is_read_as_it_comes_is_asked_for_in_chunks(over: Any) -> None:
+    over.one.handler = over.two.handler = lambda request: (200, (), [b"one", b"two", b"three"])
+    over.open()
+    for how in MODES:
+        assert over.call("/", json={}, how=how)["ok"]["text"] == "onetwothree"
+    assert [headers["content-type"] for _, headers in heard(over)] == [KINDS[how] for how in MODES]
+
+
+def heard(net: Any) -> list[tuple[str, dict[str, str]]]:
+    return [(who, {name.lower(): value for name, value in said.items()}) for who, said in net.gateway.heard]
+
+
+SPOILED_STREAMS: dict[str, tuple[Any, str]] = {
+    "cut in its end": (lambda data: data[:-1], "ohttp.not_authentic"),
+    "cut to its head": (lambda data: data[: 32 + 60], "ohttp.truncated"),
+    "with bytes behind it": (lambda data: data + b"\0", "ohttp.not_authentic"),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED_STREAMS)
+def test_a_stream_is_no_answer_when_it_was(what: str, over: Any) -> None:
+    spoil, expected = SPOILED_STREAMS[what]
+    over.one.spoil = over.two.spoil = spoil
+    over.open()
+    found = code(over.call("/", json={}, how="fetch"))
+    assert found in (expected, "client.outcome_unknown"), "after the head by its name, before it nobody knows"
+
+
 # --- X-Wing ---
 
 
