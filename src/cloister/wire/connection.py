@@ -12,7 +12,7 @@ Errors in one stream's callbacks end that stream only. A frame that breaks the f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
 
 from cloister.core.errors import CloisterError
@@ -344,8 +344,14 @@ class Connection(asyncio.Protocol):
             if work is not None:
                 incoming.go_on(work)
 
-    async def serve(self, work: Awaitable[None], incoming: Incoming) -> None:
-        """Await ``work``, which answers a stream, and end the stream as it ends."""
+    def task_of(self, work: Awaitable[None], incoming: Incoming) -> asyncio.Task[None]:
+        """Await ``work``, which answers a stream, in a task, and end the stream as it ends."""
+        task = self._loop.create_task(self._serve(work, incoming))
+        if isinstance(work, Coroutine):  # one that is cancelled before it began is never awaited
+            task.add_done_callback(lambda done: work.close())
+        return task
+
+    async def _serve(self, work: Awaitable[None], incoming: Incoming) -> None:
         try:
             await work
             incoming.end()

@@ -233,7 +233,7 @@ class Incoming:
     def go_on(self, work: Awaitable[None]) -> asyncio.Future[None]:
         """Serve the rest of this stream by ``work``, in a task: its refusals and faults end the stream."""
         self.on_cancel = None
-        self.task = asyncio.get_running_loop().create_task(self.connection.serve(work, self))
+        self.task = self.connection.task_of(work, self)
         self.task.add_done_callback(self.over)
         return self.task
 
