@@ -106,14 +106,7 @@ class Lookout:
         return member
 
     async def _ask(self, url: str, body: Any) -> tuple[str, Any]:
-        began, answer = time.monotonic(), None
-        try:
-            answer = await self._committee.caught(url, "POST", "/v1/heartbeat", body)
-        finally:
-            self._pace.note(
-                url, time.monotonic() - began, refused=isinstance(answer, CloisterError), cut=answer is None
-            )
-        return url, answer
+        return url, await self._pace.timed(url, self._committee.caught(url, "POST", "/v1/heartbeat", body))
 
     def _member(self, nonce: bytes, answer: Any) -> bytes | None:
         """Whose good answer it is; None for any other. Raises gatekeeper.halted.

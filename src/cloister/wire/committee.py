@@ -9,7 +9,6 @@ long as t others agree; when too few do, the error names the commonest refusal.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -357,14 +356,7 @@ class Committee:
 
     async def _timed(self, url: str, method: str, path: str, body: Any = None) -> Any:
         """``caught``, and how long it took is kept, also when nobody waits for it any more."""
-        began, answer = time.monotonic(), None
-        try:
-            answer = await self.caught(url, method, path, body)
-        finally:
-            self._pace.note(
-                url, time.monotonic() - began, refused=isinstance(answer, CloisterError), cut=answer is None
-            )
-        return answer
+        return await self._pace.timed(url, self.caught(url, method, path, body))
 
     def _enough(self, group: Mapping[bytes, Any]) -> bool:
         return len(group) >= self.signers.threshold

@@ -5,10 +5,13 @@ Asked by lot, so that load is even; one that was slow, or refused, goes last for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Sequence
 from random import SystemRandom
 from statistics import median
-from typing import Final
+from typing import Any, Final
+
+from cloister.core.errors import CloisterError
 
 _LOT: Final = SystemRandom()
 _WEIGHT, _FORGET = 0.25, 0.9  # of a new time in the mean; what is left of a mean after each time of going last
@@ -29,6 +32,16 @@ class Pace:
         before = self._took.get(url, seconds)
         seconds = max(seconds, before) if cut else seconds
         self._took[url] = before + _WEIGHT * (seconds - before)
+
+    async def timed(self, url: str, question: Awaitable[Any]) -> Any:
+        """The answer to a question, a refusal being one too; how long it took is noted, also when it is given up."""
+        began, answer = time.monotonic(), None
+        try:
+            answer = await question
+        finally:
+            took, refused = time.monotonic() - began, isinstance(answer, CloisterError)
+            self.note(url, took, refused=refused, cut=answer is None)
+        return answer
 
     def order(self, urls: Sequence[str]) -> list[str]:
         """The endpoints by lot, slow ones last."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.wire import pace
+from cloister.wire.committee import TOO_FEW
 from cloister.wire.pace import Pace
 
 URLS = ["a", "b", "c", "d", "e"]
@@ -65,6 +67,22 @@ def test_who_was_not_waited_for_is_no_faster_than_before() -> None:
     assert found.order(URLS)[-1] == "e"
     found.note("a", 60.0, cut=True)
     assert set(found.order(URLS)[-2:]) == {"a", "e"}
+
+
+async def test_a_question_is_timed_whether_it_is_answered_refused_or_given_up() -> None:
+    async def answers(value: object) -> object:
+        return value
+
+    found, refusal = Pace(), TOO_FEW(expected="3", found="2")
+    assert await found.timed("a", answers("yes")) == "yes"
+    assert await found.timed("b", answers(refusal)) is refusal
+    waiting = asyncio.ensure_future(found.timed("c", asyncio.get_running_loop().create_future()))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert set(found._took) == {"a", "b", "c"}
+    assert found._took["b"] >= pace.REFUSED_S
 
 
 def test_when_all_refuse_none_is_slower_than_the_others() -> None:
