@@ -87,6 +87,10 @@ def random(size: int) -> bytes:
     return bytes((i * 7 + 3) % 256 for i in range(size))
 
 
+# Fixed, so that what one process sealed as a seed is what another seals.
+REQUEST_ID = "0x" + "5a" * 16
+
+
 @functools.cache
 def world() -> tuple[World, bytes, bytes]:
     """One worker, one record sealed to it, and the answer to it."""
@@ -155,7 +159,9 @@ def oblivious_world() -> tuple[Any, Any, bytes, bytes]:
     certificate = make_seat(b"\x09" * 32).certificate
     issued = oblivious.issue(certificate, derived(certificate), MPK, lambda d: sign_digest(WORKER, d), random)
     ((shown, recipient),) = issued
-    sealed = oblivious_client.seal(ohttp_client.decode_config(shown.config), certificate, head(), b"question", random)
+    sealed = oblivious_client.seal(
+        ohttp_client.decode_config(shown.config), certificate, head(request_id=REQUEST_ID), b"question", random
+    )
     return certificate, recipient, sealed.data, recipient.open(sealed.data, max_size=MAX_SIZE)[0]
 
 
@@ -592,7 +598,7 @@ def seeds() -> dict[str, tuple[bytes, ...]]:
         | {
             "record": (record, bytes.fromhex(others["xwing"]["record"][2:])),
             "request": (record,),
-            "request_head": (model.encode_json(head()), *heads_of_callers),
+            "request_head": (model.encode_json(head(request_id=REQUEST_ID)), *heads_of_callers),
             "answer_stream": (stream,),
             "certificate": (seat.certificate.encoded, others["xwing"]["certificate"].encode()),
             "kept_receipt": (seal_kept(receipt, bytes(32), OwnerKey(bytes(32), BOOT)),),
