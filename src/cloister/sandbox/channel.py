@@ -50,6 +50,8 @@ _KINDS = frozenset(
 )
 # Heads of responses that were read before: agents answer with few different ones.
 _HEADS, _MAX_HEAD = 32, 1 << 10
+# Names of headers whose values are kept beyond their request.
+_KEPT: Final = frozenset({"accept", "accept-language", "content-type", "user-agent"})
 # A flood of log lines is dropped first; past this many times the budget it is an attack.
 _LOG_FLOOD: Final = 64
 
@@ -130,13 +132,13 @@ class Channel(asyncio.Protocol):
 
     def _request_head(self, request: AgentRequest) -> bytes:
         """The head as JSON. Raises SandboxError: request_too_large, bad_request. Callers send few different headers:
-        those of a kind that was looked at before are known, and so is how they are written."""
+        what was looked at before is known, and how it is written; nothing that may hold a secret is kept."""
         _check_request(request, self._limits.request_bytes)
         headers = request.headers
         known = self._written.get(headers) if type(headers) is tuple else None
         if known is None:
             known = _headers_text(headers)
-            if type(headers) is tuple and len(known) <= _MAX_HEAD:
+            if type(headers) is tuple and len(known) <= _MAX_HEAD and all(name in _KEPT for name, _ in headers):
                 if len(self._written) >= _HEADS:
                     self._written.clear()
                 self._written[headers] = known

@@ -219,6 +219,27 @@ async def test_requests_are_written_with_head_and_body() -> None:
     assert (head["method"], head["path"], head["caller"]) == ("POST", "/x?y=1", {"address": "0x01"})
 
 
+async def test_of_requests_few_plain_headers_are_remembered_and_never_what_may_be_secret() -> None:
+    bench = Bench().ready()
+    for number in range(100):
+        plain = (("accept", f"text/{number}"), ("content-type", "text/plain"))
+        for headers in (
+            plain,
+            (*plain, ("authorization", f"Bearer {number}")),
+            (("x-key", f"secret {number}"),),
+            plain,
+        ):
+            call = bench.begin(request_of("/", headers=headers))
+            payload = (await bench.sent())[-1][2]
+            size = int.from_bytes(payload[:4], "little")
+            assert json.loads(payload[4 : 4 + size])["headers"] == [list(pair) for pair in headers]
+            bench.feed(Kind.RESPONSE, call.number, whole(dump({"status": 200, "headers": []}), b"x"))
+            await call.head
+    known = bench.channel._written
+    assert 0 < len(known) <= 32
+    assert {name for headers in known for name, _ in headers} == {"accept", "content-type"}
+
+
 Frames = list[tuple[int, int, bytes | dict[str, Any]]]
 GET = {"call": 1, "name": "state.get", "args": {"key": "k"}}
 LINE = {"level": "info", "text": "x" * 8000}
