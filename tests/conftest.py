@@ -1,12 +1,19 @@
 """Fixtures that every test may ask for; they start nothing until one does. And which tests share a process."""
 
+import os
 import sys
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
 pytest_plugins = ["support.anvil"]
+
+# A busy machine fails no property by a clock. Under CI the library's own profile says so too.
+settings.register_profile("no clock", deadline=None)
+if "CI" not in os.environ:
+    settings.load_profile("no clock")
 
 
 class Together(LoadScopeScheduling):
