@@ -63,7 +63,7 @@ def lose(tries: _Tries, seat: Any, code: str = "gateway.no_worker", now: float =
 
 
 def test_the_seat_that_failed_least_is_chosen_in_the_resolutions_order() -> None:
-    tries = _Tries(request())
+    tries = _Tries(request(), whole=True)
     found = resolution(ONE, TWO, THREE)
     chosen = []
     for _ in range(3):
@@ -76,7 +76,7 @@ def test_the_seat_that_failed_least_is_chosen_in_the_resolutions_order() -> None
 
 
 def test_a_forgotten_psk_does_not_count_against_a_seat() -> None:
-    tries = _Tries(request())
+    tries = _Tries(request(), whole=True)
     found = resolution(ONE, TWO)
     lose(tries, tries.choose(found), "envelope.psk_unknown")
     assert (tries.with_ibe, tries.resolve_again) == (True, False)
@@ -88,7 +88,7 @@ def test_a_forgotten_psk_does_not_count_against_a_seat() -> None:
 
 @pytest.mark.parametrize("code", sorted(RESOLVE_AGAIN))
 def test_hints_that_a_seat_is_outdated_lead_to_fresh_seats(code: str) -> None:
-    tries = _Tries(request())
+    tries = _Tries(request(), whole=True)
     lose(tries, tries.choose(resolution(ONE)), code)
     assert tries.resolve_again
 
@@ -100,7 +100,7 @@ def test_hints_that_a_seat_is_outdated_lead_to_fresh_seats(code: str) -> None:
 def test_attempts_end(losses: int, method: str, key: str | None) -> None:
     """A safe request is given up at the fourth loss with its hint, another at the first with "outcome unknown"."""
     asked = request(method, key)
-    tries, codes = _Tries(asked), []
+    tries, codes = _Tries(asked, whole=True), []
     for _ in range(losses):
         seat = tries.choose(resolution(ONE))
         try:
@@ -119,7 +119,7 @@ def test_attempts_end(losses: int, method: str, key: str | None) -> None:
 
 
 def test_an_unknown_outcome_names_what_was_seen() -> None:
-    tries = _Tries(request("POST"))
+    tries = _Tries(request("POST"), whole=True)
     with pytest.raises(CloisterError) as caught:
         lose(tries, tries.choose(resolution(ONE)), "envelope.truncated")
     assert caught.value.code == "client.outcome_unknown"
@@ -129,7 +129,7 @@ def test_an_unknown_outcome_names_what_was_seen() -> None:
 
 @pytest.mark.parametrize(("now", "over"), [(9.999, False), (10.0, True), (11.0, True)])
 def test_a_deadline_ends_the_attempts_of_a_safe_request(now: float, over: bool) -> None:
-    tries = _Tries(request(deadline_ms=10_000))
+    tries = _Tries(request(deadline_ms=10_000), whole=True)
     seat = tries.choose(resolution(ONE))
     if not over:
         lose(tries, seat, now=now)
@@ -147,7 +147,7 @@ def test_a_deadline_ends_the_attempts_of_a_safe_request(now: float, over: bool) 
 def test_a_worker_that_says_elsewhere_is_left_by_safe_requests_only(status: int, method: str) -> None:
     asked = request(method)
     expected: Any = Lost if status in ELSEWHERE and asked.repeatable else CloisterError
-    tries = _Tries(asked)
+    tries = _Tries(asked, whole=True)
     tries.choose(resolution(ONE))
     with pytest.raises(expected) as caught:
         _refused(engine.Failed(error("elsewhere.busy", status)), asked, tries)
@@ -156,7 +156,7 @@ def test_a_worker_that_says_elsewhere_is_left_by_safe_requests_only(status: int,
 
 
 def test_the_last_attempt_keeps_the_workers_own_word() -> None:
-    asked, tries = request(), _Tries(request())
+    asked, tries = request(), _Tries(request(), whole=True)
     for _ in range(MAX_ATTEMPTS):
         tries.choose(resolution(ONE))
     with pytest.raises(CloisterError, match=r"sandbox\.busy"):
