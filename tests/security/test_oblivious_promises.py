@@ -30,9 +30,10 @@ from cloister.core.receipts.receipt import Exchange
 from cloister.core.receipts.verify import Admission, verify_receipt
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker.oblivious import ObliviousCalls
+from support.fake_sandbox import Calls, Reply
 from support.fake_world import MPKS
 from support.oblivious_kit import Answer, told
-from support.worker_kit import PERIOD, Calls, Reply, Rig, get, list_workers, put, refused
+from support.worker_kit import PERIOD, Rig, get, list_workers, put, refused
 from support.worker_kit import world_of as new_world
 
 

@@ -17,8 +17,9 @@ from cloister.core.encoding.signatures import address_of, sign_digest
 from cloister.core.errors import CloisterError
 from cloister.core.keys import ownerlog
 from cloister.core.keys.ownerlog import LAST, Page, encode_page, seal_page
+from support.fake_sandbox import Calls, Reply
 from support.fake_world import OWNER, test_key
-from support.worker_kit import Calls, Reply, Rig, world_of
+from support.worker_kit import Rig, world_of
 
 NETWORK, AGENT, BOOT = b"\x01" * 32, b"\x02" * 32, b"\x03" * 32
 WORKER, OTHER = test_key("a worker"), test_key("another worker")

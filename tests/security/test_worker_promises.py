@@ -23,8 +23,9 @@ from cloister.sandbox.errors import THREW
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker.carried import secrets_aad
 from cloister.worker.leases import AgentKeys
+from support.fake_sandbox import Agent, Calls, Reply, hello
 from support.fake_world import CLUSTER, MPK, manifest, test_key
-from support.worker_kit import PERIOD, Agent, Calls, Reply, Rig, Sink, get, hello, list_workers, opened, put, refused
+from support.worker_kit import PERIOD, Rig, Sink, get, list_workers, opened, put, refused
 from support.worker_kit import world_of as new_world
 
 

@@ -28,9 +28,10 @@ from cloister.fabric.ports import Expect, Put, Tx
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker.figures import BUCKETS, bucket_of
 from support import hooks
+from support.fake_sandbox import Calls
+from support.fake_sandbox import Reply as AgentReply
 from support.fake_world import OWNER, Other, test_key
-from support.worker_kit import Calls, Rig, world_of
-from support.worker_kit import Reply as AgentReply
+from support.worker_kit import Rig, world_of
 
 
 @dataclass

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from support.worker_kit import Agent, Rig, hello, world_of
+from support.fake_sandbox import Agent, hello
+from support.worker_kit import Rig, world_of
 
 Make = Callable[..., Awaitable[Rig]]
 

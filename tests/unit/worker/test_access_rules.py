@@ -13,8 +13,9 @@ from cloister.core.encoding.signatures import address_of
 from cloister.core.policy import access
 from cloister.core.policy.access import Uses
 from support import hooks
+from support.fake_sandbox import Agent, Reply, hello
 from support.fake_world import Other, test_key
-from support.worker_kit import Agent, Got, Reply, Rig, hello, refused
+from support.worker_kit import Got, Rig, refused
 
 Make = Callable[..., Awaitable[Rig]]
 HOOK, OTHER_HOOK = b"\xa0" * 20, b"\xa1" * 20

@@ -20,8 +20,9 @@ from cloister.sandbox.ports import AgentRequest
 from cloister.worker import agents
 from cloister.worker.carried import WRONG_SECRETS
 from cloister.worker.processes import Budget
+from support.fake_sandbox import Calls, Reply
 from support.fake_world import manifest, test_key
-from support.worker_kit import PERIOD, Calls, Reply, Rig, list_workers, put, refused, set_cluster_epoch, until
+from support.worker_kit import PERIOD, Rig, list_workers, put, refused, set_cluster_epoch, until
 
 Make = Callable[..., Awaitable[Rig]]
 

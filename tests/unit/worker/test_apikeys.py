@@ -20,8 +20,9 @@ from cloister.sandbox.ports import AgentRequest
 from cloister.worker import apikeys
 from cloister.worker.apikeys import ApiKeys, order
 from support import hooks
+from support.fake_sandbox import Calls, Reply
 from support.fake_world import OWNER, Other, test_key
-from support.worker_kit import Calls, Got, Reply, Rig, refused
+from support.worker_kit import Got, Rig, refused
 
 Make = Callable[..., Awaitable[Rig]]
 

@@ -21,8 +21,9 @@ from cloister.worker import outbound
 from cloister.worker.host import BAD_ARGUMENT, CALLS, Origin
 from cloister.worker.outbound import BUDGET, MAX_DEPTH, PATH, Identity, caller_digest
 from cloister.worker.signing import Account, AgentSigner, epoch_key
+from support.fake_sandbox import Agent, Calls, Reply
 from support.fake_world import test_key
-from support.worker_kit import Agent, Calls, Reply, Rig
+from support.worker_kit import Rig
 
 Make = Callable[[Agent], Awaitable[Rig]]
 

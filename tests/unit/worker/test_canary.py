@@ -18,8 +18,9 @@ from cloister.core.policy.refusals import CAP
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker.agentlog import MAX_VERSIONS, AgentLog
 from cloister.worker.wanted import Wanted
+from support.fake_sandbox import Agent, Calls, Reply
 from support.fake_world import MPKS, manifest
-from support.worker_kit import PERIOD, Agent, Calls, Got, Reply, Rig, get, put, refused, until
+from support.worker_kit import PERIOD, Got, Rig, get, put, refused, until
 
 Make = Callable[[Agent], Awaitable[Rig]]
 

@@ -14,8 +14,9 @@ from cloister.core.envelope.client import ClientSession
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker import access
 from support import hooks
+from support.fake_sandbox import Calls, Reply
 from support.fake_world import CHAIN_ID, Other, test_key
-from support.worker_kit import Calls, Reply, Rig, refused
+from support.worker_kit import Rig, refused
 
 Make = Callable[..., Awaitable[Rig]]
 

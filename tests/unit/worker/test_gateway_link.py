@@ -25,9 +25,10 @@ from cloister.wire.frames import Connection, FrameServer
 from cloister.worker import link as link_module
 from cloister.worker.anchors import NOT_WAITING
 from cloister.worker.link import GatewayLink
+from support.fake_sandbox import Calls, Reply
 from support.fake_world import MPK
 from support.oblivious_kit import good
-from support.worker_kit import Calls, Reply, Rig, opened, refused, until
+from support.worker_kit import Rig, opened, refused, until
 
 Make = Callable[..., Awaitable[Rig]]
 AGENT = b"\xa9" * 32

@@ -16,7 +16,8 @@ from cloister.core.errors import CloisterError
 from cloister.core.policy import access
 from cloister.core.policy.manifest import normalize
 from cloister.sandbox.ports import AgentRequest
-from support.worker_kit import Agent, Calls, Reply, Rig
+from support.fake_sandbox import Agent, Calls, Reply
+from support.worker_kit import Rig
 
 Make = Callable[[Agent], Awaitable[Rig]]
 CHAT = "/v1/chat/completions"

@@ -22,8 +22,9 @@ from cloister.sandbox.ports import AgentRequest
 from cloister.worker import logbook as work
 from cloister.worker.logbook import MAX_PENDING, PRUNE_EVERY
 from support import hooks
+from support.fake_sandbox import Calls, Reply
 from support.fake_world import OWNER, Other, test_key
-from support.worker_kit import Calls, Got, Reply, Rig
+from support.worker_kit import Got, Rig
 
 Make = Callable[..., Awaitable[Rig]]
 NEXT = test_key("next owner")

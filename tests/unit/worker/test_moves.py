@@ -20,8 +20,9 @@ from cloister.sandbox.ports import AgentRequest
 from cloister.wire.heads import HeadMove
 from cloister.worker.leases import AgentKeys, OldKey
 from cloister.worker.reseal import Resealer
+from support.fake_sandbox import Calls, Reply
 from support.fake_world import CLUSTER, MEMBERS, MPK, ROOT, manifest
-from support.worker_kit import Calls, Reply, Rig, get, keys_of, put, refused, set_cluster_epoch, until
+from support.worker_kit import Rig, get, keys_of, put, refused, set_cluster_epoch, until
 
 Make = Callable[..., Awaitable[Rig]]
 

@@ -23,8 +23,9 @@ from cloister.sandbox.ports import AgentRequest, Spent
 from cloister.worker import owner as work
 from cloister.worker.figures import BUCKETS, bucket_of, used_between
 from cloister.worker.owner import COMMAND, KEPT_BYTES, MAX_REPLY, PREFIX, require_owner
+from support.fake_sandbox import Calls, Reply
 from support.fake_world import OWNER, test_key
-from support.worker_kit import Calls, Got, Reply, Rig, get, put, until
+from support.worker_kit import Got, Rig, get, put, until
 
 Make = Callable[..., Awaitable[Rig]]
 STRANGER = test_key("stranger")

@@ -16,8 +16,9 @@ from cloister.fabric.ports import ReceiptBatch
 from cloister.sandbox.errors import THREW
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker import quick, serve
+from support.fake_sandbox import Agent, Calls, Reply
 from support.fake_world import test_key
-from support.worker_kit import Agent, Calls, Got, Reply, Rig, Sink, opened, put, until
+from support.worker_kit import Got, Rig, Sink, opened, put, until
 
 Make = Callable[[Agent], Awaitable[Rig]]
 

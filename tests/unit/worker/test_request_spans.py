@@ -12,7 +12,8 @@ from cloister.core.envelope.trace import HEADER, TraceContext, outer
 from cloister.node.trace import Span, Tracer, payload
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker.spans import RequestSpans
-from support.worker_kit import Calls, Reply, Rig
+from support.fake_sandbox import Calls, Reply
+from support.worker_kit import Rig
 
 SEALED = TraceContext(b"\x0a" * 16, b"\x0b" * 8, sampled=True)
 

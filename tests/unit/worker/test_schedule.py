@@ -19,7 +19,8 @@ from cloister.worker import schedule as work
 from cloister.worker.placed import Placed
 from cloister.worker.schedule import FIRST_WAIT_S, MAX_TRIES, Schedule, dead_letters
 from cloister.worker.state import ALREADY_DONE
-from support.worker_kit import Agent, Calls, Reply, Rig, get, put
+from support.fake_sandbox import Agent, Calls, Reply
+from support.worker_kit import Rig, get, put
 
 Make = Callable[[Agent], Awaitable[Rig]]
 HOUR = 3600

@@ -13,8 +13,9 @@ from cloister.core.encoding.identity import Purpose
 from cloister.core.encoding.signatures import address_of
 from cloister.core.keys.secretset import SecretSet, seal_one
 from cloister.core.policy.identities import identities_of
+from support.fake_sandbox import hello
 from support.fake_world import MPK, OWNER, manifest
-from support.worker_kit import Rig, hello
+from support.worker_kit import Rig
 
 Make = Callable[..., Awaitable[Rig]]
 SETTER = address_of(OWNER)

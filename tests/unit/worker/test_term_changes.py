@@ -17,8 +17,9 @@ from cloister.wire.committee import TOO_FEW
 from cloister.wire.heads import HeadsRequest
 from cloister.worker.endorse import Endorser
 from cloister.worker.masters import MasterKeys
+from support.fake_sandbox import Calls, Reply
 from support.fake_world import MEMBERS, MPK, MPKS, TRANSCRIPT, test_key
-from support.worker_kit import Calls, Reply, Rig, put, refused
+from support.worker_kit import Rig, put, refused
 
 SECOND = tuple(test_key(f"second {i}") for i in range(5))
 

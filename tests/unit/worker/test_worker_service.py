@@ -38,8 +38,9 @@ from cloister.worker.config import (
 )
 from cloister.worker.loops import SLOWEST_S, Troubles, keep_turning
 from cloister.worker.service import QUOTES_AT_ONCE, Worker
+from support.fake_sandbox import FakeSandbox
 from support.fake_world import MEMBERS, MPK, World
-from support.worker_kit import ChainRpc, FakeCommittee, FakeSandbox, Rig, keys_of, list_workers, opened, refused, until
+from support.worker_kit import ChainRpc, FakeCommittee, Rig, keys_of, list_workers, opened, refused, until
 from support.worker_kit import world_of as new_world
 
 DOCS = Path(__file__).parents[3] / "docs" / "operate" / "worker.md"

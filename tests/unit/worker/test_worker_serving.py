@@ -16,8 +16,9 @@ from cloister.sandbox.errors import THREW
 from cloister.sandbox.ports import AgentRequest
 from cloister.worker import serve
 from cloister.worker.processes import Pause
+from support.fake_sandbox import Agent, Calls, Reply, hello
 from support.fake_world import MPK, test_key
-from support.worker_kit import Agent, Calls, Got, Reply, Rig, Sink, get, hello, opened, put, refused, until
+from support.worker_kit import Got, Rig, Sink, get, opened, put, refused, until
 
 Make = Callable[[Agent], Awaitable[Rig]]
 
