@@ -76,7 +76,8 @@ async def measured(town: Town, committee: Committee) -> tuple[float, float]:
 
 
 async def rows(folder: Path, *, rounds: int = 20) -> list[Row]:
-    """Needs no network."""
+    """Needs no network. ``folder``: made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
     town = Town(folder)
     urls = [seat.url for seat in town.seats]
     committee = Committee(urls, town.sitting.signers, town.sitting.network, timeout_s=30.0)
