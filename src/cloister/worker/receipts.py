@@ -23,6 +23,7 @@ from cloister.core.encoding.hexes import to_hex
 from cloister.core.encoding.identity import Purpose
 from cloister.core.encoding.signatures import Signed
 from cloister.core.envelope.certificate import KeyCertificate
+from cloister.core.envelope.stream import final_json
 from cloister.core.errors import CloisterError, ReceiptError, define
 from cloister.core.receipts.batch import MAX_BATCH, BatchPath, SignedBatch
 from cloister.core.receipts.kept import OwnerKey, open_as_owner, seal_kept
@@ -90,7 +91,8 @@ class Issued(msgspec.Struct, frozen=True):
 
     def final(self) -> bytes:
         """The last chunk of its answer."""
-        return self.signed.final(self.index, self.receipt.encoded)
+        batch = self.batch
+        return final_json(self.receipt.encoded, self.signature, None if batch is None else batch.to_wire())
 
 
 class Waiter(Protocol):

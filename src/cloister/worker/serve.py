@@ -382,8 +382,7 @@ class Server:
             usage=usage,
             alone=self._active == 1,
         )
-        batch = None if issued.batch is None else issued.batch.to_wire()
-        await answer.send(responder.final(issued.receipt.encoded, issued.signature, batch))
+        await answer.send(responder.ended(issued.final()))
 
     def checked(self, head: AgentResponseHead, height: int) -> tuple[ResponseHead, bytes]:
         """The response head in a form that can be sealed, and its JSON, before anything commits. Few differ from

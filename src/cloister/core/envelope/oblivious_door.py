@@ -14,7 +14,7 @@ from typing import Final
 from cloister.core.encoding.hexes import to_hex
 from cloister.core.envelope import bhttp, ohttp
 from cloister.core.envelope.certificate import KeyCertificate
-from cloister.core.envelope.model import Headers, ResponseHead, WireBatch, encode_json, error_json
+from cloister.core.envelope.model import Headers, ResponseHead, encode_json, error_json
 from cloister.core.envelope.oblivious import (
     CHECKPOINT,
     FAILURE,
@@ -29,7 +29,7 @@ from cloister.core.envelope.oblivious import (
 from cloister.core.envelope.ohttp_chunks import CHUNK, ChunkSealer
 from cloister.core.envelope.replay import REPLAY, Retired
 from cloister.core.envelope.server import OpenRequest, SealedRefusalError, caller_of, need_deadline
-from cloister.core.envelope.stream import Responder, final_json
+from cloister.core.envelope.stream import Responder
 from cloister.core.errors import CloisterError, EnvelopeError, define
 from cloister.core.keys import hpke
 from cloister.core.receipts.commitments import receipt_salt
@@ -162,11 +162,10 @@ class ObliviousResponder(_Responder):
         self.body_bytes += len(data)
         return b""
 
-    def final(self, receipt: bytes, signature: bytes, batch: WireBatch | None = None) -> bytes:
+    def ended(self, text: bytes) -> bytes:
         """The whole answer with its receipt."""
         self._need(started=True)
-        trailer = (RECEIPT, final_json(receipt, signature, batch).decode("latin-1"))
-        return self._sealed(self._response((trailer,), bytes(self._body)))
+        return self._sealed(self._response(((RECEIPT, text.decode("latin-1")),), bytes(self._body)))
 
     def error(self, error: CloisterError) -> bytes:
         """The whole answer, a refusal; nothing of what was taken before is in it."""
@@ -209,10 +208,10 @@ class StreamResponder(_Responder):
         pieces = (data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
         return b"".join(self._sealer.seal(bhttp.sized(piece)) for piece in pieces)
 
-    def final(self, receipt: bytes, signature: bytes, batch: WireBatch | None = None) -> bytes:
+    def ended(self, text: bytes) -> bytes:
         """The end, with the receipt."""
         self._need(started=True)
-        return self._ended(((RECEIPT, final_json(receipt, signature, batch).decode("latin-1")),))
+        return self._ended(((RECEIPT, text.decode("latin-1")),))
 
     def error(self, error: CloisterError) -> bytes:
         """The end of a failed answer: a whole refusal, or what failed after the head."""

@@ -110,7 +110,7 @@ class Responder:
         return self.ended(final_json(receipt, signature, batch))
 
     def ended(self, text: bytes) -> bytes:
-        """The same, where ``text`` is ``final_json`` of them already: for answers to sealed records."""
+        """The same, where ``text`` is ``final_json`` of them already."""
         self._need(started=True)
         return self._last(text)
 

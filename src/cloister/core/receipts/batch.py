@@ -74,7 +74,7 @@ class SignedBatch:
 
     A single receipt is signed alone, by its id, with no path."""
 
-    __slots__ = ("_first", "_lead", "_paths", "_size", "_tail", "leaves", "signature")
+    __slots__ = ("_first", "_paths", "_size", "leaves", "signature")
 
     def __init__(self, receipts: Sequence[Receipt], sign: Callable[[bytes], bytes]) -> None:
         """Raises ValueError for none, more than 1024, or receipts that are not consecutive: our own mistake."""
@@ -86,22 +86,13 @@ class SignedBatch:
         self._paths: list[list[bytes]] = [[]]
         if self._size == 1:
             self.signature = sign(first.id)
-            self._lead, self._tail = b',"signature":"0x%b"' % self.signature.hex().encode(), b"}"
             return
         root, self._paths = paths_of(self.leaves)
         self.signature = sign(batch_digest(first.boot, self._first, self._size, root))
-        said = (self.signature.hex().encode(), self._first)
-        self._lead = b',"signature":"0x%b","batch":{"first":%d,"path":"0x' % said
-        self._tail = b'","size":%d}}' % self._size
 
     def path(self, index: int) -> BatchPath | None:
         """The place of receipt ``index`` of the batch."""
         return None if self._size == 1 else BatchPath(self._first, self._size, tuple(self._paths[index]))
-
-    def final(self, index: int, receipt: bytes) -> bytes:
-        """What ends the answer of receipt ``index``, whose canonical bytes are given (spec/sealed-http.md 7)."""
-        path = b"".join(self._paths[index]).hex().encode()
-        return b'{"receipt":%b%b%b%b' % (receipt, self._lead, path, self._tail)
 
 
 def sign_together(receipts: Sequence[Receipt], sign: Callable[[bytes], bytes]) -> tuple[bytes, list[BatchPath | None]]:
